@@ -1,0 +1,60 @@
+# Every target works from a fresh clone: the first one that needs it makes .venv and installs the project there.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks
+
+.PHONY: help install demo test test-heavy fuzz lint format tiny family bench quality compat clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## make .venv and install the project with everything for development
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed.")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
+	$(BIN)/python -m mmtok.demo
+
+test: $(INSTALLED) ## the tests
+	$(BIN)/python -m pytest
+
+test-heavy: $(INSTALLED) ## the tests that take minutes each
+	$(BIN)/python -m pytest -m heavy
+
+fuzz: $(INSTALLED) ## 2,000 random prompts
+	$(BIN)/python -m pytest tests/test_properties.py -m 'heavy or not heavy' --fuzz
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+
+format: $(INSTALLED) ## let ruff format and fix what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+tiny: $(INSTALLED) ## train the embedded model again (more than an hour on two cores; resumes)
+	$(BIN)/python -m mmtok.tiny.training --output mmtok/tiny/checkpoint
+
+family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with weights on the meta device
+	$(BIN)/python -m mmtok.publish.family
+
+bench: $(INSTALLED) ## selection and prefill ratios on this machine
+	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/prefill.py --layers 2
+	$(BIN)/python benchmarks/report.py
+
+quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/quality_report.py
+
+compat: $(INSTALLED) ## the staged folder under every supported version of transformers
+	$(BIN)/python compat/run.py
+
+clean: ## remove what the targets made
+	rm -rf .venv demo.png demo-model runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,105 @@
+"""What every benchmark shares: timing several functions side by side, and saying on what they ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def side_by_side(
+    functions: Mapping[str, Callable[[], Any]],
+    *,
+    warm_up: bool = True,
+    rounds: int = 15,
+    at_least: int = 3,
+    seconds: float = 20.0,
+    synchronize: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Times functions in turn, so that what disturbs the machine disturbs all of them alike.
+
+    Args:
+        functions: what to time.
+        warm_up: runs each once before it counts.
+        rounds: how often, at most.
+        at_least: rounds that are run whatever they take.
+        seconds: no further round begins after this.
+        synchronize: waits for the device.
+
+    Returns:
+        Seconds of each function in each round.
+    """
+    for function in functions.values() if warm_up else ():
+        function()
+    synchronize()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    begin = time.perf_counter()
+    for done in range(rounds):
+        if done >= at_least and time.perf_counter() - begin > seconds:
+            break
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            synchronize()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def milliseconds(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """Median of each function."""
+    return {name: round(1e3 * median(values), 4) for name, values in times.items()}
+
+
+def times_faster(times: Mapping[str, list[float]], than: str) -> dict[str, float]:
+    """How many times faster each function is than one of them: the median over the rounds of the ratio in a round."""
+    return {
+        name: round(median(base / value for base, value in zip(times[than], values, strict=True)), 3)
+        for name, values in times.items()
+        if name != than
+    }
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """The machine, its load at this moment, and the versions of Python, torch and further `packages`."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": versions,
+    }
+
+
+def save(name: str, results: Mapping[str, Any]) -> Path:
+    """Writes benchmarks/results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    return path
+
+
+def _processor() -> str:
+    described = Path("/proc/cpuinfo")
+    if described.exists():
+        for line in described.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

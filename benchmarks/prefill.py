@@ -1,0 +1,232 @@
+"""End to end: the stock class against ours in one process, in turns, in the real shapes with random weights.
+
+`python benchmarks/prefill.py --layers 2` runs on any CPU (real widths, two language layers and the same share of the
+vision tower) and writes results/prefill-cpu.json; `--device cuda` runs the full depth and writes
+results/prefill-cuda.json. Random weights make tokens that are hardly alike, which is hard for the selector and does
+not matter to anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from statistics import median
+from time import perf_counter
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from measure import machine, milliseconds, save, side_by_side, times_faster
+from shapes import SHAPES, Shape
+
+import modeling_mmtok_llava as modeling
+
+# Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT picture with five crops.
+BUDGET, BUDGET_NEXT = 64, 32
+WORDS = 32
+
+
+class Phases:
+    """Seconds that one call of `generate` spends in its phases; waiting for the device at their ends costs time."""
+
+    def __init__(self, synchronize: Callable[[], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._synchronize = synchronize
+
+    @contextmanager
+    def watching(self, model: Any) -> Iterator[None]:
+        """Counts the vision tower, the projector and the language model, and in our class selection and packing."""
+        modules = {
+            "vision tower": model.model.vision_tower,
+            "projector": model.model.multi_modal_projector,
+            "language model": model.model.language_model,
+        }
+        with ExitStack() as stack:
+            for name, module in modules.items():
+                stack.enter_context(patch.object(module, "forward", self._counted(name, module.forward)))
+            for name, owner, function in (
+                ("selection", modeling, "select_units"),
+                ("packing", modeling, "kept_tokens"),
+                ("packing", modeling.PrunedPrompt, "of"),
+            ):
+                stack.enter_context(patch.object(owner, function, self._counted(name, getattr(owner, function))))
+            yield
+
+    def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self._synchronize()
+            start = perf_counter()
+            result = function(*args, **kwargs)
+            self._synchronize()
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+            return result
+
+        return counted
+
+
+def new_tokens(model: Any, inputs: dict[str, torch.Tensor], count: int, **kwargs: Any) -> Any:
+    """Exactly `count` new tokens, greedily."""
+    return model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False, **kwargs)
+
+
+def arrivals(model: Any, inputs: dict[str, torch.Tensor], count: int, synchronize: Callable[[], None]) -> list[float]:
+    """Seconds from the call of `generate` to each of `count` new tokens."""
+    times: list[float] = []
+    start = perf_counter()
+
+    def note(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        synchronize()
+        times.append(perf_counter() - start)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    new_tokens(model, inputs, count, stopping_criteria=[note])
+    return times
+
+
+def phases(model: Any, inputs: dict[str, torch.Tensor], rounds: int, synchronize: Callable[[], None]) -> dict[str, Any]:
+    """Median milliseconds of the phases up to the first new token, and of what is in none of them."""
+    watched = []
+    for _ in range(rounds):
+        watch = Phases(synchronize)
+        with watch.watching(model):
+            start = perf_counter()
+            new_tokens(model, inputs, 1)
+            synchronize()
+            total = perf_counter() - start
+        watched.append({**watch.seconds, "rest": total - sum(watch.seconds.values())})
+    return {name: round(1e3 * median(each[name] for each in watched), 3) for name in watched[0]}
+
+
+def peak_bytes(function: Callable[[], Any], device: str) -> int | None:
+    """Largest amount of device memory that a call takes, with the weights; None on the CPU."""
+    if device == "cpu":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated()
+
+
+def cache_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Tokens and bytes of the key-value cache behind the prompt."""
+    cache = new_tokens(model, inputs, 1, return_dict_in_generate=True).past_key_values
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return int(tensors[0].shape[-2]), sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One model with one batch size."""
+    device, dtype = options.device, getattr(torch, options.dtype)
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    stock, ours = shape.models(dtype, device)
+    ours.config.vision_token_budget = BUDGET_NEXT if shape.next else BUDGET
+    inputs = shape.inputs(batch, WORDS, dtype, device)
+    tokens, cache = cache_of(stock, inputs)
+    pruned_tokens, pruned_cache = cache_of(ours, inputs)
+    # The least that any pruning can cost: a prompt of words alone, as long as the pruned one, and the vision tower.
+    words = torch.full((batch, pruned_tokens), 5, device=device)
+    text = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    pixels = inputs["pixel_values"].flatten(0, -4)
+    short, long = sorted(options.answers)
+
+    marks: dict[str, list[list[float]]] = {"stock": [], "mmtok": []}
+    functions: dict[str, Callable[[], Any]] = {
+        "stock": lambda: marks["stock"].append(arrivals(stock, inputs, long, synchronize)),
+        "mmtok": lambda: marks["mmtok"].append(arrivals(ours, inputs, long, synchronize)),
+        "text only": partial(new_tokens, stock, text, 1),
+        "vision tower": partial(tower, stock, pixels),
+    }
+    functions["text only"]()
+    # Everything has run once by now.
+    times = side_by_side(
+        functions, warm_up=False, rounds=options.rounds, seconds=options.seconds, synchronize=synchronize
+    )
+    times["limit"] = [a + b for a, b in zip(times["text only"], times["vision tower"], strict=True)]
+    for name in ("stock", "mmtok"):
+        for count in (1, short, long):
+            times[f"{name} {count}"] = [arrived[count - 1] for arrived in marks[name]]
+        times[f"{name} decode"] = [(arrived[-1] - arrived[0]) / (long - 1) for arrived in marks[name]]
+        del times[name]
+    return {
+        "model": shape.name,
+        "layers": shape.layers,
+        "vision_layers": shape.vision_layers,
+        "batch": batch,
+        "budget_per_crop": ours.config.vision_token_budget,
+        "attention": ours.config.get_text_config()._attn_implementation,
+        "rounds": len(times["limit"]),
+        "prompt_tokens": {"stock": tokens, "mmtok": pruned_tokens},
+        "cache_bytes": {"stock": cache, "mmtok": pruned_cache},
+        "peak_bytes": {
+            "stock": peak_bytes(partial(new_tokens, stock, inputs, short), device),
+            "mmtok": peak_bytes(partial(new_tokens, ours, inputs, short), device),
+        },
+        "ms": milliseconds(times),
+        "mmtok_times_faster": {
+            count: times_faster({"stock": times[f"stock {count}"], "mmtok": times[f"mmtok {count}"]}, "stock")["mmtok"]
+            for count in (1, short, long)
+        },
+        "first_token_over_limit": round(
+            median(own / least for own, least in zip(times["mmtok 1"], times["limit"], strict=True)), 4
+        ),
+        "phases_ms": {
+            "stock": phases(stock, inputs, len(times["limit"]), synchronize),
+            "mmtok": phases(ours, inputs, len(times["limit"]), synchronize),
+        },
+    }
+
+
+@torch.no_grad()
+def tower(model: Any, pixels: torch.Tensor) -> Any:
+    """The vision tower as the model calls it."""
+    return model.model.vision_tower(pixels, output_hidden_states=True)
+
+
+def counted(shape: Shape) -> dict[str, Any]:
+    """What follows from the full shape alone, for one picture: operations up to the first token, cache in 16 bits."""
+    kept = shape.crops * (BUDGET_NEXT if shape.next else BUDGET)
+    prompts = {"stock": shape.image_tokens + WORDS, "mmtok": kept + WORDS}
+    return {
+        "model": shape.name,
+        "prompt_tokens": prompts,
+        "gflops": {name: {part: n / 1e9 for part, n in shape.flops(p).items()} for name, p in prompts.items()},
+        "selection_gflops": shape.selection_flops(WORDS) / 1e9,
+        "cache_bytes": {name: shape.cache_bytes(prompt) for name, prompt in prompts.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, help="language layers; all of them without it")
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=["LLaVA-1.5-7B", "LLaVA-NeXT-7B"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1])
+    parser.add_argument("--answers", nargs=2, type=int, default=[2, 64], help="new tokens of a short and a long answer")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=20.0, help="per model and batch; three rounds are always run")
+    parser.add_argument("--output", help="name of the file in benchmarks/results; prefill-DEVICE without it")
+    parser.add_argument("--threads", type=int, help="torch's own number without it")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    torch.manual_seed(0)
+    results: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/prefill.py", *sys.argv[1:]]),
+        "machine": machine("mmtok", "transformers"),
+        "dtype": options.dtype,
+        "words": WORDS,
+        "measured": [],
+        "counted": [counted(shape) for shape in SHAPES.values()],
+    }
+    for name in options.models:
+        for batch in options.batches:
+            results["measured"].append(measure(SHAPES[name].reduced(options.layers), batch, options))
+            # Written after each, so that a run which is stopped has not been for nothing.
+            print(name, batch, save(options.output or f"prefill-{options.device}", results))
+
+
+if __name__ == "__main__":
+    main()

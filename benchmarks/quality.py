@@ -1,0 +1,234 @@
+"""Measures how much of the answers survives pruning: `python benchmarks/quality.py`, or with names of cases.
+
+    evidence     whether a token of the object that is asked for is kept, on all kinds of pictures, and settings swept
+    scenes       answers of the embedded model on pictures like those it learned from, other ones
+    crowded      its answers on pictures with 8 to 12 smaller objects, which it has not learned from
+    padded       its answers on small pictures on a grey canvas, for the exclusion of padding
+
+Each case writes benchmarks/results/quality-CASE.json; answers are kept in runs/quality, so that an interrupted run goes
+on. `python benchmarks/quality_report.py` makes docs/quality.md and its figures of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from configuration_mmtok import RECOMMENDED_KNOBS
+from mmtok.evaluation import RunResult, RunSettings, compare, machine, run, summarize
+from mmtok.evaluation.answers import Answer, Key
+from mmtok.evaluation.checkpoint import Checkpoint, fingerprint
+from mmtok.evaluation.cluttered import CLUTTERED, make_cluttered_checkpoint, token_labels
+from mmtok.evaluation.evidence import kept_evidence
+from mmtok.evaluation.questions import Question
+from mmtok.evaluation.scene_sets import SCENES, SceneSet, write_scene_set
+from mmtok.evaluation.selectors import (
+    METHODS,
+    PAPER_KNOBS,
+    Method,
+    ModelPruning,
+    RawCoverage,
+    RawTextCoverage,
+    RawVisionCoverage,
+)
+from mmtok.tiny import checkpoint_path
+from mmtok.tiny.evaluation import HELD_OUT, HELD_OUT_SEED
+from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+CROWDED = SceneSettings(min_objects=8, max_objects=12, min_radius=6.0, max_radius=8.0, gap=1.0)
+SMALL = SceneSettings(size=64, min_objects=2, max_objects=3, min_radius=7.0, max_radius=10.0)
+BUDGETS = (64, 32, 16, 8, 4, 2)
+FEW = (16, 8, 4, 2)
+TILE_BUDGETS = (8, 4, 2, 1)
+TARGETS = (0.5, 0.7, 0.8, 0.9)
+ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+TEXT_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+VISION_TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8)
+SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0)
+# Seeds of pictures on which settings are tried, and of those on which the chosen ones are shown.
+DEVELOPMENT_SEED, EVIDENCE_SEED = HELD_OUT_SEED + 1, HELD_OUT_SEED + 2
+
+
+def variant(name: str, **knobs: Any) -> ModelPruning:
+    """MMTok with the paper's settings but for `knobs`."""
+    return ModelPruning(name, {**PAPER_KNOBS, **knobs})
+
+
+ALL = tuple(METHODS.values())
+RECOMMENDED = variant("recommended", **RECOMMENDED_KNOBS)
+RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
+CENTRED = variant("centred", center_features=True)
+IMAGE_SCOPE = variant("image scope", budget_scope="image")
+EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
+ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
+SWEPT = (
+    *(variant(f"alpha {alpha:g}", vision_coverage_weight=alpha) for alpha in ALPHAS),
+    *(
+        variant(f"tau_t {text:g} tau_v {vision:g}", text_temperature=text, vision_temperature=vision)
+        for text in TEXT_TEMPERATURES
+        for vision in VISION_TEMPERATURES
+    ),
+    *(variant(f"spread {spread:g}", text_temperature=spread, text_temperature_unit="spread") for spread in SPREADS),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is run on which pictures.
+
+    Attributes:
+        prepare: writes pictures and questions into a folder.
+        groups: methods with their budgets.
+        tasks: of the scene set.
+        limit: questions of each task; None for all.
+        small_budgets: over which methods are compared.
+    """
+
+    prepare: Callable[[Path], SceneSet]
+    groups: Sequence[tuple[Sequence[Method], Sequence[int]]]
+    tasks: Sequence[str] = ("random", "popular", "adversarial", "color", "shape")
+    limit: int | None = None
+    small_budgets: Sequence[int] = FEW
+
+
+def _rendered(settings: SceneSettings, scenes: int = SCENES, **extra: Any) -> Callable[[Path], SceneSet]:
+    return lambda folder: write_scene_set(folder / "set", settings, scenes=scenes, **extra)
+
+
+CASES = {
+    "scenes": Case(_rendered(HELD_OUT), [((*ALL, RECOMMENDED), BUDGETS)], ("random", "popular", "adversarial"), 300),
+    "crowded": Case(_rendered(CROWDED, scenes=60), [((*ALL, RECOMMENDED), BUDGETS), (ADAPTIVE, (64,))]),
+    "padded": Case(
+        _rendered(SMALL, scenes=60, canvas=HELD_OUT.size), [((METHODS["MMTok"], EXCLUDE_PADDING, RECOMMENDED), FEW)]
+    ),
+}
+
+
+def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """What selections keep of the object asked for."""
+    started = time.perf_counter()
+    embedded = Checkpoint.load(checkpoint)
+    tiles_folder = folder / "tiles"
+    # Selections need no language model: the embedded weights in the layout of LLaVA-NeXT are enough.
+    make_cluttered_checkpoint(checkpoint, tiles_folder, steps=0)
+    methods = (*ALL, *RAW, CENTRED, RECOMMENDED)
+    found = {
+        "scenes": kept_evidence(embedded, _scenes(HELD_OUT, 80, EVIDENCE_SEED), methods, (32, *FEW)),
+        "crowded": kept_evidence(embedded, _scenes(CROWDED, 30, EVIDENCE_SEED), methods, (32, *FEW)),
+        "development": kept_evidence(
+            embedded, _scenes(CROWDED, 20, DEVELOPMENT_SEED), (*SWEPT, *ALL[:3], *RAW, CENTRED), FEW
+        ),
+        "tiles": kept_evidence(
+            Checkpoint.load(tiles_folder),
+            _scenes(CLUTTERED, 10, EVIDENCE_SEED),
+            (*ALL, IMAGE_SCOPE, RECOMMENDED),
+            TILE_BUDGETS,
+            labels=token_labels,
+            batch_size=25,
+        ),
+    }
+    sets = {
+        name: {
+            "scenes": len(set(evidence.scenes)),
+            "questions": len(evidence.scenes),
+            "cells": evidence.cells(),
+            "compared": evidence.compared(TILE_BUDGETS if name == "tiles" else FEW),
+        }
+        for name, evidence in found.items()
+    }
+    return {
+        "case": "evidence",
+        "machine": machine(),
+        "checkpoint": fingerprint(checkpoint),
+        "seconds": round(time.perf_counter() - started),
+        "sets": sets,
+    }
+
+
+def _scenes(settings: SceneSettings, count: int, seed: int) -> list[Scene]:
+    return [sample_scene(settings, np.random.default_rng([seed, number])) for number in range(count)]
+
+
+def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[str, Any]:
+    """Runs a case and returns its results."""
+    case = CASES[name]
+    state = PartialState(cpu=not torch.cuda.is_available())
+    with state.main_process_first():
+        rendered = case.prepare(folder)
+    started = time.perf_counter()
+    questions: list[Question] = []
+    answers: dict[Key, Answer] = {}
+    for methods, budgets in case.groups:
+        result = run(
+            RunSettings(
+                model=checkpoint,
+                questions=[path for path in rendered.files if path.stem in case.tasks],
+                images=rendered.images,
+                budgets=budgets,
+                output=folder / "answers",
+                methods=methods,
+                limit=case.limit,
+                instruction="",  # the embedded model answers in one word without being asked to
+                batch_size=batch_size,
+                max_new_tokens=1,  # every answer is one word, and every word one token
+            )
+        )
+        questions = result.questions
+        answers.update((answer.key, answer) for answer in result.answers)
+    seconds = time.perf_counter() - started
+    whole = RunResult(questions, list(answers.values()))
+    compared = [method.name for methods, budgets in case.groups for method in methods if len(budgets) > 1]
+    return {
+        "case": name,
+        "machine": machine(),
+        "checkpoint": fingerprint(checkpoint),
+        "seconds": round(seconds),
+        "small_budgets": list(case.small_budgets),
+        "knobs": {
+            method.name: dict(method.knobs) for m, _ in case.groups for method in m if isinstance(method, ModelPruning)
+        },
+        **summarize(whole, resamples=1000),
+        "compared": compare(whole, compared, case.small_budgets, reference="MMTok", resamples=1000),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="all if none is named")
+    parser.add_argument("--checkpoint", type=Path, default=checkpoint_path(), help="the embedded one if not given")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="pictures and answers")
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    known = ["evidence", *CASES]
+    unknown = sorted(set(options.cases) - set(known))
+    if unknown:
+        parser.error(f"there is no case {unknown[0]!r}: choose from {', '.join(known)}")
+    torch.set_num_threads(options.threads)
+    for name in options.cases or known:
+        folder = options.runs / name
+        if name == "evidence":
+            results = measure_evidence(options.checkpoint, folder)
+        else:
+            results = measure(name, options.checkpoint, folder, options.batch_size)
+        if PartialState().is_main_process:
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            path = RESULTS / f"quality-{name}.json"
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            print(path, f"{results['seconds']} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""Writes docs/quality.md and its figures from benchmarks/results/quality-*.json: `python benchmarks/quality_report.py`.
+
+Every figure of the page comes out of those files, but for the paper's own, which are marked as such.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from quality import (
+    ADAPTIVE,
+    ALPHAS,
+    CROWDED,
+    RECOMMENDED_KNOBS,
+    RESULTS,
+    ROOT,
+    SPREADS,
+    TARGETS,
+    TEXT_TEMPERATURES,
+    VISION_TEMPERATURES,
+)
+
+from mmtok.evaluation import FULL
+from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.evaluation.plots import gallery, heat_map, retention_figure, tokens_figure
+from mmtok.evaluation.selectors import METHODS
+from mmtok.tiny import checkpoint_path
+from mmtok.tiny.evaluation import HELD_OUT_SEED
+from mmtok.tiny.questions import with_article
+from mmtok.tiny.scenes import sample_scene
+from mmtok.visualize import overlay, seen_pictures
+
+DOCS = ROOT / "docs"
+IMAGES = DOCS / "images"
+TEXT = Path(__file__).with_name("quality_text.md")
+
+# LLaVA-1.5-7B, mean of the tasks in % of all tokens: tables 1, 16 and 21 of the paper (columns differ, see the note).
+PAPER_LLAVA_15 = {
+    "FastV": {192: 89.6, 128: 84.4, 64: 75.6},
+    "SparseVLM": {192: 95.5, 128: 92.9, 64: 86.9},
+    "VisionZip": {192: 97.9, 128: 96.8, 64: 93.2},
+    "DivPrune": {192: 98.0, 128: 96.9, 64: 94.8},
+    "MMTok": {192: 98.7, 128: 97.8, 64: 96.6},
+}
+PAPER_EXTREME = {
+    "VisionZip": {32: 88.1},
+    "DivPrune": {32: 91.9, 16: 86.3, 8: 76.4, 4: 66.3},
+    "MMTok": {64: 96.1, 32: 93.0, 16: 88.9, 8: 83.5, 4: 77.5, 2: 70.9},
+}
+PAPER_POPE = {
+    "VisionZip": {64: 77.0, 32: 68.88},
+    "DivPrune": {64: 85.56, 32: 82.06, 16: 69.56, 8: 52.10, 4: 33.33},
+    "MMTok": {64: 85.77, 32: 82.95, 16: 79.79, 8: 78.46, 4: 74.84, 2: 68.95},
+}
+PAPER_ABLATION = (
+    ("text rows", "raw cosine", 93.8),
+    ("vision rows", "raw cosine", 94.7),
+    ("text rows", "softmax", 93.9),
+    ("vision rows", "softmax", 95.7),
+    ("both", "softmax", 96.7),
+)
+
+Results = Mapping[str, Any]
+BASELINES = tuple(METHODS)
+
+
+def cell_of(results: Results, method: str, budget: int | None) -> dict[str, Any]:
+    """One cell of a case's results."""
+    return next(c for c in results["cells"] if c["method"] == method and c["budget"] == budget)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def with_interval(interval: Mapping[str, float]) -> str:
+    return f"{percent(interval['estimate'])} [{percent(interval['low'])}, {percent(interval['high'])}]"
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are figures."""
+    lines = ["| " + " | ".join(heading) + " |", "|---|" + "---:|" * (len(heading) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def budgets_of(results: Results, method: str) -> list[int]:
+    return sorted({c["budget"] for c in results["cells"] if c["method"] == method}, reverse=True)
+
+
+def retention_table(results: Results, methods: Sequence[str]) -> str:
+    """Mean retention of methods over budgets, the best of every budget in bold."""
+    budgets = budgets_of(results, methods[0])
+    means = {m: {b: cell_of(results, m, b)["retention"]["mean"]["estimate"] for b in budgets} for m in methods}
+    best = {b: max(round(means[m][b], 3) for m in methods) for b in budgets}
+    small = {row["method"]: row for row in results["compared"]}
+    rows = []
+    for method in methods:
+        shown = [percent(means[method][b]) for b in budgets]
+        shown = [
+            f"**{s}**" if round(means[method][b], 3) == best[b] else s for s, b in zip(shown, budgets, strict=True)
+        ]
+        rows.append([method, *shown, with_interval(small[method]["retention"])])
+    few = ", ".join(map(str, results["small_budgets"]))
+    return table(["kept, %", *map(str, budgets), f"mean of {few} [95 %]"], rows)
+
+
+def lead_table(results: Results, methods: Sequence[str]) -> str:
+    """By how much MMTok keeps more than each method, over the small budgets."""
+    small = {row["method"]: row["reference_lead"] for row in results["compared"]}
+    rows = []
+    for method in methods:
+        lead = small[method]
+        verdict = "ahead" if lead["low"] > 0 else "behind" if lead["high"] < 0 else "no difference shown"
+        rows.append(
+            [
+                f"MMTok against {method}",
+                f"{100 * lead['estimate']:+.1f}",
+                f"{100 * lead['low']:+.1f}",
+                f"{100 * lead['high']:+.1f}",
+                verdict,
+            ]
+        )
+    return table(["percentage points", "lead", "low", "high", "MMTok is"], rows)
+
+
+def full_table(results: Results) -> str:
+    """What the model reaches with all tokens."""
+    full = cell_of(results, FULL, None)
+    tasks = results["tasks"]
+    rows = []
+    for name, values in full["metrics"].items():
+        shown = [
+            percent(values[key]) if key in values else ""
+            for key in ("accuracy", "precision", "recall", "f1", "yes_ratio")
+        ]
+        rows.append([name, str(tasks[name]["questions"]), *shown])
+    return table(["task", "questions", "accuracy", "precision", "recall", "F1", "yes ratio"], rows)
+
+
+def pope_table(results: Results, methods: Sequence[str], task: str = "adversarial") -> str:
+    """F1 of one of POPE's tasks."""
+    budgets = budgets_of(results, methods[0])
+    full = cell_of(results, FULL, None)["metrics"][task]["f1"]
+    rows = [[m, *(percent(cell_of(results, m, b)["metrics"][task]["f1"]) for b in budgets)] for m in methods]
+    return table([f"F1, {task} (all tokens {percent(full)})", *map(str, budgets)], rows)
+
+
+def ablation_table(swept: Results) -> str:
+    names = {
+        ("text rows", "raw cosine"): "raw cosine, text",
+        ("vision rows", "raw cosine"): "raw cosine, vision",
+        ("both", "raw cosine"): "raw cosine, both",
+        ("text rows", "softmax"): "text rows",
+        ("vision rows", "softmax"): "vision rows",
+        ("both", "softmax"): "MMTok",
+    }
+    paper = {(rows, form): f"{value:.1f}" for rows, form, value in PAPER_ABLATION}
+    rows = [
+        [f"{kind}, {form}", with_interval(small_shown(swept, name)), paper.get((kind, form), "")]
+        for (kind, form), name in names.items()
+    ]
+    return table(["rows covered", "object shown here, %", "the paper's: score kept, LLaVA-1.5-7B at 64, %"], rows)
+
+
+def sweep_table(swept: Results, names: Mapping[str, str], heading: str) -> str:
+    """One line of a sweep: tick -> method."""
+    shown = [percent(small_shown(swept, method)["estimate"]) for method in names.values()]
+    return table([heading, *names], [["object shown, %", *shown]])
+
+
+def small_shown(evidence: Results, method: str) -> dict[str, float]:
+    return next(row for row in evidence["compared"] if row["method"] == method)["shown"]
+
+
+def evidence_table(evidence: Results) -> str:
+    """Share of the questions whose object keeps a token, the best of every budget in bold."""
+    methods = [row["method"] for row in evidence["compared"]]
+    shown = {(c["method"], c["budget"]): c["shown"]["estimate"] for c in evidence["cells"]}
+    budgets = sorted({budget for _, budget in shown}, reverse=True)
+    best = {b: max(round(shown[m, b], 3) for m in methods) for b in budgets}
+    rows = []
+    for row in evidence["compared"]:
+        own = [shown[row["method"], b] for b in budgets]
+        cells = [
+            f"**{percent(v)}**" if round(v, 3) == best[b] else percent(v) for v, b in zip(own, budgets, strict=True)
+        ]
+        lead = row["reference_lead"]
+        verdict = (
+            ""
+            if row["method"] == "MMTok"
+            else f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
+        )
+        rows.append([row["method"], *cells, verdict])
+    return table(
+        [f"object shown, % ({evidence['questions']} questions)", *map(str, budgets), "MMTok's lead, small budgets"],
+        rows,
+    )
+
+
+def adaptive_table(results: Results) -> str:
+    rows = []
+    for target, method in zip(TARGETS, ADAPTIVE, strict=True):
+        cell = cell_of(results, method.name, 64)
+        rows.append([f"{target:g}", f"{cell['vision_tokens']:.1f}", with_interval(cell["retention"]["mean"])])
+    return table(["coverage_target", "tokens read", "kept, %"], rows)
+
+
+def adaptive_figure(results: Results, path: Path, title: str) -> None:
+    def points(cells: Sequence[Results]) -> list[dict[str, float]]:
+        return [{"vision_tokens": c["vision_tokens"], **c["retention"]["mean"]} for c in cells]
+
+    fixed = points([cell_of(results, "MMTok", budget) for budget in budgets_of(results, "MMTok")])
+    adaptive = points([cell_of(results, method.name, 64) for method in ADAPTIVE])
+    tokens_figure({"fixed budget": fixed, "budget 64 with coverage_target": adaptive}, path, title)
+
+
+def paper_table(figures: Mapping[str, Mapping[int, float]]) -> str:
+    budgets = sorted({budget for row in figures.values() for budget in row}, reverse=True)
+    rows = [[method, *(f"{row[b]:g}" if b in row else "" for b in budgets)] for method, row in figures.items()]
+    return table(["the paper's", *map(str, budgets)], rows)
+
+
+def sentence_of_machine(results: Results) -> str:
+    m = results["machine"]
+    versions = ", ".join(f"{name} {m[name]}" for name in ("python", "torch", "transformers"))
+    return f"{m['processor']}, {m['cores']} cores, {versions}"
+
+
+def make_gallery(path: Path) -> None:
+    """The same picture under different questions, at one budget."""
+    checkpoint = Checkpoint.load(checkpoint_path())
+    scenes = [sample_scene(CROWDED, np.random.default_rng([HELD_OUT_SEED + 2, number])) for number in range(2)]
+    rows = []
+    for scene in scenes:
+        row = [("the picture", scene.image().resize((336, 336)))]
+        for item in scene.objects[:3]:
+            text = f"Is there {with_article(item.name)} in the image?"
+            inputs = checkpoint.inputs([text], [scene.image()])
+            with torch.no_grad():
+                selection = checkpoint.model.select_vision_tokens(**inputs, vision_token_budget=6)
+            [picture] = seen_pictures(inputs, checkpoint.model.config, checkpoint.processor.image_processor)
+            row.append((text, overlay(picture, selection.images[0])))
+        rows.append(row)
+    gallery(rows, path, "Six of 144 tokens, for different questions about the same picture")
+
+
+def main() -> None:
+    """Draws the figures and fills in the page."""
+    found = {
+        path.stem.removeprefix("quality-"): json.loads(path.read_text()) for path in RESULTS.glob("quality-*.json")
+    }
+    scenes, crowded, padded, evidence = (found[name] for name in ("scenes", "crowded", "padded", "evidence"))
+    swept = evidence["sets"]["development"]
+    everything = [*BASELINES, "recommended"]
+    retention_figure(scenes, everything, IMAGES / "quality-scenes.png", "Embedded model, pictures of 2 to 5 objects")
+    retention_figure(crowded, everything, IMAGES / "quality-crowded.png", "Embedded model, pictures of 8 to 12 objects")
+    heat_map(
+        np.array(
+            [
+                [small_shown(swept, f"tau_t {text:g} tau_v {vision:g}")["estimate"] for vision in VISION_TEMPERATURES]
+                for text in TEXT_TEMPERATURES
+            ]
+        ),
+        [f"{value:g}" for value in TEXT_TEMPERATURES],
+        [f"{value:g}" for value in VISION_TEMPERATURES],
+        IMAGES / "quality-temperatures.png",
+        row_name="text temperature",
+        column_name="vision temperature",
+        title="Object shown, mean of budgets 16, 8, 4, 2 (development pictures)",
+    )
+    adaptive_figure(crowded, IMAGES / "quality-adaptive.png", "Fixed and adaptive budgets, crowded pictures")
+    make_gallery(IMAGES / "quality-gallery.png")
+    blocks: dict[str, Callable[[], str]] = {
+        "machine": lambda: sentence_of_machine(scenes),
+        "seconds": lambda: ", ".join(f"{name} {results['seconds']} s" for name, results in sorted(found.items())),
+        "scenes full": lambda: full_table(scenes),
+        "scenes retention": lambda: retention_table(scenes, everything),
+        "scenes lead": lambda: lead_table(scenes, everything[1:]),
+        "scenes pope": lambda: pope_table(scenes, everything, "random"),
+        "crowded full": lambda: full_table(crowded),
+        "crowded retention": lambda: retention_table(crowded, everything),
+        "crowded lead": lambda: lead_table(crowded, everything[1:]),
+        "evidence scenes": lambda: evidence_table(evidence["sets"]["scenes"]),
+        "evidence crowded": lambda: evidence_table(evidence["sets"]["crowded"]),
+        "evidence tiles": lambda: evidence_table(evidence["sets"]["tiles"]),
+        "ablation": lambda: ablation_table(swept),
+        "alpha": lambda: sweep_table(swept, {f"{alpha:g}": f"alpha {alpha:g}" for alpha in ALPHAS}, "alpha"),
+        "spread": lambda: sweep_table(
+            swept,
+            {"paper": "tau_t 0.02 tau_v 0.2", **{f"{spread:g}": f"spread {spread:g}" for spread in SPREADS}},
+            "text_temperature in spreads",
+        ),
+        "padded": lambda: retention_table(padded, ["MMTok", "exclude padding", "recommended"]),
+        "adaptive": lambda: adaptive_table(crowded),
+        "recommended": lambda: ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_KNOBS.items()),
+        "paper": lambda: paper_table(PAPER_LLAVA_15),
+        "paper extreme": lambda: paper_table(PAPER_EXTREME),
+        "paper pope": lambda: paper_table(PAPER_POPE),
+    }
+    page = TEXT.read_text(encoding="utf-8")
+    for name, write in blocks.items():
+        mark = f"{{{{{name}}}}}"
+        if mark not in page:
+            raise ValueError(f"{TEXT.name} has no place for {mark}: write one, or take the block out of the script.")
+        page = page.replace(mark, write())
+    if "{{" in page:
+        raise ValueError(f"{TEXT.name} has a place that nothing fills: {page[page.index('{{') :][:40]!r}.")
+    (DOCS / "quality.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Puts the tables of results/*.json into docs/speed.md: `python benchmarks/report.py`.
+
+Each table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
+NOT_MEASURED = "not measured"
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def measured(name: str) -> bool:
+    return (RESULTS / f"{name}.json").exists()
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, figures to the right."""
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *rows))
+
+
+def ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def size(items: int, tokens: int, budget: int) -> str:
+    return f"{items} x ({tokens:,} → {budget})" if items > 1 else f"{tokens:,} → {budget}"
+
+
+def made_on(results: dict[str, Any]) -> str:
+    """One line on machine, versions and command."""
+    where = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    device = f", {where['device']}" if where["device"] else ""
+    return (
+        f"`{results['command']}` on {where['processor']}, {where['cores']} cores, {where['threads']} threads{device} "
+        f"(load average {where['load_average']} at the start), {where['date']}; {versions}."
+    )
+
+
+def comparison() -> str:
+    results = load("selection-cpu")
+    peers = {"submodlib": "submodlib", "apricot": "apricot"}
+
+    def row(case: dict[str, Any]) -> list[str]:
+        faster, times = case["mmtok_times_faster_than"], case["ms"]
+        cells = [f"{size(case['items'], case['tokens'], case['budget'])}, {case['tokens_are']}"]
+        cells += [ms(times[name]) if name in times else NOT_MEASURED for name in ("plain", *peers, "mmtok")]
+        cells += [f"**{faster['plain']:.1f} x**"]
+        return cells + [f"{faster[name]:.1f} x" if name in faster else NOT_MEASURED for name in peers]
+
+    header = ["case", "plain ms", "submodlib ms", "apricot ms", "mmtok ms", "over plain", "over submodlib"]
+    return table([*header, "over apricot"], map(row, results["comparison"])) + "\n\n" + made_on(results)
+
+
+def agreement() -> str:
+    names = ("mmtok", "mmtok, from rows", "submodlib", "apricot")
+
+    def row(case: dict[str, Any]) -> list[str]:
+        cells = [f"{size(case['items'], case['tokens'], case['budget'])}, {case['tokens_are']}"]
+        for name in names:
+            if name not in case["coverage_over_plain"]:
+                cells.append(NOT_MEASURED)
+            elif case["same_picks_as_plain"][name]:
+                cells.append("same picks")
+            else:
+                cells.append(f"coverage {case['coverage_over_plain'][name] - 1:+.1e}")
+        return cells
+
+    return table(["case", *names], map(row, load("selection-cpu")["comparison"]))
+
+
+def growth() -> str:
+    blocks = []
+    for name, cases in load("selection-cpu")["growth"].items():
+        rows = [
+            [size(case["items"], case["tokens"], case["budget"]), *(ms(value) for value in case["ms"].values())]
+            for case in cases
+        ]
+        blocks.append(table([f"by {name}", *(f"{way}, ms" for way in cases[0]["ms"])], rows))
+    return "\n\n".join(blocks)
+
+
+def similarity() -> str:
+    rows = [
+        [f"{case['items']} x {case['tokens']:,}", *(ms(value) for value in case["ms"].values())]
+        for case in load("selection-cpu")["similarity"]
+    ]
+    return table(["tokens", "coverage_matrix, ms", "its product of raw features alone, ms"], rows)
+
+
+def on_both(
+    header: Sequence[str], rows: Callable[[dict[str, Any]], Iterable[list[str]]], *, machines: bool = False
+) -> str:
+    """The same table for the CPU at reduced depth and for a GPU at full depth.
+
+    Args:
+        header: of the table.
+        rows: what stands under it of one measured case.
+        machines: says below each table what it was made on.
+    """
+    blocks = []
+    for device, title in (("cpu", "CPU"), ("cuda", "GPU, full depth")):
+        if not measured(f"prefill-{device}"):
+            blocks.append(f"{title}:\n\n" + table(header, [[NOT_MEASURED, *[""] * (len(header) - 1)]]))
+            continue
+        results = load(f"prefill-{device}")
+        cases = results["measured"]
+        depth = (
+            f"{title}, {cases[0]['layers']} language layers and {cases[0]['vision_layers']} of the vision tower, "
+            f"{results['dtype']}, attention {cases[0]['attention']}:"
+        )
+        every = [row for case in cases for row in rows(case)]
+        blocks.append("\n\n".join((depth, table(header, every), *([made_on(results)] if machines else []))))
+    return "\n\n".join(blocks)
+
+
+def named(case: dict[str, Any]) -> str:
+    return f"{case['model']}, batch {case['batch']}"
+
+
+def end_to_end() -> str:
+    def rows(case: dict[str, Any]) -> Iterable[list[str]]:
+        tokens, faster, times = case["prompt_tokens"], case["mmtok_times_faster"], case["ms"]
+        cells = [f"{tokens['stock']:,} → {tokens['mmtok']}"]
+        cells += [f"{ms(times[f'stock {n}'])} → {ms(times[f'mmtok {n}'])}, **{faster[n]:.2f} x**" for n in faster]
+        cells += [f"{ms(times['stock decode'])} → {ms(times['mmtok decode'])}"]
+        cells += [f"{case['cache_bytes']['stock'] / case['cache_bytes']['mmtok']:.1f} x"]
+        peak = case["peak_bytes"]
+        cells += [
+            f"{peak['stock'] / 2**30:.1f} → {peak['mmtok'] / 2**30:.1f}" if peak["stock"] is not None else NOT_MEASURED
+        ]
+        yield [named(case), *cells]
+
+    header = ["model", "prompt tokens", "first token, ms", "2 tokens, ms", "64 tokens, ms", "decode, ms per token"]
+    return on_both([*header, "smaller cache", "peak memory, GiB"], rows, machines=True)
+
+
+def limit() -> str:
+    def rows(case: dict[str, Any]) -> Iterable[list[str]]:
+        cells = [ms(case["ms"][name]) for name in ("vision tower", "text only", "limit", "mmtok 1")]
+        yield [named(case), *cells, f"**{100 * (case['first_token_over_limit'] - 1):+.1f} %**"]
+
+    return on_both(
+        ["model", "vision tower, ms", "text of the pruned length, ms", "their sum, ms", "mmtok, ms", "above the sum"],
+        rows,
+    )
+
+
+def phases() -> str:
+    names = ("vision tower", "projector", "selection", "packing", "language model", "rest")
+
+    def rows(case: dict[str, Any]) -> Iterable[list[str]]:
+        for way in ("stock", "mmtok"):
+            spent = case["phases_ms"][way]
+            share = 100 * spent.get("selection", 0.0) / sum(spent.values())
+            cells = [ms(spent[name]) if name in spent else "-" for name in names]
+            yield [f"{named(case)}, {way}", *cells, f"{share:.1f} %" if share else "-"]
+
+    return on_both(["first token, ms", *names, "selector's share"], rows)
+
+
+def counted() -> str:
+    def row(case: dict[str, Any]) -> list[str]:
+        stock, own = (sum(case["gflops"][way].values()) for way in ("stock", "mmtok"))
+        own += case["selection_gflops"]
+        cache = case["cache_bytes"]
+        return [
+            case["model"],
+            f"{case['prompt_tokens']['stock']:,} → {case['prompt_tokens']['mmtok']}",
+            f"{stock / 1e3:.2f} → {own / 1e3:.2f}",
+            f"{stock / own:.1f} x",
+            f"{100 * case['selection_gflops'] / own:.2f} %",
+            f"{cache['stock'] / 2**20:,.0f} → {cache['mmtok'] / 2**20:,.0f}",
+            f"{cache['stock'] / cache['mmtok']:.1f} x",
+        ]
+
+    header = ["model, full depth", "prompt tokens", "Tflop to the first token", "fewer", "selector's share"]
+    return table([*header, "cache, MiB", "smaller"], map(row, load("prefill-cpu")["counted"]))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "comparison": comparison,
+    "agreement": agreement,
+    "growth": growth,
+    "similarity": similarity,
+    "end to end": end_to_end,
+    "limit": limit,
+    "phases": phases,
+    "counted": counted,
+}
+
+
+def rendered(page: str) -> str:
+    """The page with every table made anew from the results.
+
+    Raises:
+        ValueError: a table that is not known, or one that is missing.
+    """
+    found = re.findall(r"<!-- table: (.*?) -->", page)
+    if sorted(found) != sorted(TABLES):
+        raise ValueError(f"The page has the tables {sorted(found)}, the results those of {sorted(TABLES)}.")
+    return re.sub(
+        r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)",
+        lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3],
+        page,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(rendered(PAGE.read_text()))

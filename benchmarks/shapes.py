@@ -1,0 +1,170 @@
+"""The real checkpoints' shapes with random weights, and what their shapes alone say: operations and cache bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+)
+from transformers.initialization import no_init_weights
+
+from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+
+VOCABULARY, IMAGE_TOKEN = 32064, 32000
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+# LLaVA-NeXT's largest picture: 672 x 672 pixels, five crops.
+PICTURE = [672, 672]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One checkpoint: CLIP ViT-L/14 at 336 pixels, two projector layers, a Llama.
+
+    `layers` and `vision_layers` can be reduced; every width stays.
+    """
+
+    name: str
+    next: bool
+    hidden: int
+    mlp: int
+    heads: int
+    layers: int
+    kv_heads: int
+    vision_layers: int = 24
+    vision_hidden: int = 1024
+    vision_mlp: int = 4096
+    vision_heads: int = 16
+    image_size: int = 336
+    patch_size: int = 14
+
+    def reduced(self, layers: int | None) -> Shape:
+        """The shape with `layers` language layers and the same share of the vision tower's."""
+        if layers is None:
+            return self
+        return replace(self, layers=layers, vision_layers=max(2, round(self.vision_layers * layers / self.layers)))
+
+    @property
+    def crop_tokens(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def crops(self) -> int:
+        return 5 if self.next else 1
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of a picture in the stock prompt: the base crop, the tiles, a separator for each of their rows."""
+        side = self.image_size // self.patch_size
+        return self.crop_tokens * self.crops + (2 * side if self.next else 0)
+
+    def models(self, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
+        """The stock model and ours, sharing random weights."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device(device), no_init_weights():
+                ours = (MMTokLlavaNextForConditionalGeneration if self.next else MMTokLlavaForConditionalGeneration)(
+                    self._config()
+                )
+            with torch.device("meta"):
+                stock = (LlavaNextForConditionalGeneration if self.next else LlavaForConditionalGeneration)(
+                    self._config()
+                )
+        finally:
+            torch.set_default_dtype(before)
+        stock.model, stock.lm_head = ours.model, ours.lm_head
+        _fill(ours)
+        for model in (stock, ours):
+            model.eval()
+            model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
+        return stock, ours
+
+    def inputs(self, batch: int, words: int, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
+        """Random pictures, each with a question of so many tokens."""
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(3, IMAGE_TOKEN, (batch, words), generator=generator)
+        picture = torch.full((batch, self.image_tokens), IMAGE_TOKEN)
+        ids = torch.cat((ids[:, :5], picture, ids[:, 5:]), dim=1)
+        pixels = torch.randn(batch, self.crops, 3, self.image_size, self.image_size, generator=generator).to(dtype)
+        inputs = {"input_ids": ids, "pixel_values": pixels if self.next else pixels[:, 0]}
+        if self.next:
+            inputs["image_sizes"] = torch.tensor([PICTURE] * batch)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+
+    def flops(self, prompt: int) -> dict[str, float]:
+        """Multiplications and additions of one picture with a prompt of so many tokens, up to the first new token."""
+        tokens = self.crop_tokens + 1
+        width = self.vision_hidden
+        layer = 2 * tokens * (4 * width**2 + 2 * width * self.vision_mlp) + 4 * tokens**2 * width
+        keys = self.hidden * self.kv_heads // self.heads
+        weights = 2 * self.hidden**2 + 2 * self.hidden * keys + 3 * self.hidden * self.mlp
+        # The half of the attention matrix that causality leaves.
+        language = 2 * prompt * weights + 2 * prompt**2 * self.hidden
+        return {
+            "vision tower": float(self.crops * self.vision_layers * layer),
+            "projector": float(2 * self.crops * self.crop_tokens * (width * self.hidden + self.hidden**2)),
+            "language model": float(self.layers * language + 2 * self.hidden * VOCABULARY),
+        }
+
+    def selection_flops(self, words: int) -> float:
+        """The coverage matrix's products; the greedy maximiser multiplies nothing."""
+        count = self.crop_tokens
+        return float(2 * self.crops * count * (count * self.vision_hidden + words * self.hidden))
+
+    def cache_bytes(self, prompt: int, bytes_per_value: int = 2) -> int:
+        """Keys and values of a prompt."""
+        return 2 * self.layers * self.kv_heads * (self.hidden // self.heads) * prompt * bytes_per_value
+
+    def _config(self) -> Any:
+        text = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=self.hidden,
+            intermediate_size=self.mlp,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            max_position_embeddings=4096,
+        )
+        vision = CLIPVisionConfig(
+            hidden_size=self.vision_hidden,
+            intermediate_size=self.vision_mlp,
+            num_hidden_layers=self.vision_layers,
+            num_attention_heads=self.vision_heads,
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+        )
+        return (MMTokLlavaNextConfig if self.next else MMTokLlavaConfig)(
+            text_config=text.to_dict(),
+            vision_config=vision.to_dict(),
+            image_token_index=IMAGE_TOKEN,
+            image_seq_length=self.crop_tokens,
+            **({"image_grid_pinpoints": PINPOINTS} if self.next else {}),
+        )
+
+
+def _fill(model: torch.nn.Module) -> None:
+    """Random weights in a fraction of the time that drawing every single one takes; those of norms are 1."""
+    for parameter in model.parameters():
+        flat = parameter.detach().view(-1)
+        drawn = 0.02 * torch.randn(min(len(flat), 2**20), dtype=flat.dtype, device=flat.device)
+        for block in flat.split(2**20):
+            block.copy_(drawn[: len(block)] if parameter.dim() > 1 else torch.ones_like(block))
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("LLaVA-1.5-7B", False, hidden=4096, mlp=11008, heads=32, layers=32, kv_heads=32),
+        Shape("LLaVA-1.5-13B", False, hidden=5120, mlp=13824, heads=40, layers=40, kv_heads=40),
+        Shape("LLaVA-NeXT-7B", True, hidden=4096, mlp=11008, heads=32, layers=32, kv_heads=32),
+        Shape("LLaVA-NeXT-13B", True, hidden=5120, mlp=13824, heads=40, layers=40, kv_heads=40),
+    )
+}

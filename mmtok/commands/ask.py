@@ -1,0 +1,72 @@
+"""`mmtok ask`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmtok.answering import ask
+from mmtok.progress import steps
+
+from .common import (
+    add_budgets_option,
+    add_model_options,
+    budget_name,
+    open_picture,
+    opened_pipeline,
+    print_json,
+    print_table,
+)
+
+_DESCRIPTION = """\
+Answers questions about a picture, each with every budget, and says how long a prompt the language model read, how much
+of the full coverage the kept tokens have, and how long it took."""
+
+
+def add_command(commands: Any, name: str, help: str) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example: mmtok ask --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 64 16',
+    )
+    parser.add_argument("picture", metavar="PICTURE", type=Path)
+    parser.add_argument("questions", metavar="QUESTION", nargs="+")
+    add_budgets_option(parser, ["all", "16", "4"])
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="of an answer at most (default: %(default)s)")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Asks and prints."""
+    picture = open_picture(options.picture)
+    answers = []
+    with steps(1 + len(options.questions) * len(options.budgets)) as begin:
+        begin("Loading the model")
+        with opened_pipeline(options) as pipe:
+            for question in options.questions:
+                for budget in options.budgets:
+                    begin("Answering")
+                    answers.append(ask(pipe, picture, question, budget, max_new_tokens=options.max_new_tokens))
+    if options.json:
+        print_json([answer.as_json() for answer in answers])
+        return
+    print_table(
+        ["question", "budget", "answer", "tokens in the prompt", "coverage", "time"],
+        [
+            [
+                answer.question,
+                budget_name(answer.budget),
+                answer.answer,
+                f"{answer.prompt_tokens} of {answer.full_prompt_tokens}",
+                f"{answer.coverage:.1%}",
+                f"{1000 * answer.seconds:.0f} ms",
+            ]
+            for answer in answers
+        ],
+        left=["question", "answer"],
+    )

@@ -1,0 +1,138 @@
+"""What several commands share: the model to use, budgets, pictures, tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.table import Table
+
+from configuration_mmtok import check_knob
+
+if TYPE_CHECKING:
+    from transformers import ImageTextToTextPipeline
+
+EMBEDDED = "tiny"
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--revision`, `--dtype`, `--device` and `--json`."""
+    parser.add_argument(
+        "--model",
+        default=EMBEDDED,
+        help="staged folder or Hub repository; tiny is the embedded model, which sees coloured shapes "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a --model on the Hub")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights; the model's own")
+    parser.add_argument("--device", help="such as cuda or cpu; the first accelerator, if there is one")
+    add_json_option(parser)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_budgets_option(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    """`--budgets`."""
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        type=budget,
+        default=[budget(text) for text in default],
+        metavar="N",
+        help=f"vision tokens kept per crop: numbers, shares such as 0.25, or all (default: {' '.join(default)})",
+    )
+
+
+def budget(text: str) -> int | float | None:
+    """Reads a budget as it is written on a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: no budget; the message says what is one.
+    """
+    if text.lower() in ("all", "none"):
+        return None
+    try:
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
+        check_knob("vision_token_budget", value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no budget: give 16, 0.25 or all.") from error
+    return value
+
+
+@contextmanager
+def opened_pipeline(options: argparse.Namespace) -> Iterator[ImageTextToTextPipeline]:
+    """The pipeline of `--model`; the embedded model is staged for the time of the command."""
+    from mmtok.answering import load_pipeline
+    from mmtok.publish import stage
+    from mmtok.tiny import checkpoint_path
+
+    given = {name: getattr(options, name) for name in ("revision", "dtype", "device")}
+    settings = {name: value for name, value in given.items() if value is not None}
+    with TemporaryDirectory(prefix="mmtok-") as scratch:
+        model: str | Path = options.model
+        if options.model == EMBEDDED:
+            model = stage(checkpoint_path(), Path(scratch) / "mmtok-tiny", check=False).path
+        yield load_pipeline(model, **settings)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture in a file, as RGB.
+
+    Raises:
+        ValueError: the file cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def writable_picture(path: Path) -> Path:
+    """`path`, if a picture can be written there.
+
+    Raises:
+        ValueError: an ending that stands for no format, or a folder that is not there.
+    """
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path} names no picture format: let it end in .png.")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"The folder of {path} is not there: make it first.")
+    return path
+
+
+def budget_name(value: int | float | None) -> str:
+    """A budget as it is written on a command line."""
+    return "all" if value is None else str(value)
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> None:
+    """A table on standard output.
+
+    Args:
+        columns: their names.
+        rows: as many texts each as there are columns.
+        left: names of the columns that hold text; the others are aligned on the right.
+    """
+    table = Table(header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False).print(table)

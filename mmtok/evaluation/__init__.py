@@ -1,0 +1,21 @@
+"""Measured quality: POPE-style questions, every method on the same model, prompts and budgets.
+
+    questions    POPE's file format
+    scene_sets   such files about rendered scenes, for runs without any download
+    checkpoint   the model under test
+    selectors    the methods, a file each
+    encoded      a batch as selectors see it, and the prompts that they make of it
+    answering    one batch answered
+    answers      the answers on disk
+    runner       the whole run, resumable and in parallel
+    metrics, bootstrap, summary   what the answers are worth
+
+A run is `python -m mmtok.evaluation --model MODEL --questions FILE ... --images FOLDER --budgets 64 16`.
+"""
+
+from __future__ import annotations
+
+from .runner import FULL, INSTRUCTION, RunResult, RunSettings, methods_named, run
+from .summary import compare, machine, summarize
+
+__all__ = ["FULL", "INSTRUCTION", "RunResult", "RunSettings", "compare", "machine", "methods_named", "run", "summarize"]

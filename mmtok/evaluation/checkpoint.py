@@ -1,0 +1,128 @@
+"""The model under test with its processor: a staged MMTok folder, or any stock LLaVA checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from mmtok.publish.ignored_text import text_knobs
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+
+_CLASSES: dict[str, Any] = {
+    "llava": MMTokLlavaForConditionalGeneration,
+    "mmtok_llava": MMTokLlavaForConditionalGeneration,
+    "llava_next": MMTokLlavaNextForConditionalGeneration,
+    "mmtok_llava_next": MMTokLlavaNextForConditionalGeneration,
+}
+
+_HASHED_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with pruning, in evaluation mode, and its processor, which pads on the left."""
+
+    model: Any
+    processor: Any
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> Checkpoint:
+        """Loads a staged folder, or a stock LLaVA-1.5 or LLaVA-NeXT checkpoint, from disk or from the Hub.
+
+        For a stock checkpoint, what is not worth covering is derived from its tokenizer and chat template, as staging
+        does.
+
+        Args:
+            path: folder or Hub id.
+            device: where to.
+            dtype: of the weights; None for the checkpoint's own.
+
+        Raises:
+            ValueError: a model of another type, or a processor without a chat template.
+        """
+        model_class, stored = _model_class(path)
+        processor = AutoProcessor.from_pretrained(path)
+        if not processor.chat_template:
+            raise ValueError(f"The processor of {path} has no chat template, which the prompts are written with.")
+        processor.tokenizer.padding_side = "left"
+        # A stock configuration names another model type; read as ours it would be warned about.
+        own = {name: value for name, value in stored.items() if name != "model_type"}
+        if not stored["model_type"].startswith("mmtok"):
+            own |= text_knobs(processor.tokenizer, processor.chat_template)
+        config = model_class.config_class.from_dict(own)
+        model = model_class.from_pretrained(path, config=config, dtype=dtype if dtype is not None else "auto")
+        model = model.to(device).eval()
+        model._encode_images = _remembering(model._encode_images)
+        return cls(model, processor)
+
+    def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """A padded batch of prompts, each a picture with a text, on the model's device."""
+        prompts = [self._prompt(text) for text in texts]
+        batch = self.processor(images=list(images), text=prompts, padding=True, return_tensors="pt")
+        batch = batch.to(self.model.device)
+        # Pictures in the dtype of the weights: processors write float32.
+        batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
+        return dict(batch)
+
+    def _prompt(self, text: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        rendered = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        return str(rendered)
+
+
+def _remembering(encode: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    """Encodes a batch of pictures once, however many methods and budgets are tried on it."""
+    last: list[tuple[torch.Tensor, Any]] = []
+
+    def encode_once(image_inputs: dict[str, Any]) -> Any:
+        pixels = image_inputs["pixel_values"]
+        if not last or last[0][0] is not pixels:
+            last[:] = [(pixels, encode(image_inputs))]
+        return last[0][1]
+
+    return encode_once
+
+
+def fingerprint(path: str | Path) -> dict[str, str]:
+    """What tells one checkpoint from another: its name, and hashes of its configuration and of its weights.
+
+    Of each weights file in a folder its size, beginning and end are hashed; on the Hub the commit, which is part of the
+    configuration as it is read, stands for the weights.
+    """
+    _, config = _model_class(path)
+    content = json.dumps(config, sort_keys=True, default=str)
+    weights = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        size = file.stat().st_size
+        weights.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            weights.update(opened.read(_HASHED_BYTES))
+            opened.seek(max(0, size - _HASHED_BYTES))
+            weights.update(opened.read())
+    return {
+        "name": Path(path).name,
+        "config_sha256": hashlib.sha256(content.encode()).hexdigest(),
+        "weights_sha256": weights.hexdigest(),
+    }
+
+
+def _model_class(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    from transformers import PretrainedConfig
+
+    config, _ = PretrainedConfig.get_config_dict(path)
+    model_type = config.get("model_type")
+    if model_type not in _CLASSES:
+        raise ValueError(f"{path} is a model of type {model_type!r}: give one of {', '.join(sorted(_CLASSES))}.")
+    return _CLASSES[model_type], config

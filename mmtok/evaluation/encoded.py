@@ -1,0 +1,121 @@
+"""A batch of questions, encoded once for all selectors and budgets, and the prompts that they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from configuration_mmtok import PruningOptions
+from mmtok.image_tokens import ImageTokens
+from mmtok.pruned_batch import Prompt, PrunedPrompt
+
+from .attention import cls_attention, language_attention
+from .selectors import CropView, Kept, Need, Selector
+
+
+@dataclass(frozen=True)
+class _Crop:
+    image: int
+    tokens: torch.Tensor  # (n,) int64 on the CPU, among the picture's vision tokens
+    view: CropView
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """B prompts with one picture each, and everything that selectors may look at.
+
+    Attributes:
+        prompt: the full prompts.
+        projected: for each picture (T, hidden), its vision tokens behind the projector.
+        images: for each picture where its tokens come from.
+        crops: every crop of every picture.
+    """
+
+    prompt: Prompt
+    projected: list[torch.Tensor]
+    images: list[ImageTokens]
+    crops: list[_Crop]
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, model: Any, inputs: Mapping[str, torch.Tensor], needs: Collection[Need], seeds: Sequence[int]
+    ) -> EncodedBatch:
+        """Encodes the pictures of a batch.
+
+        Args:
+            model: a model with MMTok pruning.
+            inputs: what the processor made, padded on the left.
+            needs: what the selectors to come look at besides features.
+            seeds: one for each prompt.
+        """
+        image_inputs = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+        prompt = model._read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
+        with cls_attention(model, wanted="cls_attention" in needs) as tower:
+            if tower is not None:
+                # The checkpoint may have encoded these pictures already, without anybody recording attention.
+                image_inputs["pixel_values"] = image_inputs["pixel_values"].clone()
+            projected, raw = model._encode_images(image_inputs)
+        images = model._image_tokens(projected, raw, image_inputs)
+        rows = prompt.rows_of_images([len(image.source) for image in images])
+        text, text_mask = model._text_embeddings(prompt, PruningOptions.from_config(model.config))
+        attention = None
+        if "language_attention" in needs:
+            full = _prompt_of(model, prompt, projected, [torch.ones(len(image.source)).bool() for image in images])
+            attention = language_attention(model, full.inputs_embeds, full.attention_mask)
+        per_token = {"raw_vision": raw.flatten(0, 1)}
+        if tower:
+            per_token |= {name: values.flatten(0, 1) for name, values in tower.per_token(raw.shape[1]).items()}
+
+        crops, offset = [], 0
+        for number, image in enumerate(images):
+            row = rows[number]
+            place = torch.nonzero(prompt.image_mask[row])[:, 0]
+            for crop in image.crop[image.crop >= 0].unique():
+                tokens = torch.nonzero(image.crop == crop)[:, 0]
+                sources = (image.source[tokens] + offset).to(raw.device)
+                view = CropView(
+                    text=text[row][text_mask[row].to(text.device)],
+                    vision=projected[number][tokens.to(projected[number].device)],
+                    row=image.row[tokens],
+                    column=image.column[tokens],
+                    seed=seeds[row],
+                    language_attention=None
+                    if attention is None
+                    else attention[row, place[tokens].to(attention.device)],
+                    **{name: values[sources] for name, values in per_token.items()},
+                )
+                crops.append(_Crop(number, tokens, view))
+            offset += image.tokens_before_packing
+        return cls(prompt, list(projected), images, crops)
+
+    @torch.no_grad()
+    def pruned(self, model: Any, selector: Selector, budget: int) -> PrunedPrompt:
+        """The prompts with `budget` tokens of every crop; row separators stay in pictures that lose no token."""
+        kept_vision = [torch.zeros(len(image.source), dtype=torch.bool) for image in self.images]
+        projected = list(self.projected)
+        for crop in self.crops:
+            kept = selector.select(crop.view, budget)
+            tokens = crop.tokens[kept.indices.cpu()]
+            kept_vision[crop.image][tokens] = True
+            if kept.raw_vision is not None:
+                projected[crop.image] = _replaced(model, projected[crop.image], tokens, kept)
+        for flags, image in zip(kept_vision, self.images, strict=True):
+            separator = image.source < 0
+            if bool((flags | separator).all()):
+                flags |= separator
+        return _prompt_of(model, self.prompt, projected, kept_vision)
+
+
+def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Kept) -> torch.Tensor:
+    merged = model.model.multi_modal_projector(kept.raw_vision)
+    return features.index_copy(0, tokens.to(features.device), merged.to(features.dtype))
+
+
+def _prompt_of(
+    model: Any, prompt: Prompt, projected: Sequence[torch.Tensor], kept_vision: Sequence[torch.Tensor]
+) -> PrunedPrompt:
+    return PrunedPrompt.of(prompt, projected, kept_vision, model.get_input_embeddings(), model._filler_id())

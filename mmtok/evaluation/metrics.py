@@ -1,0 +1,121 @@
+"""POPE's metrics (Li et al., EMNLP 2023, arXiv 2305.10355) and exact match for answers of one word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metric = Literal["f1", "accuracy"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Outcomes of yes/no questions, "yes" being positive."""
+
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+
+    @classmethod
+    def of(cls, answers: Sequence[str], labels: Sequence[str]) -> Counts:
+        """Counts the outcomes of free-form answers to yes/no questions.
+
+        Raises:
+            ValueError: another number of labels than of answers, or a label that is neither "yes" nor "no".
+        """
+        if len(answers) != len(labels):
+            raise ValueError(f"There are {len(answers)} answers and {len(labels)} labels: give one label an answer.")
+        wrong = sorted(set(labels) - {"yes", "no"})
+        if wrong:
+            raise ValueError(
+                f"The label {wrong[0]!r} is neither 'yes' nor 'no': POPE's metrics are for yes/no questions."
+            )
+        said = [yes_or_no(answer) for answer in answers]
+        pairs = list(zip(said, labels, strict=True))
+        return cls(
+            pairs.count(("yes", "yes")),
+            pairs.count(("yes", "no")),
+            pairs.count(("no", "no")),
+            pairs.count(("no", "yes")),
+        )
+
+    @property
+    def total(self) -> int:
+        return self.true_positive + self.false_positive + self.true_negative + self.false_negative
+
+    @property
+    def accuracy(self) -> float:
+        return _share(self.true_positive + self.true_negative, self.total)
+
+    @property
+    def precision(self) -> float:
+        return _share(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        return _share(self.true_positive, self.true_positive + self.false_negative)
+
+    @property
+    def f1(self) -> float:
+        return _share(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
+
+    @property
+    def yes_ratio(self) -> float:
+        return _share(self.true_positive + self.false_positive, self.total)
+
+
+def yes_or_no(answer: str) -> Literal["yes", "no"]:
+    """Reads an answer as POPE's evaluation does: "no" where the first sentence says no or not, else "yes"."""
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def matches(answer: str, label: str) -> bool:
+    """Whether an answer of one word or phrase is the label, but for case, articles, spaces and the full stop."""
+    return _plain(answer) == _plain(label)
+
+
+def outcomes(answers: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Per-question outcomes that metrics are sums of: (questions, 4), true and false positives, then negatives.
+
+    Questions that are not of yes/no kind count a match as a true positive and a miss as a false negative, so that
+    `score(..., "accuracy")` is exact match.
+    """
+    table: NDArray[np.int64] = np.zeros((len(answers), 4), dtype=np.int64)
+    yes_no = set(labels) <= {"yes", "no"}
+    for row, answer, label in zip(table, answers, labels, strict=True):
+        if yes_no:
+            said = yes_or_no(answer)
+            row[{("yes", "yes"): 0, ("yes", "no"): 1, ("no", "no"): 2, ("no", "yes"): 3}[said, label]] = 1
+        else:
+            row[0 if matches(answer, label) else 3] = 1
+    return table
+
+
+def score(counts: NDArray, metric: Metric) -> NDArray:
+    """(..., 4) sums of `outcomes` -> (...) F1 or accuracy, 0 where nothing was counted."""
+    positive, false_positive, negative, false_negative = np.moveaxis(counts, -1, 0)
+    if metric == "f1":
+        right, total = 2 * positive, 2 * positive + false_positive + false_negative
+    else:
+        right, total = positive + negative, counts.sum(-1)
+    return np.divide(right, total, out=np.zeros(np.shape(total)), where=total > 0)
+
+
+def metric_of(labels: Sequence[str]) -> Metric:
+    """What a task is reported in: F1 for yes/no questions, as in the paper, else accuracy."""
+    return "f1" if set(labels) <= {"yes", "no"} else "accuracy"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"^(a|an|the) ", "", text.strip().rstrip(".").strip().lower())
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,197 @@
+"""A run: every question answered by every method at every budget, resumable and in parallel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from .answering import answer_by_model, answer_by_selector
+from .answers import Answer, AnswerLog, Budget
+from .checkpoint import Checkpoint, fingerprint
+from .encoded import EncodedBatch
+from .questions import Question, read_image, read_questions, require_images
+from .selectors import METHODS, Method, ModelPruning, Selector
+
+INSTRUCTION = "Answer the question using a single word or phrase."
+FULL = "all"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is run.
+
+    Attributes:
+        model: folder or Hub id of a staged or stock LLaVA checkpoint.
+        questions: files in POPE's format, a task each.
+        images: folder of their pictures.
+        budgets: tokens kept per crop.
+        output: folder for the answers; a run that was interrupted goes on from what it finds there.
+        methods: what is compared.
+        instruction: written on a line of its own behind every question; "" for none.
+        batch_size: questions at once.
+        max_new_tokens: length of an answer.
+        limit: only the first questions of each file.
+        dtype: of the weights; None for the checkpoint's own.
+    """
+
+    model: str | Path
+    questions: Sequence[str | Path]
+    images: str | Path
+    budgets: Sequence[int]
+    output: str | Path
+    methods: Sequence[Method] = tuple(METHODS.values())
+    instruction: str = INSTRUCTION
+    batch_size: int = 16
+    max_new_tokens: int = 16
+    limit: int | None = None
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        for budget in self.budgets:
+            if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+                raise ValueError(f"The budget is {budget!r}: give a number of tokens of at least 1.")
+        for name in ("batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1.")
+        names = [method.name for method in self.methods]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"Two methods are called {repeated[0]!r}: name them apart.")
+        tasks = [Path(path).stem for path in self.questions]
+        if len(set(tasks)) < len(tasks):
+            raise ValueError(f"Two question files have the same name without ending: {', '.join(sorted(tasks))}.")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The questions of a run and all answers to them; the same in every process."""
+
+    questions: list[Question]
+    answers: list[Answer]
+
+
+def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
+    """Answers whatever is not answered yet.
+
+    Under `accelerate launch` the questions are shared out over the processes, each with its own copy of the model.
+
+    Raises:
+        ValueError: settings, questions or pictures that do not fit together, before the model is loaded; an output
+            folder that belongs to another run.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    questions = [question for path in settings.questions for question in read_questions(path)[: settings.limit]]
+    require_images(questions, settings.images)
+    log = AnswerLog(settings.output, _described(settings), process=state.process_index)
+    done = {answer.key: answer for answer in log.read()}
+    state.wait_for_everyone()  # nobody adds to the files that others are still reading
+    cells = _cells(settings)
+    todo = [question for question in questions if any(_key(cell, question) not in done for cell in cells)]
+    new: list[Answer] = []
+    if todo:
+        with state.split_between_processes(todo) as share:
+            new = _answer(settings, share, cells, set(done), log, state, progress)
+    gathered = gather_object(new) if state.num_processes > 1 else new
+    done.update((answer.key, answer) for answer in gathered)
+    wanted = [_key(cell, question) for question in questions for cell in cells]
+    return RunResult(questions, [done[key] for key in wanted])
+
+
+def _answer(
+    settings: RunSettings,
+    questions: Sequence[Question],
+    cells: Sequence[tuple[Method | None, Budget]],
+    done: set[Any],
+    log: AnswerLog,
+    state: PartialState,
+    progress: bool,
+) -> list[Answer]:
+    checkpoint = Checkpoint.load(settings.model, device=state.device, dtype=settings.dtype)
+    needs = {need for method in settings.methods if isinstance(method, Selector) for need in method.needs}
+    new: list[Answer] = []
+    bar = tqdm(total=len(questions), desc="questions", disable=not (progress and state.is_main_process), mininterval=5)
+    for start in range(0, len(questions), settings.batch_size):
+        batch = questions[start : start + settings.batch_size]
+        texts = [f"{question.text}\n{settings.instruction}".strip() for question in batch]
+        inputs = checkpoint.inputs(texts, [read_image(settings.images, question.image) for question in batch])
+        encoded: EncodedBatch | None = None
+        answers: list[Answer] = []
+        for cell in cells:
+            if all(_key(cell, question) in done for question in batch):
+                continue
+            method, budget = cell
+            if isinstance(method, Selector) and budget is not None:
+                if encoded is None:
+                    encoded = EncodedBatch.of(checkpoint.model, inputs, needs, [_seed(question) for question in batch])
+                found = answer_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
+            else:
+                pruning = method if isinstance(method, ModelPruning) else None
+                found = answer_by_model(checkpoint, inputs, pruning, budget, settings.max_new_tokens)
+            answers += [
+                Answer(*_key(cell, question), text, tokens)
+                for question, text, tokens in zip(batch, *found, strict=True)
+                if _key(cell, question) not in done
+            ]
+        log.append(answers)
+        new += answers
+        bar.update(len(batch))
+    bar.close()
+    return new
+
+
+def _cells(settings: RunSettings) -> list[tuple[Method | None, Budget]]:
+    pruned = [(method, budget) for method in settings.methods for budget in settings.budgets]
+    return [(None, None), *pruned]
+
+
+def _key(cell: tuple[Method | None, Budget], question: Question) -> tuple[str, Budget, str, int]:
+    method, budget = cell
+    return FULL if method is None else method.name, budget, question.task, question.question_id
+
+
+def _seed(question: Question) -> int:
+    """A random method's seed: of the question alone, whatever the batch and the machine."""
+    text = f"{question.task} {question.question_id}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def _described(settings: RunSettings) -> Mapping[str, Any]:
+    return {
+        "model": fingerprint(settings.model),
+        "questions": {Path(path).stem: _sha256(path) for path in settings.questions},
+        "instruction": settings.instruction,
+        "max_new_tokens": settings.max_new_tokens,
+        "dtype": str(settings.dtype),
+        "methods": {method.name: _method_settings(method) for method in settings.methods},
+    }
+
+
+def _method_settings(method: Method) -> dict[str, Any]:
+    return dict(method.knobs) if isinstance(method, ModelPruning) else {"selector": type(method).__name__}
+
+
+def _sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def methods_named(names: Iterable[str]) -> list[Method]:
+    """The methods of `METHODS` with these names, in any case.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    known = {name.lower(): method for name, method in METHODS.items()}
+    found = []
+    for name in names:
+        if name.lower() not in known:
+            raise ValueError(f"There is no method {name!r}: choose from {', '.join(METHODS)}.")
+        found.append(known[name.lower()])
+    return found

@@ -1,0 +1,57 @@
+"""The pruning methods that a run compares. A new one is a file with a `Selector` and one line in `METHODS`."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from .base import CropView, Kept, Need, Selector
+from .cdpruner import CDPruner
+from .divprune import DivPrune
+from .fastv import FastV
+from .mmtok import MMTOK, PAPER_KNOBS, ModelPruning
+from .random import RandomTokens
+from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
+from .text_rows import TEXT_ROWS
+from .uniform import UniformGrid
+from .vision_rows import VISION_ROWS
+from .visionzip import VisionZip
+
+Method: TypeAlias = Selector | ModelPruning
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        MMTOK,
+        TEXT_ROWS,
+        VISION_ROWS,
+        DivPrune(),
+        CDPruner(),
+        VisionZip(),
+        FastV(),
+        UniformGrid(),
+        RandomTokens(),
+    )
+}
+
+__all__ = [
+    "CDPruner",
+    "CropView",
+    "DivPrune",
+    "FastV",
+    "Kept",
+    "METHODS",
+    "MMTOK",
+    "Method",
+    "ModelPruning",
+    "Need",
+    "PAPER_KNOBS",
+    "RandomTokens",
+    "RawCoverage",
+    "RawTextCoverage",
+    "RawVisionCoverage",
+    "Selector",
+    "TEXT_ROWS",
+    "UniformGrid",
+    "VISION_ROWS",
+    "VisionZip",
+]

@@ -1,0 +1,156 @@
+"""The results of a run as plain data: every metric by method, budget and task, with retention intervals."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from .answers import Answer, Budget
+from .bootstrap import Interval, TaskOutcomes, retention, retention_lead
+from .metrics import Counts, metric_of, outcomes, score
+from .questions import Question
+from .runner import FULL, RunResult
+
+# Behind the decimal point, of shares.
+_DIGITS = 4
+
+
+def summarize(result: RunResult, *, resamples: int = 2000) -> dict[str, Any]:
+    """Scores the answers of a run.
+
+    Args:
+        result: questions and answers.
+        resamples: of the bootstrap.
+
+    Returns:
+        {"tasks": {task: {"metric", "questions", "images"}}, "cells": [cell, ...]}; a cell holds `method`, `budget`,
+        `vision_tokens` (a mean over the questions), the `metrics` of each task, and for pruned prompts the `retention`
+        of each task and of their mean, each with `estimate`, `low` and `high`. Tasks that the model answers wrong
+        altogether with the full prompt have no retention and are left out of the mean.
+    """
+    tables = _Tables(result)
+    cells = list(dict.fromkeys((answer.method, answer.budget) for answer in result.answers))
+    return {
+        "tasks": {
+            task: {
+                "metric": metric_of([question.label for question in questions]),
+                "questions": len(questions),
+                "images": len({question.image for question in questions}),
+            }
+            for task, questions in tables.by_task.items()
+        },
+        "cells": [_cell(method, budget, tables, resamples) for method, budget in cells],
+    }
+
+
+def compare(
+    result: RunResult, methods: Sequence[str], budgets: Sequence[int], *, reference: str, resamples: int = 2000
+) -> list[dict[str, Any]]:
+    """Methods over several budgets at once: mean retention over tasks and budgets.
+
+    Returns:
+        For each method `method`, `retention`, and `reference_lead`, by how much `reference` keeps more; each with
+        `estimate`, `low` and `high`.
+    """
+    tables = _Tables(result)
+    base = list(tables.outcomes(reference, budgets).values())
+    rows = []
+    for method in methods:
+        own = list(tables.outcomes(method, budgets).values())
+        kept, lead = retention(own, resamples=resamples), retention_lead(base, own, resamples=resamples)
+        rows.append({"method": method, "retention": _rounded(kept), "reference_lead": _rounded(lead)})
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Where and with which versions a result was measured."""
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+class _Tables:
+    """The answers of a run, by question."""
+
+    def __init__(self, result: RunResult) -> None:
+        self.by_task: dict[str, list[Question]] = {}
+        for question in result.questions:
+            self.by_task.setdefault(question.task, []).append(question)
+        self._answers = {answer.key: answer for answer in result.answers}
+
+    def answers(self, method: str, budget: Budget, task: str) -> list[Answer]:
+        """In the order of the task's questions."""
+        return [self._answers[method, budget, task, question.question_id] for question in self.by_task[task]]
+
+    def outcomes(self, method: str, budgets: Sequence[Budget]) -> dict[str, TaskOutcomes]:
+        """For each task whose full-prompt score is not 0, the outcomes at all `budgets`."""
+        found = {}
+        for task, questions in self.by_task.items():
+            labels = [question.label for question in questions]
+            full = self._table(FULL, None, task, labels)
+            pruned = np.stack([self._table(method, budget, task, labels) for budget in budgets])
+            if score(full.sum(0), metric_of(labels)) > 0:
+                images = [question.image for question in questions]
+                found[task] = TaskOutcomes(metric_of(labels), images, full, pruned)
+        return found
+
+    def _table(self, method: str, budget: Budget, task: str, labels: Sequence[str]) -> NDArray[np.int64]:
+        return outcomes([answer.text for answer in self.answers(method, budget, task)], labels)
+
+
+def _cell(method: str, budget: Budget, tables: _Tables, resamples: int) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    tokens: list[int] = []
+    for task, questions in tables.by_task.items():
+        given = tables.answers(method, budget, task)
+        tokens += [answer.vision_tokens for answer in given]
+        metrics[task] = _metrics([answer.text for answer in given], [question.label for question in questions])
+    cell = {
+        "method": method,
+        "budget": budget,
+        "vision_tokens": round(sum(tokens) / len(tokens), 2),
+        "metrics": metrics,
+    }
+    compared = tables.outcomes(method, [budget]) if method != FULL else {}
+    if compared:
+        shares = {task: _rounded(retention([outcome], resamples=resamples)) for task, outcome in compared.items()}
+        cell["retention"] = {**shares, "mean": _rounded(retention(list(compared.values()), resamples=resamples))}
+    return cell
+
+
+def _metrics(texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    if metric_of(labels) == "accuracy":
+        table = outcomes(texts, labels)
+        return {"accuracy": round(float(table[:, 0].mean()), _DIGITS)}
+    counts = Counts.of(texts, labels)
+    names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+    return {name: round(getattr(counts, name), _DIGITS) for name in names}
+
+
+def _rounded(interval: Interval) -> dict[str, float]:
+    return {name: round(value, _DIGITS) for name, value in asdict(interval).items()}

@@ -1,0 +1,81 @@
+"""Where the vision tokens of a picture come from: crops, their grids of patches, and bands of mere padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Where the T vision tokens of one picture come from, in prompt order; int64 on the CPU.
+
+    Attributes:
+        source: (T,) index of the token among the picture's crops x tokens before packing; -1 for a row separator.
+        crop: (T,) number of the crop, 0 for the whole picture; -1 for a row separator.
+        row, column: (T,) place in the crop's grid of patches; -1 where there is none.
+        tokens_before_packing: crops x tokens, which `source` counts in.
+    """
+
+    source: torch.Tensor
+    crop: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    tokens_before_packing: int
+
+    @classmethod
+    def of(cls, source: torch.Tensor, *, crops: int, tokens_per_crop: int, columns: int) -> ImageTokens:
+        """Reads crop, row and column off `source`.
+
+        Args:
+            source: (T,) int64, -1 for a row separator.
+            crops: number of crops of the picture.
+            tokens_per_crop: tokens of a crop before packing.
+            columns: patches in a row of a crop, 0 where the tokens form no grid.
+        """
+        separator = source < 0
+        position = source % tokens_per_crop
+        if columns:
+            # Tokens in front of the grid, such as CLIP's CLS, have no place in it.
+            position = position - tokens_per_crop % columns
+        placed = ~separator & (position >= 0) & bool(columns)
+        width = max(columns, 1)
+        return cls(
+            source,
+            torch.where(separator, -1, source // tokens_per_crop),
+            torch.where(placed, position // width, -1),
+            torch.where(placed, position % width, -1),
+            crops * tokens_per_crop,
+        )
+
+
+def padding_bands(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Finds the bands of one constant colour at the borders of pictures: rows and columns of patches that are padding.
+
+    Args:
+        pixels: (N, channels, height, width).
+        patch_size: pixels along the side of a patch.
+
+    Returns:
+        (N, height // patch_size, width // patch_size) bool, True for padding. A picture of one colour has none:
+        something of it has to be kept.
+    """
+    rows = _constant_edges(pixels, patch_size)
+    columns = _constant_edges(pixels.transpose(-1, -2), patch_size)
+    bands = rows[:, :, None] | columns[:, None, :]
+    return bands & ~bands.flatten(1).all(1)[:, None, None]
+
+
+def _constant_edges(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """(N, height // patch_size) bool: bands of rows, from either border inwards, that have the border's one colour."""
+    number, channels, height, width = pixels.shape
+    bands = height // patch_size
+    stripes = pixels[:, :, : bands * patch_size].reshape(number, channels, bands, patch_size * width)
+    low, high = stripes.amin(-1), stripes.amax(-1)
+
+    def from_border(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        same = (low == high) & (low == low[..., :1])
+        return same.all(1).long().cumprod(-1).bool()
+
+    return from_border(low, high) | from_border(low.flip(-1), high.flip(-1)).flip(-1)

@@ -1,0 +1,33 @@
+"""Publishing a stock checkpoint as a model repository that prunes: stage, describe, push and verify it."""
+
+from __future__ import annotations
+
+from .base import BaseCheckpoint, open_base
+from .card import CardFacts, Measurements, render_card
+from .clean_process import CheckFailed
+from .hub_errors import PublishError
+from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_knobs
+from .published_files import PUBLISHED_FILES
+from .push import PushReport, push
+from .stage import StagedModel, stage
+from .verify import Verification, verify
+
+__all__ = [
+    "INSTRUCTIONS",
+    "PUBLISHED_FILES",
+    "STOP_WORDS",
+    "BaseCheckpoint",
+    "CardFacts",
+    "CheckFailed",
+    "Measurements",
+    "PublishError",
+    "PushReport",
+    "StagedModel",
+    "Verification",
+    "open_base",
+    "push",
+    "render_card",
+    "stage",
+    "text_knobs",
+    "verify",
+]

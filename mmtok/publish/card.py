@@ -1,0 +1,241 @@
+"""The model card: what is known about a staged folder, written out through one Jinja template.
+
+A card ends with a mark that holds the hash of everything above it. That is how a later push tells a card that nobody
+touched, which it may replace, from one that somebody edited, which it keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+_TEMPLATE = Path(__file__).with_name("card_template.md")
+_PAPER_RESULTS = Path(__file__).with_name("facts") / "paper_results.json"
+_MARK = re.compile(r"\n<!-- Written by mmtok (?P<release>\S+), card (?P<sha256>[0-9a-f]{64}) -->\n?\Z")
+_BUDGETS = (192, 128, 64, 32, 16, 8, 4)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Results of this repository's own code on one checkpoint, read from a committed results file.
+
+    Attributes:
+        machine: what they were measured on.
+        versions: of the libraries, such as "torch 2.13.0, transformers 5.23.0".
+        source: the script and results file that they come from.
+        columns: names of the columns behind "budget".
+        rows: budget ("all" for every token) and one value per column.
+    """
+
+    machine: str
+    versions: str
+    source: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Measurements:
+        """Reads {"machine", "versions", "source", "columns", "rows": [[budget, value, ...], ...]}.
+
+        Raises:
+            ValueError: the file lacks a field, or a row has another number of values than there are columns.
+        """
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+        missing = {"machine", "versions", "source", "columns", "rows"} - set(read)
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: a card shows no figure without its origin.")
+        for row in read["rows"]:
+            if len(row) != len(read["columns"]) + 1:
+                raise ValueError(
+                    f"{path} has the row {row}: give a budget and one value for each of {read['columns']}."
+                )
+        rows = tuple(tuple(row) for row in read["rows"])
+        return cls(read["machine"], read["versions"], read["source"], tuple(read["columns"]), rows)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything that a card says.
+
+    Attributes:
+        config: the staged `config.json`.
+        code_hashes: sha256 of every published code file, by name.
+        release: version of mmtok that staged the folder.
+        base_model: Hub id of the base; None where the base is a folder that no Hub id is known of.
+        base_revision: commit of the base that the weights come from.
+        base_metadata: metadata of the base's own card; license and languages are taken over.
+        repo_id: where the folder is published; None before that is known.
+        tag: the tag of this version in that repo.
+        transformers_minimum: oldest version that the release supports; None says nothing about it.
+        measurements: results of this repository's code on this checkpoint, if there are any.
+    """
+
+    config: Mapping[str, Any]
+    code_hashes: Mapping[str, str]
+    release: str
+    base_model: str | None = None
+    base_revision: str | None = None
+    base_metadata: Mapping[str, Any] = field(default_factory=dict)
+    repo_id: str | None = None
+    tag: str | None = None
+    transformers_minimum: str | None = None
+    measurements: Measurements | None = None
+
+    @classmethod
+    def of_folder(
+        cls, folder: str | Path, *, release: str, base_folder: str | Path | None = None, **known: Any
+    ) -> CardFacts:
+        """The facts of a staged folder.
+
+        Args:
+            folder: holds `config.json` and the published code files.
+            release: version of mmtok.
+            base_folder: holds the base's README.md, if it has one.
+            known: further attributes.
+        """
+        folder = Path(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.py"))}
+        known.setdefault("transformers_minimum", _transformers_minimum())
+        if base_folder is not None:
+            known.setdefault("base_metadata", card_metadata(Path(base_folder) / "README.md"))
+        return cls(config=config, code_hashes=hashes, release=release, **known)
+
+    @property
+    def tokens_per_crop(self) -> int:
+        vision = self.config["vision_config"]
+        return int(vision["image_size"] // vision["patch_size"]) ** 2
+
+    @property
+    def crop_counts(self) -> tuple[int, ...]:
+        """How many crops a picture can have: one for LLaVA-1.5, the whole picture and its tiles for LLaVA-NeXT."""
+        if "next" not in self.config["model_type"]:
+            return (1,)
+        size = self.config["vision_config"]["image_size"]
+        tiles = {(height // size) * (width // size) for height, width in self.config["image_grid_pinpoints"]}
+        return tuple(sorted(1 + count for count in tiles))
+
+
+def render_card(facts: CardFacts) -> str:
+    """The model card as Markdown with its metadata, ending with the mark of an untouched card."""
+    card = ModelCard.from_template(
+        card_data=_metadata(facts),
+        template_str=_TEMPLATE.read_text(encoding="utf-8"),
+        facts=facts,
+        config=facts.config,
+        title=f"{_name(facts)} with MMTok",
+        family=_family(facts),
+        default=_default_budget(facts),
+        repo=facts.repo_id or "ORGANISATION/MODEL",
+        budget_rows=_budget_rows(facts),
+        paper_tables=_paper_tables(facts.base_model),
+        newlines=_newline_tokens(facts),
+    )
+    body = str(card).rstrip("\n") + "\n"
+    return f"{body}\n<!-- Written by mmtok {facts.release}, card {_hash(body)} -->\n"
+
+
+def edited_by_hand(card: str) -> bool:
+    """Whether a card is anything else than what `render_card` once returned."""
+    card = card.replace("\r\n", "\n")
+    mark = _MARK.search(card)
+    return mark is None or mark["sha256"] != _hash(card[: mark.start()])
+
+
+def card_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a card file; empty without the file or without metadata."""
+    path = Path(path)
+    return metadata_of(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def metadata_of(card: str) -> dict[str, Any]:
+    """The metadata of a card's text; empty without metadata."""
+    return ModelCard(card, ignore_metadata_errors=True).data.to_dict()
+
+
+def _transformers_minimum() -> str | None:
+    """The oldest transformers that the installed release asks for; None in a checkout that is not installed."""
+    try:
+        requirements = importlib.metadata.requires("mmtok") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [re.match(r"transformers\s*>=\s*([\d.]+)", requirement) for requirement in requirements]
+    return next((match[1] for match in found if match), None)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name(facts: CardFacts) -> str:
+    if facts.base_model:
+        return facts.base_model.split("/")[-1]
+    return _family(facts)
+
+
+def _family(facts: CardFacts) -> str:
+    return "LLaVA-NeXT" if "next" in facts.config["model_type"] else "LLaVA-1.5"
+
+
+def _default_budget(facts: CardFacts) -> str:
+    budget, full = facts.config.get("vision_token_budget"), facts.tokens_per_crop
+    if budget is None:
+        return "every vision token by default, fewer when a budget is given"
+    kept = f"a share of {budget}" if isinstance(budget, float) else f"{min(budget, full)}"
+    return f"{kept} of the {full} vision tokens of each crop by default"
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    known: dict[str, Any] = {key: facts.base_metadata.get(key) for key in ("license_name", "license_link")}
+    if facts.base_model:
+        # The Hub knows adapter, finetune, merge and quantized. The weights are the base's own, so nothing fits exactly;
+        # "finetune" is what the Hub assumes of any repo in the base's own format.
+        known |= {"base_model": facts.base_model, "base_model_relation": "finetune"}
+        known["base_model_revision"] = facts.base_revision
+    return ModelCardData(
+        language=facts.base_metadata.get("language"),
+        license=facts.base_metadata.get("license"),
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["custom_code", "token-pruning", "vision", "multimodal", "arxiv:2508.18264"],
+        **known,
+    )
+
+
+def _budget_rows(facts: CardFacts) -> list[dict[str, Any]]:
+    """For each budget: vision tokens that stay at every number of crops, and their share."""
+    full = facts.tokens_per_crop
+    configured = facts.config.get("vision_token_budget")
+    chosen = configured if not isinstance(configured, float) else round(configured * full)
+    budgets = sorted({b for b in (*_BUDGETS, chosen) if b is not None and 0 < b < full}, reverse=True)
+    return [
+        {
+            "budget": budget,
+            "configured": budget == chosen,
+            "kept": [crops * budget for crops in facts.crop_counts],
+            "share": f"{100 * budget / full:.1f} %",
+        }
+        for budget in budgets
+    ]
+
+
+def _newline_tokens(facts: CardFacts) -> int:
+    """Row separators of the largest square picture of LLaVA-NeXT: one for every row of its joined tiles."""
+    if len(facts.crop_counts) == 1:
+        return 0
+    vision = facts.config["vision_config"]
+    squares = [height for height, width in facts.config["image_grid_pinpoints"] if height == width]
+    return max(squares, default=0) // vision["patch_size"]
+
+
+def _paper_tables(base_model: str | None) -> list[dict[str, Any]]:
+    results = json.loads(_PAPER_RESULTS.read_text(encoding="utf-8"))
+    return results["models"].get(base_model, []) if base_model else []

@@ -1,0 +1,57 @@
+"""`config.json` of a publication: the base's, with another model type, the code to load and the knobs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from configuration_mmtok import KNOB_NAMES, PruningOptions
+
+from .base import BaseCheckpoint
+
+_AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+
+
+def check_knobs(knobs: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names an unknown knob, or a value out of range."""
+    unknown = sorted(set(knobs) - set(KNOB_NAMES))
+    if unknown:
+        raise ValueError(f"There is no knob {unknown[0]!r}: the knobs are {', '.join(KNOB_NAMES)}.")
+    PruningOptions(**knobs)
+
+
+def auto_map(model_class: str) -> dict[str, str]:
+    """Which class of which file each automatic class of transformers leads to."""
+    config_class = model_class.replace("ForConditionalGeneration", "Config")
+    models = dict.fromkeys(_AUTO_CLASSES, f"modeling_mmtok_llava.{model_class}")
+    return {"AutoConfig": f"configuration_mmtok.{config_class}", **models}
+
+
+def published_config(base: BaseCheckpoint, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's configuration, every field of it, for the class that prunes.
+
+    Args:
+        base: the checkpoint.
+        knobs: any of `PruningOptions`; the others get their default.
+
+    Raises:
+        ValueError: an unknown knob, or a value out of range.
+    """
+    check_knobs(knobs)
+    options = PruningOptions(**knobs)
+    return {
+        **base.config,
+        "architectures": [base.model_class],
+        "auto_map": auto_map(base.model_class),
+        "model_type": f"mmtok_{base.config['model_type']}",
+        **{name: getattr(options, name) for name in KNOB_NAMES},
+    }
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """JSON with two spaces of indentation and lists of numbers on one line, so that a person can read it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    # A text in JSON never holds a line break, so that only lists match.
+    return re.sub(r"\[\n\s+([-+\d.eE,\s]+?)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"

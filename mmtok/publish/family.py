@@ -1,0 +1,182 @@
+"""The five published LLaVA checkpoints, held against the released classes by their shapes alone.
+
+`python -m mmtok.publish.family` builds each one's configuration for the classes that prune, loads it in a clean process
+with weights that are headers only (see `meta_load`), in the names and shapes of the llava-hf repositories, and prints
+what fitted. With `--cards FOLDER` it also writes an example card of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mmtok
+
+from .base import CONFIG_FILE, BaseCheckpoint
+from .card import CardFacts, render_card
+from .clean_process import CheckFailed
+from .config_file import as_json, published_config
+from .meta_load import TensorHeader, check_fit
+from .published_files import published_sources
+
+_FACTS = Path(__file__).with_name("facts")
+NAMES: tuple[str, ...] = (
+    "llava-1.5-7b-hf",
+    "llava-1.5-13b-hf",
+    "llava-v1.6-vicuna-7b-hf",
+    "llava-v1.6-vicuna-13b-hf",
+    "llava-v1.6-mistral-7b-hf",
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One published checkpoint as its facts file describes it.
+
+    Attributes:
+        hub_id: its repo.
+        config: its `config.json`.
+        dtype: of its weights, as safetensors spells it.
+        metadata: license and languages of its card.
+    """
+
+    hub_id: str
+    config: dict[str, Any]
+    dtype: str
+    metadata: dict[str, Any]
+
+    @classmethod
+    def read(cls, name: str) -> Member:
+        """Reads a member of `NAMES`."""
+        facts = json.loads((_FACTS / f"{name}.json").read_text(encoding="utf-8"))
+        metadata = {key: facts[key] for key in ("license", "language")}
+        return cls(facts["hub_id"], facts["config"], facts["weights"]["dtype"], metadata)
+
+    def published_config(self) -> dict[str, Any]:
+        """Its configuration for the class that prunes; without its tokenizer, nothing is left out of the text."""
+        return published_config(BaseCheckpoint(Path(), self.config, ()), {})
+
+    def tensors(self) -> dict[str, TensorHeader]:
+        """Name, type and shape of every tensor, in the llava-hf layout."""
+        layout = json.loads((_FACTS / "key_layout.json").read_text(encoding="utf-8"))
+        patterns = dict(layout["every_model"])
+        if self.config["model_type"] == "llava_next":
+            patterns |= layout["llava_next"]
+        for part in ("vision", "text"):
+            for layer in range(self.config[f"{part}_config"]["num_hidden_layers"]):
+                patterns |= {name.format(layer=layer): axes for name, axes in layout[f"{part}_layer"].items()}
+        sizes = self._sizes()
+        return {
+            name: TensorHeader(self.dtype, tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes))
+            for name, axes in patterns.items()
+        }
+
+    def _sizes(self) -> dict[str, int]:
+        text, vision = self.config["text_config"], self.config["vision_config"]
+        sizes = {f"text.{name}": value for name, value in text.items()}
+        sizes |= {f"vision.{name}": value for name, value in vision.items()}
+        sizes["text.key_value_size"] = text["num_key_value_heads"] * text["hidden_size"] // text["num_attention_heads"]
+        sizes["vision.positions"] = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+        return sizes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fitted: all tensors, and how many parameters they hold."""
+
+    hub_id: str
+    model_class: str
+    tensors: int
+    parameters: int
+
+
+def check_member(member: Member) -> Fit:
+    """Loads a member with weights that are headers only.
+
+    Raises:
+        CheckFailed: a tensor is missing, unexpected or of another shape.
+    """
+    tensors = member.tensors()
+    with tempfile.TemporaryDirectory(prefix="mmtok-family-") as scratch:
+        config = _write_code(member, Path(scratch))
+        count = check_fit(Path(scratch), tensors)
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    return Fit(member.hub_id, config["architectures"][0], count, parameters)
+
+
+def example_card(member: Member) -> str:
+    """The card that a push of this member would write, apart from commit, repo and tag."""
+    with tempfile.TemporaryDirectory(prefix="mmtok-family-") as scratch:
+        _write_code(member, Path(scratch))
+        facts = CardFacts.of_folder(
+            scratch,
+            release=mmtok.__version__,
+            base_model=member.hub_id,
+            base_metadata=member.metadata,
+            transformers_minimum=None,  # only an installed release knows it, and the examples are the same everywhere
+        )
+    return render_card(facts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Checks every member and prints what fitted; returns 1 if one does not fit."""
+    parser = argparse.ArgumentParser(prog="python -m mmtok.publish.family", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--cards", type=Path, metavar="FOLDER", help="write an example card of each into FOLDER")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write what fitted as JSON")
+    parsed = parser.parse_args(arguments)
+    unknown = set(parsed.names) - set(NAMES)
+    if unknown:
+        parser.error(f"there is no {min(unknown)}: choose from {', '.join(NAMES)}")
+    fits, failed = [], False
+    for name in parsed.names or NAMES:
+        member = Member.read(name)
+        if parsed.cards:
+            parsed.cards.mkdir(parents=True, exist_ok=True)
+            (parsed.cards / f"{name}.md").write_text(example_card(member), encoding="utf-8")
+        try:
+            fit = check_member(member)
+        except CheckFailed as error:
+            print(f"{member.hub_id}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        fits.append(fit)
+        print(f"{fit.hub_id}: {fit.tensors} tensors, {fit.parameters:,} parameters fit {fit.model_class}", flush=True)
+    if parsed.results and not failed:
+        parsed.results.write_text(json.dumps(_results(fits), indent=2) + "\n", encoding="utf-8")
+    return int(failed)
+
+
+def _results(fits: list[Fit]) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    return {
+        "source": "python -m mmtok.publish.family --results",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "fits": [asdict(fit) for fit in fits],
+    }
+
+
+def _write_code(member: Member, folder: Path) -> dict[str, Any]:
+    """Writes the published code and the configuration; returns the configuration."""
+    config = member.published_config()
+    (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
+    for name, source in published_sources().items():
+        shutil.copyfile(source, folder / name)
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())

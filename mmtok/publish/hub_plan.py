@@ -1,0 +1,203 @@
+"""What a push would change: the staged files and the base's weights held against the repo as it is now."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import sha
+
+from .card import edited_by_hand
+from .hub_names import check_repo_path
+
+CARD = "README.md"
+_WEIGHTS = re.compile(r"(model|pytorch_model)[^/]*\.(safetensors|bin)(\.index\.json)?")
+
+
+@dataclass(frozen=True)
+class HubWeight:
+    """A weight file of the base's repo: it can be copied on the server by its hashes.
+
+    Attributes:
+        path: in both repos.
+        size: in bytes.
+        sha256: of its content.
+        repo_id, commit: where it stands.
+        copyable: the Hub stores it such that it can be copied between repos.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    repo_id: str
+    commit: str
+    copyable: bool = True
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of the published repo and what happens to it.
+
+    Attributes:
+        path: in the repo.
+        size: in bytes.
+        action: "add" sends it, "copy" lets the server copy it, "delete" removes it, "same" leaves what is there
+            already, "kept" leaves another version that is there.
+        source: where its content comes from, for "add" and "copy".
+    """
+
+    path: str
+    size: int
+    action: Literal["add", "copy", "delete", "same", "kept"]
+    source: Path | bytes | HubWeight | None = None
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """A push before anything is sent.
+
+    Attributes:
+        repo_id, branch: where to.
+        parent: the commit that the plan was made against; None for a repo that does not exist yet.
+        files: what happens to each file.
+        card_diff: unified diff from the card that is there to the new one; empty where they are the same.
+    """
+
+    repo_id: str
+    branch: str
+    parent: str | None
+    files: tuple[PlannedFile, ...]
+    card_diff: str
+
+    @property
+    def changes(self) -> tuple[PlannedFile, ...]:
+        return tuple(file for file in self.files if file.action in ("add", "copy", "delete"))
+
+    @property
+    def bytes_to_send(self) -> int:
+        return sum(file.size for file in self.files if file.action == "add")
+
+    @property
+    def bytes_to_copy(self) -> int:
+        return sum(file.size for file in self.files if file.action == "copy")
+
+    @property
+    def card_kept(self) -> bool:
+        return any(file.path == CARD and file.action == "kept" for file in self.files)
+
+    def describe(self) -> str:
+        """The plan for a reader: one line per file, the sums, and the diff of the card."""
+        there = f"commit {self.parent[:12]}" if self.parent else "a repository that does not exist yet"
+        lines = [f"{self.repo_id}, branch {self.branch}, on top of {there}:"]
+        lines += [f"  {file.action:6} {_size(file.size):>10}  {file.path}" for file in self.files]
+        lines.append(
+            f"{len(self.changes)} of {len(self.files)} files change: {_size(self.bytes_to_send)} to send, "
+            f"{_size(self.bytes_to_copy)} copied on the server."
+        )
+        if self.card_kept:
+            lines.append("The card there was edited by hand and stays; --overwrite-card would replace it like this:")
+        return "\n".join(lines + ([self.card_diff.rstrip("\n")] if self.card_diff else []))
+
+
+def make_plan(
+    repo_id: str,
+    branch: str,
+    parent: str | None,
+    *,
+    there: Mapping[str, RepoFile],
+    files: Mapping[str, Path],
+    weights: Iterable[HubWeight],
+    card: str,
+    card_there: str | None,
+    overwrite_card: bool,
+) -> PushPlan:
+    """Compares what is to be published with what is there.
+
+    Args:
+        repo_id, branch, parent: as in `PushPlan`.
+        there: the files of the commit `parent` by path.
+        files: the staged files by path, the card aside.
+        weights: the weights that come from the base's repo.
+        card: the new card.
+        card_there: the card of the commit `parent`, None without one.
+        overwrite_card: replaces a card that somebody edited, too.
+    """
+    planned = [_planned_file(check_repo_path(path), source, there.get(path)) for path, source in files.items()]
+    planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in weights]
+    planned.append(_planned_card(card, card_there, overwrite_card))
+    new = {file.path for file in planned}
+    old = [file for path, file in there.items() if path not in new and _WEIGHTS.fullmatch(path)]
+    planned += [PlannedFile(file.path, file.size, "delete") for file in old]
+    diff = difflib.unified_diff((card_there or "").splitlines(True), card.splitlines(True), "card there", "new card")
+    files_in_order = tuple(sorted(planned, key=lambda file: file.path))
+    return PushPlan(repo_id, branch, parent, files_in_order, "".join(diff))
+
+
+def can_copy_between_repos() -> bool:
+    """Whether the installed huggingface_hub lets the server copy blobs from another repo."""
+    return "src_repo_id" in {field.name for field in fields(CommitOperationCopy)}
+
+
+def operations(
+    plan: PushPlan, downloaded: Mapping[str, Path] | None = None
+) -> list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
+    """The changes of a plan as one commit's operations.
+
+    Args:
+        plan: the plan.
+        downloaded: local copies of the base's weights by path, sent instead of being copied on the server.
+    """
+    result: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = []
+    for file in plan.changes:
+        if file.action == "delete":
+            result.append(CommitOperationDelete(file.path, is_folder=False))
+        elif not isinstance(file.source, HubWeight):
+            assert file.source is not None
+            result.append(CommitOperationAdd(file.path, file.source))
+        elif downloaded is not None:
+            result.append(CommitOperationAdd(file.path, downloaded[file.path]))
+        else:
+            weight = file.source
+            result.append(CommitOperationCopy(weight.path, file.path, weight.commit, weight.repo_id, "model"))
+    return result
+
+
+def _planned_file(path: str, source: Path, there: RepoFile | None) -> PlannedFile:
+    size = source.stat().st_size
+    return PlannedFile(path, size, "same" if _is_same(source, size, there) else "add", source)
+
+
+def _is_same(source: Path, size: int, there: RepoFile | None) -> bool:
+    if there is None or there.size != size:
+        return False
+    if there.lfs is None:
+        return sha.git_hash(source.read_bytes()) == there.blob_id
+    with source.open("rb") as content:
+        return sha.sha_fileobj(content).hex() == there.lfs.sha256
+
+
+def _planned_weight(weight: HubWeight, there: RepoFile | None) -> PlannedFile:
+    same = there is not None and there.lfs is not None and there.lfs.sha256 == weight.sha256
+    return PlannedFile(weight.path, weight.size, "same" if same else "copy", weight)
+
+
+def _planned_card(card: str, there: str | None, overwrite: bool) -> PlannedFile:
+    content = card.encode()
+    if there == card:
+        return PlannedFile(CARD, len(content), "same")
+    if there is not None and edited_by_hand(there) and not overwrite:
+        return PlannedFile(CARD, len(there.encode()), "kept")
+    return PlannedFile(CARD, len(content), "add", content)
+
+
+def _size(count: int) -> str:
+    value, units = float(count), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

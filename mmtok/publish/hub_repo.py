@@ -1,0 +1,141 @@
+"""One model repo on the Hub as a push sees it: what is there, and the few requests that change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from .hub_errors import HUB_ERRORS, publish_error, status_of
+
+try:
+    from huggingface_hub.errors import FileDuplicationError
+except ImportError:  # a huggingface_hub that does not copy between repos
+    FileDuplicationError = HfHubHTTPError  # type: ignore[misc,assignment]
+
+UNTOUCHED = "Nothing was changed; run the same command again."
+
+
+class CopyRefused(Exception):
+    """The server does not copy the base's weights into this repo."""
+
+
+@dataclass
+class HubRepo:
+    """A model repo and the branch to publish on.
+
+    Every method raises a PublishError when the Hub refuses or cannot be reached.
+    """
+
+    repo_id: str
+    branch: str = "main"
+    api: HfApi = field(default_factory=HfApi)
+
+    def head(self) -> tuple[str | None, bool]:
+        """The commit at the top of the branch, None without repo or branch; whether the repo exists."""
+        with self._telling(f"reading {self.repo_id}"):
+            try:
+                return self.api.repo_info(self.repo_id, revision=self.branch).sha, True
+            except RevisionNotFoundError:
+                return None, True
+            except RepositoryNotFoundError:
+                return None, False
+
+    def is_private(self) -> bool:
+        with self._telling(f"reading {self.repo_id}"):
+            return bool(self.api.repo_info(self.repo_id).private)
+
+    def create(self, private: bool) -> None:
+        """Creates the repo where it is not there."""
+        with self._telling(f"creating {self.repo_id}"):
+            self.api.create_repo(self.repo_id, private=private, exist_ok=True)
+
+    def create_branch(self) -> None:
+        """Lets the branch begin at main where it is not there."""
+        with self._telling(f"creating the branch {self.branch} of {self.repo_id}"):
+            self.api.create_branch(self.repo_id, branch=self.branch, exist_ok=True)
+
+    def files_at(self, commit: str) -> dict[str, RepoFile]:
+        """The files of a commit by path."""
+        with self._telling(f"reading the files of {self.repo_id}"):
+            entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
+            return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    def text_at(self, commit: str, path: str) -> str:
+        """A text file of a commit."""
+        with self._telling(f"reading {path} of {self.repo_id}"):
+            file = Path(self.api.hf_hub_download(self.repo_id, path, revision=commit))
+            return file.read_bytes().decode("utf-8", errors="replace")
+
+    def tags(self) -> dict[str, str]:
+        """The commit of every tag."""
+        with self._telling(f"reading the tags of {self.repo_id}"):
+            return {tag.name: tag.target_commit for tag in self.api.list_repo_refs(self.repo_id).tags}
+
+    def commit(
+        self, operations: Sequence[Any], message: str, description: str, parent: str, create_pr: bool
+    ) -> CommitInfo:
+        """All operations as one commit on top of `parent`.
+
+        Raises:
+            CopyRefused: the server copies no weights into this repo; nothing was committed.
+        """
+
+        open_end = (
+            f"The branch {self.branch} holds what it held or, if only the answer got lost, all of the new version; run "
+            "the same command again: it completes what is missing."
+        )
+        with self._telling(f"committing to {self.repo_id}", open_end, UNTOUCHED, RuntimeError, ValueError):
+            try:
+                return self.api.create_commit(
+                    self.repo_id,
+                    operations,
+                    commit_message=message,
+                    commit_description=description,
+                    revision=self.branch,
+                    parent_commit=parent,
+                    create_pr=create_pr,
+                )
+            except (FileDuplicationError, HfHubHTTPError, ValueError) as error:
+                if _refuses_copy(error):
+                    raise CopyRefused(str(error)) from error
+                raise
+
+    def tag(self, name: str, commit: str) -> None:
+        with self._telling(
+            f"tagging {self.repo_id} as {name}",
+            f"The files are published as commit {commit}, only the tag is missing; run the same command again.",
+        ):
+            self.api.create_tag(self.repo_id, tag=name, revision=commit, exist_ok=True)
+
+    @contextmanager
+    def _telling(
+        self, doing: str, state: str = UNTOUCHED, refused: str | None = None, *others: type[Exception]
+    ) -> Iterator[None]:
+        """Turns what huggingface_hub raises into a PublishError without the request, which holds the token.
+
+        Args:
+            doing: what is being tried.
+            state: what holds when it fails.
+            refused: what holds when the server answered that it will not do it (4xx); None for `state`.
+            others: exceptions to turn beside those of the Hub, the connection and the disk.
+        """
+        try:
+            yield
+        except (*HUB_ERRORS, *others) as error:
+            is_refusal = status_of(error) in range(400, 500)
+            raise publish_error(error, doing, refused if refused and is_refusal else state) from None
+
+
+def _refuses_copy(error: Exception) -> bool:
+    """Whether an error means "upload instead", not "try again" or "you may not"."""
+    if isinstance(error, HfHubHTTPError):
+        duplicating = "/lfs-files/duplicate" in str(error.response.request.url)
+        return duplicating and error.response.status_code in (400, 403, 404, 405, 409, 422, 501)
+    return isinstance(error, FileDuplicationError) or "no xet hash" in str(error)

@@ -1,0 +1,176 @@
+"""Staging: a stock checkpoint becomes the folder of a complete model repository, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmtok
+
+from .base import CARD_FILE, CONFIG_FILE, BaseCheckpoint, open_base, read_json
+from .card import CardFacts, render_card
+from .clean_process import check_staged
+from .config_file import as_json, check_knobs, published_config
+from .ignored_text import INSTRUCTIONS, STOP_WORDS, check_word_lists, text_knobs
+from .published_files import published_sources
+from .tokenizer_files import load_processor, write_tokenizer_files
+from .weights import place_weights
+
+
+@dataclass(frozen=True)
+class StagedModel:
+    """A staged folder.
+
+    Attributes:
+        path: the folder.
+        files: names of its files, sorted.
+        model_class: name of the class that it loads as.
+        vision_token_budget: the budget in its configuration.
+        linked: whether its weights share their bytes on the disk with the base's.
+        report: what the clean process found, see `check_staged`; empty when it was not asked.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    model_class: str
+    vision_token_budget: int | float | None
+    linked: bool
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def stage(
+    base: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    knobs: Mapping[str, Any] | None = None,
+    stop_words: Sequence[str] = STOP_WORDS,
+    instructions: Sequence[str] = INSTRUCTIONS,
+    revision: str | None = None,
+    link_weights: bool = True,
+    overwrite: bool = False,
+    check: bool = True,
+) -> StagedModel:
+    """Makes a complete model repository of a stock LLaVA or LLaVA-NeXT checkpoint.
+
+    Everything is written beside `out` and moved there at the end. A stage that fails, or is interrupted by an
+    exception, leaves `out` as it was.
+
+    Args:
+        base: folder or Hub id of the stock checkpoint.
+        out: the folder to make; has to be new or empty.
+        knobs: any of `PruningOptions`; given ones replace what is derived from the tokenizer and chat template.
+        stop_words: words that are not worth covering, in any case.
+        instructions: sentences that are no part of a question.
+        revision: branch, tag or commit of a base on the Hub.
+        link_weights: hard links to the base's weight files where the file system can; False copies them.
+        overwrite: replaces `out` if it is itself a staged folder.
+        check: loads the result in a clean process and compares it with the base.
+
+    Raises:
+        ValueError: unusable base, `out`, knob or list of words; nothing was written.
+        CheckFailed: the result does not load, or is not the base; nothing is left behind.
+    """
+    knobs = dict(knobs or {})
+    check_knobs(knobs)
+    check_word_lists(stop_words, instructions)
+    target = _checked_target(Path(out), Path(base), overwrite)
+    checkpoint = open_base(base, revision=revision)
+    with _workspace(target) as folder:
+        write_repository(checkpoint, folder, knobs=knobs, stop_words=stop_words, instructions=instructions)
+        linked = place_weights(checkpoint, folder, link=link_weights)
+        report = check_staged(folder, checkpoint) if check else {}
+        budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
+        _move(folder, target)
+    files = tuple(sorted(path.name for path in target.iterdir()))
+    return StagedModel(target, files, checkpoint.model_class, budget, linked, report)
+
+
+def write_repository(
+    base: BaseCheckpoint,
+    folder: Path,
+    *,
+    knobs: Mapping[str, Any],
+    stop_words: Sequence[str] = STOP_WORDS,
+    instructions: Sequence[str] = INSTRUCTIONS,
+    card_facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes everything but the weights: code, configuration, tokenizer, processor, generation files and card.
+
+    Args:
+        base: the checkpoint; its weights are not read.
+        folder: an empty folder.
+        knobs, stop_words, instructions: as in `stage`.
+        card_facts: what is known for the card beyond the folder and the base, attributes of `CardFacts`.
+
+    Raises:
+        ValueError: a knob out of range, or a base without a usable processor, tokenizer or chat template.
+    """
+    processor = load_processor(base)
+    derived = text_knobs(
+        processor.tokenizer, _chat_template(processor), stop_words=stop_words, instructions=instructions
+    )
+    config = published_config(base, {**derived, **knobs})
+    write_tokenizer_files(base, processor, folder)
+    for name, source in published_sources().items():
+        shutil.copyfile(source, folder / name)
+    (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
+    known = {"base_model": base.repo_id, "base_revision": base.commit, **(card_facts or {})}
+    facts = CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=base.folder, **known)
+    (folder / CARD_FILE).write_text(render_card(facts), encoding="utf-8")
+
+
+def _chat_template(processor: Any) -> str | None:
+    template = processor.chat_template or processor.tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _checked_target(out: Path, base: Path, overwrite: bool) -> Path:
+    """The absolute path of the folder to make, if it may be made there."""
+    if out.is_symlink():
+        raise ValueError(f"{out} is a link: give the folder itself.")
+    target = out.resolve()
+    if base.is_dir() and (target == base.resolve() or target in base.resolve().parents):
+        raise ValueError(f"{out} is the base or holds it: stage into another folder.")
+    if base.is_dir() and base.resolve() in target.parents:
+        raise ValueError(f"{out} lies within the base: stage into another folder.")
+    if not target.exists():
+        return target
+    if not target.is_dir():
+        raise ValueError(f"{out} is a file: give a new folder.")
+    if any(target.iterdir()):
+        if not overwrite:
+            raise ValueError(f"{out} is not empty: give a new folder, or overwrite it if it is a staged one.")
+        config = target / CONFIG_FILE
+        if not config.is_file() or not str(read_json(config).get("model_type")).startswith("mmtok_"):
+            raise ValueError(f"{out} is no staged folder, so that it is not overwritten: give a new folder.")
+    return target
+
+
+@contextmanager
+def _workspace(target: Path) -> Iterator[Path]:
+    """A folder of the target's name on the target's file system; it is gone afterwards, whatever happens."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mmtok-stage-", dir=target.parent) as scratch:
+        folder = Path(scratch) / target.name
+        folder.mkdir()
+        yield folder
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Puts the finished folder into place; a folder that stood there steps aside first, and back if that fails."""
+    if not target.exists():
+        os.rename(folder, target)
+        return
+    aside = folder.parent / "replaced"
+    os.rename(target, aside)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        os.rename(aside, target)
+        raise

@@ -1,0 +1,79 @@
+"""Tokenizer, processor and generation files of a publication: whatever it takes to give exactly the base's ids."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from transformers import AutoProcessor, PreTrainedTokenizerFast
+
+from .base import LICENSE_FILES, SETTING_FILES, BaseCheckpoint, read_json
+from .clean_load import tokenizer_differences
+from .config_file import as_json
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+log = logging.getLogger(__name__)
+
+_TOKENIZER_FILE, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+
+def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
+    """The base's processor, as the stock classes load it.
+
+    Raises:
+        ValueError: it does not load, or has no fast tokenizer.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(base.folder)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ValueError(f"The processor of {base.name} does not load: {error}") from error
+    if getattr(getattr(processor, "tokenizer", None), "backend_tokenizer", None) is None:
+        raise ValueError(f"{base.name} has no tokenizer that transformers can turn into a tokenizer.json.")
+    return processor
+
+
+def write_tokenizer_files(base: BaseCheckpoint, processor: Any, folder: Path) -> None:
+    """Copies the base's files, and makes the tokenizer independent of the model type.
+
+    transformers chooses a tokenizer class by model type. The publication's type is new to it, and the class that
+    tokenizer_config.json names can then give other ids behind `<image>`; PreTrainedTokenizerFast takes tokenizer.json
+    as it is. Where the base has no such file, or its own class reads it in another way, it is written from the
+    tokenizer as loaded.
+
+    Raises:
+        ValueError: the ids still differ from the base's.
+    """
+    for name in (*SETTING_FILES, *LICENSE_FILES):
+        if (base.folder / name).is_file():
+            shutil.copyfile(base.folder / name, folder / name)
+    config = folder / _TOKENIZER_CONFIG
+    settings = read_json(config) if config.exists() else {}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # transformers 4.57 lets that class return token_type_ids, which generate then refuses.
+    settings["model_input_names"] = list(processor.tokenizer.model_input_names)
+    config.write_text(as_json(settings), encoding="utf-8")
+
+    differences = ["there is no tokenizer.json"]
+    if (folder / _TOKENIZER_FILE).exists():
+        differences = _differences(folder, processor.tokenizer)
+    else:
+        log.warning(
+            "%s has no tokenizer.json: it is written from what transformers %s reads. Versions differ in "
+            "how they read tokenizer.model; compare a few ids with SentencePiece's own.",
+            base.name,
+            transformers.__version__,
+        )
+    if differences:
+        processor.tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER_FILE))
+        differences = _differences(folder, processor.tokenizer)
+    if differences:
+        raise ValueError(f"The tokenizer of {base.name} cannot be published: {differences[0]}.")
+
+
+def _differences(folder: Path, tokenizer: Any) -> list[str]:
+    return tokenizer_differences(PreTrainedTokenizerFast.from_pretrained(folder), tokenizer)

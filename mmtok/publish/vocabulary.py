@@ -1,0 +1,95 @@
+"""What the single pieces of a tokenizer stand for, and which pieces a stretch of text becomes in its context."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_WORD_CHARACTER = re.compile(r"\w")
+_PART_OF_A_CHARACTER = "\ufffd"
+
+
+class Vocabulary:
+    """The pieces of a fast tokenizer: byte-fallback SentencePiece (Llama, Mistral) or byte-level BPE.
+
+    Args:
+        tokenizer: any tokenizer of transformers with a `backend_tokenizer`.
+
+    Raises:
+        ValueError: a tokenizer without one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError(
+                f"The tokenizer is a {type(tokenizer).__name__} without a tokenizer.json: save its fast form "
+                "beside the weights first."
+            )
+        self._backend = backend
+        added = tokenizer.added_tokens_decoder
+        self.special_ids = frozenset(index for index, token in added.items() if token.special)
+
+    def __len__(self) -> int:
+        """Largest id + 1."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """What each id adds to a text, its leading space included; U+FFFD for a part of a character."""
+        # A decoder drops the space in front of the first piece: an anchor stands there.
+        anchor = self._backend.encode("x", add_special_tokens=False).ids[-1]
+        prefix = len(self._backend.decode([anchor], skip_special_tokens=False))
+        pairs = [[anchor, index] for index in range(len(self))]
+        return [text[prefix:] for text in self._backend.decode_batch(pairs, skip_special_tokens=False)]
+
+    def without_words(self) -> list[int]:
+        """Ids of the pieces without a word character, and of the special tokens, ascending."""
+        return [i for i, text in enumerate(self.texts) if i in self.special_ids or not _has_word_character(text)]
+
+    def pure_space(self) -> list[list[int]]:
+        """Ids of the pieces that are nothing but space, each as a sequence of one."""
+        return [[i] for i, text in enumerate(self.texts) if i not in self.special_ids and text.isspace()]
+
+    def continuation_bitmap(self) -> str:
+        """Hexadecimal; bit i % 8 of byte i // 8 is set when id i goes on with the word of the piece before it."""
+        table = bytearray(-(-len(self) // 8))
+        for index, text in enumerate(self.texts):
+            if index not in self.special_ids and _has_word_character(text[:1]):
+                table[index // 8] |= 1 << index % 8
+        return table.hex()
+
+    def pieces(self, before: str, text: str, after: str) -> tuple[int, ...] | None:
+        """The ids that `text` becomes between `before` and `after`.
+
+        Returns:
+            The ids, without pieces of pure space at either end; None where a piece also holds a word character of a
+            neighbour, so that no sequence of ids stands for `text` there.
+        """
+        return self.pieces_at(before + text + after, len(before), len(before) + len(text))
+
+    def pieces_at(self, context: str, start: int, end: int) -> tuple[int, ...] | None:
+        """The ids of context[start:end]; see `pieces`."""
+        encoding = self._backend.encode(context, add_special_tokens=False)
+        touching = [
+            (index, first, last)
+            for index, (first, last) in zip(encoding.ids, encoding.offsets, strict=True)
+            if first < end and last > start
+        ]
+        outside = "".join(context[first:start] + context[end:last] for _, first, last in touching)
+        if _has_word_character(outside):
+            return None
+        ids = [index for index, _, _ in touching]
+        while ids and not self.texts[ids[0]].strip():
+            del ids[0]
+        while ids and not self.texts[ids[-1]].strip():
+            del ids[-1]
+        return tuple(ids) or None
+
+
+def _has_word_character(text: str) -> bool:
+    return _PART_OF_A_CHARACTER in text or _WORD_CHARACTER.search(text) is not None

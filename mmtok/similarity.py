@@ -1,0 +1,197 @@
+"""The coverage matrix: how well each vision token stands for each text and each vision token (paper, section 3).
+
+Symbols of the paper: m text tokens `text`, n vision tokens `vision` (after the projector) and `raw_vision` (before it),
+tau_t `text_temperature`, tau_v `vision_temperature`, alpha `vision_weight`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# Tokens that are shorter than this count as having no direction.
+_SHORTEST = 1e-12
+
+# Cosines that differ by less than this say nothing: it is what rounding to bfloat16 makes of equal ones.
+_LEAST_SPREAD = 1e-3
+
+# Rows of a matrix of cosines that are computed at once; a crop of CLIP ViT-L/14 at 336 pixels has 576 tokens.
+_ROWS_AT_ONCE = 576
+
+
+@torch.no_grad()
+def coverage_matrix(
+    text: torch.Tensor,
+    vision: torch.Tensor,
+    raw_vision: torch.Tensor,
+    *,
+    text_weight: float = 1.0,
+    vision_weight: float = 0.5,
+    text_temperature: float = 0.02,
+    vision_temperature: float = 0.2,
+    text_temperature_unit: str = "cosine",
+    text_mask: torch.Tensor | None = None,
+    vision_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Stacks the weighted text-vision and vision-vision similarities, one row for each token to cover.
+
+    Each row is a softmax over the n vision tokens of cosine / temperature, in float32. Text rows are weighted
+    text_weight / m and vision rows vision_weight / n, so that a sum over rows of the best entries is the paper's
+    f(S; text-vision) + alpha f(S; vision-vision). No gradient is kept.
+
+    Args:
+        text: (..., m, d) embeddings of the text tokens to cover; m may be 0.
+        vision: (..., n, d) vision tokens after the projector.
+        raw_vision: (..., n, d_raw) the same tokens before the projector.
+        text_weight, vision_weight: non-negative, not both 0.
+        text_temperature, vision_temperature: above 0.
+        text_temperature_unit: "cosine", as in the paper, or "spread": text_temperature then counts in standard
+            deviations of a text row's cosines over the vision tokens, their root mean square over the text rows.
+        text_mask: (..., m) bool, False for rows that are only there to fill a batch; they become zero rows.
+        vision_mask: (..., n) bool, False for vision tokens that are only there to fill a batch; they become zero rows
+            and zero columns. Fillers change neither m and n nor any other entry.
+
+    Returns:
+        (..., m + n, n) float32, text rows first. The entries of a column are neighbours in memory, as the greedy
+        maximiser reads them.
+
+    Raises:
+        ValueError: n = 0, shapes that do not belong together, features that are NaN, infinite or too large for
+            float32, a weight or temperature out of range.
+    """
+    _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
+    if text_temperature_unit not in ("cosine", "spread"):
+        raise ValueError(f"text_temperature_unit is {text_temperature_unit!r}: give 'cosine' or 'spread'.")
+    _require_shapes(text, vision, raw_vision, text_mask, vision_mask)
+    given = {"text": text, "vision": vision, "raw_vision": raw_vision}
+    features = {name: values.float() for name, values in given.items()}
+    lengths = {name: torch.linalg.vector_norm(values, dim=-1) for name, values in features.items()}
+    _require_finite(given, lengths)
+    lengths = {name: values.clamp_min(_SHORTEST) for name, values in lengths.items()}
+
+    text_directions = features["text"] / lengths["text"][..., None]
+    # Scaling the product is much less work than scaling the vision tokens.
+    text_cosines = (text_directions @ features["vision"].transpose(-1, -2)) / lengths["vision"][..., None, :]
+    if text_temperature_unit == "spread":
+        text_cosines = text_cosines / _spread(text_cosines, text_mask, vision_mask)[..., None, None]
+    text_rows = _soft_rows(text_cosines / text_temperature, vision_mask)
+    text_rows.mul_(_row_weights(text, text_weight, text_mask)[..., None])
+
+    directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[..., None]
+    vision_columns, row_sums = _soft_columns(_inner_products(directions), vision_mask)
+    row_scales = _row_weights(vision, vision_weight, vision_mask) / row_sums
+
+    columns = vision_columns.new_empty(*vision_columns.shape[:-1], text.shape[-2] + vision.shape[-2])
+    columns[..., : text.shape[-2]] = text_rows.transpose(-1, -2)
+    torch.mul(vision_columns, row_scales[..., None, :], out=columns[..., text.shape[-2] :])
+    return columns.transpose(-1, -2)
+
+
+def _soft_rows(logits: torch.Tensor, column_mask: torch.Tensor | None) -> torch.Tensor:
+    """(..., r, n) -> (..., r, n): softmax over the columns."""
+    if column_mask is not None:
+        logits = logits.masked_fill(~column_mask[..., None, :], -torch.inf)
+    return logits.softmax(-1)
+
+
+def _spread(cosines: torch.Tensor, row_mask: torch.Tensor | None, column_mask: torch.Tensor | None) -> torch.Tensor:
+    """(..., r, n) -> (...): root mean square over the rows of each row's standard deviation; fillers don't count."""
+    rows = cosines.new_ones(cosines.shape[:-1]) if row_mask is None else row_mask.float()
+    columns = cosines.new_ones(cosines.shape[:-2] + cosines.shape[-1:]) if column_mask is None else column_mask.float()
+    columns = columns[..., None, :]
+    count = columns.sum(-1)
+    mean = (cosines * columns).sum(-1) / count
+    variance = ((cosines - mean[..., None]).square() * columns).sum(-1) / count
+    return ((variance * rows).sum(-1) / rows.sum(-1).clamp_min(1)).sqrt().clamp_min(_LEAST_SPREAD)
+
+
+def _inner_products(vectors: torch.Tensor) -> torch.Tensor:
+    """(..., n, d) -> (..., n, n), its own transpose; what is right of the diagonal blocks is computed once."""
+    count = vectors.shape[-2]
+    products = vectors.new_empty(*vectors.shape[:-1], count)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        end = start + _ROWS_AT_ONCE
+        products[..., start:end, start:] = vectors[..., start:end, :] @ vectors[..., start:, :].transpose(-1, -2)
+        products[..., end:, start:end] = products[..., start:end, end:].transpose(-1, -2)
+    return products
+
+
+def _soft_columns(logits: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax over the columns of a matrix of cosines / temperature, without its division, in place and transposed.
+
+    The matrix is its own transpose, and no cosine is above that of a token with itself: the diagonal holds every
+    row's largest logit.
+
+    Returns:
+        (..., n, n) exponentials, one row for each column of the softmax, and (..., n) the divisors.
+    """
+    largest = logits.diagonal(dim1=-2, dim2=-1).clone()
+    exponentials = logits.sub_(largest[..., None, :]).exp_()
+    if mask is None:
+        return exponentials, exponentials.sum(-2)
+    exponentials.masked_fill_(~mask[..., None], 0.0)
+    # A filler's row may be all 0 by now; it is going to be weighted 0.
+    return exponentials, exponentials.sum(-2).masked_fill_(~mask, 1.0)
+
+
+def _row_weights(rows: torch.Tensor, weight: float, mask: torch.Tensor | None) -> torch.Tensor:
+    """(..., r, d) -> (..., r) float32: weight / (number of true rows), 0 for masked rows."""
+    if mask is None:
+        share = weight / max(rows.shape[-2], 1)
+        return torch.full(rows.shape[:-1], share, dtype=torch.float32, device=rows.device)
+    return mask * (weight / mask.sum(-1, keepdim=True).clamp_min(1))
+
+
+def _require_settings(
+    text_weight: float, vision_weight: float, text_temperature: float, vision_temperature: float
+) -> None:
+    for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight)):
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"{name} is {weight}: a weight must be finite and not negative.")
+    if text_weight == 0 and vision_weight == 0:
+        raise ValueError("text_weight and vision_weight are both 0: there is nothing to cover. Raise one of them.")
+    for name, temperature in (("text_temperature", text_temperature), ("vision_temperature", vision_temperature)):
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"{name} is {temperature}: a temperature must be finite and above 0.")
+
+
+def _require_shapes(
+    text: torch.Tensor,
+    vision: torch.Tensor,
+    raw_vision: torch.Tensor,
+    text_mask: torch.Tensor | None,
+    vision_mask: torch.Tensor | None,
+) -> None:
+    for name, features in (("text", text), ("vision", vision), ("raw_vision", raw_vision)):
+        if not features.is_floating_point():
+            raise ValueError(f"{name} has dtype {features.dtype}: give floating-point features.")
+    shapes = f"text {tuple(text.shape)}, vision {tuple(vision.shape)}, raw_vision {tuple(raw_vision.shape)}"
+    if min(text.dim(), vision.dim(), raw_vision.dim()) < 2:
+        raise ValueError(f"Features must have shape (..., tokens, width), not {shapes}.")
+    if vision.shape[-2] == 0:
+        raise ValueError(f"There are no vision tokens to choose from: {shapes}.")
+    if (
+        vision.shape[:-1] != raw_vision.shape[:-1]
+        or text.shape[:-2] != vision.shape[:-2]
+        or text.shape[-1] != vision.shape[-1]
+    ):
+        raise ValueError(
+            "text and vision must share their width, vision and raw_vision their number of tokens, and all three their "
+            f"leading dimensions, not {shapes}."
+        )
+    for name, mask, features in (("text_mask", text_mask, text), ("vision_mask", vision_mask, vision)):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != features.shape[:-1]):
+            raise ValueError(
+                f"{name} has dtype {mask.dtype} and shape {tuple(mask.shape)}: give a bool mask of shape "
+                f"{tuple(features.shape[:-1])}."
+            )
+
+
+def _require_finite(features: dict[str, torch.Tensor], lengths: dict[str, torch.Tensor]) -> None:
+    """Raises unless every feature is finite. NaN and infinity show in a token's length: one value is read back."""
+    if bool(torch.stack([torch.isfinite(values).all() for values in lengths.values()]).all()):
+        return
+    for name, values in features.items():
+        if not bool(torch.isfinite(lengths[name]).all()):
+            wrong = values[~torch.isfinite(values)]
+            bad = float(wrong[0] if len(wrong) else values.abs().max())
+            raise ValueError(f"{name} contains {bad}: check the picture and the dtype of the weights for overflow.")

@@ -1,0 +1,118 @@
+"""How long a model takes with several budgets: time to first token and total, medians on this machine."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import mmtok
+
+from .answering import Budget, model_inputs, prompt_lengths
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import ImageTextToTextPipeline
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds of one budget.
+
+    Attributes:
+        budget: `vision_token_budget`; None for every token.
+        prompt_tokens: length of the prompt that reached the language model.
+        first_token: from the processor's output to the first new token: vision tower, projector, selection, prefill.
+        total: to the last new token.
+        new_tokens: how many were made; the end of a sequence does not end them.
+    """
+
+    budget: Budget
+    prompt_tokens: int
+    first_token: float
+    total: float
+    new_tokens: int
+
+
+def time_budgets(
+    pipe: ImageTextToTextPipeline,
+    image: Image.Image,
+    question: str,
+    budgets: Sequence[Budget],
+    *,
+    new_tokens: int = 16,
+    repeats: int = 5,
+    begin: Callable[[str], None] = lambda _: None,
+) -> list[Timing]:
+    """Times every budget in turn in every round, so that a busy moment of the machine meets them all.
+
+    Args:
+        pipe: from `load_pipeline`.
+        image, question: what is asked.
+        budgets: values of `vision_token_budget`.
+        new_tokens: of the long answer, at least 2.
+        repeats: rounds that count; one before them warms up.
+        begin: called with the name of each round.
+
+    Raises:
+        ValueError: fewer than 2 new tokens or no round.
+    """
+    if new_tokens < 2 or repeats < 1:
+        raise ValueError(f"new_tokens is {new_tokens} and repeats {repeats}: give at least 2 and 1.")
+    inputs = model_inputs(pipe, image, question)
+    lengths = []
+    short: list[list[float]] = [[] for _ in budgets]
+    long: list[list[float]] = [[] for _ in budgets]
+    for turn in range(1 + repeats):
+        begin(f"Round {turn} of {repeats}" if turn else "Warming up")
+        for index, budget in enumerate(budgets):
+            with prompt_lengths(pipe.model) as seen:
+                first = _seconds(pipe, inputs, budget, 1)
+            total = _seconds(pipe, inputs, budget, new_tokens)
+            if turn:
+                short[index].append(first)
+                long[index].append(total)
+            else:
+                lengths.append(seen[0])
+    return [
+        Timing(budget, length, median(firsts), median(totals), new_tokens)
+        for budget, length, firsts, totals in zip(budgets, lengths, short, long, strict=True)
+    ]
+
+
+def setting(pipe: ImageTextToTextPipeline) -> dict[str, str]:
+    """What the times belong to: device, dtype, attention and versions."""
+    model = pipe.model
+    device = model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "model": type(model).__name__,
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": str(model.config.get_text_config()._attn_implementation),
+        **{package: version(package) for package in ("torch", "transformers")},
+        "mmtok": mmtok.__version__,
+    }
+
+
+def _seconds(pipe: ImageTextToTextPipeline, inputs: dict[str, Any], budget: Budget, new_tokens: int) -> float:
+    _wait(pipe.model.device)
+    began = time.perf_counter()
+    pipe.model.generate(
+        **inputs, vision_token_budget=budget, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False
+    )
+    _wait(pipe.model.device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    """Until an accelerator has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,199 @@
+"""Training samples: a scene, a conversation about it, and the patches that are kept of its picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import questions as ask
+from .architecture import PICTURES
+from .questions import Question
+from .scenes import COLORS, SHAPES, Scene, sample_scene
+from .vocabulary import EOS, IMAGE, build_tokenizer
+
+IGNORED = -100
+TURNS = 9
+FEWEST_PATCHES = 6
+
+# Probabilities. Descriptions tie patches to words, but outweigh the answers where they are many.
+DESCRIPTION_FIRST = 0.4
+MOST_PATCHES = 0.3
+INSTRUCTION = 0.1
+
+# How often each kind of question is asked, besides descriptions.
+QUESTION_MIX = {"existence": 0.45, "attribute": 0.25, "color": 0.12, "shape": 0.12, "count": 0.06}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the samples of a stage stress.
+
+    `most_patches`: of a picture. `listings`: the share of conversations with the listing exercise. `swaps`: the share
+    of absent objects that take colour and shape from two objects which are there. `turns`: of a conversation.
+    """
+
+    most_patches: int = PICTURES.grid**2
+    listings: float = 0.0
+    swaps: float = 0.0
+    turns: int = TURNS
+
+
+LESSON = Lesson()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded conversations of B scenes with n kept patches each, L tokens.
+
+    `input_ids` and `labels`: (B, L), int64; the n image tokens start at column `image_start` in every row.
+    `kept`: (B, n), ascending patch indices. `colors`, `shapes`: (B, patches), indices into COLORS and SHAPES, or -1.
+    """
+
+    scenes: list[Scene]
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    kept: torch.Tensor
+    colors: torch.Tensor
+    shapes: torch.Tensor
+    image_start: int
+
+    def pixel_values(self) -> torch.Tensor:
+        """Render the scenes as the image processor hands them to the model: (B, 3, size, size), float32, -1 to 1."""
+        return to_pixel_values([scene.pixels() for scene in self.scenes])
+
+
+def to_pixel_values(pictures: list[NDArray[np.uint8]]) -> torch.Tensor:
+    """Normalize rendered pictures as the image processor does: (B, 3, size, size), float32, -1 to 1."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class ConversationEncoder:
+    """Turns questions into token ids and labels in the chat template's form, remembering the ids of each text."""
+
+    def __init__(self) -> None:
+        self.tokenizer = build_tokenizer()
+        self.image_id: int = self.tokenizer.convert_tokens_to_ids(IMAGE)
+        self.pad_id: int = self.tokenizer.pad_token_id
+        self._ids: dict[str, list[int]] = {}
+
+    def ids(self, text: str) -> list[int]:
+        """Encode a piece of a prompt, without the <s> in front."""
+        if text not in self._ids:
+            self._ids[text] = self.tokenizer.encode(text, add_special_tokens=False)
+        return self._ids[text]
+
+    @property
+    def image_start(self) -> int:
+        """The column of the first image token: after <s> and "USER:"."""
+        return 1 + len(self.ids("USER:"))
+
+    def encode(self, turns: list[Question], patches: int) -> tuple[list[int], list[int]]:
+        """Return ids and labels of a conversation about one picture of `patches` image tokens.
+
+        Labels are the answers. Of the short ones only the last also labels its </s>: that it follows one word is
+        learnt at once, and nine such labels would drown the nine answers.
+        """
+        ids = [self.tokenizer.bos_token_id]
+        labels = [IGNORED]
+        for index, turn in enumerate(turns):
+            image = [self.image_id] * patches if index == 0 else []
+            prompt = [*self.ids("USER:"), *image, *self.ids(f"{turn.text} ASSISTANT:")]
+            answer = self.ids(f"{turn.answer}{EOS}")
+            ends = len(answer) > 2 or index == len(turns) - 1
+            ids += [*prompt, *answer]
+            given = {self.ids(word)[0] for word in turn.given}
+            asked = [IGNORED if token in given else token for token in answer[:-1]]
+            labels += [*[IGNORED] * len(prompt), *asked, answer[-1] if ends else IGNORED]
+        return ids, labels
+
+
+def sample_conversation(
+    scene: Scene,
+    seen: NDArray[np.int64],
+    rng: np.random.Generator,
+    lesson: Lesson,
+) -> list[Question]:
+    """Draw the questions of one scene: mostly POPE's, a third of those about one attribute.
+
+    `seen`: the labels of the patches that are kept.
+    """
+    drawn = [ask.description(scene, seen)] if rng.random() < DESCRIPTION_FIRST else []
+    if lesson.listings and rng.random() < lesson.listings:
+        drawn.append(ask.listing(scene, rng))
+    while len(drawn) < lesson.turns:
+        question = _sample_question(scene, rng, lesson)
+        if question is not None:
+            drawn.append(question)
+    if rng.random() < INSTRUCTION:
+        index = int(rng.integers(len(drawn)))
+        if drawn[index].text not in (ask.DESCRIBE, ask.LIST):
+            drawn[index] = Question(f"{drawn[index].text}\n{ask.SHORT_ANSWER}", drawn[index].answer)
+    return drawn
+
+
+def sample_batch(encoder: ConversationEncoder, rng: np.random.Generator, size: int, lesson: Lesson = LESSON) -> Batch:
+    """Draw a batch. All its scenes keep the same number of patches: the most, or less, few more often than many."""
+    most_patches = lesson.most_patches
+    few = int(np.exp(rng.uniform(np.log(FEWEST_PATCHES), np.log(most_patches))))
+    count = most_patches if rng.random() < MOST_PATCHES else few
+    scenes = [sample_scene(PICTURES, rng) for _ in range(size)]
+    labels = [scene.patch_labels() for scene in scenes]
+    kept = [_sample_kept(scene_labels, count, rng) for scene_labels in labels]
+    encoded = [
+        encoder.encode(sample_conversation(scene, of[patches], rng, lesson), count)
+        for scene, of, patches in zip(scenes, labels, kept, strict=True)
+    ]
+    colors, shapes = zip(*(_words_of_patches(scene, of) for scene, of in zip(scenes, labels, strict=True)), strict=True)
+    return Batch(
+        scenes=scenes,
+        input_ids=_pad([ids for ids, _ in encoded], encoder.pad_id),
+        labels=_pad([answers for _, answers in encoded], IGNORED),
+        kept=torch.from_numpy(np.stack(kept)),
+        colors=torch.from_numpy(np.stack(colors)),
+        shapes=torch.from_numpy(np.stack(shapes)),
+        image_start=encoder.image_start,
+    )
+
+
+def _sample_question(scene: Scene, rng: np.random.Generator, lesson: Lesson) -> Question | None:
+    kind = _KINDS[int(np.searchsorted(_BOUNDS, rng.random(), side="right"))]
+    present = bool(rng.random() < 0.5)
+    if kind == "existence":
+        if lesson.swaps and rng.random() < lesson.swaps:
+            return ask.existence_question(scene, rng, present=present, negative="swapped")
+        return ask.existence_question(scene, rng, present=present, negative="hard" if rng.random() < 0.6 else "random")
+    if kind == "attribute":
+        return ask.attribute_question(scene, rng, present=present)
+    if kind == "color":
+        return ask.color_question(scene, rng)
+    if kind == "shape":
+        return ask.shape_question(scene, rng)
+    return ask.count_question(scene)
+
+
+def _sample_kept(labels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Choose patches at random, but one of each object: an answer must not depend on what has been dropped."""
+    order = rng.permutation(len(labels))
+    shown, first = np.unique(labels[order], return_index=True)
+    of_objects = order[first[shown >= 0]]
+    others = order[~np.isin(order, of_objects)]
+    return np.sort(np.concatenate([of_objects, others])[:count])
+
+
+def _words_of_patches(scene: Scene, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    colors = np.array([*(_COLOR_INDEX[item.color] for item in scene.objects), -1])
+    shapes = np.array([*(_SHAPE_INDEX[item.shape] for item in scene.objects), -1])
+    return colors[labels], shapes[labels]
+
+
+def _pad(rows: list[list[int]], value: int) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+_COLOR_INDEX = {color: index for index, color in enumerate(COLORS)}
+_SHAPE_INDEX = {shape: index for index, shape in enumerate(SHAPES)}
+_KINDS = tuple(QUESTION_MIX)
+_BOUNDS = np.cumsum(tuple(QUESTION_MIX.values()))

@@ -1,0 +1,45 @@
+"""A Hub on loopback with stock checkpoints on it, as this process and clean processes see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hub_double import TOKEN, HubDouble
+from huggingface_hub import constants
+
+BASE = "llava-hf/small-llava"
+TARGET = "org/llava-mmtok"
+
+
+@contextmanager
+def hub_for_this_process(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubDouble]:
+    """Serves a Hub and points this process's huggingface_hub to it, with an empty cache and the Hub's token."""
+    with HubDouble().serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+def upload_folder(hub: HubDouble, repo_id: str, folder: Path) -> str:
+    """Puts a folder on the Hub from behind the server; returns the commit."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return hub.store.seed(repo_id, files)
+
+
+def environment_of(hub: HubDouble, cache: Path) -> dict[str, str]:
+    """Environment variables that point another process to the Hub, with a cache of its own."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": str(cache / "hub"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": TOKEN,
+    }

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_checkpoints import make_llava_next_checkpoint
+
+import mmtok
+from mmtok.cli import COMMANDS, main
+from mmtok.publish import stage
+
+QUESTION = "Is there a snowboard in the image?"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("cli")
+    return str(stage(make_llava_next_checkpoint(folder / "base"), folder / "cli_staged", check=False).path)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("pictures") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def printed(capsys) -> object:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_ask_gives_an_answer_for_each_budget(model, picture, capsys) -> None:
+    arguments = ["ask", picture, QUESTION, "--budgets", "all", "0.25", "2", "--max-new-tokens", "2", "--model", model]
+    assert main([*arguments, "--json"]) == 0
+    answers = printed(capsys)
+    assert [answer["vision_token_budget"] for answer in answers] == [None, 0.25, 2]
+    assert answers[0]["prompt_tokens"] == answers[0]["full_prompt_tokens"]
+    text = answers[2]["prompt_tokens"] - answers[2]["vision_tokens"]
+    assert answers[1]["prompt_tokens"] == text + answers[1]["vision_tokens"]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert all(f"{answer['prompt_tokens']} of {answer['full_prompt_tokens']}" in table for answer in answers)
+
+
+def test_show_draws_every_budget(model, picture, capsys, tmp_path) -> None:
+    output = tmp_path / "kept.png"
+    arguments = ["show", picture, QUESTION, "Where is the dog?", "--budgets", "all", "2", "--output", str(output)]
+    assert main([*arguments, "--model", model, "--json"]) == 0
+    result = printed(capsys)
+    assert [len(selection["kept"]) for selection in result["selections"]] == [
+        selection["vision_tokens"] if selection["vision_token_budget"] else len(selection["kept"])
+        for selection in result["selections"]
+    ]
+    assert len(result["selections"]) == 4
+    assert Image.open(output).format == "PNG"
+
+
+def test_bench_times_every_budget(model, picture, capsys) -> None:
+    arguments = ["bench", picture, QUESTION, "--budgets", "all", "2", "--repeats", "1", "--new-tokens", "2"]
+    assert main([*arguments, "--model", model, "--json"]) == 0
+    result = printed(capsys)
+    assert result["setting"]["attention"] == "sdpa"
+    assert result["setting"]["mmtok"] == mmtok.__version__
+    lengths = [timing["prompt_tokens"] for timing in result["timings"]]
+    assert lengths[0] > lengths[1]
+    assert all(timing["first_token"] > 0 for timing in result["timings"])
+
+
+def test_stage_and_verify_as_json(tmp_path, capsys) -> None:
+    base, out = make_llava_next_checkpoint(tmp_path / "base"), tmp_path / "staged_here"
+    assert main(["stage", str(base), str(out), "--no-check", "--vision-token-budget", "3", "--json"]) == 0
+    staged = printed(capsys)
+    assert staged["vision_token_budget"] == 3
+    assert sorted(staged["files"]) == sorted(path.name for path in out.iterdir())
+    assert main(["verify", str(out), "--json"]) == 0
+    assert isinstance(printed(capsys), dict)
+    (out / "coverage.py").write_text("tampered = True\n")
+    assert main(["verify", str(out)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "no-such.png", "?"], "mmtok ask: no-such.png cannot be read as a picture"),
+        (["show", "PICTURE", "?", "--output", "kept.xyz"], "kept.xyz names no picture format"),
+        (["show", "PICTURE", "?", "--output", "no/such/kept.png"], "is not there: make it first"),
+        (["stage", "no such base", "out"], "mmtok stage: .no such base. is neither a folder nor a Hub id"),
+        (["bench", "PICTURE", "?", "--repeats", "0", "--model", "MODEL"], "repeats 0: give at least 2 and 1"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments, message, model, picture, capsys) -> None:
+    places = {"PICTURE": picture, "MODEL": model}
+    assert main([places.get(argument, argument) for argument in arguments]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budgets", "0"]])
+def test_wrong_usage_is_2(arguments, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage: mmtok" in capsys.readouterr().err
+
+
+def test_every_command_has_its_help(capsys) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        assert f"usage: mmtok {name}" in capsys.readouterr().out
+
+
+def test_help_imports_no_transformers() -> None:
+    """The first thing a newcomer types answers at once."""
+    show = "try: mmtok.cli.main(['--help'])\nexcept SystemExit: print('transformers' in sys.modules)"
+    program = f"import sys, mmtok.cli\n{show}"
+    root = Path(__file__).resolve().parents[1]
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("False\n")
+    assert all(name in ended.stdout for name in COMMANDS)

@@ -1,0 +1,61 @@
+"""The compatibility run: which releases it covers, what it calls a problem, and the page of its last results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from small_checkpoints import make_llava_checkpoint
+
+from compat.run import FOLDERS, PAGE, RESULTS, page, problems
+from compat.versions import NAMED, OLDEST_TORCH, Pair, covered
+from mmtok.publish import stage
+
+RELEASES = ["5.23.0", "5.22.1", "5.17.0", "5.10.4", "5.10.2", "5.10.1", "5.9.0", "5.5.4", "5.5.0", "5.1.0", "5.0.0"]
+OLDER = ["4.57.6", "4.57.3", "4.57.1", "4.56.2", "4.9.0", "5.24.0rc1"]
+
+
+def test_covered_releases() -> None:
+    oldest, *pairs = covered([*RELEASES, *OLDER])
+    assert oldest == Pair("4.57.6", OLDEST_TORCH)
+    assert [pair.transformers for pair in pairs] == [
+        *("4.57.1", "4.57.6", "5.0.0", "5.1.0", "5.5.0", "5.5.4", "5.10.1", "5.10.4", "5.17.0", "5.23.0")
+    ]
+    assert set(NAMED) <= {pair.transformers for pair in pairs}
+
+
+def test_what_counts_as_a_problem() -> None:
+    good = {
+        "loading": {},
+        "loading_again": {},
+        "our_deprecations": [],
+        "kept": [[1]],
+        "tokens": [[2]],
+        **dict.fromkeys(("same_again", "pipeline", "full_budget_is_stock", "refused_without_trust"), True),
+    }
+    newest = {"transformers": "5.23.0", "folders": {FOLDERS[0]: good}}
+    results = {"new": newest}
+    assert problems(newest, results) == []
+    for change, said in (
+        ({"kept": [[3]]}, "other kept than the newest"),
+        ({"loading": {"missing_keys": 2}}, "missing_keys 2"),
+        ({"pipeline": False}, "pipeline is not so"),
+        ({"our_deprecations": ["x is deprecated"]}, "x is deprecated"),
+    ):
+        older = {"transformers": "5.1.0", "folders": {FOLDERS[0]: {**good, **change}}}
+        assert [said in found for found in problems(older, results)] == [True]
+
+
+def test_the_page_shows_the_results() -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == page(results)
+    for name in NAMED:
+        result = results[Pair(name).name]
+        assert problems(result, results) == []
+        assert set(result["folders"]) == set(FOLDERS)
+
+
+def test_the_staged_tokenizer_gives_what_generate_takes(tmp_path: Path) -> None:
+    staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "staged", check=False)
+    settings = json.loads((staged.path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]

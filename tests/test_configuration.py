@@ -1,0 +1,72 @@
+"""The knobs: kept in config.json, overridable, and refused by name and value when they make no sense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_cases import FAMILIES, Family
+
+from configuration_mmtok import KNOB_NAMES, PruningOptions
+
+REFUSED = [
+    *[({"vision_token_budget": value}, r"vision_token_budget is .*: give a number of tokens of at least 1")
+      for value in (0, -1, 1.5, 0.0, "many", True, float("nan"), [4])],
+    ({"budget_scope": "picture"}, "budget_scope is 'picture': give 'crop' or 'image'"),
+    ({"text_coverage_weight": -1}, "text_coverage_weight is -1: give a finite number that is not negative"),
+    ({"vision_coverage_weight": float("inf")}, "vision_coverage_weight is inf"),
+    ({"text_coverage_weight": 0, "vision_coverage_weight": 0}, "are both 0, which leaves nothing to cover"),
+    ({"text_temperature": 0}, "text_temperature is 0: give a finite number above 0"),
+    ({"vision_temperature": "cold"}, "vision_temperature is 'cold'"),
+    ({"exclude_padding": 1}, "exclude_padding is 1: give True or False"),
+    ({"keep_image_newline": None}, "keep_image_newline is None: give True or False"),
+    ({"ignored_token_ids": [1, -2]}, r"ignored_token_ids is \[1, -2\]: give a list of token ids"),
+    ({"ignored_token_sequences": [[]]}, "ignored_token_sequences is .*: give a list of lists of token ids"),
+    ({"user_turn_token_sequences": [5]}, "user_turn_token_sequences is"),
+    ({"word_continuation_bitmap": "xyz"}, "word_continuation_bitmap is 'xyz': give a string of hexadecimal digits"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("knobs", "message"), REFUSED)
+def test_nonsense_is_refused_everywhere(family: Family, tmp_path: Path, knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        family.config(**knobs)
+    with pytest.raises(ValueError, match=message):
+        PruningOptions(**knobs)
+    family.config().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**written, **knobs}))
+    with pytest.raises(ValueError, match=message):
+        family.config_class.from_pretrained(tmp_path)
+
+
+def test_a_refused_value_leaves_the_old_one(family: Family) -> None:
+    config = family.config(vision_token_budget=7)
+    with pytest.raises(ValueError, match="vision_token_budget is 0"):
+        config.vision_token_budget = 0
+    assert config.vision_token_budget == 7
+
+
+def test_knobs_survive_saving_and_can_be_overridden(family: Family, tmp_path: Path) -> None:
+    knobs = {"vision_token_budget": 0.5, "budget_scope": "image", "ignored_token_sequences": [[5], [6, 7]]}
+    config = family.config(**knobs)
+    config.save_pretrained(tmp_path)
+    assert set(KNOB_NAMES) <= set(json.loads((tmp_path / "config.json").read_text()))
+    read = family.config_class.from_pretrained(tmp_path)
+    assert all(getattr(read, name) == getattr(config, name) for name in KNOB_NAMES)
+    overridden = family.config_class.from_pretrained(tmp_path, vision_token_budget=3)
+    assert overridden.vision_token_budget == 3
+    assert overridden.budget_scope == "image"
+
+
+def test_defaults_are_the_papers() -> None:
+    options = PruningOptions()
+    assert (options.text_coverage_weight, options.vision_coverage_weight) == (1.0, 0.5)
+    assert (options.text_temperature, options.vision_temperature) == (0.02, 0.2)
+
+
+def test_the_model_types_are_our_own() -> None:
+    # A stock type would run unpruned, in silence, wherever trust_remote_code is forgotten.
+    assert {family.config_class.model_type for family in FAMILIES.values()} == {"mmtok_llava", "mmtok_llava_next"}

@@ -1,0 +1,411 @@
+"""Both model classes: equal to stock where nothing is dropped, and equal to stock on the pruned prompt where it is."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from model_cases import EOS, IMAGE, PAD, Family, single
+from transformers import DynamicCache, GenerationConfig, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+# Text alone, one picture, several pictures with aspect ratios of their own, a picture at the end.
+MIXED = [[3, (24, 24), 5], [2, (30, 60), 4, (60, 20), 3], [7], [(50, 50), 6]]
+PICTURES_OF_ROW = [slice(0, 1), slice(1, 3), slice(3, 3), slice(3, 4)]
+MORE_THAN_ENOUGH = 10**6
+
+
+@pytest.fixture
+def models(family: Family) -> tuple[Any, Any]:
+    return family.models()
+
+
+def pruned_inputs(model: Any, inputs: dict[str, torch.Tensor], **knobs: Any) -> dict[str, torch.Tensor]:
+    """One row without padding, its dropped tokens taken out by hand: what stock should see."""
+    kept = model.select_vision_tokens(**inputs, **knobs).kept_mask[0]
+    ids = inputs["input_ids"][0]
+    encoded = model.get_image_features(**{k: inputs[k] for k in ("pixel_values", "image_sizes") if k in inputs})
+    features = torch.cat(list(encoded.pooler_output))
+    embeds = model.get_input_embeddings()(ids)
+    embeds[ids == IMAGE] = features
+    return {"inputs_embeds": embeds[kept][None], "kept": kept}
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_full_budget_gives_the_logits_of_stock(family: Family, models: tuple[Any, Any], left: bool) -> None:
+    model, stock = models
+    inputs = family.inputs(MIXED, model, left=left)
+    with torch.no_grad():
+        pruned, expected = model(**inputs, vision_token_budget=MORE_THAN_ENOUGH), stock(**inputs)
+    assert torch.equal(pruned.logits, expected.logits)
+    assert torch.equal(pruned.kept_mask, inputs["attention_mask"].bool())
+    assert torch.equal(pruned.image_hidden_states, expected.image_hidden_states)
+
+
+@pytest.mark.parametrize("budget", [MORE_THAN_ENOUGH, 1.0, None])
+@pytest.mark.parametrize("decoding", [{}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_full_budget_gives_the_sequences_of_stock(
+    family: Family, models: tuple[Any, Any], budget: Any, decoding: dict[str, int]
+) -> None:
+    model, stock = models
+    inputs = family.inputs(MIXED, model)
+    expected = stock.generate(**inputs, max_new_tokens=6, do_sample=False, **decoding)
+    sequences = model.generate(**inputs, max_new_tokens=6, do_sample=False, vision_token_budget=budget, **decoding)
+    assert torch.equal(sequences, expected)
+
+
+@pytest.mark.parametrize("knobs", [{"vision_token_budget": 3}, {"vision_token_budget": 0.3, "budget_scope": "image"}])
+def test_pruning_is_stock_on_the_pruned_prompt(family: Family, models: tuple[Any, Any], knobs: dict[str, Any]) -> None:
+    model, stock = models
+    inputs = family.inputs([MIXED[1]], model)
+    with torch.no_grad():
+        shorter = pruned_inputs(model, inputs, **knobs)
+        kept = shorter.pop("kept")
+        expected = stock(**shorter, output_hidden_states=True, output_attentions=False)
+        output = model(**inputs, **knobs, output_hidden_states=True)
+    assert 0 < kept.sum() < len(kept)
+    torch.testing.assert_close(output.logits[0, kept], expected.logits[0])
+    torch.testing.assert_close(output.hidden_states[-1][0, kept], expected.hidden_states[-1][0])
+    assert output.logits[0, ~kept].eq(0).all()
+    assert torch.equal(output.kept_mask[0], kept)
+    new_tokens = model.generate(**inputs, **knobs, max_new_tokens=5, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    assert torch.equal(new_tokens, stock.generate(**shorter, max_new_tokens=5, do_sample=False))
+
+
+def test_attentions_are_aligned_with_the_prompt(family: Family) -> None:
+    model, stock = family.models()
+    for each in (model, stock):
+        each.set_attn_implementation("eager")
+    inputs = family.inputs([MIXED[0]], model)
+    with torch.no_grad():
+        shorter = pruned_inputs(model, inputs, vision_token_budget=2)
+        kept = shorter.pop("kept")
+        expected = stock(**shorter, output_attentions=True).attentions[-1]
+        attentions = model(**inputs, vision_token_budget=2, output_attentions=True).attentions[-1]
+    length = inputs["input_ids"].shape[1]
+    assert attentions.shape == (1, expected.shape[1], length, length)
+    torch.testing.assert_close(attentions[:, :, kept][..., kept], expected)
+    assert attentions[:, :, ~kept].eq(0).all()
+    assert attentions[..., ~kept].eq(0).all()
+
+
+def test_loss_is_that_of_stock_on_the_pruned_prompt(family: Family, models: tuple[Any, Any]) -> None:
+    model, stock = models
+    inputs = family.inputs([MIXED[0]], model)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
+    shorter = pruned_inputs(model, inputs, vision_token_budget=3)
+    kept = shorter.pop("kept")
+    expected = stock(**shorter, labels=labels[:, kept]).loss
+    torch.testing.assert_close(model(**inputs, labels=labels, vision_token_budget=3).loss, expected)
+
+
+def test_loss_does_not_count_fillers(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs([[3, (24, 24), 5], [40]], model, left=False)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    labels = labels.masked_fill(labels == IMAGE, -100)
+    together = model(**inputs, labels=labels, vision_token_budget=2).loss
+    rows = [single(inputs, row, pictures) for row, pictures in ((0, slice(0, 1)), (1, slice(1, 1)))]
+    losses, counts = [], []
+    for row in rows:
+        own = row["input_ids"].masked_fill(row["input_ids"] == IMAGE, -100)
+        losses.append(model(**row, labels=own, vision_token_budget=2).loss)
+        counts.append((own[:, 1:] != -100).sum())
+    expected = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+    torch.testing.assert_close(together, expected)
+
+
+def test_gradients_reach_the_language_model_and_the_projector(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model, left=False)
+    labels = inputs["input_ids"].masked_fill((inputs["input_ids"] == IMAGE) | (inputs["attention_mask"] == 0), -100)
+    model(**inputs, labels=labels, vision_token_budget=3).loss.backward()
+    for module in (model.model.language_model, model.model.multi_modal_projector, model.lm_head):
+        assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("logits_to_keep", [0, 1, 9, torch.tensor([0, 4, -2])], ids=["all", "1", "9", "tensor"])
+def test_logits_to_keep_counts_the_full_prompt(family: Family, models: tuple[Any, Any], logits_to_keep: Any) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model)
+    with torch.no_grad():
+        every = model(**inputs, vision_token_budget=3).logits
+        some = model(**inputs, vision_token_budget=3, logits_to_keep=logits_to_keep).logits
+    wanted = every[:, logits_to_keep] if isinstance(logits_to_keep, torch.Tensor) else every[:, -logits_to_keep:]
+    assert torch.equal(some, wanted)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_row_does_not_depend_on_its_batch(family: Family, models: tuple[Any, Any], left: bool) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model, left=left)
+    together = model.select_vision_tokens(**inputs, vision_token_budget=3)
+    with torch.no_grad():
+        logits = model(**inputs, vision_token_budget=3).logits
+    for row, pictures in enumerate(PICTURES_OF_ROW):
+        alone = single(inputs, row, pictures)
+        real = inputs["attention_mask"][row].bool()
+        assert torch.equal(
+            together.kept_mask[row, real], model.select_vision_tokens(**alone, vision_token_budget=3).kept_mask[0]
+        )
+        with torch.no_grad():
+            own = model(**alone, vision_token_budget=3).logits[0]
+        torch.testing.assert_close(logits[row, real], own, atol=2e-4, rtol=2e-4)
+
+
+def test_budgets_count_per_crop_and_per_image(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs([[3, (50, 50), 5]], model)
+    crops = 1 if family.name == "llava" else 5
+    per_crop = model.select_vision_tokens(**inputs, vision_token_budget=2).images[0]
+    assert per_crop.crop.bincount().tolist() == [2] * crops
+    shared = model.select_vision_tokens(**inputs, vision_token_budget=2, budget_scope="image").images[0]
+    assert len(shared.indices) == 2 * crops
+    share = model.select_vision_tokens(**inputs, vision_token_budget=0.25).images[0]
+    tokens = per_crop.num_tokens if crops == 1 else per_crop.num_tokens - 8
+    assert abs(len(share.indices) - tokens / 4) <= crops
+
+
+def test_row_separators_are_dropped_unless_wanted() -> None:
+    from model_cases import FAMILIES
+
+    family = FAMILIES["llava_next"]
+    model, _ = family.models()
+    inputs = family.inputs([[3, (50, 50), 5]], model)
+    vision_tokens = {
+        keep: int((model.select_vision_tokens(**inputs, vision_token_budget=2, keep_image_newline=keep).kept_mask
+                   & (inputs["input_ids"] == IMAGE)).sum())
+        for keep in (False, True)
+    }  # fmt: skip
+    assert vision_tokens == {False: 10, True: 18}
+
+
+def test_selection_says_what_was_kept_and_why(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model)
+    selection = model.select_vision_tokens(**inputs, vision_token_budget=4)
+    assert [image.batch_row for image in selection.images] == [0, 1, 1, 3]
+    for image in selection.images:
+        assert image.indices.tolist() == sorted(set(image.indices.tolist()))
+        crops = int(image.crop.max()) + 1
+        gains = (image.text_gain + image.vision_gain).sum() / crops
+        assert image.coverage == pytest.approx(float(gains), rel=1e-5)
+        assert image.coverage <= image.upper_bound
+        assert image.coverage < image.full_coverage
+        grid = image.crop * 16 + image.row * 4 + image.column
+        assert len(grid.unique()) == len(grid)
+        if family.name == "llava":
+            assert torch.equal(grid, image.indices)
+    everything = model.select_vision_tokens(**inputs, vision_token_budget=None)
+    assert torch.equal(everything.kept_mask, inputs["attention_mask"].bool())
+
+
+def test_padding_is_no_candidate_when_excluded(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs([[3, (24, 24), 5]], model)
+    # Two bands of one colour: rows of patches 0 and 3. Where this is most of the picture, padding would be picked.
+    inputs["pixel_values"][..., :6, :] = 0.25
+    inputs["pixel_values"][..., 18:, :] = 0.25
+    kept = model.select_vision_tokens(**inputs, vision_token_budget=16, exclude_padding=True).images[0]
+    whole = kept.crop == 0
+    assert sorted(set(kept.row[whole].tolist())) == [1, 2]
+    assert len(kept.row[whole]) == 8
+
+
+def test_every_knob_is_live(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs([[3, (50, 50), 25]], model)
+    usual = model.select_vision_tokens(**inputs, vision_token_budget=4)
+    ids = inputs["input_ids"][0].tolist()
+    for knobs in (
+        {"vision_token_budget": 5},
+        {"text_coverage_weight": 0.01},
+        {"vision_coverage_weight": 50.0},
+        {"text_temperature": 0.5},
+        {"vision_temperature": 0.01, "text_coverage_weight": 0.0},
+        {"ignored_token_ids": ids[-20:]},
+        {"ignored_token_sequences": [ids[-20:]]},
+        {"instruction_token_sequences": [ids[-20:]]},
+        {"user_turn_token_sequences": [ids[-4:-2]]},
+        {"assistant_turn_token_sequences": [ids[-20:-18]], "user_turn_token_sequences": [ids[:1]]},
+    ):
+        changed = model.select_vision_tokens(**inputs, **{"vision_token_budget": 4, **knobs})
+        assert not torch.equal(changed.images[0].indices, usual.images[0].indices) or not torch.equal(
+            changed.images[0].text_gain, usual.images[0].text_gain
+        ), knobs
+
+
+def test_lengths_count_the_full_prompt(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model)
+    length = inputs["input_ids"].shape[1]
+    assert model.generate(**inputs, vision_token_budget=2, max_length=length + 5).shape[1] == length + 5
+    config = GenerationConfig(max_length=length + 4, pad_token_id=PAD)
+    assert model.generate(**inputs, generation_config=config, vision_token_budget=2).shape[1] == length + 4
+    assert config.max_length == length + 4
+    model.generation_config.eos_token_id = list(range(EOS, IMAGE))
+    shortest = model.generate(**inputs, vision_token_budget=2, min_length=length + 3, max_new_tokens=9)
+    assert shortest.shape[1] >= length + 3
+
+
+def test_sampling_streaming_and_caches(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED[:1], model)
+    ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
+    greedy = model.generate(**inputs, vision_token_budget=3, max_new_tokens=6, do_sample=False)
+    assert torch.equal(greedy[:, :length], ids)
+
+    class Recorder(BaseStreamer):
+        def __init__(self) -> None:
+            self.pieces: list[list[int]] = []
+
+        def put(self, value: torch.Tensor) -> None:
+            self.pieces.append(value.flatten().tolist())
+
+        def end(self) -> None:
+            self.pieces.append([])
+
+    recorder = Recorder()
+    model.generate(**inputs, vision_token_budget=3, max_new_tokens=6, do_sample=False, streamer=recorder)
+    assert recorder.pieces[0] == ids[0].tolist()
+    assert [token for piece in recorder.pieces for token in piece] == greedy[0].tolist()
+
+    static = model.generate(
+        **inputs, vision_token_budget=3, max_new_tokens=6, do_sample=False, cache_implementation="static"
+    )
+    assert torch.equal(static, greedy)
+    looked_up = model.generate(
+        **inputs, vision_token_budget=3, max_new_tokens=6, do_sample=False, prompt_lookup_num_tokens=2
+    )
+    assert torch.equal(looked_up, greedy)
+    full = model.generate(
+        **inputs, vision_token_budget=3, max_new_tokens=6, do_sample=False, return_dict_in_generate=True
+    )
+    assert torch.equal(full.sequences, greedy)
+    kept = model.select_vision_tokens(**inputs, vision_token_budget=3).kept_mask.sum()
+    assert full.past_key_values.get_seq_length() == kept + 5
+    sampled = model.generate(**inputs, vision_token_budget=3, max_new_tokens=6, do_sample=True, num_return_sequences=3)
+    assert sampled.shape == (3, length + 6)
+
+
+def test_callers_criteria_and_processors_see_the_full_prompt(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model)
+    seen: list[torch.Tensor] = []
+
+    class Stop(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+            seen.append(input_ids)
+            return torch.full((len(input_ids),), input_ids.shape[1] >= inputs["input_ids"].shape[1] + 2)
+
+    def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        seen.append(input_ids)
+        return scores
+
+    output = model.generate(
+        **inputs,
+        vision_token_budget=2,
+        max_new_tokens=9,
+        do_sample=False,
+        stopping_criteria=[Stop()],
+        logits_processor=[process],
+    )
+    length = inputs["input_ids"].shape[1]
+    assert output.shape[1] == length + 2
+    assert all(torch.equal(ids[:, :length], inputs["input_ids"]) for ids in seen)
+
+
+def test_embeddings_in_place_of_ids(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model)
+    by_ids = model.generate(**inputs, vision_token_budget=MORE_THAN_ENOUGH, max_new_tokens=4, do_sample=False)
+    embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
+    by_embeds = model.generate(
+        **inputs, inputs_embeds=embeds, vision_token_budget=MORE_THAN_ENOUGH, max_new_tokens=4, do_sample=False
+    )
+    assert torch.equal(by_ids[:, embeds.shape[1] :], by_embeds)
+    with torch.no_grad():
+        assert (model(**inputs, inputs_embeds=embeds, vision_token_budget=3).kept_mask.sum(1) < embeds.shape[1]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(family: Family, dtype: torch.dtype) -> None:
+    model, stock = family.models()
+    model, stock = model.to(dtype), stock.to(dtype)
+    inputs = family.inputs(MIXED, model)
+    for pixels in (inputs["pixel_values"].to(dtype), inputs["pixel_values"]):
+        with torch.no_grad():
+            given = {**inputs, "pixel_values": pixels}
+            assert torch.equal(model(**given, vision_token_budget=MORE_THAN_ENOUGH).logits, stock(**given).logits)
+            assert model(**given, vision_token_budget=3).logits.dtype == dtype
+
+
+def test_a_compiled_language_model_gives_the_same_tokens(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED[:1], model)
+    expected = model.generate(**inputs, vision_token_budget=3, max_new_tokens=3, do_sample=False)
+    model.model.language_model = torch.compile(model.model.language_model, backend="eager")
+    assert torch.equal(model.generate(**inputs, vision_token_budget=3, max_new_tokens=3, do_sample=False), expected)
+
+
+def test_tuple_outputs(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = family.inputs(MIXED, model)
+    with torch.no_grad():
+        named = model(**inputs, vision_token_budget=3)
+        plain = model(**inputs, vision_token_budget=3, return_dict=False)
+    assert isinstance(plain, tuple)
+    assert torch.equal(plain[0], named.logits)
+    # The tuple is stock's: what is new has a name only.
+    assert len(plain) == len(named) - 1
+    assert named.kept_mask.shape == inputs["input_ids"].shape
+
+
+def test_refusals_say_what_to_do(family: Family, models: tuple[Any, Any]) -> None:
+    model, stock = models
+    inputs = family.inputs(MIXED[:2], model)
+    with pytest.raises(ValueError, match="cannot read a pruned prompt: give an MMTok model"):
+        model.generate(**inputs, assistant_model=stock)
+    cache = DynamicCache(config=model.config.get_text_config())
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[5, 6], [7, 8]]), past_key_values=cache)
+        for call in (model.generate, model):
+            with pytest.raises(ValueError, match="past_key_values already holds 2 tokens"):
+                call(**inputs, past_key_values=cache)
+    fewer = {**inputs, "pixel_values": inputs["pixel_values"][:1]}
+    if "image_sizes" in fewer:
+        fewer["image_sizes"] = fewer["image_sizes"][:1]
+    for call in (model.generate, model, model.select_vision_tokens):
+        with pytest.raises(ValueError, match=r"image tokens and the pictures \d+ features"):
+            call(**fewer)
+    with pytest.raises(ValueError, match="vision_token_budget is 0"):
+        model.generate(**inputs, vision_token_budget=0)
+    infinite = {**inputs, "pixel_values": inputs["pixel_values"].index_fill(-1, torch.tensor([3]), torch.inf)}
+    with pytest.raises(ValueError, match="pixel_values contains inf"):
+        model(**infinite)
+    assert not model.model.multi_modal_projector._forward_pre_hooks
+
+
+def test_two_threads_share_one_model(family: Family, models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = [family.inputs(MIXED, model, seed=seed) for seed in range(2)]
+    knobs = [{"vision_token_budget": 2}, {"vision_token_budget": 7}]
+    expected = [model.generate(**x, **k, max_new_tokens=4, do_sample=False) for x, k in zip(inputs, knobs, strict=True)]
+    before = set(model.__dict__)
+    results: list[list[torch.Tensor]] = [[], []]
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            results[number].append(model.generate(**inputs[number], **knobs[number], max_new_tokens=4, do_sample=False))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(2):
+        assert len(results[number]) == 5
+        assert all(torch.equal(result, expected[number]) for result in results[number])
+    assert set(model.__dict__) == before

@@ -1,0 +1,94 @@
+"""Random prompts: turns, pictures of any shape, padding, dtypes, budgets and scopes; 2,000 of them in `make fuzz`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_cases import Family, single
+
+CASES, CASES_OF_FUZZ = 100, 1000  # for each family
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> tuple[int, int]:
+    """(height, width) with an aspect ratio of 1:20 to 20:1."""
+    ratio, short = draw(st.floats(1, 20)), draw(st.integers(4, 60))
+    size = (short, max(round(short * ratio), 1))
+    return size if draw(st.booleans()) else size[::-1]
+
+
+ROWS = st.lists(st.lists(st.one_of(st.integers(0, 6), sizes()), max_size=4), min_size=1, max_size=3)
+BUDGETS = st.one_of(st.integers(1, 20), st.floats(0.01, 1), st.none())
+DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+KNOBS = st.fixed_dictionaries(
+    {
+        "vision_token_budget": BUDGETS,
+        "budget_scope": st.sampled_from(["crop", "image"]),
+        "exclude_padding": st.booleans(),
+        "keep_image_newline": st.booleans(),
+        "text_coverage_weight": st.sampled_from([0.0, 1.0]),
+        "vision_coverage_weight": st.sampled_from([0.5, 2.0]),
+        "text_temperature": st.sampled_from([0.02, 0.5]),
+    }
+)
+
+
+def test_random_prompts(family: Family, request: pytest.FixtureRequest) -> None:
+    fuzz = request.config.getoption("--fuzz")
+    model, _ = family.models()
+    state = set(vars(model))
+
+    @settings(
+        max_examples=CASES_OF_FUZZ if fuzz else CASES,
+        derandomize=not fuzz,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(ROWS, KNOBS, DTYPES, st.booleans(), st.integers(0, 2**16))
+    def check(rows: list[Any], knobs: dict[str, Any], dtype: torch.dtype, left: bool, seed: int) -> None:
+        inputs = family.inputs(rows, model, seed=seed, left=left)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+        holds_for(family, model, rows, inputs, knobs, left)
+
+    check()
+    assert set(vars(model)) == state
+
+
+def holds_for(
+    family: Family, model: Any, rows: list[Any], inputs: dict[str, torch.Tensor], knobs: dict[str, Any], left: bool
+) -> None:
+    selection = model.select_vision_tokens(**inputs, **knobs)
+    with torch.no_grad():
+        output = model(**inputs, **knobs)
+    real = inputs["attention_mask"].bool()
+    pictures = [sum(isinstance(piece, tuple) for piece in row) for row in rows]
+    assert torch.isfinite(output.logits[real]).all()
+    if not sum(pictures) or knobs["vision_token_budget"] is None:
+        assert bool(selection.kept_mask[real].all())
+    else:
+        assert torch.equal(output.kept_mask, selection.kept_mask)
+        dropped = real & ~output.kept_mask
+        assert bool((inputs["input_ids"][dropped] == model.config.image_token_id).all())
+        assert bool((output.logits[dropped] == 0).all())
+    for image in selection.images:
+        kept = len(image.indices)
+        assert 1 <= kept <= image.num_tokens
+        assert image.indices.tolist() == sorted(set(image.indices.tolist()))
+        assert image.coverage <= min(image.upper_bound, image.full_coverage) + 1e-4
+    first = 0
+    for row, count in enumerate(pictures):
+        own = single(inputs, row, slice(first, first + count))
+        if own["input_ids"].shape[1]:
+            alone = model.select_vision_tokens(**own, **knobs).images
+            together = selection.images[first : first + count]
+            assert [image.indices.tolist() for image in alone] == [image.indices.tolist() for image in together]
+        first += count
+    if left:
+        tokens = model.generate(**inputs, **knobs, max_new_tokens=1, do_sample=False)
+        assert torch.equal(tokens[:, :-1], inputs["input_ids"])

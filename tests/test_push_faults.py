@@ -1,0 +1,221 @@
+"""Pushes that fail, at every request in turn and by every kind of fault: main holds the old state or all of the new."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_double import Fault, HubDouble
+from huggingface_hub import file_download
+from huggingface_hub.utils import _http
+from published_models import BASE, TARGET, hub_for_this_process, upload_folder
+from small_checkpoints import make_llava_checkpoint
+
+from mmtok.publish import PublishError
+from mmtok.publish.push import publish
+from mmtok.publish.release import Release, prepare
+
+OLD = {"README.md": b"# The card of version zero\n", "config.json": b"{}", "notes.txt": b"mine"}
+MOST_REQUESTS = 40
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llava_checkpoint(tmp_path_factory.mktemp("base") / "small-llava")
+
+
+@pytest.fixture(scope="module")
+def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    with pytest.MonkeyPatch.context() as patch, hub_for_this_process(patch, tmp_path_factory.mktemp("cache")) as hub:
+        upload_folder(hub, BASE, base)
+        return prepare(BASE, tmp_path_factory.mktemp("release"), check=False)
+
+
+@pytest.fixture
+def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
+    # The waits between the retries of huggingface_hub are counted, not waited.
+    without_waiting = types.SimpleNamespace(sleep=lambda seconds: None)
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", without_waiting)
+    with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
+        upload_folder(serving, BASE, base)
+        yield serving
+
+
+def push_again(hub: HubDouble, release: Release) -> None:
+    """A push without faults; the repo then holds all of it, in one commit on top of what was there, and the tag."""
+    hub.arm()
+    report = publish(release, TARGET, tag="v1.0", overwrite_card=True, verify_after=False)
+    repository = hub.store.repository(TARGET)
+    assert repository.tags == {"v1.0": repository.branches["main"]} == {"v1.0": report.commit}
+    assert complete(hub, release)
+
+
+def complete(hub: HubDouble, release: Release) -> bool:
+    """Whether main is one commit on top of the old state and holds every file of the release."""
+    repository = hub.store.repository(TARGET)
+    head, title = repository.commit_at("main"), f"MMTok 0.1.0 on {BASE}"
+    if head.title != title or repository.commits[head.parent or ""].title == title:
+        return False
+    files = hub.files(TARGET)
+    expected = {path.name: path.read_bytes() for path in release.folder.iterdir() if path.name != "README.md"}
+    expected |= {weight.path: hub.files(BASE)[weight.path] for weight in release.weights}
+    return all(files.get(path) == content for path, content in expected.items())
+
+
+def start_over(hub: HubDouble) -> dict[str, tuple[str, bool]]:
+    """The target as somebody left it before the push; returns its tree."""
+    hub.arm()
+    hub.store.repositories.pop(TARGET, None)
+    hub.store.seed(TARGET, OLD)
+    return hub.tree(TARGET)
+
+
+@pytest.mark.parametrize("upload", [False, True], ids=["copied", "uploaded"])
+@pytest.mark.parametrize("kind", ["drop", 500, 412, 401, 429])
+def test_a_fault_at_any_request_leaves_main_old_or_complete(
+    hub: HubDouble, release: Release, kind: int | str, upload: bool
+) -> None:
+    hub.refuse_duplicates = upload
+    strike_every_request(hub, release, kind=kind)
+
+
+@pytest.mark.parametrize("upload", [False, True], ids=["copied", "uploaded"])
+@pytest.mark.parametrize("kind", ["drop", 500, 429])
+def test_a_hub_that_fails_from_some_request_on_leaves_main_old_or_complete(
+    hub: HubDouble, release: Release, kind: int | str, upload: bool
+) -> None:
+    hub.refuse_duplicates = upload
+    strike_every_request(hub, release, kind=kind, persistent=True)
+
+
+@pytest.mark.parametrize("upload", [False, True], ids=["copied", "uploaded"])
+def test_an_answer_that_is_lost_leaves_main_old_or_complete(hub: HubDouble, release: Release, upload: bool) -> None:
+    hub.refuse_duplicates = upload
+    strike_every_request(hub, release, kind="drop", served=True)
+
+
+def strike_every_request(hub: HubDouble, release: Release, **fault: Any) -> None:
+    """Lets one request after the other fail, each in a push of its own, and pushes again after each."""
+    messages = []
+    for number in range(1, MOST_REQUESTS):
+        old = start_over(hub)
+        hub.arm(Fault(number, **fault))
+        try:
+            publish(release, TARGET, tag="v1.0", overwrite_card=True, verify_after=False)
+        except PublishError as error:
+            messages.append(str(error))
+        reached = len(hub.log) >= number
+        assert hub.tree(TARGET) == old or complete(hub, release), f"half published by a fault at request {number}"
+        push_again(hub, release)
+        if not reached:
+            break
+    else:
+        pytest.fail(f"a push took more than {MOST_REQUESTS} requests")
+    assert number > 10
+    assert len(messages) >= 3
+    assert all("run the same command again" in message for message in messages), messages
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("drop", "The connection to the Hub broke"),
+        (500, "The Hub answered 500 while committing to org/llava-mmtok"),
+        (412, r"The branch has moved since it was read \(412\) .* Nothing was changed"),
+        (401, "log in with `hf auth login`"),
+        (429, "The Hub asks to wait 1 seconds"),
+    ],
+)
+def test_every_kind_of_fault_has_its_message(hub: HubDouble, release: Release, kind: int | str, message: str) -> None:
+    start_over(hub)
+    hub.arm(Fault(1, kind, only="/commit/"))
+    with pytest.raises(PublishError, match=message):
+        publish(release, TARGET)
+
+
+def test_a_lost_tag_is_said_to_be_all_that_is_missing(hub: HubDouble, release: Release) -> None:
+    start_over(hub)
+    hub.arm(Fault(1, 500, only="/tag/"))
+    with pytest.raises(PublishError, match="only the tag is missing"):
+        publish(release, TARGET, tag="v1.0", overwrite_card=True)
+    assert complete(hub, release)
+    push_again(hub, release)
+
+
+@pytest.mark.parametrize("kind", ["drop", 500, 401])
+def test_a_verification_that_cannot_read_says_so_and_the_next_run_verifies(
+    hub: HubDouble, release: Release, kind: int | str
+) -> None:
+    start_over(hub)
+    hub.arm(Fault(1, kind, only="/prompt.py", persistent=True))
+    with pytest.raises(PublishError, match="Nothing was verified; run the same command again"):
+        publish(release, TARGET, overwrite_card=True)
+    assert complete(hub, release)
+    hub.arm()
+    report = publish(release, TARGET, overwrite_card=True)
+    assert report.plan.changes == ()
+    assert report.verification is not None
+    assert report.verification.ok
+
+
+@pytest.mark.parametrize("kind", ["drop", 500, 401, 429])
+@pytest.mark.parametrize("only", ["/api/models/", "/resolve/", "/tree/"])
+def test_a_base_that_cannot_be_read_is_reported(hub: HubDouble, tmp_path: Path, kind: int | str, only: str) -> None:
+    hub.arm(Fault(1, kind, only=only, persistent=True))
+    with pytest.raises((PublishError, ValueError), match=BASE):
+        prepare(BASE, tmp_path / "release", check=False)
+    assert {request.method for request in hub.log} <= {"GET", "HEAD"}
+
+
+def test_a_process_killed_at_any_request_leaves_main_old_or_complete(hub: HubDouble, release: Release) -> None:
+    # The server process keeps the imports, so that each push is a fork that takes no seconds to start.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmtok.publish.push"])
+    for number in range(1, MOST_REQUESTS):
+        old = start_over(hub)
+        child = context.Process(target=_push_in_a_process, args=(release, hub.url))
+        hub.arm(Fault(number, "drop", before=killing(child)))
+        child.start()
+        child.join(60)
+        assert child.exitcode in (-signal.SIGKILL, 0), child.exitcode
+        assert hub.tree(TARGET) == old or complete(hub, release), f"half published by a kill at request {number}"
+        push_again(hub, release)
+        if child.exitcode == 0:
+            break
+    assert number > 10
+
+
+def test_a_process_killed_after_the_commit_is_completed(hub: HubDouble, release: Release) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmtok.publish.push"])
+    start_over(hub)
+    child = context.Process(target=_push_in_a_process, args=(release, hub.url))
+    hub.arm(Fault(1, "drop", only="/tag/", before=killing(child)))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert complete(hub, release)
+    assert hub.store.repository(TARGET).tags == {}
+    push_again(hub, release)
+
+
+def killing(process: Any) -> Callable[[], None]:
+    """What kills a started process, at once and without a goodbye."""
+    return lambda: os.kill(process.pid, signal.SIGKILL)
+
+
+def _push_in_a_process(release: Release, url: str) -> None:
+    """Runs in a forked process, which does not have the test's patches."""
+    from huggingface_hub import constants
+
+    constants.ENDPOINT = url
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
+    constants.HF_HUB_DISABLE_XET = True
+    publish(release, TARGET, tag="v1.0", overwrite_card=True, verify_after=False)

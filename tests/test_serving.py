@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_checkpoints import make_llava_checkpoint
+
+from mmtok import endpoint_handler
+from mmtok.answering import ask, load_pipeline
+from mmtok.publish import stage
+
+QUESTION = "Is there a snowboard in the image?"
+BUDGET = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("serving")
+    staged = stage(
+        make_llava_checkpoint(root / "base", seed=5),
+        root / "served_model",
+        knobs={"vision_token_budget": BUDGET},
+        check=False,
+    ).path
+    shutil.copy(endpoint_handler.__file__, staged / "handler.py")
+    return staged
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+
+
+def encoded() -> str:
+    file = io.BytesIO()
+    picture().save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def expected(folder) -> dict[Any, str]:
+    """Answers of the pipeline by budget; they have to differ, or no test could tell which budget was used."""
+    pipe = load_pipeline(folder)
+    answers = {budget: ask(pipe, picture(), QUESTION, budget, max_new_tokens=8).answer for budget in (BUDGET, 5, None)}
+    assert len(set(answers.values())) == 3
+    return answers
+
+
+@pytest.fixture(scope="module")
+def handler(folder) -> Any:
+    """Loaded as the endpoints' toolkit does: from the file in the repository."""
+    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EndpointHandler(str(folder))
+
+
+def test_handler_answers_with_the_repositorys_budget(handler, expected) -> None:
+    data = {"inputs": {"image": encoded(), "question": QUESTION}, "parameters": {"max_new_tokens": 8}}
+    before = json.dumps(data)
+    assert handler(data) == [{"generated_text": expected[BUDGET]}]
+    assert json.dumps(data) == before
+
+
+@pytest.mark.parametrize("budget", [5, None])
+def test_handler_takes_a_budget_with_the_request(handler, expected, budget) -> None:
+    parameters = {"max_new_tokens": 8, "vision_token_budget": budget}
+    answers = handler({"inputs": {"image": encoded(), "question": QUESTION}, "parameters": parameters})
+    assert answers == [{"generated_text": expected[budget]}]
+
+
+def test_handler_answers_conversations_and_lists(handler, expected) -> None:
+    uri = f"data:image/png;base64,{encoded()}"
+    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": QUESTION}]
+    chat = {"messages": [{"role": "user", "content": content}]}
+    single = {"image": uri, "question": QUESTION}
+    answers = handler({"inputs": [chat, single], "parameters": {"max_new_tokens": 8}})
+    assert answers == [{"generated_text": expected[BUDGET]}] * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "An input is neither"),
+        ({"inputs": []}, "empty list"),
+        ({"inputs": {"image": "abc"}}, "An input is neither"),
+        ({"inputs": {"image": "/etc/hostname", "question": "?"}}, "A picture cannot be read"),
+        ({"inputs": {"image": "https://example.com/a.png", "question": "?"}}, "A picture cannot be read"),
+        ({"inputs": {"image": "aGVsbG8=", "question": "?"}}, "A picture cannot be read"),
+        ({"inputs": {"image": 3, "question": "?"}}, "A picture is no text"),
+        ({"inputs": {"messages": ["hello"]}}, "A message needs a role"),
+        ({"inputs": {"messages": [{"role": "user", "content": [{"type": "video"}]}]}}, "of type 'video'"),
+        ({"inputs": {}, "parameters": {"logits_processor": 1}}, "parameters has logits_processor: give "),
+    ],
+)
+def test_handler_refuses_what_it_cannot_answer(handler, data, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        handler(data)
+
+
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory) -> Iterator[str]:
+    """`transformers serve --trust-remote-code FOLDER` on a free port of loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    program = "from transformers.cli.transformers import main; main()"
+    command = [sys.executable, "-c", program, "serve", str(folder), "--trust-remote-code"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with log.open("w") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process:
+        deadline = time.monotonic() + 240
+        while not _listens(port):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+        process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _request(folder: Path, **more: Any) -> dict[str, Any]:
+    content = [
+        {"type": "text", "text": QUESTION},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded()}"}},
+    ]
+    messages = [{"role": "user", "content": content}]
+    return {"model": str(folder), "messages": messages, "temperature": 0.0, "max_tokens": 8, **more}
+
+
+@pytest.mark.heavy
+def test_openai_client_of_a_server(server, folder, expected) -> None:
+    """The official client, whole and streamed: the answers are those of the pruned model with its own budget."""
+    from openai import OpenAI
+
+    client = OpenAI(base_url=server, api_key="none", max_retries=0, timeout=240)
+    whole = client.chat.completions.create(**_request(folder))
+    assert whole.choices[0].message.content.strip() == expected[BUDGET]
+    chunks = list(client.chat.completions.create(**_request(folder), stream=True))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces).strip() == expected[BUDGET]
+    assert sum(bool(piece) for piece in pieces) > 1
