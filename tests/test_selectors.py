@@ -106,6 +106,11 @@ def test_greedy_map_finds_the_best_set_of_orthogonal_items() -> None:
     assert sorted(greedy_map(kernel, 2).tolist()) == list(best) == [0, 2]
 
 
+def test_greedy_map_goes_on_beyond_the_rank_of_the_kernel() -> None:
+    vision = torch.nn.functional.normalize(torch.randn(18, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert sorted(greedy_map(vision @ vision.T, 18).tolist()) == list(range(18))
+
+
 def test_cdpruner_prefers_relevant_tokens_and_refuses_copies_of_them() -> None:
     vision = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
     text = torch.tensor([[1.0, 0.0, 0.0]])

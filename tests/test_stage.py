@@ -409,6 +409,17 @@ def test_a_tokenizer_model_alone_becomes_a_tokenizer_json(
     assert ours("<image>\nIs it?")["input_ids"][1] == 320
 
 
+def test_what_a_tokenizer_model_takes_is_named(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_sentencepiece(folder: Path) -> None:
+        raise ValueError("`tiktoken` is required.")
+
+    slow = Path(shutil.copytree(base, tmp_path / "base"))
+    (slow / "tokenizer.json").rename(slow / "tokenizer.model")
+    monkeypatch.setattr("mmtok.publish.tokenizer_files.AutoProcessor.from_pretrained", without_sentencepiece)
+    with pytest.raises(ValueError, match=r"`tiktoken` is required. Reading its tokenizer.model takes `pip install"):
+        stage(slow, tmp_path / "out")
+
+
 def test_another_tokenizer_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer whose class reads tokenizer.json in a way of its own is written out; one that cannot is refused."""
     monkeypatch.setattr(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TOKENIZER_FILE, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+_TOKENIZER_MODEL = "tokenizer.model"
 
 
 def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
@@ -31,7 +32,10 @@ def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
     try:
         processor = AutoProcessor.from_pretrained(base.folder)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise ValueError(f"The processor of {base.name} does not load: {error}") from error
+        advice = ""
+        if (base.folder / _TOKENIZER_MODEL).exists() and not (base.folder / _TOKENIZER_FILE).exists():
+            advice = f" Reading its {_TOKENIZER_MODEL} takes `pip install sentencepiece protobuf`."
+        raise ValueError(f"The processor of {base.name} does not load: {error}{advice}") from error
     if getattr(getattr(processor, "tokenizer", None), "backend_tokenizer", None) is None:
         raise ValueError(f"{base.name} has no tokenizer that transformers can turn into a tokenizer.json.")
     return processor

@@ -40,6 +40,8 @@ def config_values() -> dict[str, Any]:
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 1024,
+        "initializer_range": 0.08,
+        "rope_theta": 100_000.0,
         "pad_token_id": ids[PAD],
         "bos_token_id": ids[BOS],
         "eos_token_id": ids[EOS],
@@ -62,7 +64,9 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
 
     Word embeddings are orthogonal unit vectors and stay as they are: every stage of training can rely on them. Those of
     `BACKGROUND_WORDS` lean towards <image>. Queries and keys of the language model start equal, so that it attends to
-    like content from the start (after Trockman and Kolter 2023, arXiv 2305.09828).
+    like content from the start (after Trockman and Kolter 2023, arXiv 2305.09828). Weights that are larger than
+    Llama's and positions that turn more slowly are what lets a model of three layers find an object by two words in
+    some hundred steps; with Llama's own values it stays at chance for as long.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,25 +14,20 @@ from numpy.typing import NDArray
 
 from .scenes import COLORS, SHAPES, Scene, SceneObject
 
-Negative = Literal["swapped", "hard", "random"]
+Negative = Literal["hard", "random"]
 DESCRIBE = "Describe the image."
-LIST = "Describe the shape and color."
 COUNT = "How many objects are in the image?"
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its answer; `color` and `shape` say what it asks for, where it asks for something.
-
-    `given`: words of the answer that nobody could know, and that training does not ask for.
-    """
+    """A question and its answer; `color` and `shape` say what it asks for, where it asks for something."""
 
     text: str
     answer: str
     color: str | None = None
     shape: str | None = None
-    given: frozenset[str] = frozenset()
 
 
 def with_article(noun: str) -> str:
@@ -46,19 +41,16 @@ def existence_question(
     """Ask whether an object of one colour and shape is there: "Is there a red circle in the image?".
 
     `present` is the answer. Of the absent objects, `negative` "hard" takes one that shares its colour or its shape
-    with an object of the scene, "swapped" one that takes its colour from one object and its shape from another where
-    the scene has such a pair, and "random" any.
+    with an object of the scene, and "random" any.
     """
     there = {(item.color, item.shape) for item in scene.objects}
     if present:
         pool = [(item.color, item.shape) for item in scene.objects]
     else:
         pool = [pair for pair in _PAIRS if pair not in there]
-        if negative != "random":
+        if negative == "hard":
             colors, shapes = {color for color, _ in there}, {shape for _, shape in there}
             pool = [(color, shape) for color, shape in pool if color in colors or shape in shapes]
-            swapped = [(color, shape) for color, shape in pool if color in colors and shape in shapes]
-            pool = swapped if negative == "swapped" and swapped else pool
     color, shape = pool[rng.integers(len(pool))]
     return Question(_is_there(f"{color} {shape}"), "yes" if present else "no", color=color, shape=shape)
 
@@ -113,16 +105,6 @@ def description(scene: Scene, patches: NDArray[np.int64] | None = None) -> Quest
     """
     order = reading_order(scene, scene.patch_labels() if patches is None else patches)
     return Question(DESCRIBE, " and ".join(with_article(item.name) for item in order))
-
-
-def listing(scene: Scene, rng: np.random.Generator) -> Question:
-    """Ask for a list in random order that names shapes before colours, "circle red and star blue".
-
-    An exercise in finding by shape: the shapes are given, the colours are to be found.
-    """
-    order = [scene.objects[index] for index in rng.permutation(len(scene.objects))]
-    answer = " and ".join(f"{item.shape} {item.color}" for item in order)
-    return Question(LIST, answer, given=frozenset({"and", *SHAPES}))
 
 
 def reading_order(scene: Scene, patches: NDArray[np.int64]) -> list[SceneObject]:

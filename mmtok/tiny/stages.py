@@ -3,11 +3,8 @@
     sight      the vision tower names the colour and shape of every patch
     alignment  the projector (and slowly the tower) writes every patch as the sum of the embeddings of its two words
     words      the language model answers about symbolic pictures of few patches, written that way without a mistake
-    shapes     the same with an exercise in finding by shape
     language   the same up to whole pictures
-    pairs      on few patches again: a colour and a shape that are there, but not of one object
     tuning     everything but the word embeddings learns on rendered pictures
-    endings    the language model learns on single questions that </s> follows their answers
 
 The word embeddings never change, and the language model learns before it sees: that is what aligns projected patches
 with words, and so gives text rows something to match. From `words` on a random part of the patches is kept, so that the
@@ -80,13 +77,18 @@ Loss = Callable[[Learner, np.random.Generator, int], tuple[torch.Tensor, dict[st
 
 @dataclass(frozen=True)
 class Stage:
-    """`rates`: the peak learning rate of each part that learns (see `PARTS`); every other part is frozen."""
+    """`rates`: the peak learning rate of each part that learns (see `PARTS`); every other part is frozen.
+
+    `horizon`: the step at which the rate would reach its lowest, by default the last; a stage that ends before is left
+    at a high rate.
+    """
 
     name: str
     steps: int
     batch_size: int
     rates: dict[str, float]
     loss: Loss
+    horizon: int | None = None
 
 
 def sight_loss(learner: Learner, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -166,16 +168,13 @@ _LANGUAGE_MODEL = ("language", "output")
 STAGES = (
     Stage("sight", 2000, 40, {"tower": 1e-3, "head": 1e-3}, sight_loss),
     Stage("alignment", 400, 40, {"projector": 2e-3, "tower": 3e-4}, writing_loss),
-    Stage("words", 800, 40, dict.fromkeys(_LANGUAGE_MODEL, 2e-3), symbolic_loss(Lesson(24))),
-    Stage("shapes", 500, 40, dict.fromkeys(_LANGUAGE_MODEL, 2e-3), symbolic_loss(Lesson(24, listings=0.8))),
-    Stage("language", 200, 40, dict.fromkeys(_LANGUAGE_MODEL, 1e-3), symbolic_loss(Lesson())),
-    Stage("pairs", 500, 40, dict.fromkeys(_LANGUAGE_MODEL, 2e-3), symbolic_loss(Lesson(24, swaps=0.7))),
+    Stage("words", 700, 40, dict.fromkeys(_LANGUAGE_MODEL, 2e-3), symbolic_loss(Lesson(24)), horizon=1400),
+    Stage("language", 300, 40, dict.fromkeys(_LANGUAGE_MODEL, 1e-3), symbolic_loss(Lesson())),
     Stage(
         "tuning",
         400,
         40,
         {"projector": 5e-4, "tower": 2e-4, **dict.fromkeys(_LANGUAGE_MODEL, 1e-3)},
-        pictured_loss(Lesson(swaps=0.5)),
+        pictured_loss(Lesson()),
     ),
-    Stage("endings", 100, 40, dict.fromkeys(_LANGUAGE_MODEL, 3e-4), pictured_loss(Lesson(swaps=0.5, turns=1))),
 )

@@ -78,7 +78,7 @@ def _train_stage(
     progress = tqdm(range(start, stage.steps), desc=stage.name, initial=start, total=stage.steps, mininterval=5)
     for step in progress:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate_factor(step, stage.steps)
+            group["lr"] = group["peak"] * rate_factor(step, stage.horizon or stage.steps)
         rng = np.random.default_rng([run.seed, index, step])
         with torch.autocast("cpu", dtype=run.precision, enabled=run.precision != torch.float32):
             loss, shares = stage.loss(learner, rng, stage.batch_size)
@@ -95,9 +95,9 @@ def _train_stage(
     _save_snapshot(run, stages, learner, seconds, stage=index + 1, step=0, optimizer=None)
 
 
-def rate_factor(step: int, steps: int) -> float:
-    """Scale the peak learning rate: a linear warm-up, times a cosine from 1 down to `LAST_RATE`."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+def rate_factor(step: int, horizon: int) -> float:
+    """Scale the peak learning rate: a linear warm-up, times a cosine from 1 down to `LAST_RATE` at `horizon`."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / horizon))
     return min(1.0, (step + 1) / WARM_UP_STEPS) * (LAST_RATE + (1 - LAST_RATE) * cosine)
 
 
@@ -117,11 +117,11 @@ def _optimizer(learner: Learner, stage: Stage) -> torch.optim.Optimizer:
 
 
 def _fingerprint(run: Run, stages: Sequence[Stage]) -> list[Any]:
-    """What has to be equal for a snapshot to belong to this run."""
+    """What has to be equal for a snapshot within these stages to belong to this run."""
     return [
         run.seed,
         str(run.precision),
-        *([s.name, s.steps, s.batch_size, sorted(s.rates.items())] for s in stages),
+        *([s.name, s.steps, s.batch_size, s.horizon, sorted(s.rates.items())] for s in stages),
     ]
 
 
@@ -138,7 +138,7 @@ def _save_snapshot(
     """Write the snapshot beside the old one and put it in its place, so that a kill leaves one of the two whole."""
     run.folder.mkdir(parents=True, exist_ok=True)
     state = {
-        "run": _fingerprint(run, stages),
+        "run": _fingerprint(run, stages[: stage + 1 if step else stage]),
         "learner": learner.state_dict(),
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "stage": stage,
@@ -154,7 +154,8 @@ def _load_snapshot(run: Run, stages: Sequence[Stage]) -> dict[str, Any] | None:
     if not run.snapshot.exists():
         return None
     state = torch.load(run.snapshot, weights_only=True)
-    if state["run"] != _fingerprint(run, stages):
+    reached = len(state["run"]) - len(_fingerprint(run, ()))
+    if state["run"] != _fingerprint(run, stages[:reached]):
         raise ValueError(
             f"{run.snapshot} belongs to a run with another seed, precision or stages ({state['run']}). "
             "Delete it to start again, or name another --run-folder."

@@ -7,6 +7,9 @@ from torch.nn.functional import normalize
 
 from .base import CropView, Kept, Selector
 
+# What is left of a kernel of float32 cosines, relative to its diagonal, counts as zero below this.
+ROUNDING = 1e-6
+
 
 class CDPruner(Selector):
     """MAP of a DPP with the kernel diag(r) L diag(r), greedily.
@@ -40,18 +43,21 @@ def greedy_map(kernel: torch.Tensor, count: int) -> torch.Tensor:
         count: picks, from 1 to n.
 
     Returns:
-        (count,) int64 in the order of the picks. Beyond the kernel's rank every determinant is 0, and picks go by
-        what rounding leaves.
+        (count,) int64 in the order of the picks. Beyond the kernel's rank every determinant is 0; the picks there have
+        the largest of what rounding leaves.
     """
     kernel = kernel.double()
+    noise = ROUNDING * kernel.diagonal().max()
     factors = kernel.new_zeros(count, len(kernel))
     remaining = kernel.diagonal().clone()
     picked: list[int] = []
     for step in range(count):
         index = int(remaining.argmax())
         picked.append(index)
-        projection = kernel[index] - factors[:step, index] @ factors[:step]
-        factors[step] = projection / remaining[index].clamp_min(1e-12).sqrt()
-        remaining = remaining - factors[step] ** 2
+        # Dividing by a residual that is only rounding would let the factors grow without end.
+        if remaining[index] > noise:
+            projection = kernel[index] - factors[:step, index] @ factors[:step]
+            factors[step] = projection / remaining[index].sqrt()
+            remaining = remaining - factors[step] ** 2
         remaining[picked] = -torch.inf
     return torch.tensor(picked, device=kernel.device)
