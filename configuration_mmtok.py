@@ -1,7 +1,8 @@
 """Configurations of LLaVA-1.5 and LLaVA-NeXT with MMTok vision-token pruning (arXiv 2508.18264).
 
 Every knob of the method is an attribute of the configuration, is validated when it is set, can be given to
-`from_pretrained(...)`, and can be overridden for one call of `generate(...)` or `forward(...)`.
+`from_pretrained(...)`, and can be overridden by a generation configuration, or for one call of `generate(...)` or
+`forward(...)`.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ class PruningOptions:
 
 
 KNOB_NAMES: tuple[str, ...] = tuple(field.name for field in fields(PruningOptions))
+
+
+def knobs_within(config: Any) -> dict[str, Any]:
+    """The knobs that are attributes of `config`, such as a `GenerationConfig`; None is a value like others."""
+    return {name: getattr(config, name) for name in KNOB_NAMES if hasattr(config, name)}
 
 
 # The best combination that was tried, chosen on pictures that no table of docs/quality.md shows but the sweeps.
@@ -245,4 +251,11 @@ def _name_for_tasks() -> None:
 
 _name_for_tasks()
 
-__all__ = ["KNOB_NAMES", "RECOMMENDED_KNOBS", "MMTokLlavaConfig", "MMTokLlavaNextConfig", "PruningOptions"]
+__all__ = [
+    "KNOB_NAMES",
+    "RECOMMENDED_KNOBS",
+    "MMTokLlavaConfig",
+    "MMTokLlavaNextConfig",
+    "PruningOptions",
+    "knobs_within",
+]

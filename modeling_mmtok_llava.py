@@ -29,7 +29,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextCausalLM
 try:
     # transformers 4.57 copies no module that this file does not name itself, so it names those that only others need.
     from .cached_prompt import CachedPrompt
-    from .configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions
+    from .configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions, knobs_within
     from .coverage import greedy_coverage  # noqa: F401
     from .generation import (
         FullPromptStreamer,
@@ -55,7 +55,7 @@ try:
     from .similarity import coverage_matrix  # noqa: F401
     from .vision_features import LlavaNextVisionMixin, LlavaVisionMixin
 except ImportError:  # a checkout or an installed package, where the modules are not flat
-    from configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions
+    from configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions, knobs_within
     from mmtok.cached_prompt import CachedPrompt
     from mmtok.generation import (
         FullPromptStreamer,
@@ -123,6 +123,19 @@ class MMTokPruningMixin:
     _candidates: Callable[..., Any]
     forward: Callable[..., Any]
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Stock loading, with any knob of `PruningOptions` for the configuration.
+
+        Stock copies every argument into the generation configuration too, where a knob would outrank the
+        configuration's later values; there it is taken out again.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
+        generation_config = (loaded[0] if isinstance(loaded, tuple) else loaded).generation_config
+        for name in knobs_within(generation_config).keys() & kwargs.keys():
+            delattr(generation_config, name)
+        return loaded
+
     def generate(
         self,
         inputs: torch.Tensor | None = None,
@@ -137,13 +150,15 @@ class MMTokPruningMixin:
     ) -> Any:
         """`GenerationMixin.generate` on the pruned prompt; returns the full prompt ids and the new tokens, as stock.
 
-        Every knob of `PruningOptions` can be given for this call, for example `vision_token_budget=16`.
+        Every knob of `PruningOptions` can be given for this call, for example `vision_token_budget=16`, or as an
+        attribute of a generation configuration: an argument has the last word, then `generation_config`, then
+        `self.generation_config`, then `self.config`.
 
         Raises:
             ValueError: a knob out of range, pictures and image tokens that do not belong together, a picture with a
                 cache that already holds tokens, or an assistant model that cannot read the pruned prompt.
         """
-        options = self._options(kwargs)
+        options = self._options(kwargs, generation_config, self.generation_config)
         if inputs is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"], inputs = inputs, None
         stock_generate = partial(
@@ -170,7 +185,8 @@ class MMTokPruningMixin:
         else:
             if _has_images(kwargs):
                 # Stock generation encodes the pictures in our forward, which has to know that this call prunes nothing.
-                kwargs["vision_token_budget"] = None
+                # An argument that a generation configuration has as well does not get there under its own name.
+                kwargs["vision_token_budget"] = kwargs["forward_budget"] = None
             else:
                 self._require_no_image_tokens(kwargs)
             return stock_generate(inputs, **callers_eyes, **kwargs)
@@ -197,7 +213,12 @@ class MMTokPruningMixin:
         pruned_prefill: PrunedPrefill | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Stock inputs of one step, with the kept vision tokens in place of the image tokens' embeddings."""
+        """Stock inputs of one step, with the kept vision tokens in place of the image tokens' embeddings.
+
+        `forward_budget`, where it is given, is the `vision_token_budget` of the step.
+        """
+        if "forward_budget" in kwargs:
+            kwargs["vision_token_budget"] = kwargs.pop("forward_budget")
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids, *args, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
         )
@@ -265,12 +286,14 @@ class MMTokPruningMixin:
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
         **kwargs: Any,
     ) -> VisionTokenSelection:
-        """Says which vision tokens a call with these inputs would keep, and why, without generating.
+        """Says which vision tokens `generate` with these inputs would keep, and why, without generating.
 
         Args:
             input_ids, attention_mask, inputs_embeds: as for `forward`.
+            generation_config: as for `generate`; only its knobs count.
             **kwargs: `pixel_values` and, for LLaVA-NeXT, `image_sizes`; any knob of `PruningOptions`.
 
         Returns:
@@ -279,7 +302,7 @@ class MMTokPruningMixin:
         Raises:
             ValueError: as `generate`.
         """
-        options = self._options(kwargs)
+        options = self._options(kwargs, generation_config, self.generation_config)
         known = inspect.signature(self.forward).parameters.keys() | {"token_type_ids", "mm_token_type_ids"}
         unknown = sorted(kwargs.keys() - known)
         if unknown:
@@ -343,9 +366,13 @@ class MMTokPruningMixin:
         wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
         return result if wants_dict else result.to_tuple()
 
-    def _options(self, kwargs: dict[str, Any]) -> PruningOptions:
-        """Takes the overrides of one call out of its keyword arguments."""
-        overrides = {name: kwargs.pop(name) for name in KNOB_NAMES if name in kwargs}
+    def _options(self, kwargs: dict[str, Any], *generation_configs: GenerationConfig | None) -> PruningOptions:
+        """The knobs of one call: of its keyword arguments, out of which they are taken, else of the first generation
+        configuration that has them, else of the configuration."""
+        overrides: dict[str, Any] = {}
+        for config in reversed(generation_configs):
+            overrides.update(knobs_within(config))
+        overrides.update({name: kwargs.pop(name) for name in KNOB_NAMES if name in kwargs})
         return PruningOptions.from_config(self.config, **overrides)
 
     def _read_prompt(
