@@ -56,7 +56,7 @@ def test_training_ids_are_the_chat_template_s(processor):
     for index, turn in enumerate(turns):
         chat += [message("user", turn.text, *([picture] if index == 0 else [])), message("assistant", turn.answer)]
 
-    ids, labels = ConversationEncoder().encode(turns, patches=144)
+    ids, labels = ConversationEncoder().encode(turns, patches=144, ended=2)
 
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
     assert processor.apply_chat_template(chat, **options)["input_ids"][0].tolist() == ids
@@ -69,10 +69,10 @@ def test_training_ids_are_the_chat_template_s(processor):
 def test_labels_are_the_answers():
     encoder = ConversationEncoder()
     turns = [Question("Describe the image.", "a red circle"), Question("Is there?", "yes"), Question("How many?", "1")]
-    ids, labels = encoder.encode(turns, patches=4)
-    assert encoder.tokenizer.convert_ids_to_tokens([label for label in labels if label != IGNORED]) == (
-        ["a", "red", "circle", "</s>", "yes", "1", "</s>"]
-    )
+    for ended, answers in ((0, ["yes", "1"]), (1, ["yes", "</s>", "1"]), (2, ["yes", "1", "</s>"])):
+        ids, labels = encoder.encode(turns, patches=4, ended=ended)
+        asked = encoder.tokenizer.convert_ids_to_tokens([label for label in labels if label != IGNORED])
+        assert asked == ["a", "red", "circle", "</s>", *answers]
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
 
 
@@ -93,6 +93,24 @@ def test_a_batch_keeps_a_patch_of_every_object():
             image = ids[batch.image_start : batch.image_start + len(kept)]
             assert (image == encoder.image_id).all()
             assert (ids == encoder.image_id).sum() == len(kept)
+
+
+def test_crowded_pictures_keep_a_patch_of_every_object_too():
+    batch = sample_batch(ConversationEncoder(), np.random.default_rng(0), 5, Lesson(most_patches=24, crowded=1.0))
+    for scene, kept in zip(batch.scenes, batch.kept, strict=True):
+        assert len(scene.objects) >= 8
+        assert set(scene.patch_labels()[kept]) >= set(range(len(scene.objects)))
+
+
+def test_pictures_are_read_with_few_and_with_many_patches_of_objects():
+    shares = []
+    for seed in range(40):
+        batch = sample_batch(ConversationEncoder(), np.random.default_rng(seed), 1)
+        labels = batch.scenes[0].patch_labels()
+        if len(batch.kept[0]) < 40:
+            shares.append((labels[batch.kept[0]] >= 0).mean() / (labels >= 0).mean())
+    assert min(shares) < 3
+    assert max(shares) > 6
 
 
 def test_words_are_known_and_read_well(processor):
@@ -172,6 +190,18 @@ def test_a_snapshot_of_another_run_is_refused(tmp_path):
     torch.save({"run": ["another"]}, run.snapshot)
     with pytest.raises(ValueError, match="belongs to a run with another seed"):
         training.train(run, STAGES[:1])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_later_stages_may_change_and_those_that_ran_may_not(tmp_path):
+    run = training.Run(tmp_path, precision=torch.float32)
+    sight, words = STAGES[:2]
+    seen = training.train(run, (sight,))[0].state_dict()
+    longer, seconds = training.train(run, (sight, replace(words, steps=1)))
+    assert list(seconds) == ["sight", "words"]
+    assert all(torch.equal(seen[key], value) for key, value in longer.state_dict().items() if part_of(key) == "tower")
+    with pytest.raises(ValueError, match="belongs to a run with another seed, precision or stages"):
+        training.train(run, (replace(sight, steps=2), words))
 
 
 def test_rates_warm_up_and_fall():

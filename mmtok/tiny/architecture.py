@@ -12,6 +12,7 @@ from .vocabulary import BOS, EOS, IMAGE, PAD, words
 
 # The pictures that the model reads. Training, evaluation and the image processor share them.
 PICTURES = SceneSettings()
+CROWDED = SceneSettings(min_objects=8, max_objects=12, min_radius=6.0, max_radius=8.0, gap=1.0)
 
 # Words that name no object. A text row of such a word is to spread evenly over the background, which is written with
 # the embedding of <image>, instead of singling out a patch: this is their cosine.

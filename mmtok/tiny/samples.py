@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import questions as ask
-from .architecture import PICTURES
+from .architecture import CROWDED, PICTURES
 from .questions import Question
 from .scenes import COLORS, SHAPES, Scene, sample_scene
 from .vocabulary import EOS, IMAGE, build_tokenizer
@@ -18,8 +18,9 @@ IGNORED = -100
 TURNS = 9
 FEWEST_PATCHES = 6
 
-# Probabilities. Descriptions tie patches to words, but outweigh the answers where they are many.
+# Probabilities. Descriptions tie patches to words, but outweigh the answers where they are many or long.
 DESCRIPTION_FIRST = 0.4
+MOST_DESCRIBED = 5
 MOST_PATCHES = 0.3
 INSTRUCTION = 0.1
 
@@ -33,10 +34,13 @@ QUESTION_MIX = {"existence": 0.45, "attribute": 0.25, "color": 0.12, "shape": 0.
 
 @dataclass(frozen=True)
 class Lesson:
-    """How long the samples of a stage are: the most patches of a picture, and the turns of a conversation."""
+    """What the samples of a stage are like.
+
+    `most_patches`: of a picture. `crowded`: the share of batches whose pictures hold many small objects.
+    """
 
     most_patches: int = PICTURES.grid**2
-    turns: int = TURNS
+    crowded: float = 0.0
 
 
 LESSON = Lesson()
@@ -110,14 +114,14 @@ def sample_conversation(
     scene: Scene,
     seen: NDArray[np.int64],
     rng: np.random.Generator,
-    lesson: Lesson,
 ) -> list[Question]:
     """Draw the questions of one scene: mostly POPE's, a third of those about one attribute.
 
     `seen`: the labels of the patches that are kept.
     """
-    drawn = [ask.description(scene, seen)] if rng.random() < DESCRIPTION_FIRST else []
-    while len(drawn) < lesson.turns:
+    described = len(scene.objects) <= MOST_DESCRIBED and rng.random() < DESCRIPTION_FIRST
+    drawn = [ask.description(scene, seen)] if described else []
+    while len(drawn) < TURNS:
         question = _sample_question(scene, rng)
         if question is not None:
             drawn.append(question)
@@ -133,11 +137,13 @@ def sample_batch(encoder: ConversationEncoder, rng: np.random.Generator, size: i
     most_patches = lesson.most_patches
     few = int(np.exp(rng.uniform(np.log(FEWEST_PATCHES), np.log(most_patches))))
     count = most_patches if rng.random() < MOST_PATCHES else few
-    scenes = [sample_scene(PICTURES, rng) for _ in range(size)]
+    settings = CROWDED if lesson.crowded and rng.random() < lesson.crowded else PICTURES
+    count = max(count, settings.max_objects)
+    scenes = [sample_scene(settings, rng) for _ in range(size)]
     labels = [scene.patch_labels() for scene in scenes]
     kept = [_sample_kept(scene_labels, count, rng) for scene_labels in labels]
     encoded = [
-        encoder.encode(sample_conversation(scene, of[patches], rng, lesson), count, int(rng.integers(lesson.turns)))
+        encoder.encode(sample_conversation(scene, of[patches], rng), count, int(rng.integers(TURNS)))
         for scene, of, patches in zip(scenes, labels, kept, strict=True)
     ]
     colors, shapes = zip(*(_words_of_patches(scene, of) for scene, of in zip(scenes, labels, strict=True)), strict=True)
@@ -163,7 +169,8 @@ def _sample_question(scene: Scene, rng: np.random.Generator) -> Question | None:
         return ask.color_question(scene, rng)
     if kind == "shape":
         return ask.shape_question(scene, rng)
-    return ask.count_question(scene)
+    # The vocabulary counts in single digits.
+    return ask.count_question(scene) if len(scene.objects) < 10 else None
 
 
 def _sample_kept(labels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
