@@ -174,12 +174,14 @@ class MMTokPruningMixin:
             "streamer": streamer,
         }
         input_ids, cached = kwargs.get("input_ids"), CachedPrompt.of(kwargs.get("past_key_values"))
+        prompt = "inputs_embeds" if input_ids is None else "input_ids"
+        full_length = 0 if kwargs.get(prompt) is None else kwargs[prompt].shape[1]
         if _has_images(kwargs) and options.vision_token_budget is not None:
             refuse_filled_cache(kwargs.get("past_key_values"))
             if assistant_model is not None:
                 refuse_assistant(assistant_model, self)
             pruned = self._pruned_for_generation(kwargs, options, generation_config or self.generation_config)
-        elif cached is not None and input_ids is not None and not _only_new_tokens(kwargs):
+        elif cached is not None and full_length and not _only_new_tokens(kwargs, full_length):
             pruned = None
             kwargs.update(cached.shortened(kwargs))
         else:
@@ -191,8 +193,8 @@ class MMTokPruningMixin:
                 self._require_no_image_tokens(kwargs)
             return stock_generate(inputs, **callers_eyes, **kwargs)
 
-        length = kwargs["input_ids"].shape[1] if input_ids is not None else pruned.length
-        dropped = input_ids.shape[1] - length if input_ids is not None else pruned.dropped
+        length = kwargs[prompt].shape[1]
+        dropped = full_length - length
         kwargs.update(corrected_lengths((generation_config, self.generation_config), kwargs, dropped))
         if input_ids is not None:
             callers_eyes = {
@@ -349,7 +351,8 @@ class MMTokPruningMixin:
             inputs.pop("input_ids", None), inputs.pop("inputs_embeds", None), inputs.pop("attention_mask", None)
         )
         prompt.require_one_value_a_token("labels", labels)
-        prompt.require_one_value_a_token("position_ids", inputs.get("position_ids"))
+        for name in ("position_ids", "shift_labels"):
+            prompt.require_one_value_a_token(name, inputs.get(name))
         pruned = self._prune(prompt, image_inputs, options)
         if labels is not None:
             inputs["labels"] = pruned.labels(labels)
@@ -576,10 +579,10 @@ def _has_images(inputs: dict[str, Any]) -> bool:
     return pixel_values is not None and len(pixel_values) > 0
 
 
-def _only_new_tokens(inputs: dict[str, Any]) -> bool:
-    """Whether the arguments of `generate` hold tokens behind the cached ones only, which the mask covers too."""
+def _only_new_tokens(inputs: dict[str, Any], length: int) -> bool:
+    """Whether the `length` tokens given to `generate` stand behind the cached ones, which the mask covers too."""
     mask = inputs.get("attention_mask")
-    return mask is not None and mask.dim() == 2 and mask.shape[1] > inputs["input_ids"].shape[1]
+    return mask is not None and mask.dim() == 2 and mask.shape[1] > length
 
 
 def _taken_image_inputs(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -23,13 +23,13 @@ class CachedPrompt:
     """A pruned prompt whose keys and values lie in a cache; B rows, L tokens of which L' slots were read.
 
     Attributes:
-        input_ids: (B, L') ids of the slots.
+        input_ids: (B, L') ids of the slots, or None for a prompt that was given as embeddings alone.
         attention_mask: (B, L') or None.
         order: where the slots come from.
         dropped_vision: (B, L) bool on the CPU, vision tokens of the prompt that were not read.
     """
 
-    input_ids: torch.Tensor
+    input_ids: torch.Tensor | None
     attention_mask: torch.Tensor | None
     order: PackedOrder
     dropped_vision: torch.Tensor
@@ -37,7 +37,7 @@ class CachedPrompt:
     @staticmethod
     def attach(cache: Any, pruned: PrunedPrompt) -> None:
         """Leaves on a cache the record of the prompt that fills it."""
-        if hasattr(cache, "get_seq_length") and pruned.input_ids is not None:
+        if hasattr(cache, "get_seq_length"):
             record = CachedPrompt(pruned.input_ids, pruned.attention_mask, pruned.order, pruned.dropped_vision)
             setattr(cache, _NAME, record)
 
@@ -65,20 +65,25 @@ class CachedPrompt:
         """The token arguments of a call that repeats the prompt and continues it, without the dropped tokens.
 
         Args:
-            inputs: `input_ids` (B, more than L) and, where they are given, `attention_mask` and `position_ids`.
+            inputs: `input_ids` (B, more than L), `inputs_embeds` (B, more than L, hidden) or both, and, where they are
+                given, `attention_mask` and `position_ids`.
 
         Raises:
             ValueError: the cache holds another prompt.
         """
-        input_ids = inputs["input_ids"]
-        if not self._begins(input_ids):
-            raise ValueError(
-                f"past_key_values holds a pruned prompt of {self.length} tokens, and input_ids of shape "
-                f"{tuple(input_ids.shape)} do not begin with it: continue from the returned sequences, or start with "
-                "an empty cache."
-            )
-        shorter = {"input_ids": torch.cat((self.input_ids.to(input_ids.device), input_ids[:, self.length :]), dim=1)}
-        mask = self.mask(inputs.get("attention_mask"), shorter["input_ids"])
+        given = {name: inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None}
+        for name, values in given.items():
+            if not self._begins(values):
+                raise ValueError(
+                    f"past_key_values holds a pruned prompt of {self.length} tokens, and {name} of shape "
+                    f"{tuple(values.shape)} do not begin with it: continue from the returned sequences, or start with "
+                    "an empty cache."
+                )
+        shorter = {name: self._without_dropped(values) for name, values in given.items()}
+        if self.input_ids is not None and "input_ids" in shorter:
+            shorter["input_ids"][:, : self.input_ids.shape[1]] = self.input_ids
+        like = next(iter(shorter.values()))
+        mask = self.mask(inputs.get("attention_mask"), like)
         if mask is not None:
             shorter["attention_mask"] = mask
         positions = inputs.get("position_ids")
@@ -91,7 +96,7 @@ class CachedPrompt:
 
         Args:
             attention_mask: the caller's.
-            like: (B, L' + n), of the shape that is wanted.
+            like: (B, L' + n, ...), of the length that is wanted.
         """
         slots = self.order.valid.to(like.device)
         if attention_mask is not None:
@@ -123,10 +128,13 @@ class CachedPrompt:
             changed["position_ids"] = self._renumbered(positions, only_new=True)
         return {name: value for name, value in changed.items() if value is not None}
 
-    def _begins(self, input_ids: torch.Tensor) -> bool:
-        if input_ids.shape[0] != self.dropped_vision.shape[0] or input_ids.shape[1] <= self.length:
+    def _begins(self, prompt: torch.Tensor) -> bool:
+        """Whether the ids begin with the cached prompt; of embeddings, or without its ids, only whether they can."""
+        if prompt.shape[0] != self.dropped_vision.shape[0] or prompt.shape[1] <= self.length:
             return False
-        slots = self.order.gather(input_ids[:, : self.length])
+        if self.input_ids is None or prompt.dim() != 2:
+            return True
+        slots = self.order.gather(prompt[:, : self.length])
         same = (slots == self.input_ids.to(slots.device)) | ~self.order.valid.to(slots.device)
         return bool(same.all())
 

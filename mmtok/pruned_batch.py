@@ -213,15 +213,27 @@ class PrunedPrompt:
             dropped = self.dropped_vision.to(inputs["position_ids"].device).cumsum(1)
             positions = inputs["position_ids"].expand(dropped.shape) - dropped
             shorter["position_ids"] = self.order.gather(positions).clamp_min(0)
+        if inputs.get("shift_labels") is not None:
+            shorter["shift_labels"] = self._shift_labels(inputs["shift_labels"])
         if inputs.get("cache_position") is not None:
             shorter["cache_position"] = None
         return shorter
+
+    def _shift_labels(self, shift_labels: torch.Tensor) -> torch.Tensor:
+        """(B, L) -> (B, L') targets of the next token: the next one that was kept, as with `labels`."""
+        own = torch.nn.functional.pad(shift_labels[:, :-1], (1, 0), value=-100)
+        behind_the_end = self.labels(shift_labels)[:, -1:]
+        return torch.cat((self.labels(own)[:, 1:], behind_the_end), dim=1)
 
     def aligned(self, output: Mapping[str, Any], logits_to_keep: int | torch.Tensor) -> dict[str, Any]:
         """The fields of a stock output, those with one value a token spread over the full prompt, 0 where dropped."""
 
         def spread(values: torch.Tensor) -> torch.Tensor:
             return self.order.spread(values, self.kept.shape[1], self.readable)
+
+        def spread_weights(weights: torch.Tensor) -> torch.Tensor:
+            # (B, heads, L', L'): queries and keys move alike.
+            return spread(spread(weights.transpose(1, 2)).permute(0, 3, 2, 1)).permute(0, 2, 3, 1)
 
         aligned = {name: value for name, value in output.items() if name != "image_hidden_states"}
         logits = spread(aligned["logits"])
@@ -230,23 +242,21 @@ class PrunedPrompt:
         elif logits_to_keep:
             logits = logits[:, -logits_to_keep:]
         aligned["logits"] = logits
-        if "hidden_states" in aligned:
-            aligned["hidden_states"] = tuple(spread(states) for states in aligned["hidden_states"])
-        if "attentions" in aligned:
-            aligned["attentions"] = tuple(
-                # (B, heads, L', L'): queries and keys move alike.
-                spread(spread(weights.transpose(1, 2)).permute(0, 3, 2, 1)).permute(0, 2, 3, 1)
-                for weights in aligned["attentions"]
-            )
+        for name, align in (("hidden_states", spread), ("attentions", spread_weights)):
+            if name in aligned:
+                # Layers that the caller did not ask for are None.
+                aligned[name] = tuple(None if values is None else align(values) for values in aligned[name])
         return aligned
 
-    def steps_aligned(self, steps: Sequence[Sequence[torch.Tensor]]) -> tuple[tuple[torch.Tensor, ...], ...]:
+    def steps_aligned(
+        self, steps: Sequence[Sequence[torch.Tensor | None]]
+    ) -> tuple[tuple[torch.Tensor | None, ...], ...]:
         """Hidden states (R, q, hidden) or attentions (R, heads, q, k) of the layers, for each step of a generation.
 
         Queries and keys of the pruned prompt move to the places of the full one; those of new tokens follow them.
         """
         return tuple(
-            tuple(self._step_aligned(values, step) for values in layers if values is not None)
+            tuple(None if values is None else self._step_aligned(values, step) for values in layers)
             for step, layers in enumerate(steps)
         )
 

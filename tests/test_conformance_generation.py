@@ -118,6 +118,22 @@ def test_generation_continues_from_its_own_cache(family: Family, model: Any) -> 
     assert torch.equal(generated(model, {**rest, "attention_mask": mask}, max_new_tokens=2), expected)
 
 
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_embeddings_continue_from_their_own_cache(family: Family, model: Any, with_mask: bool) -> None:
+    inputs = family.inputs(ROWS, model)
+    embed = model.get_input_embeddings()
+    inputs["inputs_embeds"] = embed(inputs.pop("input_ids"))
+    expected = generated(model, inputs, max_new_tokens=5)
+    first = generated(model, inputs, max_new_tokens=3, return_dict_in_generate=True)
+    longer = torch.cat((inputs["inputs_embeds"], embed(first.sequences)), dim=1)
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
+    rest = {"inputs_embeds": longer, "past_key_values": first.past_key_values}
+    if with_mask:
+        rest["attention_mask"] = mask
+    more = generated(model, rest, max_new_tokens=2)
+    assert torch.equal(torch.cat((first.sequences, more), dim=1), expected)
+
+
 def test_a_continued_cache_is_that_of_one_call(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS[:1], model)
     wanted = generated(model, inputs, max_new_tokens=4, return_dict_in_generate=True).past_key_values
