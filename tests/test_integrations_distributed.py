@@ -14,9 +14,11 @@ from distributed_programs import answers
 from model_cases import Family
 
 ROOT = Path(__file__).resolve().parents[1]
+# accelerate's --cpu starts one process where there is no MPI; with --multi_gpu the program itself chooses the CPU.
+SETTINGS = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 LAUNCHERS = {
     "tensor": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-    "data": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"],
+    "data": ["-m", "accelerate.commands.launch", "--multi_gpu", *SETTINGS, "--main_process_port", "0"],
 }
 
 
