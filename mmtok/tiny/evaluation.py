@@ -27,7 +27,7 @@ from .architecture import vision_features
 from .questions import Question, existence_question
 from .scenes import Scene, SceneSettings, sample_scene
 
-HELD_OUT_SEED = 20_260_000
+HELD_OUT_SEED = 20_261_121
 HELD_OUT = SceneSettings(min_objects=2)
 BUDGETS = (64, 32, 16, 8, 4)
 

@@ -167,7 +167,7 @@ _LANGUAGE_MODEL = ("language", "output")
 
 STAGES = (
     Stage("sight", 2000, 40, {"tower": 1e-3, "head": 1e-3}, sight_loss),
-    Stage("alignment", 400, 40, {"projector": 2e-3, "tower": 3e-4}, writing_loss),
+    Stage("alignment", 800, 40, {"projector": 3e-3, "tower": 5e-4}, writing_loss),
     Stage("words", 700, 40, dict.fromkeys(_LANGUAGE_MODEL, 2e-3), symbolic_loss(Lesson(24)), horizon=1400),
     Stage("language", 300, 40, dict.fromkeys(_LANGUAGE_MODEL, 1e-3), symbolic_loss(Lesson(crowded=0.25))),
     Stage(
