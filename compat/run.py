@@ -1,7 +1,8 @@
 """Uses the staged folders, in both key layouts, under every covered release; writes results.json and docs/compat.md.
 
-`python compat/run.py` makes one environment for each release in compat/environments; `--only 5.1.0 4.57.6` runs some of
-them, `--page` writes the page from the results that are there.
+`python compat/run.py` makes one environment for each pair of releases, over one of torch that they share;
+`--only 5.1.0` runs those with that release of either, and every row that is done joins results.json at once.
+`--page` writes the page from the results that are there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS, PAGE, ENVIRONMENTS = HERE / "results.json", ROOT / "docs" / "compat.md", HERE / "environments"
+ROOM = 15 << 30  # bytes of the disk that a run leaves free: an environment of torch for GPUs has several of them
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from compat.versions import NAMED, TORCH, Pair, covered, released  # noqa: E402
@@ -30,31 +32,35 @@ HEAD = """\
 # Under which releases it works
 
 Written by `make compat` from `compat/results.json`. Each row is an environment of its own, without the mmtok package,
-on CPU. It loads small staged models of both families in both key layouts with `trust_remote_code=True` and checks: no
-missing, unexpected or mismatched key; the kept indices and the greedy tokens of the newest release; beams; the
-pipeline; saving and loading again; the full budget equal to stock, bit for bit; refusal without `trust_remote_code`;
-no deprecation warning from our files. Before that, staging compared every tensor with the base's under the newest
-release.
+on CPU; those with one release of torch share its installation. It loads small staged models of both families in both
+key layouts with `trust_remote_code=True` and checks: no missing, unexpected or mismatched key; the kept indices and the
+greedy tokens of the newest release; beams; the pipeline; saving and loading again; the full budget equal to stock, bit
+for bit; refusal without `trust_remote_code`; no deprecation warning from our files. Before that, staging compared every
+tensor with the base's under the newest release.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", help="releases of transformers to run; the others keep their results")
+    parser.add_argument("--only", nargs="*", help="releases of transformers or torch to run; others keep their results")
     parser.add_argument("--page", action="store_true", help="write docs/compat.md from results.json, run nothing")
     given = parser.parse_args(arguments)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if not given.page:
-        pairs = [pair for pair in covered(released()) if not given.only or pair.transformers in given.only]
+        pairs = covered(released("transformers"), released("torch"))
+        if given.only:
+            pairs = [pair for pair in pairs if {pair.transformers, pair.torch} & set(given.only)]
+        # The newest that the project names come first, so that a run that is cut short has them.
+        pairs.reverse()
+        pairs.sort(key=lambda pair: (pair.torch != TORCH, pair.transformers not in NAMED))
         with tempfile.TemporaryDirectory() as scratch:
             request = stage_folders(Path(scratch))
-            # Those that the project names come first, so that a run that is cut short has them.
-            for number, pair in enumerate(
-                sorted(pairs, key=lambda pair: (pair.transformers not in NAMED, pair.torch != TORCH)), 1
-            ):
-                print(f"[{number}/{len(pairs)}] {pair.name}", flush=True)
+            for number, pair in enumerate(pairs):
+                print(f"[{number + 1}/{len(pairs)}] {pair.name}", flush=True)
                 results[pair.name] = run(pair, request)
                 RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                PAGE.write_text(page(results), encoding="utf-8")
+                make_room(pair, pairs[number + 1 :])
     PAGE.write_text(page(results), encoding="utf-8")
     bad = {name: problems(result, results) for name, result in results.items()}
     for name, found in bad.items():
@@ -104,27 +110,40 @@ def run(pair: Pair, request: Path) -> dict[str, Any]:
 
 def environment(pair: Pair) -> Path:
     """The Python of the pair's environment, which is made when it is not there."""
-    folder = ENVIRONMENTS / pair.name
-    python = folder / "bin" / "python"
+    torch = installed(torch_folder(pair), [f"torch=={pair.torch}", "numpy", "pillow", "jinja2"])
+    return installed(ENVIRONMENTS / pair.name, [f"transformers=={pair.transformers}"], over=torch) / "bin" / "python"
+
+
+def torch_folder(pair: Pair) -> Path:
+    return ENVIRONMENTS / f"torch-{pair.torch}"
+
+
+def installed(folder: Path, needed: list[str], over: Path | None = None) -> Path:
+    """A virtual environment with packages, which sees those of another environment too; returns its folder."""
     if (folder / "complete").exists():
-        return python
+        return folder
     shutil.rmtree(folder, ignore_errors=True)
-    needed = [f"transformers=={pair.transformers}", f"torch=={pair.torch}", "pillow", "jinja2", "numpy"]
-    uv = shutil.which("uv")
-    if uv:
-        commands = [
-            [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
-            [uv, "pip", "install", "--quiet", "--python", str(python), *needed],
-        ]
-    else:
-        commands = [
-            [sys.executable, "-m", "venv", str(folder)],
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *needed],
-        ]
-    for command in commands:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
+    if over is not None:
+        (site_packages(folder) / "over.pth").write_text(f"{site_packages(over)}\n", encoding="utf-8")
+    if needed:
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *needed], check=True, capture_output=True, text=True)
     (folder / "complete").touch()
-    return python
+    return folder
+
+
+def site_packages(folder: Path) -> Path:
+    return next(folder.glob("lib/python*/site-packages"))
+
+
+def make_room(done: Pair, rest: list[Pair]) -> None:
+    """Removes the environment of a row where the disk is nearly full, and its torch with the last row that needs it."""
+    if shutil.disk_usage(HERE).free > ROOM:
+        return
+    shutil.rmtree(ENVIRONMENTS / done.name, ignore_errors=True)
+    if done.torch not in {pair.torch for pair in rest}:
+        shutil.rmtree(torch_folder(done), ignore_errors=True)
 
 
 def problems(result: dict[str, Any], results: dict[str, Any]) -> list[str]:

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 from small_checkpoints import make_llava_checkpoint
 
-from compat.run import FOLDERS, PAGE, RESULTS, page, problems
-from compat.versions import NAMED, OLDEST_TORCH, Pair, covered
+from compat.run import FOLDERS, PAGE, RESULTS, installed, page, problems, site_packages
+from compat.versions import NAMED, Pair, covered
 from mmtok.publish import stage
 
 RELEASES = ["5.23.0", "5.22.1", "5.17.0", "5.10.4", "5.10.2", "5.10.1", "5.9.0", "5.5.4", "5.5.0", "5.1.0", "5.0.0"]
 OLDER = ["4.57.6", "4.57.3", "4.57.1", "4.56.2", "4.9.0", "5.24.0rc1"]
 
 
+TORCHES = ["2.15.0", "2.14.1", "2.14.0", "2.13.0+cpu", "2.13.0", "2.7.1", "2.7.0", "2.6.0", "2.5.1"]
+
+
 def test_covered_releases() -> None:
-    oldest, *pairs = covered([*RELEASES, *OLDER])
-    assert oldest == Pair("4.57.6", OLDEST_TORCH)
-    assert [pair.transformers for pair in pairs] == [
+    pairs = covered([*RELEASES, *OLDER], TORCHES)
+    assert [pair.transformers for pair in pairs if pair.torch == "2.13.0"] == [
         *("4.57.1", "4.57.6", "5.0.0", "5.1.0", "5.5.0", "5.5.4", "5.10.1", "5.10.4", "5.17.0", "5.23.0")
     ]
+    assert [pair for pair in pairs if pair.torch != "2.13.0"] == [
+        *(Pair("5.23.0", torch) for torch in ("2.6.0", "2.7.1", "2.14.1", "2.15.0")),
+        Pair("4.57.6", "2.6.0"),
+    ]
     assert set(NAMED) <= {pair.transformers for pair in pairs}
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_an_environment_sees_the_packages_below_it(tmp_path: Path) -> None:
+    below = installed(tmp_path / "below", [])
+    (site_packages(below) / "found.py").write_text("", encoding="utf-8")
+    above = installed(tmp_path / "above", [], over=below)
+    assert subprocess.run([above / "bin" / "python", "-I", "-c", "import found"]).returncode == 0
 
 
 def test_what_counts_as_a_problem() -> None:
