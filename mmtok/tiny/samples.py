@@ -16,7 +16,7 @@ from .vocabulary import EOS, IMAGE, build_tokenizer
 
 IGNORED = -100
 TURNS = 9
-FEWEST_PATCHES = 6
+FEWEST_PATCHES = 5
 
 # Probabilities. Descriptions tie patches to words, but outweigh the answers where they are many or long.
 DESCRIPTION_FIRST = 0.4

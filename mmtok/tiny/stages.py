@@ -172,7 +172,7 @@ STAGES = (
     Stage("language", 300, 40, dict.fromkeys(_LANGUAGE_MODEL, 1e-3), symbolic_loss(Lesson(crowded=0.25))),
     Stage(
         "tuning",
-        400,
+        800,
         40,
         {"projector": 5e-4, "tower": 2e-4, **dict.fromkeys(_LANGUAGE_MODEL, 1e-3)},
         pictured_loss(Lesson(crowded=0.25)),
