@@ -22,6 +22,8 @@ from transformers.image_utils import load_image
 PARAMETERS: frozenset[str] = frozenset(
     {
         "budget_scope",
+        "center_features",
+        "coverage_target",
         "do_sample",
         "exclude_padding",
         "keep_image_newline",
@@ -33,6 +35,7 @@ PARAMETERS: frozenset[str] = frozenset(
         "temperature",
         "text_coverage_weight",
         "text_temperature",
+        "text_temperature_unit",
         "top_k",
         "top_p",
         "vision_coverage_weight",

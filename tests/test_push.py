@@ -142,10 +142,10 @@ def test_an_untouched_card_is_replaced(hub: HubDouble, release: Release) -> None
 
 
 def test_other_files_stay_and_other_weights_go(hub: HubDouble, release: Release) -> None:
-    hub.store.seed(TARGET, {"notes.txt": b"mine", "handler.py": b"pass", "pytorch_model.bin": b"pickle"})
+    hub.store.seed(TARGET, {"notes.txt": b"mine", "serve.py": b"pass", "pytorch_model.bin": b"pickle"})
     publish(release, TARGET)
     files = hub.files(TARGET)
-    assert (files["notes.txt"], files["handler.py"]) == (b"mine", b"pass")
+    assert (files["notes.txt"], files["serve.py"]) == (b"mine", b"pass")
     assert "pytorch_model.bin" not in files
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 from PIL import Image
 from small_checkpoints import make_llava_checkpoint
 
-from mmtok import endpoint_handler
+from configuration_mmtok import KNOB_NAMES
 from mmtok.answering import ask, load_pipeline
 from mmtok.publish import stage
 
@@ -30,14 +29,8 @@ BUDGET = 2
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("serving")
-    staged = stage(
-        make_llava_checkpoint(root / "base", seed=5),
-        root / "served_model",
-        knobs={"vision_token_budget": BUDGET},
-        check=False,
-    ).path
-    shutil.copy(endpoint_handler.__file__, staged / "handler.py")
-    return staged
+    base = make_llava_checkpoint(root / "base", seed=5)
+    return stage(base, root / "served_model", knobs={"vision_token_budget": BUDGET}, check=False).path
 
 
 def picture() -> Image.Image:
@@ -61,13 +54,17 @@ def expected(folder) -> dict[Any, str]:
 
 @pytest.fixture(scope="module")
 def handler(folder) -> Any:
-    """Loaded as the endpoints' toolkit does: from the file in the repository."""
+    """As the endpoints' toolkit makes it: from the file that `stage` put into the repository."""
+    return handler_module(folder).EndpointHandler(str(folder))
+
+
+def handler_module(folder: Path) -> Any:
     spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.EndpointHandler(str(folder))
+    return module
 
 
 def test_handler_answers_with_the_repositorys_budget(handler, expected) -> None:
@@ -91,6 +88,24 @@ def test_handler_answers_conversations_and_lists(handler, expected) -> None:
     single = {"image": uri, "question": QUESTION}
     answers = handler({"inputs": [chat, single], "parameters": {"max_new_tokens": 8}})
     assert answers == [{"generated_text": expected[BUDGET]}] * 2
+
+
+def test_handler_takes_every_knob_but_the_tables_of_token_ids(folder) -> None:
+    tables = {
+        "ignored_token_ids",
+        "ignored_token_sequences",
+        "instruction_token_sequences",
+        "user_turn_token_sequences",
+        "assistant_turn_token_sequences",
+        "word_continuation_bitmap",
+    }
+    assert set(KNOB_NAMES) - handler_module(folder).PARAMETERS == tables
+
+
+def test_handler_passes_knobs_on(handler) -> None:
+    data = {"inputs": {"image": encoded(), "question": QUESTION}, "parameters": {"text_temperature_unit": "kelvin"}}
+    with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
+        handler(data)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mmtok.publish.published_files import PUBLISHED_FILES, published_sources
+from mmtok.publish.published_files import HANDLER_FILE, PUBLISHED_FILES, published_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 STANDARD_LIBRARY = {
     "__future__",
+    "base64",
+    "binascii",
     "collections",
     "contextlib",
     "dataclasses",
@@ -81,7 +83,12 @@ def test_the_modeling_file_names_every_other_file() -> None:
     # transformers 4.57 copies no file into its cache of remote code that this one does not import itself.
     tree = tree_of("modeling_mmtok_llava.py")
     named = {f"{node.module}.py" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1}
-    assert named == PUBLISHED_FILES.keys() - {"modeling_mmtok_llava.py"}
+    assert named == PUBLISHED_FILES.keys() - {"modeling_mmtok_llava.py", HANDLER_FILE}
+
+
+def test_the_handler_needs_no_file_beside_it() -> None:
+    # Inference Endpoints load it as a module of its own, where a relative import has no package.
+    assert not [node for node in ast.walk(tree_of(HANDLER_FILE)) if isinstance(node, ast.ImportFrom) and node.level]
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED_FILES))

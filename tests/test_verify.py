@@ -67,11 +67,18 @@ def test_a_missing_file_is_found(staged: Path) -> None:
     assert verify(staged).problems == ("prompt.py is missing.",)
 
 
-def test_further_code_is_listed(staged: Path) -> None:
+def test_a_handler_may_be_missing_but_not_another(staged: Path) -> None:
     (staged / "handler.py").write_text("pass")
+    assert verify(staged).problems == ("handler.py is not the released file.",)
+    (staged / "handler.py").unlink()
+    assert verify(staged).ok
+
+
+def test_further_code_is_listed(staged: Path) -> None:
+    (staged / "serve.py").write_text("pass")
     found = verify(staged)
     assert found.ok
-    assert found.other_code == ("handler.py",)
+    assert found.other_code == ("serve.py",)
 
 
 @pytest.mark.parametrize(

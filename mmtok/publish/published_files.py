@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+# What Hugging Face Inference Endpoints import from a repository; nothing in the model needs it.
+HANDLER_FILE = "handler.py"
+
 # File in the repository -> module that it is a copy of.
 PUBLISHED_FILES: dict[str, str] = {
     "modeling_mmtok_llava.py": "modeling_mmtok_llava",
@@ -19,6 +22,7 @@ PUBLISHED_FILES: dict[str, str] = {
     "selection.py": "mmtok.selection",
     "similarity.py": "mmtok.similarity",
     "vision_features.py": "mmtok.vision_features",
+    HANDLER_FILE: "mmtok.endpoint_handler",
 }
 
 

@@ -19,7 +19,7 @@ from .card import metadata_of
 from .config_file import published_config
 from .hub_errors import HUB_ERRORS, publish_error
 from .hub_names import check_reference, check_repo_id, check_repo_path, files_inside
-from .published_files import published_sources
+from .published_files import HANDLER_FILE, published_sources
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".joblib")
 
@@ -144,7 +144,10 @@ def _verify(files: _FolderFiles | _RepoFiles, name: str, commit: str | None) -> 
     from mmtok import __version__
 
     problems: list[str] = []
-    code = tuple(_code_file(files, file, source) for file, source in sorted(published_sources().items()))
+    sources = published_sources()
+    if HANDLER_FILE not in files.paths:  # `save_pretrained` copies what the model imports, and it does not import this
+        del sources[HANDLER_FILE]
+    code = tuple(_code_file(files, file, source) for file, source in sorted(sources.items()))
     problems += [f"{file.name} is missing." for file in code if file.found is None]
     problems += [f"{file.name} is not the released file." for file in code if file.found and not file.matches]
     released = {file.name for file in code}
