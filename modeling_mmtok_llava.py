@@ -175,7 +175,7 @@ class MMTokPruningMixin:
         }
         input_ids, cached = kwargs.get("input_ids"), CachedPrompt.of(kwargs.get("past_key_values"))
         prompt = "inputs_embeds" if input_ids is None else "input_ids"
-        full_length = 0 if kwargs.get(prompt) is None else kwargs[prompt].shape[1]
+        full_length = kwargs[prompt].shape[1] if getattr(kwargs.get(prompt), "ndim", 0) > 1 else 0
         if _has_images(kwargs) and options.vision_token_budget is not None:
             refuse_filled_cache(kwargs.get("past_key_values"))
             if assistant_model is not None:
