@@ -15,7 +15,6 @@ import torch
 from quality import (
     ADAPTIVE,
     ALPHAS,
-    CROWDED,
     RECOMMENDED_KNOBS,
     RESULTS,
     ROOT,
@@ -30,6 +29,7 @@ from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.plots import gallery, heat_map, retention_figure, tokens_figure
 from mmtok.evaluation.selectors import METHODS
 from mmtok.tiny import checkpoint_path
+from mmtok.tiny.architecture import CROWDED
 from mmtok.tiny.evaluation import HELD_OUT_SEED
 from mmtok.tiny.questions import with_article
 from mmtok.tiny.scenes import sample_scene

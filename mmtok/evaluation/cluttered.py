@@ -28,7 +28,7 @@ from transformers import (
 
 from mmtok.tiny import questions as ask
 from mmtok.tiny.architecture import PICTURES
-from mmtok.tiny.samples import IGNORED, ConversationEncoder, to_pixel_values
+from mmtok.tiny.samples import IGNORED, ConversationEncoder, sample_kept, to_pixel_values
 from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 
 from .scene_sets import relation_question
@@ -188,14 +188,9 @@ def token_labels(scene: Scene) -> NDArray[np.int64]:
 
 
 def _part(labels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A random part that shows every object: an answer must not depend on what has been dropped."""
-    order = rng.permutation(np.flatnonzero(labels > -2))
-    shown, first = np.unique(labels[order], return_index=True)
-    of_objects = order[first[shown >= 0]]
-    others = order[~np.isin(order, of_objects)]
-    # Each object can keep a token.
-    count = max(count, CLUTTERED.max_objects)
-    return np.sort(np.concatenate([of_objects, others])[:count])
+    """A random part of the tokens that are no row separators; each object can keep one."""
+    tokens = np.flatnonzero(labels > -2)
+    return tokens[sample_kept(labels[tokens], max(count, CLUTTERED.max_objects), rng)]
 
 
 def _conversation(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:

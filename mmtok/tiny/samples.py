@@ -141,7 +141,7 @@ def sample_batch(encoder: ConversationEncoder, rng: np.random.Generator, size: i
     count = max(count, settings.max_objects)
     scenes = [sample_scene(settings, rng) for _ in range(size)]
     labels = [scene.patch_labels() for scene in scenes]
-    kept = [_sample_kept(scene_labels, count, rng) for scene_labels in labels]
+    kept = [sample_kept(scene_labels, count, rng) for scene_labels in labels]
     encoded = [
         encoder.encode(sample_conversation(scene, of[patches], rng), count, int(rng.integers(TURNS)))
         for scene, of, patches in zip(scenes, labels, kept, strict=True)
@@ -173,8 +173,11 @@ def _sample_question(scene: Scene, rng: np.random.Generator) -> Question | None:
     return ask.count_question(scene) if len(scene.objects) < 10 else None
 
 
-def _sample_kept(labels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Choose patches at random, but one of each object: an answer must not depend on what has been dropped."""
+def sample_kept(labels: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Choose patches at random, but one of each object: an answer must not depend on what has been dropped.
+
+    `labels`: what each patch shows, negative for none. Returns ascending indices, `count` where there are as many.
+    """
     odds = np.exp(rng.uniform(0, np.log(HIGHEST_ODDS)))
     # The smallest of exponential variables come first as if drawn one by one with odds in proportion to their rates.
     order = np.argsort(rng.exponential(size=len(labels)) / np.where(labels >= 0, odds, 1))
