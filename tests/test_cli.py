@@ -12,10 +12,16 @@ from PIL import Image
 from small_checkpoints import make_llava_next_checkpoint
 
 import mmtok
+from configuration_mmtok import KNOB_NAMES, RECOMMENDED_KNOBS
 from mmtok.cli import COMMANDS, main
 from mmtok.publish import stage
 
 QUESTION = "Is there a snowboard in the image?"
+MISTYPED = [
+    ["ask", "a.png", "?", "--preset", "best"],
+    ["ask", "a.png", "?", "--text-temperature-unit", "kelvin"],
+    ["stage", "base", "out", "--coverage-target", "1.5"],
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +90,37 @@ def test_stage_and_verify_as_json(tmp_path, capsys) -> None:
     assert main(["verify", str(out)]) == 1
 
 
+def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
+    base, out = make_llava_next_checkpoint(tmp_path / "base"), tmp_path / "preset_here"
+    given = ["--text-temperature", "0.5", "--coverage-target", "0.9", "--center-features"]
+    assert main(["stage", str(base), str(out), "--no-check", "--preset", "recommended", *given, "--json"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    expected = {**RECOMMENDED_KNOBS, "text_temperature": 0.5, "coverage_target": 0.9, "center_features": True}
+    assert {name: config[name] for name in expected} == expected
+    assert config["vision_temperature"] == 0.2
+
+
+def test_knobs_of_a_call_count(model, picture, capsys, tmp_path) -> None:
+    output = str(tmp_path / "kept.png")
+    show = ["show", picture, QUESTION, "--budgets", "4", "--output", output, "--model", model, "--json"]
+    gains = []
+    for knobs in ([], ["--vision-coverage-weight", "0"], ["--preset", "recommended"]):
+        assert main([*show, *knobs]) == 0
+        gains.append([[patch["text_gain"], patch["vision_gain"]] for patch in printed(capsys)["selections"][0]["kept"]])
+    assert all(vision == 0 for _, vision in gains[1])
+    assert gains[0] != gains[1]
+    assert gains[0] != gains[2]
+
+
+def test_every_knob_but_the_tables_has_an_option(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["stage", "--help"])
+    told = capsys.readouterr().out
+    given = {name for name in KNOB_NAMES if "--" + name.replace("_", "-") in told}
+    assert all(name.endswith(("_ids", "_sequences", "_bitmap")) for name in set(KNOB_NAMES) - given)
+    assert "coverage_target" in given
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,7 +137,9 @@ def test_refusals_are_one_sentence(arguments, message, model, picture, capsys) -
     assert re.search(message, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budgets", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budgets", "0"], *MISTYPED]
+)
 def test_wrong_usage_is_2(arguments, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from mmtok.answering import ask
 from mmtok.progress import steps
+from mmtok.publish.knob_options import knobs_of
 
 from .common import (
-    add_budgets_option,
-    add_model_options,
+    add_parser,
+    add_question_options,
     budget_name,
     open_picture,
     opened_pipeline,
@@ -26,24 +26,15 @@ of the full coverage the kept tokens have, and how long it took."""
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='example: mmtok ask --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 64 16',
-    )
-    parser.add_argument("picture", metavar="PICTURE", type=Path)
-    parser.add_argument("questions", metavar="QUESTION", nargs="+")
-    add_budgets_option(parser, ["all", "16", "4"])
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="of an answer at most (default: %(default)s)")
-    add_model_options(parser)
+    example = 'mmtok ask --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 64 16'
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
+    add_question_options(parser, ["all", "16", "4"], 64)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
-    picture = open_picture(options.picture)
+    picture, knobs = open_picture(options.picture), knobs_of(options)
     answers = []
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
@@ -51,7 +42,8 @@ def run(options: argparse.Namespace) -> None:
             for question in options.questions:
                 for budget in options.budgets:
                     begin("Answering")
-                    answers.append(ask(pipe, picture, question, budget, max_new_tokens=options.max_new_tokens))
+                    length = options.max_new_tokens
+                    answers.append(ask(pipe, picture, question, budget, max_new_tokens=length, **knobs))
     if options.json:
         print_json([answer.as_json() for answer in answers])
         return

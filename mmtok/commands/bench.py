@@ -13,6 +13,7 @@ from mmtok.timing import setting, time_budgets
 from .common import (
     add_budgets_option,
     add_model_options,
+    add_parser,
     budget_name,
     open_picture,
     opened_pipeline,
@@ -27,13 +28,8 @@ and total time of a longer answer. Medians over rounds in which every budget tak
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='example: mmtok bench --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 192 64 16',
-    )
+    example = 'mmtok bench --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 192 64 16'
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
     parser.add_argument("picture", metavar="PICTURE", type=Path)
     parser.add_argument("question", metavar="QUESTION")
     add_budgets_option(parser, ["all", "16", "4"])

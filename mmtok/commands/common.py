@@ -16,11 +16,35 @@ from rich.console import Console
 from rich.table import Table
 
 from configuration_mmtok import check_knob
+from mmtok.publish.knob_options import add_call_options
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
 
 EMBEDDED = "tiny"
+
+
+def add_parser(commands: Any, name: str, help: str, description: str, example: str) -> argparse.ArgumentParser:
+    """The parser of a command, with an example at the end of its help."""
+    return commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example: {example}",
+    )
+
+
+def add_question_options(parser: argparse.ArgumentParser, budgets: Sequence[str], max_new_tokens: int) -> None:
+    """Picture, questions, budgets and knobs; length of the answers; model."""
+    parser.add_argument("picture", metavar="PICTURE", type=Path)
+    parser.add_argument("questions", metavar="QUESTION", nargs="+")
+    add_budgets_option(parser, budgets)
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=max_new_tokens, help="of an answer at most (default: %(default)s)"
+    )
+    add_model_options(parser)
+    add_call_options(parser)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

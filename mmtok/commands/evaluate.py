@@ -9,7 +9,7 @@ from typing import Any
 
 from mmtok.evaluation.__main__ import add_arguments, evaluate
 
-from .common import add_json_option, print_json
+from .common import add_json_option, add_parser, print_json
 
 _DESCRIPTION = """\
 Accuracy on question files in POPE's format with the pictures in a folder: all tokens, and every method with every
@@ -19,14 +19,10 @@ the questions are shared between the processes."""
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: mmtok eval --model ./llava-mmtok --questions coco_pope_random.json --images val2014 "
-        "--budgets 192 128 64 4",
+    example = (
+        "mmtok eval --model ./llava-mmtok --questions coco_pope_random.json --images val2014 --budgets 192 128 64 4"
     )
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
     add_arguments(parser)
     add_json_option(parser)
     parser.set_defaults(run=run)

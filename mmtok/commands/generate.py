@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from mmtok.batch_generate import BatchSettings, generate_file
 
-from .common import add_json_option, budget, print_json
+from .common import add_json_option, add_parser, budget, print_json
 
 _DESCRIPTION = """\
 Answers a file of questions about pictures. Every line of the input is a JSON object:
@@ -24,14 +24,11 @@ Answers a file of questions about pictures. Every line of the input is a JSON ob
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example, on two GPUs: accelerate launch --num_processes 2 -m mmtok generate --model ./llava-mmtok "
-        "--input questions.jsonl --output answers.jsonl --budget 64",
+    example = (
+        "accelerate launch --num_processes 2 -m mmtok generate --model ./llava-mmtok --input questions.jsonl "
+        "--output answers.jsonl --budget 64"
     )
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
     parser.add_argument("--model", required=True, help="staged folder or Hub repository")
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the questions, JSON lines")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the answers, JSON lines")

@@ -9,10 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 from mmtok.publish import push_command, stage_command, verify_command
-from mmtok.publish.card import Measurements
-from mmtok.publish.knob_options import knobs_of, word_lists_of
-from mmtok.publish.push import push
-from mmtok.publish.stage import stage
 
 from .common import add_json_option
 
@@ -34,36 +30,11 @@ def _either(run: Callable[..., Any], run_json: Callable[..., Any]) -> Callable[[
 
 
 def _stage_json(options: argparse.Namespace) -> None:
-    staged = stage(
-        options.base,
-        options.out,
-        knobs=knobs_of(options),
-        revision=options.revision,
-        link_weights=not options.copy_weights,
-        overwrite=options.overwrite,
-        check=not options.no_check,
-        **word_lists_of(options),
-    )
-    _print(asdict(staged))
+    _print(asdict(stage_command.stage_as_told(options)))
 
 
 def _push_json(options: argparse.Namespace) -> int:
-    report = push(
-        options.base,
-        options.repo_id,
-        knobs=knobs_of(options),
-        base_revision=options.base_revision,
-        base_model=options.base_model,
-        measurements=Measurements.from_file(options.results) if options.results else None,
-        branch=options.revision,
-        tag=options.tag,
-        private=options.private,
-        create_pr=options.create_pr,
-        overwrite_card=options.overwrite_card,
-        verify_after=not options.no_verify,
-        dry_run=options.dry_run,
-        **word_lists_of(options),
-    )
+    report = push_command.push_as_told(options)
     plan, verified = report.plan, report.verification
     _print(
         {

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmtok.answering import Answer, Budget, Explanation, ask, explain, model_inputs
 from mmtok.progress import steps
+from mmtok.publish.knob_options import knobs_of
 from mmtok.visualize import ColorBy, Panel, SeenPicture, comparison_figure, overlay, seen_pictures
 
 from .common import (
-    add_budgets_option,
-    add_model_options,
+    add_parser,
+    add_question_options,
     budget_name,
     open_picture,
     opened_pipeline,
@@ -33,21 +34,12 @@ and what covers the picture (blue). Crops of LLaVA-NeXT are laid out as they wer
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='example: mmtok show photo.jpg "Is there a dog?" "What colour is the car?" --budgets all 64 16 4',
-    )
-    parser.add_argument("picture", metavar="PICTURE", type=Path)
-    parser.add_argument("questions", metavar="QUESTION", nargs="+")
-    add_budgets_option(parser, ["all", "16", "8", "4"])
+    example = 'mmtok show photo.jpg "Is there a dog?" "What colour is the car?" --budgets all 64 16 4'
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
+    add_question_options(parser, ["all", "16", "8", "4"], 32)
     parser.add_argument("--output", type=Path, default=Path("kept.png"), help="the picture (default: %(default)s)")
     parser.add_argument("--color-by", choices=["gain", "text share"], default="gain", help="colour of the frames")
     parser.add_argument("--answers", action="store_true", help="answer the questions too")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="of an answer at most (default: %(default)s)")
-    add_model_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -94,9 +86,10 @@ def run(options: argparse.Namespace) -> None:
 def _read(
     pipe: ImageTextToTextPipeline, picture: Image.Image, question: str, budget: Budget, options: argparse.Namespace
 ) -> Explanation:
+    knobs = knobs_of(options)
     if options.answers:
-        return ask(pipe, picture, question, budget, max_new_tokens=options.max_new_tokens)
-    return explain(pipe, picture, question, budget)
+        return ask(pipe, picture, question, budget, max_new_tokens=options.max_new_tokens, **knobs)
+    return explain(pipe, picture, question, budget, **knobs)
 
 
 def _panel(seen: SeenPicture, read: Explanation, color_by: ColorBy) -> Panel:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from configuration_mmtok import PruningOptions, check_knob
+from configuration_mmtok import RECOMMENDED_KNOBS, PruningOptions, check_knob
 
 from .ignored_text import INSTRUCTIONS, STOP_WORDS
 
@@ -19,21 +19,45 @@ _KNOBS: dict[str, tuple[str, str]] = {
     "text_temperature": ("T", "temperature of the text rows, the paper's tau_t"),
     "vision_temperature": ("T", "temperature of the vision rows, the paper's tau_v"),
     "exclude_padding": ("", "bands of one colour at the borders are no candidates (the paper's MMTok++)"),
+    "coverage_target": ("S", "share of the full coverage at which a budget is spent no further, or none"),
+    "center_features": ("", "subtract the mean of a crop's tokens before the cosine"),
+    "text_temperature_unit": ("UNIT", "what text_temperature counts in: cosine, as in the paper, or spread"),
     "keep_image_newline": ("", "keep LLaVA-NeXT's row separators"),
 }
+PRESETS: dict[str, dict[str, Any]] = {"recommended": RECOMMENDED_KNOBS}
 
 
 def add_knob_options(parser: argparse.ArgumentParser) -> None:
-    """Adds an option for each knob, and those for stop words and instructions."""
-    defaults = PruningOptions()
+    """Adds an option for each knob of a model that is made."""
     group = parser.add_argument_group("knobs", "what config.json says; every one can be overridden in a call")
-    for name, (metavar, text) in _KNOBS.items():
-        option, default = "--" + name.replace("_", "-"), getattr(defaults, name)
-        text = f"{text} (default: {default})"
+    _add_options(group, {name: f" (default: {getattr(PruningOptions(), name)})" for name in _KNOBS})
+
+
+def add_call_options(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for each knob of calls of a model, but the budget, for which commands have `--budgets`."""
+    group = parser.add_argument_group("knobs", "for these calls, in place of the model's own")
+    _add_options(group, {name: "" for name in _KNOBS if name != "vision_token_budget"})
+
+
+def _add_options(group: Any, defaults: dict[str, str]) -> None:
+    """`--preset` and an option for each knob, with what its help says of the default."""
+    chosen = ", ".join(f"{name} {value}" for name, value in RECOMMENDED_KNOBS.items())
+    group.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        help=f"sets several knobs, of which others can still be given: recommended is {chosen}",
+    )
+    for name, suffix in defaults.items():
+        metavar, text = _KNOBS[name]
+        option, default, text = "--" + name.replace("_", "-"), getattr(PruningOptions(), name), text + suffix
         if isinstance(default, bool):
             group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             group.add_argument(option, dest=name, metavar=metavar, type=_reader(name), default=None, help=text)
+
+
+def add_word_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for stop words and instructions."""
     words = parser.add_argument_group("text to cover")
     words.add_argument(
         "--stop-words",
@@ -52,9 +76,10 @@ def add_knob_options(parser: argparse.ArgumentParser) -> None:
 
 
 def knobs_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The knobs that were given."""
-    given = {name: getattr(arguments, name) for name in _KNOBS}
-    return {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
+    """The knobs that were given, and those of the preset that were not."""
+    given = {name: getattr(arguments, name, None) for name in _KNOBS}
+    knobs = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
+    return {**PRESETS.get(arguments.preset, {}), **knobs}
 
 
 def word_lists_of(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
@@ -69,8 +94,8 @@ def word_lists_of(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     }
 
 
-_KEEP_ALL = "none"
-_NONE_VALUES: dict[Any, None] = {_KEEP_ALL: None}
+_NONE = "none"
+_NONE_VALUES: dict[Any, None] = {_NONE: None}
 
 
 def _reader(name: str) -> Any:
@@ -78,9 +103,9 @@ def _reader(name: str) -> Any:
 
     def read(text: str) -> Any:
         value: Any = text
-        if name == "vision_token_budget" and text.lower() == _KEEP_ALL:
-            return _KEEP_ALL  # argparse takes None for an option that was not given
-        if name != "budget_scope":
+        if name in ("vision_token_budget", "coverage_target") and text.lower() == _NONE:
+            return _NONE  # argparse takes None for an option that was not given
+        if name not in ("budget_scope", "text_temperature_unit"):
             try:
                 value = int(text) if name == "vision_token_budget" and text.lstrip("+-").isdigit() else float(text)
             except ValueError:

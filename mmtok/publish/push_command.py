@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .card import Measurements
-from .knob_options import add_knob_options, knobs_of, word_lists_of
-from .push import push
+from .knob_options import add_knob_options, add_word_options, knobs_of, word_lists_of
+from .push import PushReport, push
 
 _DESCRIPTION = """\
 Publishes a stock LLaVA or LLaVA-NeXT checkpoint with MMTok pruning as a model repository on the Hugging Face Hub.
@@ -54,14 +54,13 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--overwrite-card", action="store_true", help="replace a card that was edited by hand, too")
     parser.add_argument("--no-verify", action="store_true", help="do not verify what was published")
     add_knob_options(parser)
+    add_word_options(parser)
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Pushes, and says what was done; 1 where what was published is not as released."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("mmtok").setLevel(logging.INFO)
-    report = push(
+def push_as_told(arguments: argparse.Namespace) -> PushReport:
+    """Pushes what the command line says."""
+    return push(
         arguments.base,
         arguments.repo_id,
         knobs=knobs_of(arguments),
@@ -77,6 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         **word_lists_of(arguments),
     )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pushes, and says what was done; 1 where what was published is not as released."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mmtok").setLevel(logging.INFO)
+    report = push_as_told(arguments)
     plan = report.plan
     if report.commit is None:
         print(plan.describe())

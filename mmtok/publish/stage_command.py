@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .knob_options import add_knob_options, knobs_of, word_lists_of
-from .stage import stage
+from .knob_options import add_knob_options, add_word_options, knobs_of, word_lists_of
+from .stage import StagedModel, stage
 
 _DESCRIPTION = """\
 Makes the folder of a complete model repository of a stock LLaVA or LLaVA-NeXT checkpoint: the published code,
@@ -32,12 +32,13 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--copy-weights", action="store_true", help="copy the weights instead of linking them")
     parser.add_argument("--no-check", action="store_true", help="leave out the load in a clean process")
     add_knob_options(parser)
+    add_word_options(parser)
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Stages, and says what was made."""
-    staged = stage(
+def stage_as_told(arguments: argparse.Namespace) -> StagedModel:
+    """Stages what the command line says."""
+    return stage(
         arguments.base,
         arguments.out,
         knobs=knobs_of(arguments),
@@ -47,6 +48,11 @@ def run(arguments: argparse.Namespace) -> None:
         check=not arguments.no_check,
         **word_lists_of(arguments),
     )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Stages, and says what was made."""
+    staged = stage_as_told(arguments)
     print(f"{staged.path}: {staged.model_class}, vision_token_budget {staged.vision_token_budget}")
     print(f"{len(staged.files)} files, weights {'linked' if staged.linked else 'copied'}")
     if staged.report:
