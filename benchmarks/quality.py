@@ -96,6 +96,7 @@ class Case:
         tasks: of the scene set.
         small_budgets: over which methods are compared.
         tiles: whether the reader is the embedded model taught to read tiles instead of the embedded model itself.
+        aside: tasks that are answered with all tokens only, to say how far the reader has learned them.
     """
 
     prepare: Callable[[Path], SceneSet]
@@ -103,6 +104,7 @@ class Case:
     tasks: Sequence[str] = (*POPE, "color", "shape")
     small_budgets: Sequence[int] = FEW
     tiles: bool = False
+    aside: Sequence[str] = ()
 
 
 def _rendered(settings: SceneSettings, scenes: int = SCENES, **extra: Any) -> Callable[[Path], SceneSet]:
@@ -116,9 +118,9 @@ CASES = {
     "tiles": Case(
         _rendered(CLUTTERED, scenes=100, relations=True),
         [((*ALL, IMAGE_SCOPE, RECOMMENDED), (16, *TILE_BUDGETS))],
-        (*POPE, "color", "shape", "relation"),
-        TILE_BUDGETS,
+        small_budgets=TILE_BUDGETS,
         tiles=True,
+        aside=("relation",),
     ),
 }
 
@@ -176,24 +178,29 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
         rendered = case.prepare(folder)
         reader, taught = taught_reader(checkpoint, folder) if case.tiles else (checkpoint, {})
     started = time.perf_counter()
-    questions: list[Question] = []
-    answers: dict[Key, Answer] = {}
-    for methods, budgets in case.groups:
-        result = run(
+
+    def answer(tasks: Sequence[str], methods: Sequence[Method], budgets: Sequence[int], place: str) -> RunResult:
+        return run(
             RunSettings(
                 model=reader,
-                questions=[path for path in rendered.files if path.stem in case.tasks],
+                questions=[path for path in rendered.files if path.stem in tasks],
                 images=rendered.images,
                 budgets=budgets,
-                output=folder / "answers",
+                output=folder / place,
                 methods=methods,
                 instruction="",  # the embedded model answers in one word without being asked to
                 batch_size=batch_size,
                 max_new_tokens=1,  # every answer is one word, and every word one token
             )
         )
+
+    questions: list[Question] = []
+    answers: dict[Key, Answer] = {}
+    for methods, budgets in case.groups:
+        result = answer(case.tasks, methods, budgets, "answers")
         questions = result.questions
-        answers.update((answer.key, answer) for answer in result.answers)
+        answers.update((given.key, given) for given in result.answers)
+    aside = summarize(answer(case.aside, (), (), "aside"), resamples=1)["cells"][0]["metrics"] if case.aside else {}
     seconds = time.perf_counter() - started
     whole = RunResult(questions, list(answers.values()))
     compared = [method.name for methods, budgets in case.groups for method in methods if len(budgets) > 1]
@@ -208,6 +215,7 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
             method.name: dict(method.knobs) for m, _ in case.groups for method in m if isinstance(method, ModelPruning)
         },
         **summarize(whole, resamples=1000),
+        "aside": aside,
         "compared": compare(whole, compared, case.small_budgets, reference="MMTok", resamples=1000),
     }
 

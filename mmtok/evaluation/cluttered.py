@@ -36,7 +36,7 @@ from .scene_sets import relation_question
 CLUTTERED = SceneSettings(size=192, min_objects=8, max_objects=15, min_radius=8.0, max_radius=13.0, gap=2.0)
 RELATION_WORDS = ("left", "right", "of", "above", "below")
 PINPOINTS = [[96, 192], [192, 96], [192, 192]]
-STEPS = 450
+STEPS = 800
 BATCH = 12
 TURNS = 9
 RATE = 5e-4
