@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 BUDGETS: tuple[Budget, ...] = (None, 16, 8, 4)
 SCENE = SceneSettings(min_objects=5)
+# Enough for a description of five objects; answers of a word end after it.
+ANSWER_TOKENS = 32
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
 
 
@@ -82,7 +84,6 @@ def run_demo(
     rng = np.random.default_rng(seed)
     scene = sample_scene(SCENE, rng)
     questions = demo_questions(scene, rng)
-    length = answer_tokens(questions[0].text) if base is None else 16
     with steps(3 + len(questions) * len(budgets)) as begin:
         begin(f"Staging into {folder}")
         staged = stage(checkpoint_path() if base is None else base, folder, overwrite=True, check=check)
@@ -94,7 +95,7 @@ def run_demo(
             row = []
             for budget in budgets:
                 begin("Answering")
-                row.append(ask(pipe, scene.image(), question.text, budget, max_new_tokens=length, calls=calls))
+                row.append(ask(pipe, scene.image(), question.text, budget, max_new_tokens=ANSWER_TOKENS, calls=calls))
             answers.append(tuple(row))
         begin("Drawing")
         figure = demo_figure(pipe, scene, questions, answers)
@@ -110,15 +111,6 @@ def demo_questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ..
         color_question(scene, rng),
     ]
     return tuple(question for question in asked if question is not None)
-
-
-def answer_tokens(question: str) -> int:
-    """Most tokens of an answer of the embedded model.
-
-    A token is a word there. Its short answers were trained without an end, so that they are read as POPE reads them, by
-    their first word; a description has an end.
-    """
-    return 48 if question.strip().lower().startswith("describe") else 1
 
 
 def demo_figure(

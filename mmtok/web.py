@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .answering import Explanation, explain, model_inputs
-from .demo import SCENE, answer_tokens, demo_questions
+from .demo import SCENE, demo_questions
 from .streaming import PartialAnswer, stream_answer
 from .tiny.scenes import sample_scene
 from .visualize import overlay, seen_pictures
@@ -51,8 +51,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
     picture, question = new_scene(np.random.default_rng(7))
 
     def respond(canvas: Any, question: str, budget: int) -> Iterator[tuple[Any, ...]]:
-        length = answer_tokens(question or "") if embedded else 64
-        yield from answer_both(pipe, canvas, question, budget, max_new_tokens=length)
+        yield from answer_both(pipe, canvas, question, budget, max_new_tokens=64)
 
     def another() -> tuple[Image.Image, str]:
         return new_scene(np.random.default_rng())
@@ -71,7 +70,8 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
                     elem_id="canvas",
                 )
             with gr.Column(min_width=300):
-                asked = gr.Textbox(question, label="Question", lines=2, max_lines=4, elem_id="question")
+                # One line at first: Enter then asks, where in a box of several it would begin a new line.
+                asked = gr.Textbox(question, label="Question", lines=1, max_lines=4, elem_id="question")
                 budget = gr.Slider(
                     1, tokens, value=min(8, tokens), step=1, label="Vision tokens kept per crop", elem_id="budget"
                 )
