@@ -158,6 +158,8 @@ class MMTokPruningMixin:
             ValueError: a knob out of range, pictures and image tokens that do not belong together, a picture with a
                 cache that already holds tokens, or an assistant model that cannot read the pruned prompt.
         """
+        if "forward_budget" in kwargs:  # an assistant model gets the arguments of the model that it drafts for
+            kwargs["vision_token_budget"] = kwargs.pop("forward_budget")
         options = self._options(kwargs, generation_config, self.generation_config)
         if inputs is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"], inputs = inputs, None
@@ -188,7 +190,7 @@ class MMTokPruningMixin:
             if _has_images(kwargs):
                 # Stock generation encodes the pictures in our forward, which has to know that this call prunes nothing.
                 # An argument that a generation configuration has as well does not get there under its own name.
-                kwargs["vision_token_budget"] = kwargs["forward_budget"] = None
+                kwargs["forward_budget"] = None
             else:
                 self._require_no_image_tokens(kwargs)
             return stock_generate(inputs, **callers_eyes, **kwargs)
