@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -40,8 +41,33 @@ print("fine")
 """
 
 
+SMOKE = """
+from transformers import pipeline
+from mmtok.publish import stage
+from mmtok.tiny import checkpoint_path
+from mmtok.tiny.scenes import SceneSettings, sample_scene
+import numpy as np
+
+staged = stage(checkpoint_path(), "staged")
+assert staged.report["tensors_compared"] > 0
+pipe = pipeline("image-text-to-text", model="staged", trust_remote_code=True)
+assert type(pipe.model).__module__.startswith("transformers_modules.")
+picture = sample_scene(SceneSettings(min_objects=5), np.random.default_rng(7)).image()
+content = [{"type": "image", "image": picture}, {"type": "text", "text": "Is there a red circle in the image?"}]
+for budget in (None, 16):
+    [answer] = pipe(
+        text=[{"role": "user", "content": content}],
+        return_full_text=False,
+        generate_kwargs={"vision_token_budget": budget, "max_new_tokens": 1},
+    )
+    assert answer["generated_text"].strip() in ("yes", "no"), answer
+print("fine")
+"""
+
+
 def run(*command: str | Path, cwd: Path) -> str:
-    ended = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    own = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "home")}
+    ended = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=own)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return ended.stdout
 
@@ -66,3 +92,5 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     python = environment / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", wheel, f"torch=={version}", cwd=tmp_path)
     assert run(python, "-I", "-c", PROGRAM, cwd=tmp_path).strip().endswith("fine")
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[publish]", f"torch=={version}", cwd=tmp_path)
+    assert run(python, "-I", "-c", SMOKE, cwd=tmp_path).strip().endswith("fine")
