@@ -56,6 +56,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")]
+    assert not [page for page in pages if f"]({page})" not in readme]
+
+
 def test_make_targets_of_the_docs_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = {name for page in PAGES for name in re.findall(r"`?make ([a-z-]+)`?", page.read_text(encoding="utf-8"))}
