@@ -90,6 +90,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
             respond,
             inputs=[canvas, asked, budget],
             outputs=[*full, *pruned],
+            show_progress_on=[full[0], pruned[0]],
             concurrency_limit=2,
         )
     return page
