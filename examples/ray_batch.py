@@ -69,6 +69,7 @@ def main() -> None:
         batch_size=options.batch_size,
         concurrency=options.workers,
         num_gpus=options.gpus,
+        num_cpus=0.5,  # workers keep what they are given: with a CPU each, none may be left for reading and writing
     )
     answers.write_json(str(options.output.resolve()))
 
