@@ -203,13 +203,15 @@ def test_usage_counts_the_full_prompt(client, folder) -> None:
 @pytest.mark.heavy
 def test_a_server_refuses_what_the_docs_say_it_refuses(client, folder, expected) -> None:
     """Status codes of docs/serving.md; afterwards the server still answers."""
-    from openai import APIStatusError, InternalServerError, UnprocessableEntityError
+    from openai import APIError, APIStatusError, InternalServerError, UnprocessableEntityError
 
     with pytest.raises(UnprocessableEntityError) as unknown:
         client.chat.completions.create(**_request(folder, extra_body={"vision_token_budget": OTHER}))
     assert "vision_token_budget" in unknown.value.response.text
     with pytest.raises(InternalServerError):
         client.chat.completions.create(**_request(folder, **_with(vision_token_budget=0)))
+    with pytest.raises(APIError, match="during streaming"):
+        list(client.chat.completions.create(**_request(folder, **_with(vision_token_budget=0)), stream=True))
     with pytest.raises(APIStatusError) as refused:
         client.chat.completions.create(**_request(folder / "elsewhere"))
     assert refused.value.status_code == 400
