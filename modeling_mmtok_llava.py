@@ -612,20 +612,21 @@ def _settings(options: PruningOptions) -> CoverageSettings:
 def _share_checkpoint_layout() -> None:
     """Lets checkpoints in the llava-hf key layout load into our classes.
 
-    transformers looks its key conversions up by model type and by class name; ours are new names for the same layout.
-    Versions without the table convert through the class attribute that our classes inherit.
+    transformers looks its key conversions up by class name, and in releases about 5.5 by model type alone; ours are new
+    names for the same layout. Versions without the table convert through the class attribute that our classes inherit.
     """
     try:
         from transformers import conversion_mapping
     except ImportError:
         return
-    for name, base in (
-        (MMTokLlavaForConditionalGeneration.__name__, "llava"),
-        (MMTokLlavaNextForConditionalGeneration.__name__, "llava_next"),
+    for model_class, base in (
+        (MMTokLlavaForConditionalGeneration, "llava"),
+        (MMTokLlavaNextForConditionalGeneration, "llava_next"),
     ):
         mapping = conversion_mapping.get_checkpoint_conversion_mapping(base)
         if mapping is not None:
-            conversion_mapping.register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+            for name in (model_class.__name__, model_class.config_class.model_type):
+                conversion_mapping.register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
 
 
 _share_checkpoint_layout()

@@ -6,7 +6,10 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+from model_cases import FAMILIES
 from small_checkpoints import make_llava_checkpoint
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from compat.run import FOLDERS, PAGE, RESULTS, installed, page, problems, site_packages
 from compat.versions import NAMED, Pair, covered
@@ -74,3 +77,13 @@ def test_the_staged_tokenizer_gives_what_generate_takes(tmp_path: Path) -> None:
     staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "staged", check=False)
     settings = json.loads((staged.path / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert settings["model_input_names"] == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize("base", ["llava", "llava_next"])
+def test_key_conversions_are_found_by_class_and_by_model_type(base: str) -> None:
+    # transformers 5.5 looks them up by model type alone.
+    model_class = FAMILIES[base].model_class
+    wanted = get_checkpoint_conversion_mapping(base)
+    assert wanted
+    for name in (model_class.__name__, model_class.config_class.model_type):
+        assert str(get_checkpoint_conversion_mapping(name)) == str(wanted)
