@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -84,3 +85,13 @@ def test_commands_of_the_readme_are_understood(capsys: pytest.CaptureFixture[str
         assert ended.value.code == 0
         usage = capsys.readouterr().out
         assert all(word in usage for word in words if word.startswith("--"))
+
+
+def test_figures_of_the_embedded_model_are_those_of_its_report() -> None:
+    scores = json.loads((checkpoint_path() / "training_report.json").read_text())["held_out"]["scores"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    columns = ("mmtok", "text", "vision", "uniform", "random")
+    for budget in scores["mmtok"]:
+        row = " | ".join(f"{100 * scores[name][budget]['accuracy']:.1f}" for name in columns)
+        assert f"| {budget} | {row} |" in readme
+    assert f"all 144 tokens: {100 * scores['all tokens']['all']['accuracy']:.1f}" in readme
