@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configuration_mmtok import KNOB_NAMES
 from mmtok.evaluation.selectors import (
     METHODS,
+    PAPER_KNOBS,
     CDPruner,
     CropView,
     DivPrune,
@@ -50,6 +52,11 @@ def view(tokens: int, *, width: int = 8, side: int = 0, words: int = 3, seed: in
         "language_attention": random(tokens).softmax(0),
     }
     return CropView(**{**known, **values})
+
+
+def test_the_paper_s_settings_name_every_knob_but_the_budget() -> None:
+    tables = {name for name in KNOB_NAMES if name.endswith(("_ids", "_sequences", "_bitmap"))}
+    assert set(KNOB_NAMES) - set(PAPER_KNOBS) == {"vision_token_budget", *tables}
 
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=lambda selector: selector.name)

@@ -29,6 +29,9 @@ PAPER_KNOBS: dict[str, Any] = {
     "vision_temperature": 0.2,
     "exclude_padding": False,
     "keep_image_newline": False,
+    "coverage_target": None,
+    "center_features": False,
+    "text_temperature_unit": "cosine",
 }
 
 MMTOK = ModelPruning("MMTok", PAPER_KNOBS)
