@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from hub_double import Fault, HubDouble
-from huggingface_hub import file_download
+from huggingface_hub import close_session, file_download
 from huggingface_hub.utils import _http
 from published_models import BASE, TARGET, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
@@ -48,9 +48,15 @@ def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
         yield serving
 
 
+def run_again(hub: HubDouble) -> None:
+    """No faults any more, and no connections either: the next run is a process of its own."""
+    hub.arm()
+    close_session()
+
+
 def push_again(hub: HubDouble, release: Release) -> None:
     """A push without faults; the repo then holds all of it, in one commit on top of what was there, and the tag."""
-    hub.arm()
+    run_again(hub)
     report = publish(release, TARGET, tag="v1.0", overwrite_card=True, verify_after=False)
     repository = hub.store.repository(TARGET)
     assert repository.tags == {"v1.0": repository.branches["main"]} == {"v1.0": report.commit}
@@ -71,7 +77,7 @@ def complete(hub: HubDouble, release: Release) -> bool:
 
 def start_over(hub: HubDouble) -> dict[str, tuple[str, bool]]:
     """The target as somebody left it before the push; returns its tree."""
-    hub.arm()
+    run_again(hub)
     hub.store.repositories.pop(TARGET, None)
     hub.store.seed(TARGET, OLD)
     return hub.tree(TARGET)
@@ -158,7 +164,7 @@ def test_a_verification_that_cannot_read_says_so_and_the_next_run_verifies(
     with pytest.raises(PublishError, match="Nothing was verified; run the same command again"):
         publish(release, TARGET, overwrite_card=True)
     assert complete(hub, release)
-    hub.arm()
+    run_again(hub)
     report = publish(release, TARGET, overwrite_card=True)
     assert report.plan.changes == ()
     assert report.verification is not None
