@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from configuration_mmtok import RECOMMENDED_KNOBS
 from mmtok.evaluation import RunResult, RunSettings, compare, machine, run, summarize
 from mmtok.evaluation.answers import Answer, Key
 from mmtok.evaluation.checkpoint import Checkpoint, fingerprint
@@ -36,6 +35,7 @@ from mmtok.evaluation.scene_sets import SCENES, SceneSet, write_scene_set
 from mmtok.evaluation.selectors import (
     METHODS,
     PAPER_KNOBS,
+    RECOMMENDED,
     Method,
     ModelPruning,
     RawCoverage,
@@ -69,7 +69,6 @@ def variant(name: str, **knobs: Any) -> ModelPruning:
 
 
 ALL = tuple(METHODS.values())
-RECOMMENDED = variant("recommended", **RECOMMENDED_KNOBS)
 RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
 CENTRED = variant("centred", center_features=True)
 IMAGE_SCOPE = variant("image scope", budget_scope="image")

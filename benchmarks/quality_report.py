@@ -15,7 +15,6 @@ import torch
 from quality import (
     ADAPTIVE,
     ALPHAS,
-    RECOMMENDED_KNOBS,
     RESULTS,
     ROOT,
     SPREADS,
@@ -24,6 +23,7 @@ from quality import (
     VISION_TEMPERATURES,
 )
 
+from configuration_mmtok import RECOMMENDED_KNOBS
 from mmtok.evaluation import FULL
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.plots import gallery, heat_map, retention_figure, tokens_figure

@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 
 from . import FULL, INSTRUCTION, RunSettings, machine, methods_named, run, summarize
-from .selectors import METHODS
+from .selectors import NAMED_METHODS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", required=True, type=Path, help="folder of the pictures")
     parser.add_argument("--budgets", required=True, nargs="+", type=int, help="vision tokens kept per crop")
     parser.add_argument(
-        "--methods", nargs="+", default=["MMTok"], help=f"of {', '.join(METHODS)}; MMTok alone if not given"
+        "--methods", nargs="+", default=["MMTok"], help=f"of {', '.join(NAMED_METHODS)}; MMTok alone if not given"
     )
     parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), help="folder for answers and results")
     parser.add_argument("--instruction", default=INSTRUCTION, help="written behind every question")

@@ -18,7 +18,7 @@ from .answers import Answer, AnswerLog, Budget
 from .checkpoint import Checkpoint, fingerprint
 from .encoded import EncodedBatch
 from .questions import Question, read_image, read_questions, require_images
-from .selectors import METHODS, Method, ModelPruning, Selector
+from .selectors import METHODS, NAMED_METHODS, Method, ModelPruning, Selector
 
 INSTRUCTION = "Answer the question using a single word or phrase."
 FULL = "all"
@@ -183,15 +183,15 @@ def _sha256(path: str | Path) -> str:
 
 
 def methods_named(names: Iterable[str]) -> list[Method]:
-    """The methods of `METHODS` with these names, in any case.
+    """The methods of `NAMED_METHODS` with these names, in any case.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.
     """
-    known = {name.lower(): method for name, method in METHODS.items()}
+    known = {name.lower(): method for name, method in NAMED_METHODS.items()}
     found = []
     for name in names:
         if name.lower() not in known:
-            raise ValueError(f"There is no method {name!r}: choose from {', '.join(METHODS)}.")
+            raise ValueError(f"There is no method {name!r}: choose from {', '.join(NAMED_METHODS)}.")
         found.append(known[name.lower()])
     return found

@@ -8,7 +8,7 @@ from .base import CropView, Kept, Need, Selector
 from .cdpruner import CDPruner
 from .divprune import DivPrune
 from .fastv import FastV
-from .mmtok import MMTOK, PAPER_KNOBS, ModelPruning
+from .mmtok import MMTOK, PAPER_KNOBS, RECOMMENDED, ModelPruning
 from .random import RandomTokens
 from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
 from .text_rows import TEXT_ROWS
@@ -33,6 +33,9 @@ METHODS: dict[str, Method] = {
     )
 }
 
+# What a run can name: those that are compared by default, and the preset.
+NAMED_METHODS: dict[str, Method] = {**METHODS, RECOMMENDED.name: RECOMMENDED}
+
 __all__ = [
     "CDPruner",
     "CropView",
@@ -40,11 +43,13 @@ __all__ = [
     "FastV",
     "Kept",
     "METHODS",
+    "NAMED_METHODS",
     "MMTOK",
     "Method",
     "ModelPruning",
     "Need",
     "PAPER_KNOBS",
+    "RECOMMENDED",
     "RandomTokens",
     "RawCoverage",
     "RawTextCoverage",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from configuration_mmtok import RECOMMENDED_KNOBS
+
 
 @dataclass(frozen=True)
 class ModelPruning:
@@ -35,3 +37,4 @@ PAPER_KNOBS: dict[str, Any] = {
 }
 
 MMTOK = ModelPruning("MMTok", PAPER_KNOBS)
+RECOMMENDED = ModelPruning("recommended", {**PAPER_KNOBS, **RECOMMENDED_KNOBS})
