@@ -273,8 +273,6 @@ def test_the_command_writes_results_and_refuses_in_a_sentence(
 
 @pytest.mark.heavy
 def test_two_processes_answer_what_one_does(settings: RunSettings, tmp_path: Path) -> None:
-    if Path(settings.model).name != "llava":
-        pytest.skip("sharing out does not depend on the model: one family is enough")
     alone = run(settings, progress=False)
     # Without a GPU, --multi_gpu still is what starts several processes on one machine.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"]
