@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", help="releases of transformers or torch to run; others keep their results")
     parser.add_argument("--page", action="store_true", help="write docs/compat.md from results.json, run nothing")
     given = parser.parse_args(arguments)
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results = known_results()
     if not given.page:
         pairs = covered(released("transformers"), released("torch"))
         if given.only:
@@ -57,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
             request = stage_folders(Path(scratch))
             for number, pair in enumerate(pairs):
                 print(f"[{number + 1}/{len(pairs)}] {pair.name}", flush=True)
-                results[pair.name] = run(pair, request)
+                row = run(pair, request)
+                # Read again: another run may have added its rows meanwhile.
+                results = {**known_results(), pair.name: row}
                 RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
                 PAGE.write_text(page(results), encoding="utf-8")
                 make_room(pair, pairs[number + 1 :])
@@ -67,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in found:
             print(f"{name}: {problem}", file=sys.stderr)
     return 1 if any(bad.values()) else 0
+
+
+def known_results() -> dict[str, Any]:
+    """The rows that there are."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
 def stage_folders(scratch: Path) -> Path:
