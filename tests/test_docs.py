@@ -95,3 +95,14 @@ def test_figures_of_the_embedded_model_are_those_of_its_report() -> None:
         row = " | ".join(f"{100 * scores[name][budget]['accuracy']:.1f}" for name in columns)
         assert f"| {budget} | {row} |" in readme
     assert f"all 144 tokens: {100 * scores['all tokens']['all']['accuracy']:.1f}" in readme
+
+
+def test_figures_of_the_comparison_are_those_of_its_results() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    heading = next(line for line in readme.splitlines() if line.startswith("| pictures |"))
+    methods = [name.strip() for name in heading.strip("|").split("|")][1:]
+    assert methods[0] == "MMTok"
+    for case in ("scenes", "crowded", "tiles"):
+        results = json.loads((ROOT / "benchmarks" / "results" / f"quality-{case}.json").read_text())
+        kept = {row["method"]: row["retention"]["estimate"] for row in results["compared"]}
+        assert " | " + " | ".join(f"{100 * kept[name]:.1f}" for name in methods) + " |" in readme
