@@ -38,7 +38,7 @@ format: $(INSTALLED) ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-tiny: $(INSTALLED) ## train the embedded model again (more than an hour on two cores; resumes)
+tiny: $(INSTALLED) ## train the embedded model again (about an hour; resumes)
 	$(BIN)/python -m mmtok.tiny.training --output mmtok/tiny/checkpoint
 
 family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with weights on the meta device
