@@ -41,6 +41,7 @@ from mmtok.evaluation.selectors import (
     RawCoverage,
     RawTextCoverage,
     RawVisionCoverage,
+    SharedCoverage,
 )
 from mmtok.tiny import checkpoint_path
 from mmtok.tiny.architecture import CROWDED
@@ -72,6 +73,7 @@ ALL = tuple(METHODS.values())
 RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
 CENTRED = variant("centred", center_features=True)
 IMAGE_SCOPE = variant("image scope", budget_scope="image")
+FLOORS = (SharedCoverage(0.5), SharedCoverage(1.0))
 EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
 ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
 SWEPT = (
@@ -116,7 +118,7 @@ CASES = {
     "padded": Case(_rendered(SMALL, canvas=HELD_OUT.size), [((METHODS["MMTok"], EXCLUDE_PADDING, RECOMMENDED), FEW)]),
     "tiles": Case(
         _rendered(CLUTTERED, scenes=100, relations=True),
-        [((*ALL, IMAGE_SCOPE, RECOMMENDED), (16, *TILE_BUDGETS))],
+        [((*ALL, IMAGE_SCOPE, *FLOORS, RECOMMENDED), (16, *TILE_BUDGETS))],
         small_budgets=TILE_BUDGETS,
         tiles=True,
         aside=("relation",),
@@ -141,7 +143,7 @@ def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
         "tiles": kept_evidence(
             Checkpoint.load(tiles_folder),
             _scenes(CLUTTERED, 10, EVIDENCE_SEED),
-            (*ALL, IMAGE_SCOPE, RECOMMENDED),
+            (*ALL, IMAGE_SCOPE, *FLOORS, RECOMMENDED),
             TILE_BUDGETS,
             labels=token_labels,
             batch_size=25,

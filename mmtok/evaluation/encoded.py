@@ -97,12 +97,14 @@ class EncodedBatch:
         """The prompts with `budget` tokens of every crop; row separators stay in pictures that lose no token."""
         kept_vision = [torch.zeros(len(image.source), dtype=torch.bool) for image in self.images]
         projected = list(self.projected)
-        for crop in self.crops:
-            kept = selector.select(crop.view, budget)
-            tokens = crop.tokens[kept.indices.cpu()]
-            kept_vision[crop.image][tokens] = True
-            if kept.raw_vision is not None:
-                projected[crop.image] = _replaced(model, projected[crop.image], tokens, kept)
+        for number in range(len(self.images)):
+            crops = [crop for crop in self.crops if crop.image == number]
+            chosen = selector.select_picture([crop.view for crop in crops], budget)
+            for crop, kept in zip(crops, chosen, strict=True):
+                tokens = crop.tokens[kept.indices.cpu()]
+                kept_vision[number][tokens] = True
+                if kept.raw_vision is not None:
+                    projected[number] = _replaced(model, projected[number], tokens, kept)
         for flags, image in zip(kept_vision, self.images, strict=True):
             separator = image.source < 0
             if bool((flags | separator).all()):

@@ -11,6 +11,7 @@ from .fastv import FastV
 from .mmtok import MMTOK, PAPER_KNOBS, RECOMMENDED, ModelPruning
 from .random import RandomTokens
 from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
+from .shared import SharedCoverage
 from .text_rows import TEXT_ROWS
 from .uniform import UniformGrid
 from .vision_rows import VISION_ROWS
@@ -55,6 +56,7 @@ __all__ = [
     "RawTextCoverage",
     "RawVisionCoverage",
     "Selector",
+    "SharedCoverage",
     "TEXT_ROWS",
     "UniformGrid",
     "VISION_ROWS",
