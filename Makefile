@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-heavy fuzz lint format tiny family bench quality compat clean
+.PHONY: help install demo test test-heavy fuzz lint format tiny family bench bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +48,11 @@ family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with 
 bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/prefill.py --layers 2
+	$(BIN)/python benchmarks/report.py
+
+bench-gpu: $(INSTALLED) ## the same on a CUDA device, at full depth (needs PyTorch for CUDA in .venv)
+	$(BIN)/python benchmarks/selection_gpu.py
+	$(BIN)/python benchmarks/prefill.py --device cuda --batches 1 8 32 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py
 
 quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline

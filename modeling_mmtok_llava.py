@@ -31,6 +31,8 @@ try:
     from .cached_prompt import CachedPrompt
     from .configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions, knobs_within
     from .coverage import greedy_coverage  # noqa: F401
+    from .devices import sent
+    from .full_prompt import Prompt
     from .generation import (
         FullPromptStreamer,
         PrunedPrefill,
@@ -41,22 +43,19 @@ try:
         seeing_full_prompt,
     )
     from .greedy import plain_greedy  # noqa: F401
-    from .image_tokens import ImageTokens
+    from .image_tokens import ImageTokens  # noqa: F401
     from .prompt import PackedOrder, TextRules, ids_of_embeddings, text_to_cover
-    from .pruned_batch import Prompt, PrunedPrompt, with_full_prompt
-    from .selection import (
-        CoverageSettings,
-        UnitSelection,
-        VisionTokenSelection,
-        describe,
-        kept_tokens,
-        select_units,
-    )
+    from .pruned_batch import PrunedPrompt, with_full_prompt
+    from .selection import BatchSelection, CoverageSettings, select_units
+    from .selection_record import VisionTokenSelection, describe
     from .similarity import coverage_matrix  # noqa: F401
+    from .units import Unit  # noqa: F401
     from .vision_features import LlavaNextVisionMixin, LlavaVisionMixin
 except ImportError:  # a checkout or an installed package, where the modules are not flat
     from configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions, knobs_within
     from mmtok.cached_prompt import CachedPrompt
+    from mmtok.devices import sent
+    from mmtok.full_prompt import Prompt
     from mmtok.generation import (
         FullPromptStreamer,
         PrunedPrefill,
@@ -66,17 +65,10 @@ except ImportError:  # a checkout or an installed package, where the modules are
         refuse_filled_cache,
         seeing_full_prompt,
     )
-    from mmtok.image_tokens import ImageTokens
     from mmtok.prompt import PackedOrder, TextRules, ids_of_embeddings, text_to_cover
-    from mmtok.pruned_batch import Prompt, PrunedPrompt, with_full_prompt
-    from mmtok.selection import (
-        CoverageSettings,
-        UnitSelection,
-        VisionTokenSelection,
-        describe,
-        kept_tokens,
-        select_units,
-    )
+    from mmtok.pruned_batch import PrunedPrompt, with_full_prompt
+    from mmtok.selection import BatchSelection, CoverageSettings, select_units
+    from mmtok.selection_record import VisionTokenSelection, describe
     from mmtok.vision_features import LlavaNextVisionMixin, LlavaVisionMixin
 
 
@@ -121,6 +113,7 @@ class MMTokPruningMixin:
     _encode_images: Callable[..., Any]
     _image_tokens: Callable[..., Any]
     _candidates: Callable[..., Any]
+    _padding: Callable[..., Any]
     forward: Callable[..., Any]
 
     @classmethod
@@ -234,6 +227,13 @@ class MMTokPruningMixin:
                 inputs["input_ids"], inputs["inputs_embeds"] = None, embeds
         return inputs
 
+    def _update_model_kwargs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Stock, without the vision tokens once a cache holds them: nothing asks for its length at every step."""
+        model_kwargs = super()._update_model_kwargs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        if model_kwargs.get("past_key_values") is not None:
+            model_kwargs.pop("pruned_prefill", None)
+        return model_kwargs
+
     def _pruned_for_generation(
         self, kwargs: dict[str, Any], options: PruningOptions, generation_config: GenerationConfig
     ) -> PrunedPrompt:
@@ -313,12 +313,12 @@ class MMTokPruningMixin:
             raise ValueError(f"{unknown[0]} is neither an input nor a knob: the knobs are {', '.join(KNOB_NAMES)}.")
         if not _has_images(kwargs):
             read = self._read_prompt(input_ids, inputs_embeds, attention_mask)
-            return VisionTokenSelection([], read.mask_on_cpu().bool().to(read.device))
+            return VisionTokenSelection([], read.mask_on_host.bool().to(read.device))
         with torch.no_grad():
             prompt = self._read_prompt(input_ids, inputs_embeds, attention_mask)
-            selections, images, rows, _ = self._select(prompt, _taken_image_inputs(kwargs), options, explain=True)
-        kept = prompt.kept_mask(kept_tokens(selections, images, _settings(options)))
-        return VisionTokenSelection(describe(selections, images, rows), kept.to(prompt.device))
+            selection, rows, _ = self._select(prompt, _taken_image_inputs(kwargs), options, explain=True)
+        kept = prompt.kept_mask(selection.kept(options.keep_image_newline))
+        return VisionTokenSelection(describe(selection, rows), kept)
 
     def _forward(
         self,
@@ -390,47 +390,50 @@ class MMTokPruningMixin:
         return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed)
 
     def _prune(self, prompt: Prompt, image_inputs: dict[str, Any], options: PruningOptions) -> PrunedPrompt:
-        selections, images, _, projected = self._select(prompt, image_inputs, options)
-        kept_vision = kept_tokens(selections, images, _settings(options))
+        selection, _, projected = self._select(prompt, image_inputs, options)
+        kept_vision = selection.kept(options.keep_image_newline)
         return PrunedPrompt.of(prompt, projected, kept_vision, self.get_input_embeddings(), self._filler_id())
 
     def _select(
         self, prompt: Prompt, image_inputs: dict[str, Any], options: PruningOptions, *, explain: bool = False
-    ) -> tuple[list[UnitSelection], list[ImageTokens], list[int], Sequence[torch.Tensor]]:
+    ) -> tuple[BatchSelection, list[int], Sequence[torch.Tensor]]:
         """Encodes the pictures and selects.
 
         Returns:
-            the picks of every unit; where each picture's tokens come from; the batch row of each picture; for each
-            picture (T, hidden) its projected tokens.
+            the picks; the batch row of each picture; for each picture (T, hidden) its projected tokens.
         """
+        # Whatever the host has to know is read before the pictures are encoded, and nothing after: the language model's
+        # work is queued while the vision tower still runs.
+        if isinstance(image_inputs.get("image_sizes"), torch.Tensor):
+            image_inputs = {**image_inputs, "image_sizes": image_inputs["image_sizes"].cpu()}
+        text, text_mask = self._text_embeddings(prompt, options)
+        padding = self._padding(image_inputs["pixel_values"]) if options.exclude_padding else None
         projected, raw = self._encode_images(image_inputs)
         images = self._image_tokens(projected, raw, image_inputs)
         rows = prompt.rows_of_images([len(image.source) for image in images])
-        candidates = self._candidates(images, image_inputs["pixel_values"]) if options.exclude_padding else None
-        text, text_mask = self._text_embeddings(prompt, options)
         owners = torch.tensor(rows, dtype=torch.long)
-        selections = select_units(
+        selection = select_units(
             [features.detach() for features in projected],
             raw.flatten(0, -2).detach(),
             images,
-            text.detach()[owners.to(text.device)],
+            text.detach()[sent(owners, text.device)],
             text_mask[owners],
-            candidates,
+            None if padding is None else self._candidates(images, padding),
             _settings(options),
             explain=explain,
         )
-        return selections, images, rows, projected
+        return selection, rows, projected
 
     def _text_embeddings(self, prompt: Prompt, options: PruningOptions) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, M, hidden) embeddings of the text to cover and (B, M) bool on the CPU, False for fillers."""
-        embed, ids = self.get_input_embeddings(), prompt.input_ids
+        embed, ids = self.get_input_embeddings(), prompt.ids_on_host
         if ids is None:
             vocabulary = torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
-            ids = ids_of_embeddings(prompt.inputs_embeds.detach(), embed(vocabulary).detach())
-        order = PackedOrder.of(text_to_cover(ids.cpu(), prompt.mask_on_cpu(), self._text_rules(options)))
+            ids = ids_of_embeddings(prompt.inputs_embeds.detach(), embed(vocabulary).detach()).cpu()
+        order = PackedOrder.of(text_to_cover(ids, prompt.mask_on_host, self._text_rules(options)))
         if prompt.inputs_embeds is not None:
             return order.gather(prompt.inputs_embeds), order.valid
-        return embed(order.gather(ids)), order.valid
+        return embed(order.gather(ids).to(prompt.device)), order.valid
 
     def _text_rules(self, options: PruningOptions) -> TextRules:
         text_config = self.config.get_text_config()

@@ -50,7 +50,7 @@ class Phases:
                 stack.enter_context(patch.object(module, "forward", self._counted(name, module.forward)))
             for name, owner, function in (
                 ("selection", modeling, "select_units"),
-                ("packing", modeling, "kept_tokens"),
+                ("packing", modeling.BatchSelection, "kept"),
                 ("packing", modeling.PrunedPrompt, "of"),
             ):
                 stack.enter_context(patch.object(owner, function, self._counted(name, getattr(owner, function))))

@@ -92,6 +92,25 @@ def growth() -> str:
     return "\n\n".join(blocks)
 
 
+def on_gpu() -> str:
+    header = ["case", "loop, ms", "captured graph, ms", "fused kernel, ms", "fused over loop", "picks of the kernel"]
+    if not measured("selection-cuda"):
+        return table(header, [[NOT_MEASURED, *[""] * (len(header) - 1)]])
+
+    def row(case: dict[str, Any]) -> list[str]:
+        times = [ms(case["ms"][name]) if name in case["ms"] else "refused" for name in ("loop", "captured", "fused")]
+        off = case["coverage_over_loop"]["fused"] - 1
+        return [
+            f"{size(case['items'], case['tokens'], case['budget'])}, {case['tokens_are']}",
+            *times,
+            f"**{case['times_faster_than_loop']['fused']:.1f} x**",
+            "same picks" if case["same_picks_as_loop"]["fused"] else f"coverage {off:+.1e}",
+        ]
+
+    results = load("selection-cuda")
+    return table(header, map(row, results["comparison"])) + "\n\n" + made_on(results)
+
+
 def similarity() -> str:
     rows = [
         [f"{case['items']} x {case['tokens']:,}", *(ms(value) for value in case["ms"].values())]
@@ -194,6 +213,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comparison": comparison,
     "agreement": agreement,
     "growth": growth,
+    "on a GPU": on_gpu,
     "similarity": similarity,
     "end to end": end_to_end,
     "limit": limit,

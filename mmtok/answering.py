@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import ImageTextToTextPipeline
 
-    from .selection import ImageSelection
+    from .selection_record import ImageSelection
 
 Budget = int | float | None
 

@@ -26,7 +26,7 @@ class CachedPrompt:
         input_ids: (B, L') ids of the slots, or None for a prompt that was given as embeddings alone.
         attention_mask: (B, L') or None.
         order: where the slots come from.
-        dropped_vision: (B, L) bool on the CPU, vision tokens of the prompt that were not read.
+        dropped_vision: (B, L) bool, vision tokens of the prompt that were not read.
     """
 
     input_ids: torch.Tensor | None

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from .devices import sent
 from .greedy import lazy_greedy, plain_greedy
 
 # Matrix entries times picks of an item above which computing only the gains that can win is faster; measured by
@@ -94,7 +95,11 @@ def marginal_gains(coverage: torch.Tensor, indices: torch.Tensor) -> torch.Tenso
 
 @torch.no_grad()
 def greedy_coverage(
-    coverage: torch.Tensor, budget: int | torch.Tensor, candidates: torch.Tensor | None = None
+    coverage: torch.Tensor,
+    budget: int | torch.Tensor,
+    candidates: torch.Tensor | None = None,
+    *,
+    check_values: bool = True,
 ) -> GreedySelection:
     """Picks up to `budget` columns that together cover the rows, largest marginal gain first.
 
@@ -104,7 +109,9 @@ def greedy_coverage(
         coverage: (..., rows, n) of any float dtype, non-negative and finite; computed in float32.
         budget: columns to pick, at least 1; more than the number of candidates picks every candidate. An integer
             tensor of shape (...) gives every item its own.
-        candidates: (..., n) or (n,) bool, the columns that may be picked; None for all.
+        candidates: (..., n) or (n,) bool, the columns that may be picked; None for all. On the CPU, like `budget`, it
+            costs no waiting for the device.
+        check_values: False leaves out the one look at the entries, which on an accelerator has to wait for them.
 
     Returns:
         `GreedySelection`.
@@ -120,12 +127,13 @@ def greedy_coverage(
         )
     # Candidate by candidate: no copy where the matrix was laid out like this.
     columns = coverage.transpose(-1, -2).contiguous()
-    _require_covering(columns)
+    if check_values:
+        _require_covering(columns)
     leading, count = columns.shape[:-2], columns.shape[-2]
     budgets = _as_budgets(budget, leading)
-    available = _as_candidates(candidates, leading, count, columns.device)
-    # Without a mask the number of picks is known here, and nothing waits for the device.
-    picks = budgets.clamp_max(count) if candidates is None else torch.minimum(budgets, available.sum(-1).cpu())
+    allowed = _as_candidates(candidates, leading, count)
+    picks = torch.minimum(budgets, allowed.sum(-1).cpu())
+    available = sent(allowed, columns.device)
 
     items = columns.reshape(-1, *columns.shape[-2:])
     steps = int(picks.max()) if picks.numel() else 0
@@ -136,7 +144,7 @@ def greedy_coverage(
     return GreedySelection(
         path.indices.reshape(*leading, steps),
         path.gains.reshape(*leading, steps),
-        picks.to(columns.device),
+        sent(picks, columns.device),
         reached.reshape(leading),
         (reached + path.left.sum(-1)).reshape(leading),
     )
@@ -174,17 +182,16 @@ def _as_budgets(budget: int | torch.Tensor, leading: torch.Size) -> torch.Tensor
     return budgets
 
 
-def _as_candidates(
-    candidates: torch.Tensor | None, leading: torch.Size, columns: int, device: torch.device
-) -> torch.Tensor:
+def _as_candidates(candidates: torch.Tensor | None, leading: torch.Size, columns: int) -> torch.Tensor:
+    """A mask for every item, where the given one is."""
     if candidates is None:
-        return torch.ones((*leading, columns), dtype=torch.bool, device=device)
+        return torch.ones((*leading, columns), dtype=torch.bool)
     if candidates.dtype != torch.bool or candidates.shape not in ((*leading, columns), (columns,)):
         raise ValueError(
             f"The candidate mask has dtype {candidates.dtype} and shape {tuple(candidates.shape)}: "
             f"give a bool mask of shape {(*leading, columns)}."
         )
-    return candidates.to(device).expand(*leading, columns)
+    return candidates.expand(*leading, columns)
 
 
 def _require_columns(selected: torch.Tensor, coverage: torch.Tensor) -> None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from .devices import sent
+
 # Below any gain: marks columns that are picked or no candidates.
 _NEVER = -1.0
 
@@ -49,20 +51,25 @@ def plain_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int
     """
     steps = max(picks, default=0)
     best = columns.new_zeros(columns.shape[0], columns.shape[2])
-    indices = available.new_full((len(picks), steps), -1, dtype=torch.long)
-    gains = columns.new_zeros(len(picks), steps)
-    counts = torch.tensor(picks, device=columns.device)
     taken = ~available
+    chosen, gained = [available.new_zeros(len(picks), 0, dtype=torch.long)], [columns.new_zeros(len(picks), 0)]
+    fewest = min(picks, default=0)
+    counts = sent(torch.tensor(picks), columns.device)[:, None] if fewest < steps else None
+    # An accelerator spends these steps on starting one small operation after another: as few as possible.
     for step in range(steps):
         gain, index = _gains(columns, best).masked_fill_(taken, _NEVER).max(-1, keepdim=True)
-        picked = columns.take_along_dim(index[..., None], dim=1)[:, 0]
-        active = (counts > step)[:, None]
-        best = torch.where(active, torch.maximum(best, picked), best)
-        indices[:, step : step + 1] = torch.where(active, index, -1)
-        gains[:, step : step + 1] = torch.where(active, gain, 0.0)
+        covered = torch.maximum(best, columns.take_along_dim(index[..., None], dim=1)[:, 0])
+        best = covered if counts is None or step < fewest else torch.where(counts > step, covered, best)
         taken.scatter_(1, index, True)
+        chosen.append(index)
+        gained.append(gain)
+    indices, gains = torch.cat(chosen, 1), torch.cat(gained, 1)
     left = _gains(columns, best).masked_fill_(~available, 0.0).topk(steps).values
-    return GreedyPath(indices, gains, best, left * (torch.arange(steps, device=left.device) < counts[:, None]))
+    if counts is not None:
+        behind = torch.arange(steps, device=columns.device) >= counts
+        indices = indices.masked_fill(behind, -1)
+        gains, left = gains.masked_fill(behind, 0), left.masked_fill(behind, 0)
+    return GreedyPath(indices, gains, best, left)
 
 
 def lazy_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int]) -> GreedyPath:

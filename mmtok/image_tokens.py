@@ -1,7 +1,8 @@
-"""Where the vision tokens of a picture come from: crops, their grids of patches, and bands of mere padding."""
+"""Where the vision tokens of a picture come from, crops and their grids of patches, and which of them stay."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,24 @@ class ImageTokens:
             torch.where(placed, position % width, -1),
             crops * tokens_per_crop,
         )
+
+
+@dataclass(frozen=True)
+class KeptVision:
+    """Which vision tokens of a batch of pictures stay.
+
+    Attributes:
+        flags: (all vision tokens,) bool, pictures one after another; on any device.
+        counts: for each picture how many stay; the host knows without reading `flags`.
+    """
+
+    flags: torch.Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, flags: Sequence[torch.Tensor]) -> KeptVision:
+        """Counts, for each picture, (T,) bool flags."""
+        return cls(torch.cat(list(flags)), [int(each.sum()) for each in flags])
 
 
 def padding_bands(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:

@@ -213,11 +213,11 @@ def edge_padding(attention_mask: torch.Tensor) -> tuple[torch.Tensor, bool]:
     return (left if left_padded else right), left_padded
 
 
-def packed_length(kept: torch.Tensor, padding: torch.Tensor) -> int:
+def packed_length(lengths: Sequence[int], padding: torch.Tensor) -> int:
     """Columns of the packed batch: the longest row, and the columns of padding that all rows share.
 
     Args:
-        kept: (B, L) bool, tokens that stay.
-        padding: (B, L) bool, edge padding.
+        lengths: for each row the number of tokens that stay.
+        padding: (B, L) bool on the CPU, edge padding.
     """
-    return int(kept.sum(1).max() + padding.sum(1).min())
+    return max(lengths) + int(padding.sum(1).min())

@@ -1,7 +1,6 @@
 """The way of a batch from the caller's prompt to the pruned one, and of the outputs back.
 
-Host and device: what depends on token ids and masks is worked out on the CPU, where it is small; features, embeddings
-and outputs stay on the device they are on.
+Which tokens stay is known to the device only; how many, and so every shape, to the host too.
 """
 
 from __future__ import annotations
@@ -12,114 +11,10 @@ from typing import Any
 
 import torch
 
+from .devices import sent
+from .full_prompt import Prompt
+from .image_tokens import KeptVision
 from .prompt import PackedOrder, edge_padding, packed_length
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as the caller gave it; B rows, L tokens.
-
-    Attributes:
-        input_ids: (B, L) integer, or None where only embeddings were given.
-        inputs_embeds: (B, L, hidden) in place of the embeddings of `input_ids`, or None.
-        attention_mask: (B, L), or None for no padding.
-        image_mask: (B, L) bool on the CPU, the places of the vision tokens.
-    """
-
-    input_ids: torch.Tensor | None
-    inputs_embeds: torch.Tensor | None
-    attention_mask: torch.Tensor | None
-    image_mask: torch.Tensor
-
-    @classmethod
-    def read(
-        cls,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        image_token_id: int,
-        embed: Callable[[torch.Tensor], torch.Tensor],
-    ) -> Prompt:
-        """Checks the shapes and finds the image tokens, in embeddings by their value, as the stock models do.
-
-        Raises:
-            ValueError: neither ids nor embeddings, or shapes that do not belong together.
-        """
-        if input_ids is not None:
-            given: torch.Tensor = input_ids
-        elif inputs_embeds is not None:
-            given = inputs_embeds[..., 0]
-        else:
-            raise ValueError("A picture needs a prompt: give input_ids or inputs_embeds.")
-        shape = tuple(given.shape)
-        if len(shape) != 2:
-            raise ValueError(f"input_ids has shape {shape}: give (batch, length).")
-        if inputs_embeds is not None and inputs_embeds.shape[:2] != given.shape:
-            raise ValueError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, but input_ids {shape}.")
-        if attention_mask is not None and attention_mask.shape != given.shape:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}: with a picture give one value a token, "
-                f"{shape}."
-            )
-        if input_ids is not None:
-            if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
-                raise ValueError(f"input_ids has dtype {input_ids.dtype}: give token ids as integers.")
-            return cls(input_ids, inputs_embeds, attention_mask, input_ids.cpu() == image_token_id)
-        image_token = embed(torch.tensor(image_token_id, device=given.device))
-        return cls(None, inputs_embeds, attention_mask, (inputs_embeds == image_token).all(-1).cpu())
-
-    @property
-    def device(self) -> torch.device:
-        given = self.input_ids if self.input_ids is not None else self.inputs_embeds
-        assert given is not None, "Prompt.read lets no prompt pass that has neither ids nor embeddings"
-        return given.device
-
-    def require_one_value_a_token(self, name: str, values: torch.Tensor | None) -> None:
-        """Raises a ValueError for labels or positions that are not (B, L); (1, L) stands for every row."""
-        shape = tuple(self.image_mask.shape)
-        if values is not None and tuple(values.shape) not in (shape, (1, shape[1])):
-            raise ValueError(f"{name} has shape {tuple(values.shape)}: give one value a token, {shape}.")
-
-    def mask_on_cpu(self) -> torch.Tensor:
-        """(B, L), 1 for every token where no attention mask was given."""
-        if self.attention_mask is None:
-            return torch.ones(self.image_mask.shape, dtype=torch.long)
-        return self.attention_mask.cpu()
-
-    def kept_mask(self, kept_vision: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(B, L) bool on the CPU: all but edge padding and dropped vision tokens.
-
-        Args:
-            kept_vision: for each picture (T,) bool, its tokens that stay.
-        """
-        kept = self.image_mask | ~edge_padding(self.mask_on_cpu())[0]
-        return kept.masked_scatter(self.image_mask, torch.cat(list(kept_vision)))
-
-    def rows_of_images(self, lengths: Sequence[int]) -> list[int]:
-        """The batch row of each picture of so many tokens; pictures fill the image tokens of the rows in order.
-
-        Raises:
-            ValueError: more or fewer image tokens than features, or a picture that would straddle two rows.
-        """
-        places, features = self.image_mask.sum(1).tolist(), sum(lengths)
-        if sum(places) != features:
-            raise ValueError(
-                f"The prompts have {sum(places)} image tokens and the pictures {features} features: give one picture "
-                "for each <image> of the text, and let the processor expand them."
-            )
-        rows, row, left = [], -1, 0
-        for length in lengths:
-            while left == 0:
-                row += 1
-                left = places[row]
-            if length > left:
-                raise ValueError(
-                    f"Row {row} of the batch has {left} image tokens left for a picture of {length} features: the "
-                    "pictures are not in the order of the prompts."
-                )
-            rows.append(row)
-            left -= length
-        return rows
 
 
 @dataclass(frozen=True)
@@ -131,9 +26,9 @@ class PrunedPrompt:
         inputs_embeds: (B, L', hidden), the vision tokens in their places.
         attention_mask: (B, L') or None.
         order: where the L' tokens come from.
-        kept: (B, L) bool on the CPU, tokens of the prompt that the language model reads.
-        dropped_vision: (B, L) bool on the CPU, vision tokens of the prompt that it does not.
-        readable: (B, L') bool on the CPU, slots that hold a token or padding of the prompt, and no dropped token.
+        kept: (B, L) bool, tokens of the prompt that the language model reads.
+        dropped_vision: (B, L) bool, vision tokens of the prompt that it does not.
+        readable: (B, L') bool, slots that hold a token or padding of the prompt, and no dropped token.
         vision_slots: (B, L') bool, slots that hold a vision token.
         image_features: (all vision tokens, hidden), before pruning.
     """
@@ -153,7 +48,7 @@ class PrunedPrompt:
         cls,
         prompt: Prompt,
         projected: Sequence[torch.Tensor],
-        kept_vision: Sequence[torch.Tensor],
+        kept_vision: KeptVision,
         embed: Callable[[torch.Tensor], torch.Tensor],
         filler_id: int,
     ) -> PrunedPrompt:
@@ -162,31 +57,41 @@ class PrunedPrompt:
         Args:
             prompt: the prompt.
             projected: for each picture (T, hidden), its vision tokens.
-            kept_vision: for each picture (T,) bool, those that stay.
+            kept_vision: those that stay.
             embed: token ids -> embeddings.
             filler_id: token id for slots that nothing reads.
         """
-        kept, mask = prompt.kept_mask(kept_vision), prompt.mask_on_cpu()
-        padding, left_padded = edge_padding(mask)
+        device, kept = prompt.device, prompt.kept_mask(kept_vision)
+        padding, left_padded = edge_padding(prompt.mask_on_host)
         # Where the caller's rows are equally long but the pruned ones aren't, generation has to find the ends aligned.
         left_padded |= not bool(padding.any())
         padding = padding & ~prompt.image_mask
-        order = PackedOrder.of(kept, left_padded=left_padded, length=packed_length(kept, padding))
-        readable = order.valid | order.gather(padding)
+        text = (~prompt.image_mask & ~padding).sum(1).tolist()
+        rows = prompt.rows_of_images([len(tokens) for tokens in projected])
+        lengths = [
+            own + sum(count for owner, count in zip(rows, kept_vision.counts, strict=True) if owner == row)
+            for row, own in enumerate(text)
+        ]
+        length = packed_length(lengths, padding)
+        order = PackedOrder.of(kept, left_padded=left_padded, length=length)
+        readable = order.valid | order.gather(sent(padding, device))
 
         pruned_mask = None
-        if prompt.attention_mask is not None or not bool(order.valid.all()):
-            dtype = torch.long if prompt.attention_mask is None else prompt.attention_mask.dtype
-            pruned_mask = (order.gather(mask) * order.valid).to(prompt.device, dtype)
+        if prompt.attention_mask is not None:
+            pruned_mask = order.gather(prompt.attention_mask.to(device)) * order.valid
+        elif min(lengths, default=length) < length:
+            pruned_mask = order.valid.long()
         pruned_ids = None
         if prompt.input_ids is not None:
-            pruned_ids = order.gather(prompt.input_ids).masked_fill(~readable.to(prompt.device), filler_id)
+            pruned_ids = order.gather(prompt.input_ids).masked_fill(~readable, filler_id)
         embeds = order.gather(prompt.inputs_embeds) if prompt.inputs_embeds is not None else embed(pruned_ids)
+        slots = (order.gather(sent(prompt.image_mask, device)) & order.valid).to(embeds.device)
+        # The number of each vision token among those of all rows, wherever one stands.
+        number = (prompt.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(prompt.image_mask.shape)
         features = torch.cat(list(projected))
-        kept_features = features[torch.cat(list(kept_vision)).to(features.device)]
-        slots = (order.gather(prompt.image_mask) & order.valid).to(embeds.device)
-        embeds = embeds.masked_scatter(slots[..., None], kept_features.to(embeds.device, embeds.dtype))
-        dropped = prompt.image_mask & ~kept
+        own_features = features[order.gather(sent(number, device)).to(features.device)]
+        embeds = torch.where(slots[..., None], own_features.to(embeds.device, embeds.dtype), embeds)
+        dropped = sent(prompt.image_mask, device) & ~kept
         return cls(pruned_ids, embeds, pruned_mask, order, kept, dropped, readable, slots, features)
 
     @property

@@ -73,20 +73,24 @@ class LlavaVisionMixin:
         side = image_size // patch_size
         return side if tokens in (side * side, side * side + 1) else 0
 
-    def _candidates(self, images: Sequence[ImageTokens], pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        """For each picture (T,) bool: False for tokens whose patch lies in a band of padding."""
+    def _padding(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(..., rows, columns) bool on the CPU, patches of (..., channels, height, width) in a band of padding."""
+        bands = padding_bands(pixel_values.flatten(0, -4), self.config.vision_config.patch_size).cpu()
+        return bands.view(*pixel_values.shape[:-3], *bands.shape[1:])
+
+    def _candidates(self, images: Sequence[ImageTokens], padding: torch.Tensor) -> list[torch.Tensor]:
+        """For each picture (T,) bool: False for tokens whose patch lies in a band of `padding`."""
         candidates = []
-        for image, pixels in zip(images, self._crops_of_images(pixel_values, images), strict=True):
-            bands = padding_bands(pixels, self.config.vision_config.patch_size).cpu()
+        for image, bands in zip(images, self._crops_of_images(padding, images), strict=True):
             placed = image.row >= 0
             padded = torch.zeros_like(placed)
             padded[placed] = bands[image.crop[placed], image.row[placed], image.column[placed]]
             candidates.append(~padded)
         return candidates
 
-    def _crops_of_images(self, pixel_values: torch.Tensor, images: Sequence[ImageTokens]) -> list[torch.Tensor]:
-        """For each picture (crops, channels, height, width)."""
-        return list(pixel_values.split(1))
+    def _crops_of_images(self, padding: torch.Tensor, images: Sequence[ImageTokens]) -> list[torch.Tensor]:
+        """For each picture (crops, rows, columns)."""
+        return list(padding.split(1))
 
 
 class LlavaNextVisionMixin(LlavaVisionMixin):
@@ -137,12 +141,12 @@ class LlavaNextVisionMixin(LlavaVisionMixin):
             for source, count in zip(packed, crops, strict=True)
         ]
 
-    def _crops_of_images(self, pixel_values: torch.Tensor, images: Sequence[ImageTokens]) -> list[torch.Tensor]:
-        """For each picture (crops, channels, height, width)."""
+    def _crops_of_images(self, padding: torch.Tensor, images: Sequence[ImageTokens]) -> list[torch.Tensor]:
+        """For each picture (crops, rows, columns)."""
         counts = [int(image.crop.max()) + 1 for image in images]
-        if pixel_values.dim() == 5:
-            return [crops[:count] for crops, count in zip(pixel_values, counts, strict=True)]
-        return list(pixel_values.split(counts))
+        if padding.dim() == 4:
+            return [crops[:count] for crops, count in zip(padding, counts, strict=True)]
+        return list(padding.split(counts))
 
 
 @contextmanager

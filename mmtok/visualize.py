@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .selection import ImageSelection
+    from .selection_record import ImageSelection
 
 ColorBy = Literal["gain", "text share"]
 Color = tuple[int, int, int]

@@ -101,5 +101,5 @@ def test_only_padding_at_one_edge_may_leave() -> None:
 
 def test_padding_that_all_rows_share_stays() -> None:
     padding = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]).bool()
-    assert packed_length(torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1]]).bool(), padding) == 4
-    assert packed_length(torch.tensor([[0, 0, 1, 0], [0, 0, 0, 1]]).bool(), padding) == 3
+    assert packed_length([2, 1], padding) == 4
+    assert packed_length([1, 1], padding) == 3

@@ -34,7 +34,7 @@ def select(
     options = CoverageSettings(**{**PAPER, **knobs})
     candidates = None if allowed is None else [allowed]
     mask = torch.ones(1, len(text), dtype=torch.bool)
-    return select_units([vision], raw, [image], text[None], mask, candidates, options, explain=True)[0]
+    return select_units([vision], raw, [image], text[None], mask, candidates, options, explain=True).units()[0]
 
 
 def features(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from PIL import Image
 from small_checkpoints import GRID_PINPOINTS, make_llava_next_checkpoint
 from transformers import AutoProcessor
 
-from mmtok.selection import ImageSelection
+from mmtok.selection_record import ImageSelection
 from mmtok.visualize import (
     TEXT_COLOR,
     VISION_COLOR,

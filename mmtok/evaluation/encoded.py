@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from configuration_mmtok import PruningOptions
-from mmtok.image_tokens import ImageTokens
-from mmtok.pruned_batch import Prompt, PrunedPrompt
+from mmtok.full_prompt import Prompt
+from mmtok.image_tokens import ImageTokens, KeptVision
+from mmtok.pruned_batch import PrunedPrompt
 
 from .attention import cls_attention, language_attention
 from .selectors import CropView, Kept, Need, Selector
@@ -120,4 +121,5 @@ def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Ke
 def _prompt_of(
     model: Any, prompt: Prompt, projected: Sequence[torch.Tensor], kept_vision: Sequence[torch.Tensor]
 ) -> PrunedPrompt:
-    return PrunedPrompt.of(prompt, projected, kept_vision, model.get_input_embeddings(), model._filler_id())
+    kept = KeptVision.of(kept_vision)
+    return PrunedPrompt.of(prompt, projected, kept, model.get_input_embeddings(), model._filler_id())

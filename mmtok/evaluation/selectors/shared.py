@@ -1,4 +1,4 @@
-"""One budget for all crops of a picture, of which each crop keeps a floor: is a floor what `budget_scope="image"` needs?"""
+"""One budget for all crops of a picture, of which each crop keeps a floor: what `budget_scope="image"` might want."""
 
 from __future__ import annotations
 

@@ -1,0 +1,24 @@
+"""Host and device: how small tables of the host get to the features, and when a value may be read back.
+
+An accelerator works behind the host's back. Whoever reads one of its values, or sends it one in the ordinary way, waits
+until everything before is done, and meanwhile queues nothing: with the few tokens of a pruned prompt the device would
+then stand still. So selection and packing count on the host what can be counted there, and read nothing back.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`values`, of the host, on `device`, without waiting for what the device is doing.
+
+    CUDA has read ordinary (pageable) memory by the time that this returns, so that the source may go at once; other
+    backends promise no such thing, and are waited for.
+    """
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
+def reads_freely(values: torch.Tensor) -> bool:
+    """Whether looking at a value of the tensor costs nothing: on the CPU."""
+    return values.device.type == "cpu"

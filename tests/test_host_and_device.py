@@ -1,0 +1,82 @@
+"""What pruning asks of an accelerator while it works: nothing. The meta device holds no values, so that every look at
+one is an error there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import pytest
+import torch
+from model_cases import Family
+
+from configuration_mmtok import RECOMMENDED_KNOBS, PruningOptions
+
+SIZE, WIDE = (24, 24), (24, 48)
+ROWS = [[3, SIZE, 4], [5, SIZE, 1, WIDE, 2]]
+SETTINGS: list[dict[str, Any]] = [
+    {"vision_token_budget": 3},
+    {"vision_token_budget": 0.25, "budget_scope": "image"},
+    {"vision_token_budget": 40},
+    {"vision_token_budget": 3, "center_features": True, "keep_image_newline": True},
+    {"vision_token_budget": 3, **RECOMMENDED_KNOBS},
+]
+
+
+def on_meta(family: Family, knobs: dict[str, Any], *, masked: bool = True) -> tuple[Any, Any]:
+    """A prompt pruned on the CPU, and pruned where everything that an accelerator would hold has no values."""
+    model, _ = family.models()
+    inputs = family.inputs(ROWS, model)
+    options = PruningOptions.from_config(model.config, **knobs)
+    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    mask = mask if masked else None
+    prompt = model._read_prompt(ids, None, mask)
+    with torch.no_grad():
+        expected = model._prune(prompt, inputs, options)
+        projected, raw = model._encode_images(inputs)
+        padding = model._padding(inputs["pixel_values"])
+        model.to("meta")
+        away = [features.to("meta") for features in projected]
+        model._encode_images = lambda _: (away, raw.to("meta"))
+        model._padding = lambda _: padding
+        there = replace(prompt, input_ids=ids.to("meta"), attention_mask=None if mask is None else mask.to("meta"))
+        return expected, model._prune(there, inputs, options)
+
+
+@pytest.mark.parametrize("knobs", SETTINGS, ids=lambda knobs: ", ".join(map(str, knobs)))
+@pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
+def test_nothing_is_read_back_between_the_features_and_the_pruned_prompt(
+    family: Family, knobs: dict[str, Any], masked: bool
+) -> None:
+    expected, found = on_meta(family, knobs, masked=masked)
+    assert found.inputs_embeds.device.type == "meta"
+    for name in ("input_ids", "inputs_embeds", "attention_mask", "kept", "readable", "vision_slots"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert (ours is None) == (theirs is None), name
+        assert ours is None or (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
+
+
+def test_an_adaptive_budget_has_to_look(family: Family) -> None:
+    # The same check finds a look where there is one: how many picks reach the target is in the features.
+    with pytest.raises(Exception, match=r"meta tensor|item\(\)"):
+        on_meta(family, {"vision_token_budget": 3, "coverage_target": 0.9})
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_vision_tokens_leave_the_loop_once_a_cache_holds_them(
+    family: Family, monkeypatch: pytest.MonkeyPatch, use_cache: bool
+) -> None:
+    model, _ = family.models()
+    inputs = family.inputs(ROWS, model)
+    carried = []
+    prepare = type(model).prepare_inputs_for_generation
+
+    @wraps(prepare)
+    def watched(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        carried.append(kwargs.get("pruned_prefill") is not None)
+        return prepare(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "prepare_inputs_for_generation", watched)
+    model.generate(**inputs, vision_token_budget=3, max_new_tokens=4, use_cache=use_cache)
+    assert carried == [True] + [not use_cache] * 3
