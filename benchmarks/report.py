@@ -119,29 +119,35 @@ def similarity() -> str:
     return table(["tokens", "coverage_matrix, ms", "its product of raw features alone, ms"], rows)
 
 
-def on_both(
-    header: Sequence[str], rows: Callable[[dict[str, Any]], Iterable[list[str]]], *, machines: bool = False
+def everywhere(
+    header: Callable[[str, str], list[str]],
+    rows: Callable[[dict[str, Any]], Iterable[list[str]]],
+    *,
+    machines: bool = False,
 ) -> str:
-    """The same table for the CPU at reduced depth and for a GPU at full depth.
+    """The same table for the CPU at reduced depth, for the CPU and for a GPU at full depth.
 
     Args:
-        header: of the table.
+        header: of the table, for the numbers of new tokens of a short and a long answer.
         rows: what stands under it of one measured case.
         machines: says below each table what it was made on.
     """
     blocks = []
-    for device, title in (("cpu", "CPU"), ("cuda", "GPU, full depth")):
-        if not measured(f"prefill-{device}"):
-            blocks.append(f"{title}:\n\n" + table(header, [[NOT_MEASURED, *[""] * (len(header) - 1)]]))
+    for place, title in (("cpu", "CPU"), ("cpu-full", "CPU, full depth"), ("cuda", "GPU, full depth")):
+        if not measured(f"prefill-{place}"):
+            empty = header("2", "64")
+            blocks.append(f"{title}:\n\n" + table(empty, [[NOT_MEASURED, *[""] * (len(empty) - 1)]]))
             continue
-        results = load(f"prefill-{device}")
+        results = load(f"prefill-{place}")
         cases = results["measured"]
+        _, short, long = cases[0]["mmtok_times_faster"]
         depth = (
             f"{title}, {cases[0]['layers']} language layers and {cases[0]['vision_layers']} of the vision tower, "
             f"{results['dtype']}, attention {cases[0]['attention']}:"
         )
         every = [row for case in cases for row in rows(case)]
-        blocks.append("\n\n".join((depth, table(header, every), *([made_on(results)] if machines else []))))
+        block = [depth, table(header(short, long), every), *([made_on(results)] if machines else [])]
+        blocks.append("\n\n".join(block))
     return "\n\n".join(blocks)
 
 
@@ -162,8 +168,11 @@ def end_to_end() -> str:
         ]
         yield [named(case), *cells]
 
-    header = ["model", "prompt tokens", "first token, ms", "2 tokens, ms", "64 tokens, ms", "decode, ms per token"]
-    return on_both([*header, "smaller cache", "peak memory, GiB"], rows, machines=True)
+    def header(short: str, long: str) -> list[str]:
+        times = ["first token, ms", f"{short} tokens, ms", f"{long} tokens, ms", "decode, ms per token"]
+        return ["model", "prompt tokens", *times, "smaller cache", "peak memory, GiB"]
+
+    return everywhere(header, rows, machines=True)
 
 
 def limit() -> str:
@@ -171,10 +180,15 @@ def limit() -> str:
         cells = [ms(case["ms"][name]) for name in ("vision tower", "text only", "limit", "mmtok 1")]
         yield [named(case), *cells, f"**{100 * (case['first_token_over_limit'] - 1):+.1f} %**"]
 
-    return on_both(
-        ["model", "vision tower, ms", "text of the pruned length, ms", "their sum, ms", "mmtok, ms", "above the sum"],
-        rows,
-    )
+    header = [
+        "model",
+        "vision tower, ms",
+        "text of the pruned length, ms",
+        "their sum, ms",
+        "mmtok, ms",
+        "above the sum",
+    ]
+    return everywhere(lambda *_: header, rows)
 
 
 def phases() -> str:
@@ -187,7 +201,7 @@ def phases() -> str:
             cells = [ms(spent[name]) if name in spent else "-" for name in names]
             yield [f"{named(case)}, {way}", *cells, f"{share:.1f} %" if share else "-"]
 
-    return on_both(["first token, ms", *names, "selector's share"], rows)
+    return everywhere(lambda *_: ["first token, ms", *names, "selector's share"], rows)
 
 
 def counted() -> str:

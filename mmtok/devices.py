@@ -11,12 +11,13 @@ import torch
 
 
 def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`values`, of the host, on `device`, without waiting for what the device is doing.
+    """`values`, mostly the host's, on `device`; on CUDA without waiting for what the device is doing.
 
-    CUDA has read ordinary (pageable) memory by the time that this returns, so that the source may go at once; other
-    backends promise no such thing, and are waited for.
+    From pinned memory a copy is queued like any other work, and PyTorch keeps the memory until it has been read.
     """
-    return values.to(device, non_blocking=device.type == "cuda")
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def reads_freely(values: torch.Tensor) -> bool:
