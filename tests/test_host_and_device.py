@@ -10,8 +10,21 @@ from typing import Any
 import pytest
 import torch
 from model_cases import Family
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from configuration_mmtok import RECOMMENDED_KNOBS, PruningOptions
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operations on tensors of several devices: CUDA refuses most of them, and waits for the others."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [value for value in tree_leaves((args, kwargs or {})) if isinstance(value, torch.Tensor)]
+        devices = {value.device.type for value in given if value.dim() > 0}
+        assert len(devices) <= 1, f"{func} on {devices}"
+        return func(*args, **(kwargs or {}))
+
 
 SIZE, WIDE = (24, 24), (24, 48)
 ROWS = [[3, SIZE, 4], [5, SIZE, 1, WIDE, 2]]
@@ -41,7 +54,8 @@ def on_meta(family: Family, knobs: dict[str, Any], *, masked: bool = True) -> tu
         model._encode_images = lambda _: (away, raw.to("meta"))
         model._padding = lambda _: padding
         there = replace(prompt, input_ids=ids.to("meta"), attention_mask=None if mask is None else mask.to("meta"))
-        return expected, model._prune(there, inputs, options)
+        with OneDevice():
+            return expected, model._prune(there, inputs, options)
 
 
 @pytest.mark.parametrize("knobs", SETTINGS, ids=lambda knobs: ", ".join(map(str, knobs)))
