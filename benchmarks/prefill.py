@@ -219,11 +219,16 @@ def main() -> None:
         "dtype": options.dtype,
         "words": WORDS,
         "measured": [],
+        "out_of_memory": [],
         "counted": [counted(shape) for shape in SHAPES.values()],
     }
     for name in options.models:
         for batch in options.batches:
-            results["measured"].append(measure(SHAPES[name].reduced(options.layers), batch, options))
+            try:
+                results["measured"].append(measure(SHAPES[name].reduced(options.layers), batch, options))
+            except torch.OutOfMemoryError:
+                # The stock model needs the most; what is smaller or comes later may still fit.
+                results["out_of_memory"].append([name, batch])
             # Written after each, so that a run which is stopped has not been for nothing.
             print(name, batch, save(options.output or f"prefill-{options.device}", results))
 

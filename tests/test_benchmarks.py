@@ -77,6 +77,21 @@ def test_one_tiny_model_end_to_end(is_next: bool, monkeypatch: pytest.MonkeyPatc
     assert "selection" not in case["phases_ms"]["stock"]
 
 
+def test_what_does_not_fit_costs_no_other_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure_small_ones(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+        if batch > 8:
+            raise torch.OutOfMemoryError
+        return {"model": shape.name, "batch": batch}
+
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(prefill, "measure", measure_small_ones)
+    monkeypatch.setattr(prefill, "save", lambda name, results: written.update(results) or name)
+    monkeypatch.setattr(sys, "argv", ["prefill.py", "--models", "LLaVA-1.5-7B", "--batches", "1", "32", "8"])
+    prefill.main()
+    assert [case["batch"] for case in written["measured"]] == [1, 8]
+    assert written["out_of_memory"] == [["LLaVA-1.5-7B", 32]]
+
+
 def test_models_share_their_weights_and_the_stock_one_is_stock() -> None:
     stock, ours = Shape("tiny", False, **TINY).models(torch.float32, "cpu")
     assert type(stock).__name__ == "LlavaForConditionalGeneration"
