@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _TITLE = "MMTok: ask with fewer vision tokens"
 _HELP = """\
 A LLaVA reads a picture as hundreds of vision tokens. MMTok keeps the few that together cover your question and the
-picture. **Bright patches** are what the language model reads; the frame shows the gain of a patch, from yellow to dark
-violet, and the bar in it what the gain covers: orange your question, blue the picture."""
+picture. Upload or paste a picture, or draw on this one, and ask. **Bright patches** are what the language model reads;
+the frame shows the gain of a patch, from yellow to dark violet, and the bar in it what the gain covers: orange your
+question, blue the picture."""
 _EMBEDDED = """\
 This is the small model that comes with the package. It knows circles, squares, triangles, diamonds, crosses, rings,
 stars and bars in red, green, blue, yellow, purple, orange, cyan and pink. Try *Is there a red circle in the image?*,
@@ -33,11 +34,13 @@ _CANVAS = 384  # pixels of the canvas: small pictures are shown larger, so that 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
 _STYLE = """
 .answer { font-size: 1.35rem; font-weight: 600; min-height: 2.2rem; overflow-wrap: anywhere; }
-.facts { opacity: 0.85; }
+.result .html-container { padding: 0 !important; }
+/* The pictures stay side by side, however long the answers are. */
+.result > * { flex-grow: 0 !important; }
+.result > .grows { flex-grow: 1 !important; }
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+@media (max-width: 500px) { #canvas { height: 360px !important; } }
 """
-
-Shown = tuple[str, str, Image.Image | None]
 
 
 def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
@@ -62,10 +65,11 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
             with gr.Column(min_width=300):
                 canvas = gr.ImageEditor(
                     picture,
-                    label="Picture: upload, paste or draw",
+                    label="Picture",
                     type="pil",
                     sources=["upload", "clipboard"],
                     brush=gr.Brush(default_size=28, colors=["#dc2828", "#28aa3c", "#3250dc", "#ebd732"]),
+                    layers=False,
                     height=440,
                     elem_id="canvas",
                 )
@@ -78,11 +82,11 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 if embedded:
                     gr.Button("Another picture", elem_id="another").click(another, outputs=[canvas, asked])
-        with gr.Row():
-            with gr.Column(min_width=300):
+        with gr.Row(equal_height=True):
+            with gr.Column(min_width=300, elem_classes="result"):
                 gr.Markdown("### All tokens")
                 full = _result("full", "What the language model reads")
-            with gr.Column(min_width=300):
+            with gr.Column(min_width=300, elem_classes="result"):
                 gr.Markdown("### MMTok")
                 pruned = _result("pruned", "The patches that were kept")
         gr.on(
@@ -101,8 +105,11 @@ def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, **settings: Any) ->
     theme = gr.themes.Soft(font=_FONT, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
+        block_label_text_color="*primary_700",
+        block_title_text_color="*primary_700",
     )
-    return build_page(pipe, embedded=embedded).launch(theme=theme, css=_STYLE, **settings)
+    page = build_page(pipe, embedded=embedded)
+    return page.launch(theme=theme, css=_STYLE, footer_links=["api", "gradio", "settings"], **settings)
 
 
 def new_scene(rng: np.random.Generator) -> tuple[Image.Image, str]:
@@ -118,27 +125,30 @@ def answer_both(
 ) -> Iterator[tuple[Any, ...]]:
     """Yields answer, facts and picture for all tokens and for the budget, as the answers grow.
 
+    The pictures come first and once: Gradio writes each of them to a file that browsers read meanwhile.
+
     Raises:
         gradio.Error: no picture or no question, or what the model refused; the page shows the sentence.
     """
     picture = drawn_picture(canvas)
     if picture is None:
-        raise gr.Error("There is no picture: upload one, paste one, or draw.", title="Nothing to look at")
+        raise _refusal("There is no picture, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw.")
     if not question or not question.strip():
-        raise gr.Error("There is no question: write one, such as “Is there a red circle in the image?”", title="Ask me")
+        raise _refusal("There is no question: write one, such as “Is there a red circle in the image?”")
     try:
         kept = [explain(pipe, picture, question, chosen) for chosen in (None, int(budget))]
         [seen] = seen_pictures(model_inputs(pipe, picture, question), pipe.model.config, pipe.processor.image_processor)
-        images = overlay(seen, None), overlay(seen, kept[1].selection)
-        waiting: Shown = (_answer(""), "", images[1])
-        shown: Shown = waiting
+        waiting = _answer(""), ""
+        yield *waiting, overlay(seen, None), *waiting, overlay(seen, kept[1].selection)
+        full = pruned = waiting
         for part in stream_answer(pipe, picture, question, None, max_new_tokens=max_new_tokens):
-            shown = (_answer(part.text), _facts(part, kept[0]), images[0])
-            yield (*shown, *waiting)
+            full = _answer(part.text), _facts(part, kept[0])
+            yield *full, gr.skip(), *pruned, gr.skip()
         for part in stream_answer(pipe, picture, question, int(budget), max_new_tokens=max_new_tokens):
-            yield (*shown, _answer(part.text), _facts(part, kept[1]), images[1])
+            pruned = _answer(part.text), _facts(part, kept[1])
+            yield *full, gr.skip(), *pruned, gr.skip()
     except ValueError as error:
-        raise gr.Error(str(error), title="The model refused") from error
+        raise _refusal(str(error)) from error
 
 
 def drawn_picture(canvas: Any) -> Image.Image | None:
@@ -153,9 +163,14 @@ def drawn_picture(canvas: Any) -> Image.Image | None:
     return composite.convert("RGB")
 
 
+def _refusal(sentence: str) -> gr.Error:
+    """What the reader did is no failure of the program, which would be worth a traceback in its log."""
+    return gr.Error(html.escape(sentence, quote=False), print_exception=False)
+
+
 def _result(name: str, label: str) -> tuple[gr.HTML, gr.HTML, gr.Image]:
     return (
-        gr.HTML(_answer(""), elem_id=f"{name}-answer"),
+        gr.HTML(_answer(""), elem_id=f"{name}-answer", elem_classes="grows"),
         gr.HTML("", elem_id=f"{name}-facts"),
         gr.Image(
             label=label,
@@ -174,8 +189,10 @@ def _answer(text: str) -> str:
 
 
 def _facts(part: PartialAnswer, kept: Explanation) -> str:
+    """What was read and how long it took; the whole time stands there when the answer is whole."""
     prompt = part.prompt_tokens or kept.prompt_tokens
+    whole = f", all after {1000 * part.seconds:.0f} ms" if part.finished else ""
     return (
-        f'<div class="facts">{kept.vision_tokens} vision tokens, prompt of {prompt}, coverage {kept.coverage:.1%}<br>'
-        f"first word after {1000 * part.first_token:.0f} ms, all after {1000 * part.seconds:.0f} ms</div>"
+        f"<div>{kept.vision_tokens} vision tokens, prompt of {prompt}, coverage {kept.coverage:.1%}<br>"
+        f"first word after {1000 * part.first_token:.0f} ms{whole}</div>"
     )

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from web_browser import (
+    CHROMIUM,
+    DRIVER,
+    answered,
+    as_seen,
+    browser,
+    draw,
+    keep_screenshot,
+    press,
+    shown_picture,
+    text_of,
+    until,
+    upload,
+    write,
+)
+
+from mmtok.answering import ask, load_pipeline
+from mmtok.demo import SCENE
+from mmtok.tiny.scenes import sample_scene
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'mmtok[web]'")
 pytest.importorskip("selenium", reason="the browser is driven by selenium")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-PATIENCE = 180  # seconds
+OWN = sample_scene(SCENE, np.random.default_rng(7)).image()  # the picture that the page begins with
+OTHER = sample_scene(SCENE, np.random.default_rng(3)).image()
+NO_PICTURE = "There is no picture, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw."
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    """`mmtok demo --web` on a free port."""
+def page(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """`mmtok demo --web` on a free port, and the folder of its model."""
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("Chromium and its driver are not installed")
     with socket.socket() as free:
@@ -45,67 +61,19 @@ def address(tmp_path_factory) -> Iterator[str]:
     ):
         until(lambda: "Running on" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()[-3000:]
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", folder / "demo-model"
         process.terminate()
 
 
-@contextmanager
-def browser(address: str, width: int = 1200, height: int = 1400) -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
-        )
-        driver.get(address)
-        until(lambda: driver.find_elements("css selector", "#question textarea"))
-        until(lambda: driver.find_elements("css selector", "#canvas canvas"))
-        time.sleep(2)  # the canvas draws its picture after it is there, and says so nowhere
-        yield driver
-    finally:
-        driver.quit()
+@pytest.fixture(scope="module")
+def address(page) -> str:
+    return page[0]
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "nothing came of it"
-        time.sleep(0.2)
-    return value
-
-
-def text_of(driver: Any, name: str) -> str:
-    return driver.find_element("css selector", name).text
-
-
-def answered(driver: Any) -> tuple[str, str]:
-    """Waits for both answers and returns their facts."""
-    until(lambda: "all after" in text_of(driver, "#pruned-facts") and text_of(driver, "#pruned-answer"))
-    time.sleep(0.5)
-    return text_of(driver, "#full-facts"), text_of(driver, "#pruned-facts")
-
-
-def write(driver: Any, question: str) -> Any:
-    from selenium.webdriver.common.keys import Keys
-
-    box = driver.find_element("css selector", "#question textarea")
-    box.send_keys(Keys.CONTROL, "a")
-    box.send_keys(Keys.DELETE)
-    box.send_keys(question)
-    return box
-
-
-def keep_screenshot(driver: Any, name: str) -> Path:
-    folder = Path(__file__).resolve().parents[1] / "runs" / "screenshots"
-    folder.mkdir(parents=True, exist_ok=True)
-    driver.save_screenshot(str(folder / f"{name}.png"))
-    return folder / f"{name}.png"
+@pytest.fixture(scope="module")
+def pipe(page) -> Any:
+    """The model that the page has loaded."""
+    return load_pipeline(page[1])
 
 
 def test_click_through(address) -> None:
@@ -113,7 +81,7 @@ def test_click_through(address) -> None:
     from selenium.webdriver.common.keys import Keys
 
     with browser(address) as driver:
-        driver.find_element("css selector", "#ask").click()
+        press(driver, "#ask")
         full, pruned = answered(driver)
         tokens = int(re.match(r"(\d+) vision tokens", full)[1])
         assert pruned.startswith("8 vision tokens")
@@ -153,16 +121,92 @@ def test_keyboard_alone(address) -> None:
         assert "vision tokens" in answered(driver)[1]
 
 
+def test_an_uploaded_picture_is_what_is_asked_about(address, pipe, tmp_path) -> None:
+    """Descriptions tell the two pictures apart: both answers are the model's about the uploaded one."""
+    OTHER.save(tmp_path / "other.png")
+    question = "Describe the image."
+    expected = [ask(pipe, OTHER, question, budget).answer for budget in (None, 8)]
+    assert expected[0] != ask(pipe, OWN, question, None).answer
+    with browser(address) as driver:
+        upload(driver, tmp_path / "other.png")
+        write(driver, question)
+        press(driver, "#ask")
+        answered(driver)
+        keep_screenshot(driver, "uploaded")
+        places = [driver.find_element("css selector", name).rect for name in ("#full-picture", "#pruned-picture")]
+        assert places[0]["y"] == places[1]["y"], "answers of different lengths push the pictures apart"
+        assert [text_of(driver, name) for name in ("#full-answer", "#pruned-answer")] == expected
+        seen = shown_picture(driver, "#full-picture")
+        assert abs(seen - as_seen(OTHER)).mean() < 4 < abs(seen - as_seen(OWN)).mean()
+
+
+def test_what_is_drawn_is_asked_about(address, pipe) -> None:
+    """A red stroke over the page's own picture, where the model saw no red bar before."""
+    question = "Is there a red bar in the image?"
+    assert ask(pipe, OWN, question, None).answer == "no"
+    with browser(address) as driver:
+        draw(driver, (-80, 60), (80, 60))
+        write(driver, question)
+        press(driver, "#ask")
+        answered(driver)
+        keep_screenshot(driver, "drawn")
+        assert text_of(driver, "#full-answer") == "yes"
+        seen = shown_picture(driver, "#full-picture")
+    new = _is_red(seen) & ~_is_red(as_seen(OWN))
+    assert new.sum() > 300
+    rows, columns = np.nonzero(new)
+    assert np.ptp(columns) > 2 * np.ptp(rows)
+
+
+def _is_red(picture: np.ndarray) -> np.ndarray:
+    """Where a picture has the first colour of the brush."""
+    return abs(picture - (220, 40, 40)).max(axis=-1) < 30
+
+
 def test_mistakes_are_explained(address) -> None:
+    """No question, then no picture: a sentence, no facts, and the next question is answered."""
     with browser(address) as driver:
         write(driver, " ")
-        driver.find_element("css selector", "#ask").click()
-        until(lambda: "There is no question" in driver.find_element("css selector", "body").text)
+        press(driver, "#ask")
+        until(lambda: "There is no question" in text_of(driver, "body"))
         keep_screenshot(driver, "mistake")
-        assert not any("vision tokens" in text_of(driver, name) for name in ("#full-facts", "#pruned-facts"))
+        press(driver, "#canvas button[aria-label='Clear canvas']")
+        until(lambda: "Upload an image" in text_of(driver, "#canvas"))
         write(driver, "Is there a red circle in the image?")
-        driver.find_element("css selector", "#ask").click()
+        press(driver, "#ask")
+        until(lambda: NO_PICTURE in text_of(driver, "body"))
+        keep_screenshot(driver, "cleared")
+        assert not any("vision tokens" in text_of(driver, name) for name in ("#full-facts", "#pruned-facts"))
+        press(driver, "#another")
+        until(lambda: "Upload an image" not in text_of(driver, "#canvas"))
+        press(driver, "#ask")
         answered(driver)
+
+
+def test_a_file_that_is_no_picture(address, tmp_path) -> None:
+    """The canvas stays empty, the answer is a sentence, and a picture can be uploaded after it."""
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    OTHER.save(tmp_path / "other.png")
+    with browser(address) as driver:
+        upload(driver, tmp_path / "broken.png")
+        press(driver, "#ask")
+        until(lambda: NO_PICTURE in text_of(driver, "body"))
+        keep_screenshot(driver, "no-picture")
+        upload(driver, tmp_path / "other.png")
+        press(driver, "#ask")
+        answered(driver)
+        assert abs(shown_picture(driver, "#full-picture") - as_seen(OTHER)).mean() < 4
+
+
+def test_pictures_are_sent_once(pipe) -> None:
+    """Gradio writes a file for each, and a browser that reads it meanwhile shows a broken picture."""
+    from mmtok.web import answer_both
+
+    parts = list(answer_both(pipe, OWN, "Describe the image.", 4, max_new_tokens=8))
+    assert len(parts) > 3
+    assert [[isinstance(part[place], Image.Image) for place in (2, 5)] for part in parts] == [
+        [number == 0] * 2 for number in range(len(parts))
+    ]
 
 
 def test_phone(address) -> None:
@@ -190,6 +234,6 @@ def test_two_readers_at_once(address) -> None:
             number.send_keys(Keys.CONTROL, "a")
             number.send_keys(budget, Keys.TAB)
         for driver in (first, second):
-            driver.find_element("css selector", "#ask").click()
+            press(driver, "#ask")
         for driver, budget in ((first, "3"), (second, "5")):
             assert answered(driver)[1].startswith(f"{budget} vision tokens")
