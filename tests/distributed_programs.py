@@ -31,6 +31,7 @@ def answers(family: Family, model: Any) -> list[list[int]]:
 def tensor_parallel(family: Family, folder: str) -> list[list[int]] | None:
     """One model over all processes."""
     torch.distributed.init_process_group("gloo")
+    assert torch.distributed.get_world_size() == 2
     model = family.model_class.from_pretrained(folder, tp_plan="auto").eval()
     assert "DTensor" in type(model.model.language_model.layers[0].self_attn.q_proj.weight).__name__ or (
         len(model.model.language_model.layers[0].self_attn.q_proj.weight) < 32

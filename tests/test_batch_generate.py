@@ -8,10 +8,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from question_files import write_questions
 from small_checkpoints import make_llava_checkpoint
 
 from mmtok import batch_generate
@@ -26,20 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def model(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("batch")
     return str(stage(make_llava_checkpoint(folder / "base"), folder / "batch_staged", check=False).path)
-
-
-def write_questions(folder: Path, count: int) -> Path:
-    """Questions of different lengths, each about a picture of its own."""
-    words = ["Where", "is", "the", "dog", "and", "who", "walks", "it", "on", "the", "table"]
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(count):
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-        question = " ".join(words[: 2 + number % 8]) + "?"
-        lines.append(json.dumps({"id": f"é{number}", "image": f"{number}.png", "question": question}))
-    path = folder / "questions.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 def read_lines(path: Path) -> list[dict]:
