@@ -132,8 +132,8 @@ def test_handler_refuses_what_it_cannot_answer(handler, data, message) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(folder, tmp_path_factory) -> Iterator[str]:
-    """`transformers serve --trust-remote-code FOLDER` on a free port of loopback."""
+def server(folder, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """`transformers serve --trust-remote-code FOLDER` on a free port of loopback, and its log."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -148,7 +148,7 @@ def server(folder, tmp_path_factory) -> Iterator[str]:
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}/v1", log
         process.terminate()
 
 
@@ -171,7 +171,7 @@ def client(server) -> Any:
     """The official client, which tries again where the server cuts the connection after a 500."""
     from openai import OpenAI
 
-    return OpenAI(base_url=server, api_key="none", timeout=240)
+    return OpenAI(base_url=server[0], api_key="none", timeout=240)
 
 
 def _with(**knobs: Any) -> dict[str, Any]:
@@ -201,15 +201,20 @@ def test_usage_counts_the_full_prompt(client, folder) -> None:
 
 
 @pytest.mark.heavy
-def test_a_server_refuses_what_the_docs_say_it_refuses(client, folder, expected) -> None:
+def test_a_server_refuses_what_the_docs_say_it_refuses(client, server, folder, expected) -> None:
     """Status codes of docs/serving.md; afterwards the server still answers."""
     from openai import APIError, APIStatusError, InternalServerError, UnprocessableEntityError
 
     with pytest.raises(UnprocessableEntityError) as unknown:
         client.chat.completions.create(**_request(folder, extra_body={"vision_token_budget": OTHER}))
     assert "vision_token_budget" in unknown.value.response.text
-    with pytest.raises(InternalServerError):
+    sentence = "vision_token_budget is 0: give a number of tokens"
+    assert sentence not in server[1].read_text()
+    with pytest.raises(InternalServerError) as failed:
         client.chat.completions.create(**_request(folder, **_with(vision_token_budget=0)))
+    assert failed.value.status_code == 500
+    assert sentence not in failed.value.response.text
+    assert sentence in server[1].read_text()
     with pytest.raises(APIError, match="during streaming"):
         list(client.chat.completions.create(**_request(folder, **_with(vision_token_budget=0)), stream=True))
     with pytest.raises(APIStatusError) as refused:
@@ -217,3 +222,13 @@ def test_a_server_refuses_what_the_docs_say_it_refuses(client, folder, expected)
     assert refused.value.status_code == 400
     whole = client.chat.completions.create(**_request(folder))
     assert whole.choices[0].message.content.strip() == expected[BUDGET]
+
+
+@pytest.mark.heavy
+def test_a_generation_config_forgets_the_servers_length(client, folder) -> None:
+    """Without `max_tokens`: 1,024 tokens, which a random model uses up; with it 20, the default of `generate`."""
+    request = _request(folder)
+    del request["max_tokens"]
+    answers = [client.chat.completions.create(**request, **more) for more in ({}, _with(vision_token_budget=BUDGET))]
+    assert [answer.usage.completion_tokens for answer in answers] == [1024, 20]
+    assert [answer.choices[0].finish_reason for answer in answers] == ["length", "stop"]
