@@ -14,8 +14,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,12 +26,15 @@ from tqdm import tqdm
 from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from configuration_mmtok import check_knob
+
 from .answering import Budget, answer_batch, load_pipeline
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
 
 _RUN_FILE = "run.json"
+_NOT_GIVEN = object()
 _MODEL_CLASS = "AutoModelForImageTextToText"
 
 
@@ -46,6 +49,7 @@ class BatchSettings:
         output: gets one line for each line of `input`, in its order, with `answer`, or with `error` where the picture
             cannot be read.
         budget: `vision_token_budget`; "model" for what the model's configuration says.
+        knobs: further knobs of the pruning, in place of the model's own.
         batch_size: questions at once in each process.
         max_new_tokens: most tokens of an answer.
         dtype: of the weights; None for the model's own.
@@ -55,6 +59,7 @@ class BatchSettings:
     input: Path
     output: Path
     budget: Budget | str = "model"
+    knobs: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 8
     max_new_tokens: int = 64
     dtype: str | None = None
@@ -72,6 +77,7 @@ class BatchSettings:
             "vision_token_budget": self.budget,
             "max_new_tokens": self.max_new_tokens,
             "dtype": self.dtype,
+            **self.knobs,
         }
 
 
@@ -90,9 +96,13 @@ def generate_file(settings: BatchSettings) -> BatchResult:
     Called in every process of `accelerate launch`, or in one process.
 
     Raises:
-        ValueError: an input line without `image` or `question`, a picture that is not there, an output that is there
-            already, or unfinished work of another model, input or setting. Nothing was written then.
+        ValueError: a knob out of range, an input line without `image` or `question`, a picture that is not there, an
+            output that is there already, or unfinished work of another model, input or setting. Nothing was written
+            then.
     """
+    given = {} if settings.budget == "model" else {"vision_token_budget": settings.budget}
+    for name, value in {**settings.knobs, **given}.items():
+        check_knob(name, value)
     state = PartialState(cpu=not torch.accelerator.is_available())
     questions = read_questions(settings.input)
     if settings.output.exists():
@@ -162,9 +172,11 @@ def answer_lines(
             continue
         asked.append(line)
     if asked:
-        knobs = {} if settings.budget == "model" else {"vision_token_budget": settings.budget}
+        budget = {} if settings.budget == "model" else {"vision_token_budget": settings.budget}
         questions = [line["question"] for line in asked]
-        answers = answer_batch(pipe, questions, pictures, max_new_tokens=settings.max_new_tokens, **knobs)
+        answers = answer_batch(
+            pipe, questions, pictures, max_new_tokens=settings.max_new_tokens, **budget, **settings.knobs
+        )
         for line, answer in zip(asked, answers, strict=True):
             line["answer"] = answer
     return lines
@@ -206,7 +218,8 @@ def _claim(settings: BatchSettings, state: PartialState) -> None:
             unfinished.replace(file)
             return
         before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name, value in fingerprint.items() if before.get(name) != value]
+        names = {**fingerprint, **before}
+        changed = [name for name in names if before.get(name, _NOT_GIVEN) != fingerprint.get(name, _NOT_GIVEN)]
         if changed:
             raise ValueError(
                 f"{settings.parts} holds unfinished work with another {' and '.join(changed)}: remove it, or name "

@@ -88,6 +88,37 @@ def test_unfinished_work_of_other_settings_is_refused(settings) -> None:
     assert [path.name for path in settings.parts.iterdir()] == ["run.json"]
 
 
+def test_unfinished_work_of_other_knobs_is_refused(settings) -> None:
+    """Both ways round: a knob that is new, and one that is no longer given."""
+    warmer = replace(settings, knobs={"text_temperature": 0.5})
+    for before, now in ((settings, warmer), (warmer, settings)):
+        settings.parts.mkdir(exist_ok=True)
+        (settings.parts / "run.json").write_text(json.dumps(before.fingerprint()))
+        with pytest.raises(ValueError, match="unfinished work with another text_temperature: remove it"):
+            generate_file(now)
+
+
+def test_knobs_count_for_every_line(settings) -> None:
+    knobs = {"vision_coverage_weight": 0.0, "text_temperature": 5.0}
+    generate_file(settings)
+    plain = read_lines(settings.output)
+    chosen = replace(settings, knobs=knobs, output=settings.output.with_name("chosen.jsonl"))
+    generate_file(chosen)
+    lines = read_lines(chosen.output)
+    pipe = load_pipeline(settings.model)
+    for line in lines:
+        picture = Image.open(settings.input.parent / line["image"])
+        assert line["answer"] == ask(pipe, picture, line["question"], 4, max_new_tokens=3, **knobs).answer
+    assert lines != plain
+
+
+@pytest.mark.parametrize("wrong", [{"budget": 0}, {"knobs": {"text_temperature": 0}}])
+def test_a_knob_out_of_range_is_refused_before_anything(settings, wrong) -> None:
+    with pytest.raises(ValueError, match=r"(vision_token_budget|text_temperature) is 0: give"):
+        generate_file(replace(settings, model="no-such-model", **wrong))
+    assert not settings.parts.exists()
+
+
 def test_an_output_is_never_overwritten(settings) -> None:
     settings.output.write_text("precious")
     with pytest.raises(ValueError, match="is there already"):

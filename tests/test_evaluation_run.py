@@ -289,3 +289,15 @@ def test_two_processes_answer_what_one_does(settings: RunSettings, tmp_path: Pat
     assert [path.name for path in written] == ["answers-0.jsonl", "answers-1.jsonl"]
     shared = run(RunSettings(**{**vars(settings), "output": tmp_path / "parallel"}), progress=False)
     assert shared == alone
+
+
+def test_knobs_of_the_command_line_are_one_more_method(settings, tmp_path, capsys) -> None:
+    given = ["--vision-coverage-weight", "0", "--text-temperature", "5"]
+    main([*command(settings, tmp_path / "out"), *given])
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [cell["method"] for cell in results["cells"]][-1] == "given"
+    assert "\ngiven\t" in printed
+    with pytest.raises(SystemExit):
+        main([*command(settings, tmp_path / "out"), "--vision-coverage-weight", "1"])
+    assert "another run" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.progress import steps
+from mmtok.publish.knob_options import add_call_options, knobs_of
 from mmtok.timing import setting, time_budgets
 
 from .common import (
@@ -36,12 +37,13 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--new-tokens", type=int, default=16, help="of the longer answer (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default: %(default)s)")
     add_model_options(parser)
+    add_call_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
-    picture = open_picture(options.picture)
+    picture, knobs = open_picture(options.picture), knobs_of(options)
     with steps(2 + max(options.repeats, 0)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
@@ -53,12 +55,13 @@ def run(options: argparse.Namespace) -> None:
                 new_tokens=options.new_tokens,
                 repeats=options.repeats,
                 begin=begin,
+                **knobs,
             )
             measured_on = setting(pipe)
     if options.json:
-        print_json({"setting": measured_on, "timings": [asdict(timing) for timing in timings]})
+        print_json({"setting": measured_on, "knobs": knobs, "timings": [asdict(timing) for timing in timings]})
         return
-    print(", ".join(f"{name} {value}" for name, value in measured_on.items()))
+    print(", ".join(f"{name} {value}" for name, value in {**measured_on, **knobs}.items()))
     print_table(
         ["budget", "tokens in the prompt", "first token", "total", "first token, compared", "total, compared"],
         [

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import PartialState
 
 from mmtok.batch_generate import BatchSettings, generate_file
+from mmtok.publish.knob_options import add_call_options, knobs_of
 
 from .common import add_json_option, add_parser, budget, print_json
 
@@ -39,6 +40,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64, help="of an answer at most (default: %(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights; the model's own")
     add_json_option(parser)
+    add_call_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
             input=options.input,
             output=options.output,
             budget=options.budget,
+            knobs=knobs_of(options),
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             dtype=options.dtype,

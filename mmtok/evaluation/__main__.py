@@ -11,8 +11,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from mmtok.publish.knob_options import add_call_options, knobs_of
+
 from . import FULL, INSTRUCTION, RunSettings, machine, methods_named, run, summarize
-from .selectors import NAMED_METHODS
+from .selectors import NAMED_METHODS, ModelPruning
+
+# What results call the model's own settings with the knobs of the command line in their place.
+GIVEN = "given"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--limit", type=int, help="only the first questions of each file")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="the checkpoint's own if not given")
+    add_call_options(parser, f"for one more method, {GIVEN}: the model's own settings with these in their place")
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Runs, prints a table and writes `results.json` into the output folder."""
+    knobs = knobs_of(options)
     settings = RunSettings(
         model=options.model,
         questions=options.questions,
         images=options.images,
         budgets=options.budgets,
         output=options.output,
-        methods=methods_named(options.methods),
+        methods=[*methods_named(options.methods), *([ModelPruning(GIVEN, knobs)] if knobs else [])],
         instruction=options.instruction,
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,

@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from configuration_mmtok import RECOMMENDED_KNOBS, PruningOptions, check_knob
+from configuration_mmtok import KNOB_NAMES, RECOMMENDED_KNOBS, PruningOptions, check_knob, check_weights
 
 from .ignored_text import INSTRUCTIONS, STOP_WORDS
 
-# Knob -> how to read its text, and its help; the knobs left out describe the tokenizer and are derived.
-_KNOBS: dict[str, tuple[str, str]] = {
+# The tables of token ids describe the tokenizer and are derived; every other knob is an option.
+_OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_sequences", "_bitmap")))
+# Knob -> what stands for its value in the help, and what the help says.
+_HELP: dict[str, tuple[str, str]] = {
     "vision_token_budget": ("N", "vision tokens kept per crop: a number, a share such as 0.25, or none to keep all"),
     "budget_scope": ("SCOPE", "crop: every crop has its own budget, as in the paper; image: the crops share it"),
     "text_coverage_weight": ("W", "weight of covering the question"),
@@ -30,13 +32,15 @@ PRESETS: dict[str, dict[str, Any]] = {"recommended": RECOMMENDED_KNOBS}
 def add_knob_options(parser: argparse.ArgumentParser) -> None:
     """Adds an option for each knob of a model that is made."""
     group = parser.add_argument_group("knobs", "what config.json says; every one can be overridden in a call")
-    _add_options(group, {name: f" (default: {getattr(PruningOptions(), name)})" for name in _KNOBS})
+    _add_options(group, {name: f" (default: {getattr(PruningOptions(), name)})" for name in _OPTIONS})
 
 
-def add_call_options(parser: argparse.ArgumentParser) -> None:
-    """Adds an option for each knob of calls of a model, but the budget, for which commands have `--budgets`."""
-    group = parser.add_argument_group("knobs", "for these calls, in place of the model's own")
-    _add_options(group, {name: "" for name in _KNOBS if name != "vision_token_budget"})
+def add_call_options(
+    parser: argparse.ArgumentParser, description: str = "for these calls, in place of the model's own"
+) -> None:
+    """Adds an option for each knob of calls of a model, but the budget, for which commands have one of their own."""
+    group = parser.add_argument_group("knobs", description)
+    _add_options(group, {name: "" for name in _OPTIONS if name != "vision_token_budget"})
 
 
 def _add_options(group: Any, defaults: dict[str, str]) -> None:
@@ -48,7 +52,7 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
         help=f"sets several knobs, of which others can still be given: recommended is {chosen}",
     )
     for name, suffix in defaults.items():
-        metavar, text = _KNOBS[name]
+        metavar, text = _HELP.get(name, ("VALUE", "a knob of the configuration"))
         option, default, text = "--" + name.replace("_", "-"), getattr(PruningOptions(), name), text + suffix
         if isinstance(default, bool):
             group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
@@ -76,9 +80,14 @@ def add_word_options(parser: argparse.ArgumentParser) -> None:
 
 
 def knobs_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The knobs that were given, and those of the preset that were not."""
-    given = {name: getattr(arguments, name, None) for name in _KNOBS}
+    """The knobs that were given, and those of the preset that were not.
+
+    Raises:
+        ValueError: both weights are 0.
+    """
+    given = {name: getattr(arguments, name, None) for name in _OPTIONS}
     knobs = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
+    check_weights(knobs.get("text_coverage_weight", 1), knobs.get("vision_coverage_weight", 1))
     return {**PRESETS.get(arguments.preset, {}), **knobs}
 
 
@@ -100,14 +109,15 @@ _NONE_VALUES: dict[Any, None] = {_NONE: None}
 
 def _reader(name: str) -> Any:
     """A function from an option's text to the value of the knob `name`."""
+    default = getattr(PruningOptions(), name)
 
     def read(text: str) -> Any:
         value: Any = text
-        if name in ("vision_token_budget", "coverage_target") and text.lower() == _NONE:
+        if text.lower() == _NONE and _accepts_none(name):
             return _NONE  # argparse takes None for an option that was not given
-        if name not in ("budget_scope", "text_temperature_unit"):
+        if not isinstance(default, str):
             try:
-                value = int(text) if name == "vision_token_budget" and text.lstrip("+-").isdigit() else float(text)
+                value = int(text) if not isinstance(default, float) and text.lstrip("+-").isdigit() else float(text)
             except ValueError:
                 value = text
         try:
@@ -117,6 +127,14 @@ def _reader(name: str) -> Any:
         return value
 
     return read
+
+
+def _accepts_none(name: str) -> bool:
+    try:
+        check_knob(name, None)
+    except ValueError:
+        return False
+    return True
 
 
 def _lines(files: list[Path]) -> tuple[str, ...]:
