@@ -4,8 +4,12 @@
     scenes       answers of the embedded model on pictures like those it learned from, other ones
     crowded      its answers on pictures with 8 to 12 smaller objects
     padded       its answers on small pictures on a grey canvas, for the exclusion of padding
+    preset       the recommended settings against the paper's, on more pictures of three kinds that none of the other
+                 cases shows
     tiles        answers in the layout of LLaVA-NeXT, five crops of cluttered pictures, with relations between objects,
                  after teaching the embedded model to read them (a quarter of an hour; kept in runs/quality)
+    relations    questions about where two objects stand to each other, after teaching the embedded model to keep a
+                 token's place and to compare (ten minutes; kept in runs/quality)
 
 Each case writes benchmarks/results/quality-CASE.json; answers are kept in runs/quality, so that an interrupted run goes
 on. `python benchmarks/quality_report.py` makes docs/quality.md and its figures of them.
@@ -25,12 +29,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from mmtok.evaluation import RunResult, RunSettings, compare, machine, run, summarize
+from mmtok.evaluation import RunResult, RunSettings, compare, lead, machine, run, summarize
 from mmtok.evaluation.answers import Answer, Key
 from mmtok.evaluation.checkpoint import Checkpoint, fingerprint
-from mmtok.evaluation.cluttered import CLUTTERED, STEPS, make_cluttered_checkpoint, token_labels
+from mmtok.evaluation.cluttered import CLUTTERED, make_cluttered_checkpoint, token_labels
 from mmtok.evaluation.evidence import kept_evidence
+from mmtok.evaluation.place import place_kept
 from mmtok.evaluation.questions import Question
+from mmtok.evaluation.related import make_related_checkpoint
 from mmtok.evaluation.scene_sets import SCENES, SceneSet, write_scene_set
 from mmtok.evaluation.selectors import (
     METHODS,
@@ -62,6 +68,8 @@ VISION_TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8)
 SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0)
 # Seeds of pictures on which settings are tried, and of those on which the chosen ones are shown.
 DEVELOPMENT_SEED, EVIDENCE_SEED = HELD_OUT_SEED + 1, HELD_OUT_SEED + 2
+# The preset was chosen on pictures of HELD_OUT_SEED + 11 to 13 and is compared on these.
+PRESET_SEED = HELD_OUT_SEED + 21
 
 
 def variant(name: str, **knobs: Any) -> ModelPruning:
@@ -96,7 +104,8 @@ class Case:
         groups: methods with their budgets.
         tasks: of the scene set.
         small_budgets: over which methods are compared.
-        tiles: whether the reader is the embedded model taught to read tiles instead of the embedded model itself.
+        teach: what makes the reader of the embedded model; None for the embedded model itself.
+        place: whether to measure if tokens say where in the picture they were, before and after teaching.
         aside: tasks that are answered with all tokens only, to say how far the reader has learned them.
     """
 
@@ -104,7 +113,8 @@ class Case:
     groups: Sequence[tuple[Sequence[Method], Sequence[int]]]
     tasks: Sequence[str] = (*POPE, "color", "shape")
     small_budgets: Sequence[int] = FEW
-    tiles: bool = False
+    teach: Callable[[Path, Path], dict[str, float]] | None = None
+    place: bool = False
     aside: Sequence[str] = ()
 
 
@@ -120,8 +130,28 @@ CASES = {
         _rendered(CLUTTERED, scenes=100, relations=True),
         [((*ALL, IMAGE_SCOPE, *FLOORS, RECOMMENDED), (16, *TILE_BUDGETS))],
         small_budgets=TILE_BUDGETS,
-        tiles=True,
+        teach=make_cluttered_checkpoint,
         aside=("relation",),
+    ),
+    "relations": Case(
+        _rendered(HELD_OUT, scenes=150, relations=True),
+        [((*ALL, RECOMMENDED), BUDGETS)],
+        ("relation", *POPE, "color", "shape"),
+        teach=make_related_checkpoint,
+        place=True,
+    ),
+}
+
+_PAIR = (METHODS["MMTok"], RECOMMENDED)
+PRESET = {
+    "scenes": Case(
+        _rendered(HELD_OUT, scenes=400, seed=PRESET_SEED), [(_PAIR, BUDGETS)], (*POPE, "color", "shape", "count")
+    ),
+    "crowded": Case(_rendered(CROWDED, scenes=400, seed=PRESET_SEED + 1), [(_PAIR, BUDGETS)]),
+    "tiles": Case(
+        _rendered(CLUTTERED, scenes=150, seed=PRESET_SEED + 2, relations=True),
+        [(_PAIR, (16, *TILE_BUDGETS))],
+        teach=make_cluttered_checkpoint,
     ),
 }
 
@@ -177,23 +207,11 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
     state = PartialState(cpu=not torch.cuda.is_available())
     with state.main_process_first():
         rendered = case.prepare(folder)
-        reader, taught = taught_reader(checkpoint, folder) if case.tiles else (checkpoint, {})
+        reader, taught = taught_reader(checkpoint, folder, case.teach) if case.teach else (checkpoint, {})
     started = time.perf_counter()
 
     def answer(tasks: Sequence[str], methods: Sequence[Method], budgets: Sequence[int], place: str) -> RunResult:
-        return run(
-            RunSettings(
-                model=reader,
-                questions=[path for path in rendered.files if path.stem in tasks],
-                images=rendered.images,
-                budgets=budgets,
-                output=folder / place,
-                methods=methods,
-                instruction="",  # the embedded model answers in one word without being asked to
-                batch_size=batch_size,
-                max_new_tokens=1,  # every answer is one word, and every word one token
-            )
-        )
+        return answered(reader, rendered, tasks, methods, budgets, folder / place, batch_size)
 
     questions: list[Question] = []
     answers: dict[Key, Answer] = {}
@@ -203,6 +221,8 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
         answers.update((given.key, given) for given in result.answers)
     aside = summarize(answer(case.aside, (), (), "aside"), resamples=1)["cells"][0]["metrics"] if case.aside else {}
     seconds = time.perf_counter() - started
+    stages = {"before": checkpoint, "after": reader} if case.place else {}
+    place = {stage: place_kept(path, seed=EVIDENCE_SEED) for stage, path in stages.items()}
     whole = RunResult(questions, list(answers.values()))
     compared = [method.name for methods, budgets in case.groups for method in methods if len(budgets) > 1]
     return {
@@ -217,19 +237,77 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
         },
         **summarize(whole, resamples=1000),
         "aside": aside,
+        "place": place,
         "compared": compare(whole, compared, case.small_budgets, reference="MMTok", resamples=1000),
     }
 
 
-def taught_reader(checkpoint: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The embedded model taught to read tiles, from an earlier run if it learned from the same weights."""
+def answered(
+    reader: Path,
+    rendered: SceneSet,
+    tasks: Sequence[str],
+    methods: Sequence[Method],
+    budgets: Sequence[int],
+    output: Path,
+    batch_size: int,
+) -> RunResult:
+    """The answers of a reader to the questions of a scene set."""
+    return run(
+        RunSettings(
+            model=reader,
+            questions=[path for path in rendered.files if path.stem in tasks],
+            images=rendered.images,
+            budgets=budgets,
+            output=output,
+            methods=methods,
+            instruction="",  # the embedded model answers in one word without being asked to
+            batch_size=batch_size,
+            max_new_tokens=1,  # every answer is one word, and every word one token
+        )
+    )
+
+
+def measure_preset(checkpoint: Path, folder: Path, tiles: Path, batch_size: int) -> dict[str, Any]:
+    """The recommended settings' lead over the paper's at every budget; `tiles` is the folder of that case."""
+    state = PartialState(cpu=not torch.cuda.is_available())
+    with state.main_process_first():
+        rendered = {name: fresh.prepare(folder / name) for name, fresh in PRESET.items()}
+        taught, _ = taught_reader(checkpoint, tiles, make_cluttered_checkpoint)
+    started = time.perf_counter()
+    runs: dict[str, tuple[RunResult, Sequence[int]]] = {}
+    for name, fresh in PRESET.items():
+        reader = taught if fresh.teach else checkpoint
+        [(methods, budgets)] = fresh.groups
+        place = folder / name / "answers"
+        runs[name] = answered(reader, rendered[name], fresh.tasks, methods, budgets, place, batch_size), budgets
+    sets: dict[str, Any] = {}
+    for name, (result, budgets) in runs.items():
+        parts = {str(budget): [(result, [budget])] for budget in budgets} | {"mean": [(result, budgets)]}
+        sets[name] = {
+            **summarize(result, resamples=1000),
+            "lead": {at: lead(part, "recommended", "MMTok", resamples=1000) for at, part in parts.items()},
+        }
+    return {
+        "case": "preset",
+        "machine": machine(),
+        "checkpoint": fingerprint(checkpoint),
+        "seconds": round(time.perf_counter() - started),
+        "knobs": dict(RECOMMENDED.knobs),
+        "sets": sets,
+        "lead": lead(list(runs.values()), "recommended", "MMTok", resamples=1000),
+    }
+
+
+def taught_reader(
+    checkpoint: Path, folder: Path, teach: Callable[[Path, Path], dict[str, float]]
+) -> tuple[Path, dict[str, Any]]:
+    """The embedded model after teaching, from an earlier run if it learned from the same weights."""
     reader, record = folder / "reader", folder / "reader.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     if known.get("from") != fingerprint(checkpoint):
         started = time.perf_counter()
-        found = make_cluttered_checkpoint(checkpoint, reader)
-        seconds = round(time.perf_counter() - started)
-        known = {"from": fingerprint(checkpoint), "steps": STEPS, "seconds": seconds, **found}
+        found = teach(checkpoint, reader)
+        known = {"from": fingerprint(checkpoint), "seconds": round(time.perf_counter() - started), **found}
         record.write_text(json.dumps(known), encoding="utf-8")
     return reader, {"taught": known}
 
@@ -243,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
-    known = ["evidence", *CASES]
+    known = ["evidence", *CASES, "preset"]
     unknown = sorted(set(options.cases) - set(known))
     if unknown:
         parser.error(f"there is no case {unknown[0]!r}: choose from {', '.join(known)}")
@@ -252,6 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = options.runs / name
         if name == "evidence":
             results = measure_evidence(options.checkpoint, folder)
+        elif name == "preset":
+            results = measure_preset(options.checkpoint, folder, options.runs / "tiles", options.batch_size)
         else:
             results = measure(name, options.checkpoint, folder, options.batch_size)
         if PartialState().is_main_process:

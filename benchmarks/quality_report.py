@@ -245,6 +245,42 @@ def relations_sentence(tiles: Results) -> str:
     )
 
 
+def accuracy_table(results: Results, methods: Sequence[str], task: str) -> str:
+    """Accuracy in one task over budgets."""
+    budgets = budgets_of(results, methods[0])
+    full = cell_of(results, FULL, None)["metrics"][task]["accuracy"]
+    rows = [[m, *(percent(cell_of(results, m, b)["metrics"][task]["accuracy"]) for b in budgets)] for m in methods]
+    return table([f"right, {task}, % (all tokens {percent(full)})", *map(str, budgets)], rows)
+
+
+def place_table(place: Mapping[str, Mapping[str, float]]) -> str:
+    """What a linear probe finds of a token's place."""
+    names = {"tower": "the tower's features", "projected": "projected tokens"}
+    rows = [[name, *(f"{max(0.0, found[key]):.2f}" for found in place.values())] for key, name in names.items()]
+    return table(["R squared of row and column", *(f"{stage} teaching" for stage in place)], rows)
+
+
+def signed(lead: Mapping[str, float]) -> str:
+    return f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
+
+
+def preset_table(preset: Results) -> str:
+    """The preset's lead at every budget on each kind of pictures."""
+    sets = preset["sets"]
+    named = {"scenes": "2 to 5 objects", "crowded": "crowded", "tiles": "five crops"}
+    budgets = sorted({int(at) for found in sets.values() for at in found["lead"] if at != "mean"}, reverse=True)
+    rows = [
+        [at, *(signed(sets[name]["lead"][at]) if at in sets[name]["lead"] else "" for name in named)]
+        for at in [*map(str, budgets), "mean"]
+    ]
+    return table(["preset's lead, percentage points", *named.values()], rows)
+
+
+def preset_questions(preset: Results) -> str:
+    counts = [sum(task["questions"] for task in found["tasks"].values()) for found in preset["sets"].values()]
+    return ", ".join(map(str, counts))
+
+
 def make_gallery(path: Path) -> None:
     """The same picture under different questions, at one budget."""
     checkpoint = Checkpoint.load(checkpoint_path())
@@ -268,8 +304,8 @@ def main() -> None:
     found = {
         path.stem.removeprefix("quality-"): json.loads(path.read_text()) for path in RESULTS.glob("quality-*.json")
     }
-    scenes, crowded, padded, tiles, evidence = (
-        found[name] for name in ("scenes", "crowded", "padded", "tiles", "evidence")
+    scenes, crowded, padded, tiles, evidence, preset, related = (
+        found[name] for name in ("scenes", "crowded", "padded", "tiles", "evidence", "preset", "relations")
     )
     swept = evidence["sets"]["development"]
     everything = [*BASELINES, "recommended"]
@@ -308,6 +344,15 @@ def main() -> None:
         "tiles retention": lambda: retention_table(tiles, tiles_methods),
         "tiles lead": lambda: lead_table(tiles, tiles_methods[1:]),
         "relations": lambda: relations_sentence(tiles),
+        "related taught": lambda: f"{related['taught']['steps']} steps, {related['taught']['seconds']} s",
+        "related place": lambda: place_table(related["place"]),
+        "related full": lambda: full_table(related),
+        "related right": lambda: accuracy_table(related, everything, "relation"),
+        "related retention": lambda: retention_table(related, everything),
+        "related lead": lambda: lead_table(related, everything[1:]),
+        "preset lead": lambda: preset_table(preset),
+        "preset all": lambda: signed(preset["lead"]),
+        "preset questions": lambda: preset_questions(preset),
         "evidence scenes": lambda: evidence_table(evidence["sets"]["scenes"]),
         "evidence crowded": lambda: evidence_table(evidence["sets"]["crowded"]),
         "evidence tiles": lambda: evidence_table(evidence["sets"]["tiles"]),

@@ -101,7 +101,7 @@ def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
     config = json.loads((out / "config.json").read_text())
     expected = {**RECOMMENDED_KNOBS, "text_temperature": 0.5, "coverage_target": 0.9, "center_features": True}
     assert {name: config[name] for name in expected} == expected
-    assert config["vision_temperature"] == 0.2
+    assert config["text_coverage_weight"] == 1.0
 
 
 def test_knobs_of_a_call_count(model, picture, capsys, tmp_path) -> None:

@@ -2,6 +2,8 @@
 
     questions    POPE's file format
     scene_sets   such files about rendered scenes, for runs without any download
+    cluttered    the embedded model taught on the spot to read five crops
+    related      the same to read relations between objects (with related_lessons and place)
     checkpoint   the model under test
     selectors    the methods, a file each
     encoded      a batch as selectors see it, and the prompts that they make of it
@@ -16,6 +18,17 @@ A run is `python -m mmtok.evaluation --model MODEL --questions FILE ... --images
 from __future__ import annotations
 
 from .runner import FULL, INSTRUCTION, RunResult, RunSettings, methods_named, run
-from .summary import compare, machine, summarize
+from .summary import compare, lead, machine, summarize
 
-__all__ = ["FULL", "INSTRUCTION", "RunResult", "RunSettings", "compare", "machine", "methods_named", "run", "summarize"]
+__all__ = [
+    "FULL",
+    "INSTRUCTION",
+    "RunResult",
+    "RunSettings",
+    "compare",
+    "lead",
+    "machine",
+    "methods_named",
+    "run",
+    "summarize",
+]

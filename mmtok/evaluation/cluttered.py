@@ -57,32 +57,37 @@ def make_cluttered_checkpoint(
         progress: whether to show a bar.
 
     Returns:
-        Means over the last tenth of the steps: `loss`, and `right`, the share of right answer tokens.
+        `steps`, and means over the last tenth of them: `loss`, and `right`, the share of right answer tokens.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    _write_processor(base, folder)
+    write_processor(base, folder)
+    _cut_into_tiles(folder)
     model = _untrained(base, folder, seed)
-    found = _train(model, _Encoder(folder), steps, seed, progress) if steps else {}
+    found = _train(model, ExtendedEncoder(folder), steps, seed, progress) if steps else {}
     model.eval().save_pretrained(folder)
-    return found
+    return {"steps": steps, **found}
 
 
-def _write_processor(base: Path, folder: Path) -> None:
-    """The base's tokenizer with the words for relations, and its image processor with tiles."""
+def write_processor(base: Path, folder: Path) -> None:
+    """The base's processor, whose tokenizer also knows the words for relations."""
     folder.mkdir(parents=True)
     for path in base.iterdir():
         if path.suffix in (".json", ".jinja") and path.name not in ("config.json", "training_report.json"):
             shutil.copy(path, folder / path.name)
-
-    def edit(name: str, **fields: Any) -> None:
-        path = folder / name
-        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fields}), encoding="utf-8")
-
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
     for word in RELATION_WORDS:
         vocabulary.setdefault(word, len(vocabulary))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def _cut_into_tiles(folder: Path) -> None:
+    """Makes a folder's image processor that of LLaVA-NeXT."""
+
+    def edit(name: str, **fields: Any) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fields}), encoding="utf-8")
+
     edit("tokenizer_config.json", processor_class="LlavaNextProcessor")
     edit("processor_config.json", processor_class="LlavaNextProcessor")
     edit(
@@ -112,7 +117,7 @@ def _untrained(base: Path, folder: Path, seed: int) -> LlavaNextForConditionalGe
     return model
 
 
-class _Encoder(ConversationEncoder):
+class ExtendedEncoder(ConversationEncoder):
     """Writes conversations with the extended tokenizer."""
 
     def __init__(self, folder: Path) -> None:
@@ -121,7 +126,7 @@ class _Encoder(ConversationEncoder):
 
 
 def _train(
-    model: LlavaNextForConditionalGeneration, encoder: _Encoder, steps: int, seed: int, progress: bool
+    model: LlavaNextForConditionalGeneration, encoder: ExtendedEncoder, steps: int, seed: int, progress: bool
 ) -> dict[str, float]:
     model.train()
     model.model.vision_tower.requires_grad_(False)
@@ -143,7 +148,7 @@ def _train(
 
 
 def _loss(
-    model: LlavaNextForConditionalGeneration, encoder: _Encoder, rng: np.random.Generator
+    model: LlavaNextForConditionalGeneration, encoder: ExtendedEncoder, rng: np.random.Generator
 ) -> tuple[torch.Tensor, float]:
     scenes = [sample_scene(CLUTTERED, rng) for _ in range(BATCH)]
     shown = [token_labels(scene) for scene in scenes]

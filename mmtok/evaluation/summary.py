@@ -71,6 +71,21 @@ def compare(
     return rows
 
 
+def lead(
+    runs: Sequence[tuple[RunResult, Sequence[int]]], method: str, other: str, *, resamples: int = 2000
+) -> dict[str, float]:
+    """By how much `method` keeps more than `other`, a mean over the tasks of all `runs`, each over its own budgets.
+
+    Returns:
+        `estimate`, `low` and `high`, as shares of the full score.
+    """
+
+    def outcomes(name: str) -> list[TaskOutcomes]:
+        return [task for result, budgets in runs for task in _Tables(result).outcomes(name, budgets).values()]
+
+    return _rounded(retention_lead(outcomes(method), outcomes(other), resamples=resamples))
+
+
 def machine() -> dict[str, Any]:
     """Where and with which versions a result was measured."""
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
