@@ -88,8 +88,7 @@ def knobs_within(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in KNOB_NAMES if hasattr(config, name)}
 
 
-# The best combination that was tried: chosen by answers on pictures that no table of docs/quality.md shows, and measured
-# there on others.
+# The best combination that was tried, chosen by answers about pictures that no table of docs/quality.md shows.
 RECOMMENDED_KNOBS: dict[str, Any] = {
     "exclude_padding": True,
     "text_temperature": 1.0,
