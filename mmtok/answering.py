@@ -19,6 +19,8 @@ from transformers import pipeline
 
 from configuration_mmtok import KNOB_NAMES
 
+from .publish.hub_names import check_model_name
+
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import ImageTextToTextPipeline
@@ -94,9 +96,9 @@ def load_pipeline(model: str | Path, **kwargs: Any) -> ImageTextToTextPipeline:
         **kwargs: for `transformers.pipeline`, such as `revision`, `dtype` or `device`.
 
     Raises:
-        ValueError: the model has no MMTok in it.
+        ValueError: neither a folder with a model nor a Hub id, or a model with no MMTok in it.
     """
-    loaded = pipeline("image-text-to-text", model=str(model), trust_remote_code=True, **kwargs)
+    loaded = pipeline("image-text-to-text", model=check_model_name(model), trust_remote_code=True, **kwargs)
     if not hasattr(loaded.model, "select_vision_tokens"):
         raise ValueError(
             f"{model} holds a {type(loaded.model).__name__}, which prunes nothing: stage it first, with "

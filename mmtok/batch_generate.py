@@ -29,6 +29,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from configuration_mmtok import check_knob
 
 from .answering import Budget, answer_batch, load_pipeline
+from .publish.hub_names import check_model_name
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
@@ -63,6 +64,11 @@ class BatchSettings:
     batch_size: int = 8
     max_new_tokens: int = 64
     dtype: str | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """All knobs that are not the model's own."""
+        return {**self.knobs, **({} if self.budget == "model" else {"vision_token_budget": self.budget})}
 
     @property
     def parts(self) -> Path:
@@ -100,9 +106,9 @@ def generate_file(settings: BatchSettings) -> BatchResult:
             output that is there already, or unfinished work of another model, input or setting. Nothing was written
             then.
     """
-    given = {} if settings.budget == "model" else {"vision_token_budget": settings.budget}
-    for name, value in {**settings.knobs, **given}.items():
+    for name, value in settings.overrides.items():
         check_knob(name, value)
+    check_model_name(settings.model)
     state = PartialState(cpu=not torch.accelerator.is_available())
     questions = read_questions(settings.input)
     if settings.output.exists():
@@ -139,10 +145,15 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     """The lines of an input file, their pictures as full paths.
 
     Raises:
-        ValueError: names the first line that is no question about a picture, or whose picture is not there.
+        ValueError: no text file; or names the first line that is no question about a picture, or whose picture is not
+            there.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as text: {error}") from error
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             question = json.loads(line)
         except json.JSONDecodeError as error:
@@ -172,11 +183,8 @@ def answer_lines(
             continue
         asked.append(line)
     if asked:
-        budget = {} if settings.budget == "model" else {"vision_token_budget": settings.budget}
         questions = [line["question"] for line in asked]
-        answers = answer_batch(
-            pipe, questions, pictures, max_new_tokens=settings.max_new_tokens, **budget, **settings.knobs
-        )
+        answers = answer_batch(pipe, questions, pictures, max_new_tokens=settings.max_new_tokens, **settings.overrides)
         for line, answer in zip(asked, answers, strict=True):
             line["answer"] = answer
     return lines

@@ -31,10 +31,17 @@ Make a model repository of your own checkpoint, and use it with --model:
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its line in the help, and the module whose `add_command` adds it."""
+    """A subcommand.
+
+    Attributes:
+        help: its line in the help.
+        module: whose `add_command` adds it.
+        resumes: interrupted, the same command goes on.
+    """
 
     help: str
     module: str
+    resumes: bool = False
 
 
 # In the order of the help. A module is imported when its command is given, so that the help is there at once.
@@ -42,8 +49,8 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("the embedded model, with fewer and fewer tokens; --web opens a page", "demo"),
     "show": Command("draw the patches that are kept of a picture for a question", "show"),
     "ask": Command("answer questions about a picture with several budgets", "ask"),
-    "generate": Command("answer a file of questions, in order, resumable, on many processes", "generate"),
-    "eval": Command("accuracy on POPE-style question files, per method and budget", "evaluate"),
+    "generate": Command("answer a file of questions, in order, resumable, on many processes", "generate", resumes=True),
+    "eval": Command("accuracy on POPE-style question files, per method and budget", "evaluate", resumes=True),
     "bench": Command("time to first token and total time on this machine", "bench"),
     "stage": Command("make a model repository of a stock checkpoint, on this machine", "publishing"),
     "push": Command("publish a stock checkpoint on the Hub, in one commit", "publishing"),
@@ -51,9 +58,29 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Its usage names what has to be given; the options, of which every knob is one, follow in the help."""
+
+    def format_usage(self) -> str:
+        """The usage alone, as it stands before the message about a mistake."""
+        self._shorten()
+        return super().format_usage()
+
+    def format_help(self) -> str:
+        """The whole help."""
+        self._shorten()
+        return super().format_help()
+
+    def _shorten(self) -> None:
+        formatter = argparse.HelpFormatter(self.prog, width=1000)
+        formatter.add_usage(None, [action for action in self._actions if action.required], [])
+        needed = formatter.format_help().partition(self.prog)[2].strip()
+        self.usage = f"%(prog)s [options] {needed}".rstrip()
+
+
 def build_parser(given: str | None) -> argparse.ArgumentParser:
     """The parser; only the command `given` has its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mmtok",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(next((word for word in given if not word.startswith("-")), None))
+    if not given:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
     options = parser.parse_args(given)
     try:
         return options.run(options) or 0
@@ -81,5 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mmtok {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"mmtok {options.command}: interrupted.", file=sys.stderr)
+        rest = ": the same command goes on where it was." if COMMANDS[options.command].resumes else "."
+        print(f"mmtok {options.command}: interrupted{rest}", file=sys.stderr)
         return 130

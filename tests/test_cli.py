@@ -21,6 +21,11 @@ MISTYPED = [
     ["ask", "a.png", "?", "--preset", "best"],
     ["ask", "a.png", "?", "--text-temperature-unit", "kelvin"],
     ["stage", "base", "out", "--coverage-target", "1.5"],
+    ["ask", "a.png", " "],
+    ["ask", "a.png", "?", "--max-new-tokens", "0"],
+    ["ask", "a.png", "?", "--device", "banana"],
+    ["ask", "a.png", "?", "--device", "xla"],
+    ["bench", "a.png", "?", "--repeats", "0"],
     ["bench", "a.png", "?", "--text-temperature", "0"],
     ["generate", "--model", "m", "--input", "i", "--output", "o", "--budget-scope", "row"],
     ["eval", "--model", "m", "--questions", "q", "--images", "i", "--budgets", "4", "--vision-temperature", "-1"],
@@ -126,7 +131,7 @@ def test_bench_and_generate_take_knobs(model, picture, capsys, tmp_path) -> None
         lengths.append(result["timings"][0]["prompt_tokens"])
     assert result["knobs"] == {**RECOMMENDED_KNOBS, "coverage_target": 0.5}
     assert lengths[1] < lengths[0]
-    questions, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    questions, output, own = (tmp_path / f"{name}.jsonl" for name in ("questions", "answers", "own"))
     questions.write_text(json.dumps({"image": picture, "question": QUESTION}) + "\n")
     generate = ["generate", "--model", model, "--input", str(questions), "--output", str(output), "--budget", "4"]
     assert main([*generate, "--max-new-tokens", "3", "--json", *preset]) == 0
@@ -134,6 +139,7 @@ def test_bench_and_generate_take_knobs(model, picture, capsys, tmp_path) -> None
     assert printed(capsys)["lines"] == 1
     assert main(ask) == 0
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
+    assert main(["generate", "--model", model, "--input", str(questions), "--output", str(own)]) == 0, "no budget given"
 
 
 @pytest.mark.parametrize("command", ["ask", "show", "bench", "generate", "eval", "stage", "push"])
@@ -158,12 +164,17 @@ def test_every_knob_but_the_tables_has_an_option(command, capsys) -> None:
         (["show", "PICTURE", "?", "--output", "kept.xyz"], "kept.xyz names no picture format"),
         (["show", "PICTURE", "?", "--output", "no/such/kept.png"], "is not there: make it first"),
         (["stage", "no such base", "out"], "mmtok stage: .no such base. is neither a folder nor a Hub id"),
-        (["bench", "PICTURE", "?", "--repeats", "0", "--model", "MODEL"], "repeats 0: give at least 2 and 1"),
+        (["demo", "--output", "no/such/demo.png"], "is not there: make it first"),
+        (["ask", "PICTURE", "?", "--model", "./no such"], "'./no such' is neither a folder nor a Hub id"),
+        (["ask", "PICTURE", "?", "--model", "FOLDER"], "has no config.json: give the folder of a staged model"),
+        (["generate", "--model", "FOLDER", "--input", "PICTURE", "--output", "o"], "has no config.json"),
+        (["generate", "--model", "MODEL", "--input", "PICTURE", "--output", "o"], "cannot be read as text"),
+        (["generate", "--model", "MODEL", "--input", "no-such", "--output", "o"], "no-such cannot be read as text"),
         (["ask", "PICTURE", "?", "--model", "no-such-model", *NO_WEIGHTS], "are both 0, which leaves nothing to cover"),
     ],
 )
 def test_refusals_are_one_sentence(arguments, message, model, picture, capsys) -> None:
-    places = {"PICTURE": picture, "MODEL": model}
+    places = {"PICTURE": picture, "MODEL": model, "FOLDER": str(Path(picture).parent)}
     assert main([places.get(argument, argument) for argument in arguments]) == 1
     assert re.search(message, capsys.readouterr().err)
 
@@ -172,9 +183,29 @@ def test_refusals_are_one_sentence(arguments, message, model, picture, capsys) -
     "arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budgets", "0"], *MISTYPED]
 )
 def test_wrong_usage_is_2(arguments, capsys) -> None:
+    """Of a command with its usage, which fits on a line: the message is not lost behind the knobs."""
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "usage: mmtok" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("usage: mmtok")
+    assert len(told.splitlines()) == 2 or not arguments
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), [("generate", "interrupted: the same command"), ("ask", "interrupted.")]
+)
+def test_interrupted_is_130(command, message, picture, capsys, monkeypatch) -> None:
+    import mmtok.commands.ask
+    import mmtok.commands.generate
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mmtok.commands.generate, "generate_file", interrupt)
+    monkeypatch.setattr(mmtok.commands.ask, "opened_pipeline", interrupt)
+    given = {"generate": ["--model", "m", "--input", "i", "--output", "o"], "ask": [picture, "?"]}[command]
+    assert main([command, *given]) == 130
+    assert f"mmtok {command}: {message}" in capsys.readouterr().err
 
 
 def test_every_command_has_its_help(capsys) -> None:

@@ -21,6 +21,7 @@ from .common import (
     print_json,
     print_table,
 )
+from .values import at_least, question
 
 _DESCRIPTION = """\
 Times a model on this machine with several budgets: time to first token (vision tower, projector, selection, prefill)
@@ -31,11 +32,15 @@ def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
     example = 'mmtok bench --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 192 64 16'
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
-    parser.add_argument("picture", metavar="PICTURE", type=Path)
-    parser.add_argument("question", metavar="QUESTION")
+    parser.add_argument("picture", metavar="PICTURE", type=Path, help="a file, such as photo.png or photo.jpg")
+    parser.add_argument("question", metavar="QUESTION", type=question, help="in quotes")
     add_budgets_option(parser, ["all", "16", "4"])
-    parser.add_argument("--new-tokens", type=int, default=16, help="of the longer answer (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default: %(default)s)")
+    parser.add_argument(
+        "--new-tokens", metavar="N", type=at_least(2), default=16, help="of the longer answer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", metavar="N", type=at_least(1), default=5, help="rounds that count (default: %(default)s)"
+    )
     add_model_options(parser)
     add_call_options(parser)
     parser.set_defaults(run=run)
@@ -44,7 +49,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
     picture, knobs = open_picture(options.picture), knobs_of(options)
-    with steps(2 + max(options.repeats, 0)) as begin:
+    with steps(2 + options.repeats) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
             timings = time_budgets(

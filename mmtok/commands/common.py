@@ -15,8 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
-from configuration_mmtok import check_knob
 from mmtok.publish.knob_options import add_call_options
+
+from .values import at_least, budget, device, question
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
@@ -37,14 +38,18 @@ def add_parser(commands: Any, name: str, help: str, description: str, example: s
 
 def add_question_options(parser: argparse.ArgumentParser, budgets: Sequence[str], max_new_tokens: int) -> None:
     """Picture, questions, budgets and knobs; length of the answers; model."""
-    parser.add_argument("picture", metavar="PICTURE", type=Path)
-    parser.add_argument("questions", metavar="QUESTION", nargs="+")
+    parser.add_argument("picture", metavar="PICTURE", type=Path, help="a file, such as photo.png or photo.jpg")
+    parser.add_argument("questions", metavar="QUESTION", nargs="+", type=question, help="in quotes")
     add_budgets_option(parser, budgets)
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=max_new_tokens, help="of an answer at most (default: %(default)s)"
-    )
+    add_length_option(parser, max_new_tokens)
     add_model_options(parser)
     add_call_options(parser)
+
+
+def add_length_option(parser: argparse.ArgumentParser, default: int) -> None:
+    """`--max-new-tokens`."""
+    help = "of an answer at most (default: %(default)s)"
+    parser.add_argument("--max-new-tokens", metavar="N", type=at_least(1), default=default, help=help)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +61,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a --model on the Hub")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights; the model's own")
-    parser.add_argument("--device", help="such as cuda or cpu; the first accelerator, if there is one")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: the model's own)"
+    )
+    parser.add_argument(
+        "--device", type=device, help="such as cuda:0 or cpu (default: the accelerator, if there is one)"
+    )
     add_json_option(parser)
 
 
@@ -76,22 +85,6 @@ def add_budgets_option(parser: argparse.ArgumentParser, default: Sequence[str]) 
         metavar="N",
         help=f"vision tokens kept per crop: numbers, shares such as 0.25, or all (default: {' '.join(default)})",
     )
-
-
-def budget(text: str) -> int | float | None:
-    """Reads a budget as it is written on a command line.
-
-    Raises:
-        argparse.ArgumentTypeError: no budget; the message says what is one.
-    """
-    if text.lower() in ("all", "none"):
-        return None
-    try:
-        value = int(text) if text.lstrip("+-").isdigit() else float(text)
-        check_knob("vision_token_budget", value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no budget: give 16, 0.25 or all.") from error
-    return value
 
 
 @contextmanager
@@ -121,19 +114,6 @@ def open_picture(path: Path) -> Image.Image:
             return picture.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-
-
-def writable_picture(path: Path) -> Path:
-    """`path`, if a picture can be written there.
-
-    Raises:
-        ValueError: an ending that stands for no format, or a folder that is not there.
-    """
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{path} names no picture format: let it end in .png.")
-    if not path.resolve().parent.is_dir():
-        raise ValueError(f"The folder of {path} is not there: make it first.")
-    return path
 
 
 def budget_name(value: int | float | None) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from mmtok import demo
 
+from .values import writable_picture
+
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
@@ -14,4 +16,11 @@ def add_command(commands: Any, name: str, help: str) -> None:
         name, help=help, description=demo.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     demo.add_arguments(parser)
-    parser.set_defaults(run=demo.run)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the demo, if its picture can be written."""
+    if not options.web:
+        writable_picture(options.output)
+    demo.run(options)

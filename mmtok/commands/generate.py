@@ -12,7 +12,8 @@ from accelerate import PartialState
 from mmtok.batch_generate import BatchSettings, generate_file
 from mmtok.publish.knob_options import add_call_options, knobs_of
 
-from .common import add_json_option, add_parser, budget, print_json
+from .common import add_json_option, add_length_option, add_parser, print_json
+from .values import at_least, budget
 
 _DESCRIPTION = """\
 Answers a file of questions about pictures. Every line of the input is a JSON object:
@@ -33,12 +34,21 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--model", required=True, help="staged folder or Hub repository")
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the questions, JSON lines")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the answers, JSON lines")
+    # Without a default: argparse would read one, and None, which other options have, is a budget.
     parser.add_argument(
-        "--budget", type=budget, default="model", metavar="N", help="vision tokens kept per crop, or all; the model's"
+        "--budget",
+        type=budget,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="vision tokens kept per crop: a number, a share such as 0.25, or all (default: the model's own)",
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="questions at once (default: %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="of an answer at most (default: %(default)s)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights; the model's own")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=at_least(1), default=8, help="questions at once (default: %(default)s)"
+    )
+    add_length_option(parser, 64)
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: the model's own)"
+    )
     add_json_option(parser)
     add_call_options(parser)
     parser.set_defaults(run=run)
@@ -51,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             model=options.model,
             input=options.input,
             output=options.output,
-            budget=options.budget,
+            budget=getattr(options, "budget", "model"),
             knobs=knobs_of(options),
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,

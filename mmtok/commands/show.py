@@ -19,8 +19,8 @@ from .common import (
     opened_pipeline,
     print_json,
     print_table,
-    writable_picture,
 )
+from .values import writable_picture
 
 if TYPE_CHECKING:
     from PIL import Image

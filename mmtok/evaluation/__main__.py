@@ -23,17 +23,32 @@ GIVEN = "given"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of a run."""
     parser.add_argument("--model", required=True, help="staged folder, or stock LLaVA-1.5 or LLaVA-NeXT checkpoint")
-    parser.add_argument("--questions", required=True, nargs="+", type=Path, help="files in POPE's format")
-    parser.add_argument("--images", required=True, type=Path, help="folder of the pictures")
-    parser.add_argument("--budgets", required=True, nargs="+", type=int, help="vision tokens kept per crop")
+    parser.add_argument(
+        "--questions", required=True, nargs="+", type=Path, metavar="FILE", help="files in POPE's format"
+    )
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the pictures")
+    parser.add_argument(
+        "--budgets", required=True, nargs="+", metavar="N", type=int, help="vision tokens kept per crop"
+    )
     parser.add_argument(
         "--methods", nargs="+", default=["MMTok"], help=f"of {', '.join(NAMED_METHODS)}; MMTok alone if not given"
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), help="folder for answers and results")
-    parser.add_argument("--instruction", default=INSTRUCTION, help="written behind every question")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--max-new-tokens", type=int, default=16)
-    parser.add_argument("--limit", type=int, help="only the first questions of each file")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/evaluation"),
+        help="folder for answers and results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--instruction", default=INSTRUCTION, help='written behind every question (default: "%(default)s")'
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=int, default=16, help="questions at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", metavar="N", type=int, default=16, help="of an answer (default: %(default)s)"
+    )
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first questions of each file")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="the checkpoint's own if not given")
     add_call_options(parser, f"for one more method, {GIVEN}: the model's own settings with these in their place")
 

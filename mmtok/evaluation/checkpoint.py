@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from mmtok.publish.hub_names import check_model_name
 from mmtok.publish.ignored_text import text_knobs
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
@@ -121,7 +122,7 @@ def fingerprint(path: str | Path) -> dict[str, str]:
 def _model_class(path: str | Path) -> tuple[Any, dict[str, Any]]:
     from transformers import PretrainedConfig
 
-    config, _ = PretrainedConfig.get_config_dict(path)
+    config, _ = PretrainedConfig.get_config_dict(check_model_name(path))
     model_type = config.get("model_type")
     if model_type not in _CLASSES:
         raise ValueError(f"{path} is a model of type {model_type!r}: give one of {', '.join(sorted(_CLASSES))}.")

@@ -22,6 +22,20 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
+def check_model_name(model: str | Path) -> str:
+    """Returns what a model can be loaded from: a folder with a configuration, or a Hub id; else a ValueError."""
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} has no config.json: give the folder of a staged model.")
+        return str(model)
+    try:
+        validate_repo_id(str(model))
+    except HFValidationError as error:
+        raise ValueError(f"{str(model)!r} is neither a folder nor a Hub id such as org/llava-mmtok.") from error
+    return str(model)
+
+
 def check_reference(name: str, what: str) -> str:
     """Returns the name of a branch or tag; anything that git or a path could misread is a ValueError.
 

@@ -1,0 +1,85 @@
+"""Values as they are written on a command line. What is refused here is refused before a model is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from configuration_mmtok import check_knob
+
+
+def budget(text: str) -> int | float | None:
+    """A budget: a number of tokens, a share of them, or all.
+
+    Raises:
+        argparse.ArgumentTypeError: no budget; the message says what is one.
+    """
+    if text.lower() in ("all", "none"):
+        return None
+    try:
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
+        check_knob("vision_token_budget", value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no budget: give 16, 0.25 or all.") from error
+    return value
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers of at least `least`."""
+
+    def read(text: str) -> int:
+        if not text.lstrip("+-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least {least}.")
+        return int(text)
+
+    return read
+
+
+def question(text: str) -> str:
+    """A question, which says something.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the question is empty: write one.")
+    return text
+
+
+def device(text: str) -> str:
+    """A device that is there.
+
+    Raises:
+        argparse.ArgumentTypeError: no name of a device, or of none that torch can use here.
+    """
+    import torch
+
+    try:
+        named = torch.device(text)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: give one such as cpu, cuda or cuda:1.") from error
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if named.type != "cpu" and (accelerator is None or accelerator.type != named.type):
+        raise argparse.ArgumentTypeError(
+            f"torch finds no {named.type} on this machine: leave --device out, or give cpu."
+        )
+    if named.type != "cpu" and named.index is not None and named.index >= torch.accelerator.device_count():
+        count = torch.accelerator.device_count()
+        raise argparse.ArgumentTypeError(f"there are {count} {named.type} devices, counted from 0: {text} is none.")
+    return text
+
+
+def writable_picture(path: Path) -> Path:
+    """`path`, if a picture can be written there.
+
+    Raises:
+        ValueError: an ending that stands for no format, or a folder that is not there.
+    """
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path} names no picture format: let it end in .png.")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"The folder of {path} is not there: make it first.")
+    return path
