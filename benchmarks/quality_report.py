@@ -281,6 +281,18 @@ def preset_questions(preset: Results) -> str:
     return ", ".join(map(str, counts))
 
 
+def alarms_sentence(preset: Results) -> str:
+    """Why the preset loses at the fewest tokens a crop."""
+    tiles = preset["sets"]["tiles"]
+    fewest = min(int(at) for at in tiles["lead"] if at != "mean")
+    paper, own = (cell_of(tiles, method, fewest)["metrics"]["adversarial"] for method in ("MMTok", "recommended"))
+    return (
+        f"With {fewest} a crop the preset's recall in the adversarial task is {percent(own['recall'])} % against "
+        f"{percent(paper['recall'])} % of the paper's settings, its precision {percent(own['precision'])} % against "
+        f"{percent(paper['precision'])} %."
+    )
+
+
 def make_gallery(path: Path) -> None:
     """The same picture under different questions, at one budget."""
     checkpoint = Checkpoint.load(checkpoint_path())
@@ -352,6 +364,7 @@ def main() -> None:
         "related lead": lambda: lead_table(related, everything[1:]),
         "preset lead": lambda: preset_table(preset),
         "preset all": lambda: signed(preset["lead"]),
+        "preset alarms": lambda: alarms_sentence(preset),
         "preset questions": lambda: preset_questions(preset),
         "evidence scenes": lambda: evidence_table(evidence["sets"]["scenes"]),
         "evidence crowded": lambda: evidence_table(evidence["sets"]["crowded"]),
