@@ -88,13 +88,17 @@ def knobs_within(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in KNOB_NAMES if hasattr(config, name)}
 
 
-# The best combination that was tried, chosen by answers about pictures that no table of docs/quality.md shows.
-RECOMMENDED_KNOBS: dict[str, Any] = {
-    "exclude_padding": True,
-    "text_temperature": 1.0,
-    "text_temperature_unit": "spread",
-    "vision_temperature": 1.6,
-    "vision_coverage_weight": 4.0,
+# For each model type the best combination that was tried, chosen by answers about pictures that no table of
+# docs/quality.md shows. With few tokens for each of five crops nothing was better than the paper's settings.
+RECOMMENDED_KNOBS: dict[str, dict[str, Any]] = {
+    "mmtok_llava": {
+        "exclude_padding": True,
+        "text_temperature": 1.0,
+        "text_temperature_unit": "spread",
+        "vision_temperature": 1.6,
+        "vision_coverage_weight": 4.0,
+    },
+    "mmtok_llava_next": {"exclude_padding": True},
 }
 
 
@@ -186,11 +190,11 @@ class PruningConfigMixin:
 
     @classmethod
     def recommended(cls, **kwargs: Any) -> Any:
-        """A configuration with `RECOMMENDED_KNOBS` where `kwargs` don't say otherwise.
+        """A configuration with the `RECOMMENDED_KNOBS` of its model type where `kwargs` don't say otherwise.
 
-        For a checkpoint that exists, `from_pretrained(..., **RECOMMENDED_KNOBS)` sets the same.
+        For a checkpoint that exists, `from_pretrained(..., **RECOMMENDED_KNOBS["mmtok_llava"])` sets the same.
         """
-        return cls(**{**RECOMMENDED_KNOBS, **kwargs})
+        return cls(**{**RECOMMENDED_KNOBS[cls.model_type], **kwargs})  # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in KNOB_NAMES:

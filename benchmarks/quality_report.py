@@ -15,6 +15,7 @@ import torch
 from quality import (
     ADAPTIVE,
     ALPHAS,
+    FLOORS,
     RESULTS,
     ROOT,
     SPREADS,
@@ -264,6 +265,11 @@ def signed(lead: Mapping[str, float]) -> str:
     return f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
 
 
+def knobs_named(model_type: str) -> str:
+    """The knobs of a preset as arguments."""
+    return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_KNOBS[model_type].items())
+
+
 def preset_table(preset: Results) -> str:
     """The preset's lead at every budget on each kind of pictures."""
     sets = preset["sets"]
@@ -321,7 +327,7 @@ def main() -> None:
     )
     swept = evidence["sets"]["development"]
     everything = [*BASELINES, "recommended"]
-    tiles_methods = [*BASELINES, "image scope", "recommended"]
+    tiles_methods = [*BASELINES, "image scope", *(floor.name for floor in FLOORS), "recommended"]
     retention_figure(scenes, everything, IMAGES / "quality-scenes.png", "Embedded model, pictures of 2 to 5 objects")
     retention_figure(crowded, everything, IMAGES / "quality-crowded.png", "Embedded model, pictures of 8 to 12 objects")
     retention_figure(tiles, tiles_methods, IMAGES / "quality-tiles.png", "Five crops, pictures of 8 to 15 objects")
@@ -343,7 +349,6 @@ def main() -> None:
     make_gallery(IMAGES / "quality-gallery.png")
     blocks: dict[str, Callable[[], str]] = {
         "machine": lambda: sentence_of_machine(scenes),
-        "seconds": lambda: ", ".join(f"{name} {results['seconds']} s" for name, results in sorted(found.items())),
         "scenes full": lambda: full_table(scenes),
         "scenes retention": lambda: retention_table(scenes, everything),
         "scenes lead": lambda: lead_table(scenes, everything[1:]),
@@ -378,7 +383,8 @@ def main() -> None:
         ),
         "padded": lambda: retention_table(padded, ["MMTok", "exclude padding", "recommended"]),
         "adaptive": lambda: adaptive_table(crowded),
-        "recommended": lambda: ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_KNOBS.items()),
+        "recommended": lambda: knobs_named("mmtok_llava"),
+        "recommended next": lambda: knobs_named("mmtok_llava_next"),
         "paper": lambda: paper_table(PAPER_LLAVA_15),
         "paper extreme": lambda: paper_table(PAPER_EXTREME),
         "paper pope": lambda: paper_table(PAPER_POPE),

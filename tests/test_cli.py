@@ -104,16 +104,17 @@ def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
     given = ["--text-temperature", "0.5", "--coverage-target", "0.9", "--center-features"]
     assert main(["stage", str(base), str(out), "--no-check", "--preset", "recommended", *given, "--json"]) == 0
     config = json.loads((out / "config.json").read_text())
-    expected = {**RECOMMENDED_KNOBS, "text_temperature": 0.5, "coverage_target": 0.9, "center_features": True}
+    expected = {"text_temperature": 0.5, "coverage_target": 0.9, "center_features": True}
+    expected |= RECOMMENDED_KNOBS["mmtok_llava_next"]
     assert {name: config[name] for name in expected} == expected
-    assert config["text_coverage_weight"] == 1.0
+    assert config["vision_coverage_weight"] == 0.5
 
 
 def test_knobs_of_a_call_count(model, picture, capsys, tmp_path) -> None:
     output = str(tmp_path / "kept.png")
     show = ["show", picture, QUESTION, "--budgets", "4", "--output", output, "--model", model, "--json"]
     gains = []
-    for knobs in ([], ["--vision-coverage-weight", "0"], ["--preset", "recommended"]):
+    for knobs in ([], ["--vision-coverage-weight", "0"], ["--text-temperature-unit", "spread"]):
         assert main([*show, *knobs]) == 0
         gains.append([[patch["text_gain"], patch["vision_gain"]] for patch in printed(capsys)["selections"][0]["kept"]])
     assert all(vision == 0 for _, vision in gains[1])
@@ -129,7 +130,7 @@ def test_bench_and_generate_take_knobs(model, picture, capsys, tmp_path) -> None
         assert main([*bench, *knobs, "--json"]) == 0
         result = printed(capsys)
         lengths.append(result["timings"][0]["prompt_tokens"])
-    assert result["knobs"] == {**RECOMMENDED_KNOBS, "coverage_target": 0.5}
+    assert result["knobs"] == {**RECOMMENDED_KNOBS["mmtok_llava_next"], "coverage_target": 0.5}
     assert lengths[1] < lengths[0]
     questions, output, own = (tmp_path / f"{name}.jsonl" for name in ("questions", "answers", "own"))
     questions.write_text(json.dumps({"image": picture, "question": QUESTION}) + "\n")

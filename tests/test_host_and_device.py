@@ -33,7 +33,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"vision_token_budget": 0.25, "budget_scope": "image"},
     {"vision_token_budget": 40},
     {"vision_token_budget": 3, "center_features": True, "keep_image_newline": True},
-    {"vision_token_budget": 3, **RECOMMENDED_KNOBS},
+    {"vision_token_budget": 3, **RECOMMENDED_KNOBS["mmtok_llava"]},
 ]
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from mmtok.answering import ask
 from mmtok.progress import steps
-from mmtok.publish.knob_options import knobs_of
 
 from .common import (
     add_parser,
     add_question_options,
     budget_name,
+    call_knobs,
     open_picture,
     opened_pipeline,
     print_json,
@@ -34,7 +34,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
-    picture, knobs = open_picture(options.picture), knobs_of(options)
+    picture, knobs = open_picture(options.picture), call_knobs(options)
     answers = []
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.progress import steps
-from mmtok.publish.knob_options import add_call_options, knobs_of
+from mmtok.publish.knob_options import add_call_options
 from mmtok.timing import setting, time_budgets
 
 from .common import (
@@ -16,6 +16,7 @@ from .common import (
     add_model_options,
     add_parser,
     budget_name,
+    call_knobs,
     open_picture,
     opened_pipeline,
     print_json,
@@ -48,7 +49,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
-    picture, knobs = open_picture(options.picture), knobs_of(options)
+    picture, knobs = open_picture(options.picture), call_knobs(options)
     with steps(2 + options.repeats) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
-from mmtok.publish.knob_options import add_call_options
+from mmtok.publish.knob_options import add_call_options, knobs_of
 
 from .values import at_least, budget, device, question
 
@@ -85,6 +85,14 @@ def add_budgets_option(parser: argparse.ArgumentParser, default: Sequence[str]) 
         metavar="N",
         help=f"vision tokens kept per crop: numbers, shares such as 0.25, or all (default: {' '.join(default)})",
     )
+
+
+def call_knobs(options: argparse.Namespace) -> dict[str, Any]:
+    """The knobs for calls of `--model`."""
+    from mmtok.tiny import checkpoint_path
+
+    model = checkpoint_path() if options.model == EMBEDDED else options.model
+    return knobs_of(options, model, options.revision)
 
 
 @contextmanager

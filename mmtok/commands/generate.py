@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             input=options.input,
             output=options.output,
             budget=getattr(options, "budget", "model"),
-            knobs=knobs_of(options),
+            knobs=knobs_of(options, options.model),
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             dtype=options.dtype,

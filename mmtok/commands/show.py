@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmtok.answering import Answer, Budget, Explanation, ask, explain, model_inputs
 from mmtok.progress import steps
-from mmtok.publish.knob_options import knobs_of
 from mmtok.visualize import ColorBy, Panel, SeenPicture, comparison_figure, overlay, seen_pictures
 
 from .common import (
     add_parser,
     add_question_options,
     budget_name,
+    call_knobs,
     open_picture,
     opened_pipeline,
     print_json,
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
 def _read(
     pipe: ImageTextToTextPipeline, picture: Image.Image, question: str, budget: Budget, options: argparse.Namespace
 ) -> Explanation:
-    knobs = knobs_of(options)
+    knobs = call_knobs(options)
     if options.answers:
         return ask(pipe, picture, question, budget, max_new_tokens=options.max_new_tokens, **knobs)
     return explain(pipe, picture, question, budget, **knobs)

@@ -55,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Runs, prints a table and writes `results.json` into the output folder."""
-    knobs = knobs_of(options)
+    knobs = knobs_of(options, options.model)
     settings = RunSettings(
         model=options.model,
         questions=options.questions,
         images=options.images,
         budgets=options.budgets,
         output=options.output,
-        methods=[*methods_named(options.methods), *([ModelPruning(GIVEN, knobs)] if knobs else [])],
+        methods=[*methods_named(options.methods, options.model), *([ModelPruning(GIVEN, knobs)] if knobs else [])],
         instruction=options.instruction,
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,

@@ -13,12 +13,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from mmtok.publish.presets import preset_knobs
+
 from .answering import answer_by_model, answer_by_selector
 from .answers import Answer, AnswerLog, Budget
 from .checkpoint import Checkpoint, fingerprint
 from .encoded import EncodedBatch
 from .questions import Question, read_image, read_questions, require_images
-from .selectors import METHODS, NAMED_METHODS, Method, ModelPruning, Selector
+from .selectors import METHODS, NAMED_METHODS, PAPER_KNOBS, Method, ModelPruning, Selector
 
 INSTRUCTION = "Answer the question using a single word or phrase."
 FULL = "all"
@@ -182,16 +184,22 @@ def _sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def methods_named(names: Iterable[str]) -> list[Method]:
+def methods_named(names: Iterable[str], model: str | Path) -> list[Method]:
     """The methods of `NAMED_METHODS` with these names, in any case.
+
+    Args:
+        names: what to compare.
+        model: on which; a preset sets other knobs for another family.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.
     """
-    known = {name.lower(): method for name, method in NAMED_METHODS.items()}
-    found = []
-    for name in names:
-        if name.lower() not in known:
-            raise ValueError(f"There is no method {name!r}: choose from {', '.join(NAMED_METHODS)}.")
-        found.append(known[name.lower()])
+    known = {name.lower(): name for name in NAMED_METHODS}
+    found: list[Method] = []
+    for given in names:
+        name = known.get(given.lower())
+        if name is None:
+            raise ValueError(f"There is no method {given!r}: choose from {', '.join(NAMED_METHODS)}.")
+        preset = {} if name in METHODS else preset_knobs(name, model)
+        found.append(METHODS.get(name) or ModelPruning(name, {**PAPER_KNOBS, **preset}))
     return found

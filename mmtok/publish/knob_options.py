@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
-from configuration_mmtok import KNOB_NAMES, RECOMMENDED_KNOBS, PruningOptions, check_knob, check_weights
+from configuration_mmtok import KNOB_NAMES, PruningOptions, check_knob, check_weights
 
 from .ignored_text import INSTRUCTIONS, STOP_WORDS
+from .presets import PRESETS, preset_knobs
 
 # The tables of token ids describe the tokenizer and are derived; every other knob is an option.
 _OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_sequences", "_bitmap")))
@@ -26,7 +28,6 @@ _HELP: dict[str, tuple[str, str]] = {
     "text_temperature_unit": ("UNIT", "what text_temperature counts in: cosine, as in the paper, or spread"),
     "keep_image_newline": ("", "keep LLaVA-NeXT's row separators"),
 }
-PRESETS: dict[str, dict[str, Any]] = {"recommended": RECOMMENDED_KNOBS}
 
 
 def add_knob_options(parser: argparse.ArgumentParser) -> None:
@@ -45,11 +46,11 @@ def add_call_options(
 
 def _add_options(group: Any, defaults: dict[str, str]) -> None:
     """`--preset` and an option for each knob, with what its help says of the default."""
-    chosen = ", ".join(f"{name} {value}" for name, value in RECOMMENDED_KNOBS.items())
     group.add_argument(
         "--preset",
-        choices=sorted(PRESETS),
-        help=f"sets several knobs, of which others can still be given: recommended is {chosen}",
+        choices=PRESETS,
+        help="sets several knobs, of which others can still be given: recommended is what the measurements favour for "
+        "the family of the model (RECOMMENDED_KNOBS)",
     )
     for name, suffix in defaults.items():
         metavar, text = _HELP.get(name, ("VALUE", "a knob of the configuration"))
@@ -79,16 +80,25 @@ def add_word_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def knobs_of(arguments: argparse.Namespace) -> dict[str, Any]:
+def knobs_of(
+    arguments: argparse.Namespace, model: str | os.PathLike[str], revision: str | None = None
+) -> dict[str, Any]:
     """The knobs that were given, and those of the preset that were not.
 
+    Args:
+        arguments: of a command with these options.
+        model: the model that they are for, folder or Hub id.
+        revision: branch, tag or commit of the Hub repository.
+
     Raises:
-        ValueError: both weights are 0.
+        ValueError: both weights are 0, or a preset for a model of another family.
+        OSError: a preset for a model that is not there.
     """
     given = {name: getattr(arguments, name, None) for name in _OPTIONS}
     knobs = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
     check_weights(knobs.get("text_coverage_weight", 1), knobs.get("vision_coverage_weight", 1))
-    return {**PRESETS.get(arguments.preset, {}), **knobs}
+    preset = preset_knobs(arguments.preset, model, revision=revision) if arguments.preset else {}
+    return {**preset, **knobs}
 
 
 def word_lists_of(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:

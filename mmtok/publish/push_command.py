@@ -63,7 +63,7 @@ def push_as_told(arguments: argparse.Namespace) -> PushReport:
     return push(
         arguments.base,
         arguments.repo_id,
-        knobs=knobs_of(arguments),
+        knobs=knobs_of(arguments, arguments.base, arguments.base_revision),
         base_revision=arguments.base_revision,
         base_model=arguments.base_model,
         measurements=Measurements.from_file(arguments.results) if arguments.results else None,

@@ -41,7 +41,7 @@ def stage_as_told(arguments: argparse.Namespace) -> StagedModel:
     return stage(
         arguments.base,
         arguments.out,
-        knobs=knobs_of(arguments),
+        knobs=knobs_of(arguments, arguments.base, arguments.revision),
         revision=arguments.revision,
         link_weights=not arguments.copy_weights,
         overwrite=arguments.overwrite,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from mmtok.publish.presets import PRESETS
+
 from .base import CropView, Kept, Need, Selector
 from .cdpruner import CDPruner
 from .divprune import DivPrune
@@ -34,8 +36,8 @@ METHODS: dict[str, Method] = {
     )
 }
 
-# What a run can name: those that are compared by default, and the preset.
-NAMED_METHODS: dict[str, Method] = {**METHODS, RECOMMENDED.name: RECOMMENDED}
+# What a run can name: those that are compared by default, and presets, which depend on the model.
+NAMED_METHODS = (*METHODS, *PRESETS)
 
 __all__ = [
     "CDPruner",

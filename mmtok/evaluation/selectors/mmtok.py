@@ -37,4 +37,6 @@ PAPER_KNOBS: dict[str, Any] = {
 }
 
 MMTOK = ModelPruning("MMTok", PAPER_KNOBS)
-RECOMMENDED = ModelPruning("recommended", {**PAPER_KNOBS, **RECOMMENDED_KNOBS})
+RECOMMENDED = {
+    model_type: ModelPruning("recommended", {**PAPER_KNOBS, **knobs}) for model_type, knobs in RECOMMENDED_KNOBS.items()
+}

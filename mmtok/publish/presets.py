@@ -1,0 +1,36 @@
+"""Presets of knobs. What is recommended differs between the model families, so that a preset asks for a model."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from configuration_mmtok import RECOMMENDED_KNOBS
+
+PRESETS = ("recommended",)
+# Stock checkpoints are recommended what the models are that are made of them.
+_MADE_OF = {"llava": "mmtok_llava", "llava_next": "mmtok_llava_next"}
+
+
+def preset_knobs(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
+    """The knobs that a preset sets for a model.
+
+    Args:
+        preset: of `PRESETS`.
+        model: folder or Hub id, of a stock or a staged model; only its `config.json` is read.
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        ValueError: an unknown preset, or a model of another family.
+        OSError: there is no such model.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"There is no preset {preset!r}: choose from {', '.join(PRESETS)}.")
+    config, _ = PreTrainedConfig.get_config_dict(os.fspath(model), revision=revision)
+    model_type = config.get("model_type")
+    family = _MADE_OF.get(model_type, model_type)
+    if family not in RECOMMENDED_KNOBS:
+        raise ValueError(f"{model} is a {model_type}: the preset is for LLaVA-1.5 and LLaVA-NeXT.")
+    return RECOMMENDED_KNOBS[family]
