@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import io
 import json
@@ -10,7 +11,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from mmtok.cli import main
+from mmtok.demo import demo_table, run_demo
 from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
 
@@ -18,7 +22,34 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 NOT_HERE = ("<!-- needs real weights -->", "<!-- needs a running server -->")
 # A Python block with what stands before it, and the text block that may follow it.
+# What the reader has and the tests do not.
+STAND_INS = {
+    "org/llava-mmtok": "demo-model",
+    "./llava-mmtok": "demo-model",
+    "llava-hf/llava-1.5-7b-hf": str(checkpoint_path()),
+}
+SETTING_UP = ("make ", "git clone ", "python3 -m venv ", "/tmp/heavy/bin/")
+# Command lines that another test runs, with a word that it has to have.
+RUN_ELSEWHERE = {
+    "transformers serve ": ("test_serving.py", "--trust-remote-code"),
+    "lmms_eval ": ("test_lmms_eval.py", "mmtok_llava"),
+    "accelerate launch --num_machines ": ("test_integrations_distributed.py", "--main_process_ip"),
+}
+BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 BLOCKS = re.compile(r"(?P<before>[^\n]*)\n+```python\n(?P<code>.*?)```(?:\n+```text\n(?P<output>.*?)```)?", re.DOTALL)
+
+
+def with_stand_ins(text: str) -> str:
+    for name, here in STAND_INS.items():
+        text = text.replace(name, here)
+    return text
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of the page's shell blocks, continued lines as one, comments left out."""
+    blocks = BASH.findall(page.read_text(encoding="utf-8"))
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [command for line in lines if (command := line.split(" #")[0].strip())]
 
 
 def python_blocks(page: Path) -> list[re.Match[str]]:
@@ -30,6 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `make demo` leaves it."""
     place = tmp_path_factory.mktemp("docs")
     stage(checkpoint_path(), place / "demo-model", check=False)
+    Image.new("RGB", (96, 96), "red").save(place / "photo.jpg")
+    (place / "questions.jsonl").write_text('{"image": "photo.jpg", "question": "Is there a dog?"}\n')
     return place
 
 
@@ -40,7 +73,7 @@ def test_python_of_the_docs_runs(page: Path, folder: Path, monkeypatch: pytest.M
     monkeypatch.chdir(folder)
     names: dict[str, object] = {"__name__": "docs"}
     for block in python_blocks(page):
-        program = compile(block["code"], page.name, "exec")
+        program = compile(with_stand_ins(block["code"]), page.name, "exec")
         if block["before"] in NOT_HERE:
             continue
         printed = io.StringIO()
@@ -71,20 +104,43 @@ def test_make_targets_of_the_docs_exist() -> None:
     assert not [name for name in named - prose if not re.search(rf"^{name}:", makefile, re.MULTILINE)]
 
 
-def test_commands_of_the_readme_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_of_the_docs_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Those of this project, on the small model; of what publishes, the options are read."""
     import hub_upload
 
-    commands = re.findall(
-        r"^python hub_upload\.py (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert commands
-    for command in commands:
-        words = shlex.split(command)
-        with pytest.raises(SystemExit) as ended:
-            hub_upload.main([words[0], "--help"])
-        assert ended.value.code == 0
-        usage = capsys.readouterr().out
-        assert all(word in usage for word in words if word.startswith("--"))
+    monkeypatch.chdir(folder)
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    for command in commands(page):
+        words = shlex.split(with_stand_ins(command))
+        if words[0] == "mmtok" or ("mmtok" in words and words[:2] == ["accelerate", "launch"] and "..." not in words):
+            given = words[words.index("mmtok") + 1 :]
+            place = folder / f"{page.stem}-staged"
+            assert main([str(place) if given[0] == "stage" and word == "demo-model" else word for word in given]) == 0
+        elif words[:2] == ["python", "hub_upload.py"]:
+            with pytest.raises(SystemExit) as ended:
+                hub_upload.main([words[2], "--help"])
+            assert ended.value.code == 0
+            usage = capsys.readouterr().out
+            assert all(word in usage for word in words if word.startswith("--"))
+        elif words[:2] == ["pip", "install"]:
+            named = re.search(r"mmtok(?:\[(.+)\])?", command)
+            assert named is not None
+            assert named[1] is None or named[1] in extras["options.extras_require"]
+        elif not command.startswith(SETTING_UP):
+            [(test, word)] = [found for start, found in RUN_ELSEWHERE.items() if command.startswith(start)]
+            assert word in (ROOT / "tests" / test).read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_readme_is_that_of_the_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the times, which are of one machine."""
+    monkeypatch.chdir(folder)
+    columns = [list(column.cells) for column in demo_table(run_demo(folder="demo-table", check=False, calls=1)).columns]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in readme.splitlines() if line.startswith("│")]
+    printed = [[re.sub(r"\[.*?\]", "", str(cell)) for cell in row] for row in zip(*columns, strict=True)]
+    assert [row[:-1] for row in shown] == [row[:-1] for row in printed]
 
 
 def test_figures_of_the_embedded_model_are_those_of_its_report() -> None:
