@@ -23,6 +23,7 @@ from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
 from mmtok.evaluation.questions import Question, write_questions
 from mmtok.evaluation.selectors import METHODS, MMTOK, CropView, Kept, ModelPruning, Selector, UniformGrid
+from mmtok.publish import stage
 from mmtok.similarity import coverage_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -250,6 +251,16 @@ def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="a model of type 'bert': give one of llava, "):
         Checkpoint.load(tmp_path)
+
+
+def test_a_staged_folder_is_loaded_without_a_question(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """transformers would ask on the terminal whether remote code may run, but the classes are ours."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "n")
+    staged = stage(folder, tmp_path / f"asked_{folder.name}", check=False).path
+    loaded = Checkpoint.load(staged)
+    assert not asked
+    assert type(loaded.model).__module__ == "modeling_mmtok_llava"
 
 
 def command(settings: RunSettings, output: Path) -> list[str]:

@@ -52,7 +52,8 @@ class Checkpoint:
             ValueError: a model of another type, or a processor without a chat template.
         """
         model_class, stored = _model_class(path)
-        processor = AutoProcessor.from_pretrained(path)
+        # Told that no remote code is wanted, for which it would else ask on the terminal: the classes are ours.
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         if not processor.chat_template:
             raise ValueError(f"The processor of {path} has no chat template, which the prompts are written with.")
         processor.tokenizer.padding_side = "left"
