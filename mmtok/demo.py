@@ -187,8 +187,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=7, help="of the picture and the questions (default: %(default)s)")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
     parser.add_argument("--web", action="store_true", help="open a page instead: your own pictures and questions")
-    parser.add_argument("--port", type=int, help="of the page (default: the first free one from 7860)")
+    parser.add_argument("--port", type=_port, metavar="N", help="of the page (default: the first free one from 7860)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535.")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> None:

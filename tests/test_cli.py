@@ -21,6 +21,7 @@ MISTYPED = [
     ["ask", "a.png", "?", "--preset", "best"],
     ["ask", "a.png", "?", "--text-temperature-unit", "kelvin"],
     ["stage", "base", "out", "--coverage-target", "1.5"],
+    ["demo", "--web", "--port", "99999"],
     ["ask", "a.png", " "],
     ["ask", "a.png", "?", "--max-new-tokens", "0"],
     ["ask", "a.png", "?", "--device", "banana"],

@@ -50,6 +50,13 @@ def test_files_in_another_format_are_refused(tmp_path: Path, text: str, message:
         read_questions(tmp_path / "q.json")
 
 
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_bytes(b"\x89PNG")
+    for name in ("q.json", "none.json"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as text"):
+            read_questions(tmp_path / name)
+
+
 def test_rendered_sets_hold_what_they_ask_for(tmp_path: Path) -> None:
     settings = SceneSettings(min_objects=2)
     rendered = write_scene_set(tmp_path, settings, scenes=12, seed=5)

@@ -216,10 +216,11 @@ def test_an_output_folder_of_another_run_is_refused(
         ({"budgets": [0]}, "The budget is 0"),
         ({"budgets": [True]}, "The budget is True"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"limit": 0}, "limit is 0: give at least 1"),
         ({"methods": [UniformGrid(), UniformGrid()]}, "Two methods are called 'uniform'"),
         ({"questions": ["a/x.json", "b/x.json"]}, "Two question files have the same name"),
     ],
-    ids=["zero", "bool", "batch", "methods", "questions"],
+    ids=["zero", "bool", "batch", "limit", "methods", "questions"],
 )
 def test_settings_out_of_range_are_refused(settings: RunSettings, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -33,11 +33,15 @@ def read_questions(path: str | Path) -> list[Question]:
     """Reads a file in POPE's format.
 
     Raises:
-        ValueError: the file is empty, or a line is no question; the message names the line.
+        ValueError: the file cannot be read or is empty, or a line is no question; the message names the line.
     """
     path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as text: {error}") from error
     questions, seen = [], set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

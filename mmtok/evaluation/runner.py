@@ -63,6 +63,8 @@ class RunSettings:
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is {self.limit}: give at least 1, or None for all questions.")
         names = [method.name for method in self.methods]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
