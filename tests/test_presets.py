@@ -30,7 +30,7 @@ def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(fam
 
 
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a qwen2_vl: the preset is for LLaVA-1.5 and LLaVA-NeXT"):
+    with pytest.raises(ValueError, match=r"is a qwen2_vl: the preset is for LLaVA-1\.5 and LLaVA-NeXT"):
         preset_knobs("recommended", config_of("qwen2_vl", tmp_path))
     with pytest.raises(ValueError, match="There is no preset 'fast': choose from recommended"):
         preset_knobs("fast", tmp_path)
