@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-heavy fuzz lint format tiny family bench bench-gpu quality compat clean
+.PHONY: help install demo test test-heavy fuzz lint format tiny family bench bench-full bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,7 +47,13 @@ family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with 
 
 bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/selection.py
-	$(BIN)/python benchmarks/prefill.py --layers 2
+	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
+	$(BIN)/python benchmarks/report.py
+
+bench-full: $(INSTALLED) ## prefill ratios at full depth on the CPU (half an hour, 20 GiB of memory), and of a batch
+	$(BIN)/python benchmarks/prefill.py --models LLaVA-1.5-7B --answers 2 8 --rounds 3 --seconds 1 --output prefill-cpu-full
+	$(BIN)/python benchmarks/prefill.py --models LLaVA-NeXT-7B --answers 2 4 --rounds 1 --seconds 1 --output prefill-cpu-next
+	$(BIN)/python benchmarks/prefill.py --layers 2 --models LLaVA-1.5-7B --batches 8 --answers 2 8 --output prefill-cpu-batch
 	$(BIN)/python benchmarks/report.py
 
 bench-gpu: $(INSTALLED) ## the same on a CUDA device, at full depth (needs PyTorch for CUDA in .venv)

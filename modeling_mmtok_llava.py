@@ -402,8 +402,8 @@ class MMTokPruningMixin:
         Returns:
             the picks; the batch row of each picture; for each picture (T, hidden) its projected tokens.
         """
-        # Whatever the host has to know is read before the pictures are encoded, and nothing after: the language model's
-        # work is queued while the vision tower still runs.
+        # Whatever the host has to know is read before the pictures are encoded, and nothing after: until the prompt is
+        # pruned, nothing waits for the vision tower.
         if isinstance(image_inputs.get("image_sizes"), torch.Tensor):
             image_inputs = {**image_inputs, "image_sizes": image_inputs["image_sizes"].cpu()}
         text, text_mask = self._text_embeddings(prompt, options)

@@ -14,6 +14,14 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
 NOT_MEASURED = "not measured"
+# Results of prefill.py, and what they are called.
+PLACES = {
+    "cpu": "CPU, reduced depth",
+    "cpu-batch": "CPU, reduced depth, batch 8",
+    "cpu-full": "CPU, full depth",
+    "cpu-next": "CPU, full depth, five crops",
+    "cuda": "GPU, full depth",
+}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def everywhere(
     *,
     machines: bool = False,
 ) -> str:
-    """The same table for the CPU at reduced depth, for the CPU and for a GPU at full depth.
+    """The same table for every file of results: the CPU at reduced and at full depth, and a GPU.
 
     Args:
         header: of the table, for the numbers of new tokens of a short and a long answer.
@@ -133,7 +141,7 @@ def everywhere(
         machines: says below each table what it was made on.
     """
     blocks = []
-    for place, title in (("cpu", "CPU"), ("cpu-full", "CPU, full depth"), ("cuda", "GPU, full depth")):
+    for place, title in PLACES.items():
         if not measured(f"prefill-{place}"):
             empty = header("2", "64")
             blocks.append(f"{title}:\n\n" + table(empty, [[NOT_MEASURED, *[""] * (len(empty) - 1)]]))
@@ -141,9 +149,10 @@ def everywhere(
         results = load(f"prefill-{place}")
         cases = results["measured"]
         _, short, long = cases[0]["mmtok_times_faster"]
+        rounds = min(case["rounds"] for case in cases)
         depth = (
             f"{title}, {cases[0]['layers']} language layers and {cases[0]['vision_layers']} of the vision tower, "
-            f"{results['dtype']}, attention {cases[0]['attention']}:"
+            f"{results['dtype']}, attention {cases[0]['attention']}, {rounds} round{'s' if rounds > 1 else ''}:"
         )
         every = [row for case in cases for row in rows(case)]
         block = [depth, table(header(short, long), every), *([made_on(results)] if machines else [])]

@@ -162,3 +162,16 @@ def test_figures_of_the_comparison_are_those_of_its_results() -> None:
         results = json.loads((ROOT / "benchmarks" / "results" / f"quality-{case}.json").read_text())
         kept = {row["method"]: row["retention"]["estimate"] for row in results["compared"]}
         assert " | " + " | ".join(f"{100 * kept[name]:.1f}" for name in methods) + " |" in readme
+
+
+def test_the_readme_s_speed_is_measured() -> None:
+    rows = {"two language layers": ["prefill-cpu"], "full depth": ["prefill-cpu-full", "prefill-cpu-next"]}
+    models = ["LLaVA-1.5-7B", "LLaVA-1.5-13B", "LLaVA-NeXT-7B", "LLaVA-NeXT-13B"]
+    for row, files in rows.items():
+        measured = {
+            case["model"]: f"{case['mmtok_times_faster']['1']:.1f} x"
+            for file in files
+            for case in json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text())["measured"]
+        }
+        cells = [measured.get(model, "not measured") for model in models]
+        assert f"| {row} | {' | '.join(cells)} |" in (ROOT / "README.md").read_text(encoding="utf-8")
