@@ -139,8 +139,8 @@ def select_units(
         explain: also split the gains into text and vision share.
     """
     units = units_of(images, candidates, settings.vision_token_budget, settings.budget_scope)
-    device = projected[0].device if projected else text.device
-    flat = torch.cat(list(projected)) if projected else text.new_zeros(0, text.shape[-1])
+    flat = torch.cat(list(projected))
+    device = flat.device
     text, text_mask = text.to(device), sent(text_mask, device)
     return BatchSelection(
         images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from model_cases import Family
 
 from configuration_mmtok import RECOMMENDED_KNOBS
+from mmtok.commands.common import EMBEDDED, call_knobs
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
+from mmtok.publish.knob_options import add_call_options
 from mmtok.publish.presets import preset_knobs
 
 
@@ -27,6 +30,14 @@ def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(fam
     assert isinstance(method, ModelPruning)
     assert method.name == "recommended"
     assert method.knobs["vision_coverage_weight"] == (4.0 if family.name == "llava" else 0.5)
+
+
+def test_a_command_without_a_model_gets_what_is_recommended_for_the_embedded_one() -> None:
+    parser = argparse.ArgumentParser()
+    add_call_options(parser)
+    options = parser.parse_args(["--preset", "recommended", "--text-temperature", "0.5"])
+    options.model, options.revision = EMBEDDED, None
+    assert call_knobs(options) == {**RECOMMENDED_KNOBS["mmtok_llava"], "text_temperature": 0.5}
 
 
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,261 @@
+"""The tables and sentences of docs/quality.md, each from the results of a case; and the paper's own figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quality import ADAPTIVE, TARGETS
+
+from configuration_mmtok import RECOMMENDED_KNOBS
+from mmtok.evaluation import FULL
+from mmtok.evaluation.selectors import METHODS
+
+# LLaVA-1.5-7B, mean of the tasks in % of all tokens: tables 1, 16 and 21 of the paper (columns differ, see the note).
+PAPER_LLAVA_15 = {
+    "FastV": {192: 89.6, 128: 84.4, 64: 75.6},
+    "SparseVLM": {192: 95.5, 128: 92.9, 64: 86.9},
+    "VisionZip": {192: 97.9, 128: 96.8, 64: 93.2},
+    "DivPrune": {192: 98.0, 128: 96.9, 64: 94.8},
+    "MMTok": {192: 98.7, 128: 97.8, 64: 96.6},
+}
+PAPER_EXTREME = {
+    "VisionZip": {32: 88.1},
+    "DivPrune": {32: 91.9, 16: 86.3, 8: 76.4, 4: 66.3},
+    "MMTok": {64: 96.1, 32: 93.0, 16: 88.9, 8: 83.5, 4: 77.5, 2: 70.9},
+}
+PAPER_POPE = {
+    "VisionZip": {64: 77.0, 32: 68.88},
+    "DivPrune": {64: 85.56, 32: 82.06, 16: 69.56, 8: 52.10, 4: 33.33},
+    "MMTok": {64: 85.77, 32: 82.95, 16: 79.79, 8: 78.46, 4: 74.84, 2: 68.95},
+}
+PAPER_ABLATION = (
+    ("text rows", "raw cosine", 93.8),
+    ("vision rows", "raw cosine", 94.7),
+    ("text rows", "softmax", 93.9),
+    ("vision rows", "softmax", 95.7),
+    ("both", "softmax", 96.7),
+)
+
+Results = Mapping[str, Any]
+BASELINES = tuple(METHODS)
+
+
+def cell_of(results: Results, method: str, budget: int | None) -> dict[str, Any]:
+    """One cell of a case's results."""
+    return next(c for c in results["cells"] if c["method"] == method and c["budget"] == budget)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def with_interval(interval: Mapping[str, float]) -> str:
+    return f"{percent(interval['estimate'])} [{percent(interval['low'])}, {percent(interval['high'])}]"
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are figures."""
+    lines = ["| " + " | ".join(heading) + " |", "|---|" + "---:|" * (len(heading) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def budgets_of(results: Results, method: str) -> list[int]:
+    return sorted({c["budget"] for c in results["cells"] if c["method"] == method}, reverse=True)
+
+
+def retention_table(results: Results, methods: Sequence[str]) -> str:
+    """Mean retention of methods over budgets, the best of every budget in bold."""
+    budgets = budgets_of(results, methods[0])
+    means = {m: {b: cell_of(results, m, b)["retention"]["mean"]["estimate"] for b in budgets} for m in methods}
+    best = {b: max(round(means[m][b], 3) for m in methods) for b in budgets}
+    small = {row["method"]: row for row in results["compared"]}
+    rows = []
+    for method in methods:
+        shown = [percent(means[method][b]) for b in budgets]
+        shown = [
+            f"**{s}**" if round(means[method][b], 3) == best[b] else s for s, b in zip(shown, budgets, strict=True)
+        ]
+        rows.append([method, *shown, with_interval(small[method]["retention"])])
+    few = ", ".join(map(str, results["small_budgets"]))
+    return table(["kept, %", *map(str, budgets), f"mean of {few} [95 %]"], rows)
+
+
+def lead_table(results: Results, methods: Sequence[str]) -> str:
+    """By how much MMTok keeps more than each method, over the small budgets."""
+    small = {row["method"]: row["reference_lead"] for row in results["compared"]}
+    rows = []
+    for method in methods:
+        lead = small[method]
+        verdict = "ahead" if lead["low"] > 0 else "behind" if lead["high"] < 0 else "no difference shown"
+        rows.append(
+            [
+                f"MMTok against {method}",
+                f"{100 * lead['estimate']:+.1f}",
+                f"{100 * lead['low']:+.1f}",
+                f"{100 * lead['high']:+.1f}",
+                verdict,
+            ]
+        )
+    return table(["percentage points", "lead", "low", "high", "MMTok is"], rows)
+
+
+def full_table(results: Results) -> str:
+    """What the model reaches with all tokens."""
+    full = cell_of(results, FULL, None)
+    tasks = results["tasks"]
+    rows = []
+    for name, values in full["metrics"].items():
+        shown = [
+            percent(values[key]) if key in values else ""
+            for key in ("accuracy", "precision", "recall", "f1", "yes_ratio")
+        ]
+        rows.append([name, str(tasks[name]["questions"]), *shown])
+    return table(["task", "questions", "accuracy", "precision", "recall", "F1", "yes ratio"], rows)
+
+
+def pope_table(results: Results, methods: Sequence[str], task: str = "adversarial") -> str:
+    """F1 of one of POPE's tasks."""
+    budgets = budgets_of(results, methods[0])
+    full = cell_of(results, FULL, None)["metrics"][task]["f1"]
+    rows = [[m, *(percent(cell_of(results, m, b)["metrics"][task]["f1"]) for b in budgets)] for m in methods]
+    return table([f"F1, {task} (all tokens {percent(full)})", *map(str, budgets)], rows)
+
+
+def ablation_table(swept: Results) -> str:
+    names = {
+        ("text rows", "raw cosine"): "raw cosine, text",
+        ("vision rows", "raw cosine"): "raw cosine, vision",
+        ("both", "raw cosine"): "raw cosine, both",
+        ("text rows", "softmax"): "text rows",
+        ("vision rows", "softmax"): "vision rows",
+        ("both", "softmax"): "MMTok",
+    }
+    paper = {(rows, form): f"{value:.1f}" for rows, form, value in PAPER_ABLATION}
+    rows = [
+        [f"{kind}, {form}", with_interval(small_shown(swept, name)), paper.get((kind, form), "")]
+        for (kind, form), name in names.items()
+    ]
+    return table(["rows covered", "object shown here, %", "the paper's: score kept, LLaVA-1.5-7B at 64, %"], rows)
+
+
+def sweep_table(swept: Results, names: Mapping[str, str], heading: str) -> str:
+    """One line of a sweep: tick -> method."""
+    shown = [percent(small_shown(swept, method)["estimate"]) for method in names.values()]
+    return table([heading, *names], [["object shown, %", *shown]])
+
+
+def small_shown(evidence: Results, method: str) -> dict[str, float]:
+    return next(row for row in evidence["compared"] if row["method"] == method)["shown"]
+
+
+def evidence_table(evidence: Results) -> str:
+    """Share of the questions whose object keeps a token, the best of every budget in bold."""
+    methods = [row["method"] for row in evidence["compared"]]
+    shown = {(c["method"], c["budget"]): c["shown"]["estimate"] for c in evidence["cells"]}
+    budgets = sorted({budget for _, budget in shown}, reverse=True)
+    best = {b: max(round(shown[m, b], 3) for m in methods) for b in budgets}
+    rows = []
+    for row in evidence["compared"]:
+        own = [shown[row["method"], b] for b in budgets]
+        cells = [
+            f"**{percent(v)}**" if round(v, 3) == best[b] else percent(v) for v, b in zip(own, budgets, strict=True)
+        ]
+        lead = row["reference_lead"]
+        verdict = (
+            ""
+            if row["method"] == "MMTok"
+            else f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
+        )
+        rows.append([row["method"], *cells, verdict])
+    return table(
+        [f"object shown, % ({evidence['questions']} questions)", *map(str, budgets), "MMTok's lead, small budgets"],
+        rows,
+    )
+
+
+def adaptive_table(results: Results) -> str:
+    rows = []
+    for target, method in zip(TARGETS, ADAPTIVE, strict=True):
+        cell = cell_of(results, method.name, 64)
+        rows.append([f"{target:g}", f"{cell['vision_tokens']:.1f}", with_interval(cell["retention"]["mean"])])
+    return table(["coverage_target", "tokens read", "kept, %"], rows)
+
+
+def paper_table(figures: Mapping[str, Mapping[int, float]]) -> str:
+    budgets = sorted({budget for row in figures.values() for budget in row}, reverse=True)
+    rows = [[method, *(f"{row[b]:g}" if b in row else "" for b in budgets)] for method, row in figures.items()]
+    return table(["the paper's", *map(str, budgets)], rows)
+
+
+def sentence_of_machine(results: Results) -> str:
+    m = results["machine"]
+    versions = ", ".join(f"{name} {m[name]}" for name in ("python", "torch", "transformers"))
+    return f"{m['processor']}, {m['cores']} cores, {versions}"
+
+
+def taught_sentence(tiles: Results) -> str:
+    taught = tiles["taught"]
+    return f"{taught['steps']} steps, {taught['seconds']} s, {percent(taught['right'])} % of answers right at the end"
+
+
+def relations_sentence(tiles: Results) -> str:
+    found = tiles["aside"]["relation"]["accuracy"]
+    return (
+        'Relations ("Is the red circle left of the blue star?") are a fifth of what was taught. With all '
+        f"tokens {percent(found)} % of such questions are answered right, where guessing gives 50 %: what pruning "
+        "keeps of it is not shown."
+    )
+
+
+def accuracy_table(results: Results, methods: Sequence[str], task: str) -> str:
+    """Accuracy in one task over budgets."""
+    budgets = budgets_of(results, methods[0])
+    full = cell_of(results, FULL, None)["metrics"][task]["accuracy"]
+    rows = [[m, *(percent(cell_of(results, m, b)["metrics"][task]["accuracy"]) for b in budgets)] for m in methods]
+    return table([f"right, {task}, % (all tokens {percent(full)})", *map(str, budgets)], rows)
+
+
+def place_table(place: Mapping[str, Mapping[str, float]]) -> str:
+    """What a linear probe finds of a token's place."""
+    names = {"tower": "the tower's features", "projected": "projected tokens"}
+    rows = [[name, *(f"{max(0.0, found[key]):.2f}" for found in place.values())] for key, name in names.items()]
+    return table(["R squared of row and column", *(f"{stage} teaching" for stage in place)], rows)
+
+
+def signed(lead: Mapping[str, float]) -> str:
+    return f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
+
+
+def knobs_named(model_type: str) -> str:
+    """The knobs of a preset as arguments."""
+    return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_KNOBS[model_type].items())
+
+
+def preset_table(preset: Results) -> str:
+    """The preset's lead at every budget on each kind of pictures."""
+    sets = preset["sets"]
+    named = {"scenes": "2 to 5 objects", "crowded": "crowded", "tiles": "five crops"}
+    budgets = sorted({int(at) for found in sets.values() for at in found["lead"] if at != "mean"}, reverse=True)
+    rows = [
+        [at, *(signed(sets[name]["lead"][at]) if at in sets[name]["lead"] else "" for name in named)]
+        for at in [*map(str, budgets), "mean"]
+    ]
+    return table(["preset's lead, percentage points", *named.values()], rows)
+
+
+def preset_questions(preset: Results) -> str:
+    counts = [sum(task["questions"] for task in found["tasks"].values()) for found in preset["sets"].values()]
+    return ", ".join(map(str, counts))
+
+
+def alarms_sentence(preset: Results) -> str:
+    """Why the preset loses at the fewest tokens a crop."""
+    tiles = preset["sets"]["tiles"]
+    fewest = min(int(at) for at in tiles["lead"] if at != "mean")
+    paper, own = (cell_of(tiles, method, fewest)["metrics"]["adversarial"] for method in ("MMTok", "recommended"))
+    return (
+        f"With {fewest} a crop the preset's recall in the adversarial task is {percent(own['recall'])} % against "
+        f"{percent(paper['recall'])} % of the paper's settings, its precision {percent(own['precision'])} % against "
+        f"{percent(paper['precision'])} %."
+    )
