@@ -19,7 +19,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
-	$(BIN)/python -m mmtok.demo
+	$(BIN)/python -m mmtok.apps.demo
 
 test: $(INSTALLED) ## the tests
 	$(BIN)/python -m pytest
@@ -28,7 +28,7 @@ test-heavy: $(INSTALLED) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m heavy
 
 fuzz: $(INSTALLED) ## 2,000 random prompts
-	$(BIN)/python -m pytest tests/test_properties.py -m 'heavy or not heavy' --fuzz
+	$(BIN)/python -m pytest tests/host/test_properties.py -m 'heavy or not heavy' --fuzz
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

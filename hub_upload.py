@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmtok.publish import CheckFailed, PublishError, push_command, stage_command, verify_command
+from mmtok.cli import push_command, stage_command, verify_command
+from mmtok.publish import CheckFailed, PublishError
 
 # Every module adds one command, with its `run`.
 COMMANDS = (stage_command, push_command, verify_command)

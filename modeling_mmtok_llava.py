@@ -32,7 +32,6 @@ try:
     from .configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions, knobs_within
     from .coverage import greedy_coverage  # noqa: F401
     from .devices import sent
-    from .full_prompt import Prompt
     from .generation import (
         FullPromptStreamer,
         PrunedPrefill,
@@ -44,19 +43,23 @@ try:
     )
     from .greedy import plain_greedy  # noqa: F401
     from .image_tokens import ImageTokens  # noqa: F401
-    from .prompt import PackedOrder, TextRules, ids_of_embeddings, text_to_cover
-    from .pruned_batch import PrunedPrompt, with_full_prompt
+    from .llava_images import LlavaNextVisionMixin, LlavaVisionMixin
+    from .objective import coverage_matrix  # noqa: F401
+    from .packing import PackedOrder
+    from .prompt import Prompt
+    from .pruned_prompt import PrunedPrompt, with_full_prompt
+    from .question import TextRules, ids_of_embeddings, text_to_cover
     from .selection import BatchSelection, CoverageSettings, select_units
     from .selection_record import VisionTokenSelection, describe
-    from .similarity import coverage_matrix  # noqa: F401
     from .units import Unit  # noqa: F401
-    from .vision_features import LlavaNextVisionMixin, LlavaVisionMixin
-except ImportError:  # a checkout or an installed package, where the modules are not flat
+except ImportError:
+    if __package__:  # a published repository: the import that failed says what is wrong
+        raise
+    # A checkout or an installed package, where the modules are not flat.
     from configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions, knobs_within
-    from mmtok.cached_prompt import CachedPrompt
-    from mmtok.devices import sent
-    from mmtok.full_prompt import Prompt
-    from mmtok.generation import (
+    from mmtok.hub.cached_prompt import CachedPrompt
+    from mmtok.hub.devices import sent
+    from mmtok.hub.generation import (
         FullPromptStreamer,
         PrunedPrefill,
         corrected_lengths,
@@ -65,11 +68,13 @@ except ImportError:  # a checkout or an installed package, where the modules are
         refuse_filled_cache,
         seeing_full_prompt,
     )
-    from mmtok.prompt import PackedOrder, TextRules, ids_of_embeddings, text_to_cover
-    from mmtok.pruned_batch import PrunedPrompt, with_full_prompt
-    from mmtok.selection import BatchSelection, CoverageSettings, select_units
-    from mmtok.selection_record import VisionTokenSelection, describe
-    from mmtok.vision_features import LlavaNextVisionMixin, LlavaVisionMixin
+    from mmtok.hub.llava_images import LlavaNextVisionMixin, LlavaVisionMixin
+    from mmtok.hub.packing import PackedOrder
+    from mmtok.hub.prompt import Prompt
+    from mmtok.hub.pruned_prompt import PrunedPrompt, with_full_prompt
+    from mmtok.hub.question import TextRules, ids_of_embeddings, text_to_cover
+    from mmtok.hub.selection import BatchSelection, CoverageSettings, select_units
+    from mmtok.hub.selection_record import VisionTokenSelection, describe
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""A candidate for CUDA: the whole greedy loop of `mmtok.greedy` in one Triton kernel. Not part of the model.
+"""A candidate for CUDA: the whole greedy loop of `mmtok.hub.greedy` in one Triton kernel. Not part of the model.
 
-It is held to the picks of the plain loop in Triton's interpreter (tests/test_fused_greedy.py), but nobody has timed it
-on a GPU yet; `python benchmarks/selection_gpu.py` does. Where it wins, it belongs in `mmtok/greedy.py`.
+It is held to the picks of the plain loop in Triton's interpreter (tests/method/test_fused_greedy.py), but nobody has
+timed it on a GPU yet; `python benchmarks/selection_gpu.py` does. Where it wins, it belongs in `mmtok/hub/greedy.py`.
 
 One program for each item keeps all gains in registers. A pick raises the best entries of some rows; only what those
 rows say about the gains is computed anew. A row is raised about as often as a running maximum of as many values
@@ -15,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from mmtok.devices import sent
-from mmtok.greedy import GreedyPath
+from mmtok.hub.devices import sent
+from mmtok.hub.greedy import GreedyPath
 
 # Entries that are read at once, and the most rows that they are of: what the registers of a program hold.
 _ENTRIES, _ROWS = 2**14, 16

@@ -51,6 +51,7 @@ from quality_tables import (
     taught_sentence,
 )
 
+from mmtok.apps.visualize import overlay, seen_pictures
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.plots import gallery, heat_map, retention_figure, tokens_figure
 from mmtok.tiny import checkpoint_path
@@ -58,7 +59,6 @@ from mmtok.tiny.architecture import CROWDED
 from mmtok.tiny.evaluation import HELD_OUT_SEED
 from mmtok.tiny.questions import with_article
 from mmtok.tiny.scenes import sample_scene
-from mmtok.visualize import overlay, seen_pictures
 
 DOCS = ROOT / "docs"
 IMAGES = DOCS / "images"

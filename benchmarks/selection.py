@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from measure import machine, milliseconds, save, side_by_side, times_faster
 
-from mmtok.coverage import coverage_value, greedy_coverage
-from mmtok.greedy import lazy_greedy, plain_greedy
-from mmtok.similarity import coverage_matrix
+from mmtok.hub.coverage import coverage_value, greedy_coverage
+from mmtok.hub.greedy import lazy_greedy, plain_greedy
+from mmtok.hub.objective import coverage_matrix
 
 # Widths of LLaVA-7B: behind the projector and before it.
 WIDTH, RAW_WIDTH, WORDS = 4096, 1024, 12
@@ -152,7 +152,7 @@ def compare(items: int, count: int, budget: int, kind: str, seconds: float) -> d
 
 
 def grow(items: int, count: int, budget: int, seconds: float) -> dict[str, Any]:
-    """Both ways of `mmtok.greedy`, and what `greedy_coverage` makes of them with its checks."""
+    """Both ways of `mmtok.hub.greedy`, and what `greedy_coverage` makes of them with its checks."""
     coverage = matrices(items, count, "picture")
     columns = coverage.transpose(-1, -2)
     available = torch.ones(items, count, dtype=torch.bool)

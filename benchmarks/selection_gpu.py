@@ -1,6 +1,6 @@
 """Time of the greedy maximiser on a GPU: `python benchmarks/selection_gpu.py` writes results/selection-cuda.json.
 
-The loop of `mmtok.greedy` as the model runs it, the same captured as a CUDA graph, and the candidate of
+The loop of `mmtok.hub.greedy` as the model runs it, the same captured as a CUDA graph, and the candidate of
 `fused_greedy.py`, in turns on the same matrices. Needs Triton, which comes with PyTorch for CUDA. On a machine without
 a GPU, `TRITON_INTERPRET=1 python benchmarks/selection_gpu.py --device cpu --tokens 48` shows that it runs; such times
 say nothing, and nothing is written.
@@ -19,7 +19,7 @@ from fused_greedy import fused_greedy
 from measure import machine, milliseconds, save, side_by_side, times_faster
 from selection import matrices
 
-from mmtok.greedy import GreedyPath, plain_greedy
+from mmtok.hub.greedy import GreedyPath, plain_greedy
 
 # (units, tokens of a unit, budget of a unit): one picture, five crops, a batch of 16 pictures, five crops as one unit.
 CASES = [(1, 576, 32), (1, 576, 64), (5, 576, 32), (16, 576, 64), (1, 2880, 160)]

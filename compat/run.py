@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS, PAGE, ENVIRONMENTS = HERE / "results.json", ROOT / "docs" / "compat.md", HERE / "environments"
 ROOM = 15 << 30  # bytes of the disk that a run leaves free: an environment of torch for GPUs has several of them
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from compat.versions import NAMED, TORCH, Pair, covered, released  # noqa: E402
 

@@ -26,7 +26,7 @@ class Answerer:
     """
 
     def __init__(self, model: str, folder: str, budget: int | None, max_new_tokens: int) -> None:
-        from mmtok.answering import load_pipeline
+        from mmtok.apps.answering import load_pipeline
 
         self.pipeline = load_pipeline(model)
         self.folder = Path(folder)
@@ -38,7 +38,7 @@ class Answerer:
         """Adds `answer` to a batch of questions."""
         from PIL import Image
 
-        from mmtok.answering import answer_batch
+        from mmtok.apps.answering import answer_batch
 
         pictures = [[Image.open(self.folder / name).convert("RGB")] for name in batch["image"]]
         answers = answer_batch(self.pipeline, [str(text) for text in batch["question"]], pictures, **self.settings)

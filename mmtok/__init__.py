@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .coverage import GreedySelection, coverage_value, greedy_coverage, marginal_gains
-from .similarity import coverage_matrix
+from .hub.coverage import GreedySelection, coverage_value, greedy_coverage, marginal_gains
+from .hub.objective import coverage_matrix
 
 __version__ = "0.1.0"
 

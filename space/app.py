@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 
-from mmtok.answering import load_pipeline
+from mmtok.apps.answering import load_pipeline
+from mmtok.apps.web import launch
 from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
-from mmtok.web import launch
 
 
 def main() -> None:

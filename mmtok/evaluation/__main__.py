@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from mmtok.publish.knob_options import add_call_options, knobs_of
+from mmtok.cli.knob_options import add_call_options, knobs_of
 
 from . import FULL, INSTRUCTION, RunSettings, machine, methods_named, run, summarize
 from .selectors import NAMED_METHODS, ModelPruning

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from configuration_mmtok import PruningOptions
-from mmtok.full_prompt import Prompt
-from mmtok.image_tokens import ImageTokens, KeptVision
-from mmtok.pruned_batch import PrunedPrompt
+from mmtok.hub.image_tokens import ImageTokens, KeptVision
+from mmtok.hub.prompt import Prompt
+from mmtok.hub.pruned_prompt import PrunedPrompt
 
 from .attention import cls_attention, language_attention
 from .selectors import CropView, Kept, Need, Selector

@@ -5,41 +5,32 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmtok import hub
+
 # What Hugging Face Inference Endpoints import from a repository; nothing in the model needs it.
 HANDLER_FILE = "handler.py"
-
-# File in the repository -> module that it is a copy of.
-PUBLISHED_FILES: dict[str, str] = {
-    "modeling_mmtok_llava.py": "modeling_mmtok_llava",
-    "configuration_mmtok.py": "configuration_mmtok",
-    "cached_prompt.py": "mmtok.cached_prompt",
-    "coverage.py": "mmtok.coverage",
-    "devices.py": "mmtok.devices",
-    "full_prompt.py": "mmtok.full_prompt",
-    "generation.py": "mmtok.generation",
-    "greedy.py": "mmtok.greedy",
-    "image_tokens.py": "mmtok.image_tokens",
-    "prompt.py": "mmtok.prompt",
-    "pruned_batch.py": "mmtok.pruned_batch",
-    "selection.py": "mmtok.selection",
-    "selection_record.py": "mmtok.selection_record",
-    "similarity.py": "mmtok.similarity",
-    "units.py": "mmtok.units",
-    "vision_features.py": "mmtok.vision_features",
-    HANDLER_FILE: "mmtok.endpoint_handler",
-}
+# The files that stand in the root of the project too: the model classes and their configurations.
+ROOT_FILES = ("configuration_mmtok.py", "modeling_mmtok_llava.py")
 
 
 def published_sources() -> dict[str, Path]:
-    """Where the installed release keeps each published file, in a checkout and in an installed package alike.
+    """Where the installed release keeps each published file: the root files and every module of `mmtok.hub`.
 
     Raises:
         FileNotFoundError: a module is not installed as a source file.
     """
-    sources = {}
-    for name, module in PUBLISHED_FILES.items():
-        spec = find_spec(module)
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-            raise FileNotFoundError(f"{module} is not installed as a source file: install mmtok again.")
-        sources[name] = Path(spec.origin)
+    sources = {name: _source(name.removesuffix(".py")) for name in ROOT_FILES}
+    folder = Path(hub.__file__).parent
+    sources |= {path.name: path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"}
     return sources
+
+
+def _source(module: str) -> Path:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise FileNotFoundError(f"{module} is not installed as a source file: install mmtok again.")
+    return Path(spec.origin)
+
+
+# Names of the published files.
+PUBLISHED_FILES: tuple[str, ...] = tuple(published_sources())

@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from mmtok.coverage import greedy_coverage
-from mmtok.similarity import coverage_matrix
+from mmtok.hub.coverage import greedy_coverage
+from mmtok.hub.objective import coverage_matrix
 
 from .architecture import vision_features
 from .questions import Question, existence_question

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import normalize
 
-from mmtok.coverage import greedy_coverage
+from mmtok.hub.coverage import greedy_coverage
 
 from .base import CropView, Kept, Selector
 

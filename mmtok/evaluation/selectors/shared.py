@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mmtok.similarity import coverage_matrix
+from mmtok.hub.objective import coverage_matrix
 
 from .base import CropView, Kept, Selector
 

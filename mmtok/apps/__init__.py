@@ -1,0 +1,1 @@
+"""What people run on a model: questions, batches, timing, pictures, a page; each is one module."""

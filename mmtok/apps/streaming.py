@@ -1,0 +1,81 @@
+"""Answers word by word: what a page shows while the model is still writing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import TextIteratorStreamer
+
+from .answering import Budget, model_inputs, prompt_lengths
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import ImageTextToTextPipeline
+
+
+@dataclass(frozen=True)
+class PartialAnswer:
+    """An answer so far.
+
+    Attributes:
+        text: what has been written.
+        prompt_tokens: length of the prompt that reached the language model; 0 before it did.
+        first_token: seconds from the processor's output to the first new text; 0 before that.
+        seconds: since the processor's output.
+        finished: whether this is all.
+    """
+
+    text: str
+    prompt_tokens: int
+    first_token: float
+    seconds: float
+    finished: bool
+
+
+def stream_answer(
+    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, *, max_new_tokens: int = 64
+) -> Iterator[PartialAnswer]:
+    """Yields the answer as it grows; the last one is finished.
+
+    Args:
+        pipe: from `mmtok.apps.answering.load_pipeline`.
+        image, question: what is asked.
+        budget: `vision_token_budget`; None for every token.
+        max_new_tokens: most tokens of the answer.
+
+    Raises:
+        ValueError: whatever `generate` refuses.
+    """
+    inputs = model_inputs(pipe, image, question)
+    streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failures: list[BaseException] = []
+    lengths: list[int] = []
+
+    def generate() -> None:
+        settings: dict[str, Any] = {"vision_token_budget": budget, "max_new_tokens": max_new_tokens}
+        try:
+            with prompt_lengths(pipe.model) as seen:
+                pipe.model.generate(**inputs, **settings, do_sample=False, streamer=streamer)
+            lengths.extend(seen)
+        except BaseException as error:
+            failures.append(error)
+            streamer.end()
+
+    began = time.perf_counter()
+    worker = threading.Thread(target=generate, daemon=True)
+    worker.start()
+    text, first = "", 0.0
+    for piece in streamer:
+        if not piece:
+            continue
+        first = first or time.perf_counter() - began
+        text += piece
+        yield PartialAnswer(text.strip(), 0, first, time.perf_counter() - began, finished=False)
+    worker.join()
+    if failures:
+        raise failures[0]
+    yield PartialAnswer(text.strip(), lengths[0], first, time.perf_counter() - began, finished=True)

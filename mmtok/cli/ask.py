@@ -1,0 +1,64 @@
+"""`mmtok ask`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mmtok.apps.answering import ask
+from mmtok.apps.progress import steps
+
+from .common import (
+    add_parser,
+    add_question_options,
+    budget_name,
+    call_knobs,
+    open_picture,
+    opened_pipeline,
+    print_json,
+    print_table,
+)
+
+_DESCRIPTION = """\
+Answers questions about a picture, each with every budget, and says how long a prompt the language model read, how much
+of the full coverage the kept tokens have, and how long it took."""
+
+
+def add_command(commands: Any, name: str, help: str) -> None:
+    """Adds the command."""
+    example = 'mmtok ask --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 64 16'
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
+    add_question_options(parser, ["all", "16", "4"], 64)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Asks and prints."""
+    picture, knobs = open_picture(options.picture), call_knobs(options)
+    answers = []
+    with steps(1 + len(options.questions) * len(options.budgets)) as begin:
+        begin("Loading the model")
+        with opened_pipeline(options) as pipe:
+            for question in options.questions:
+                for budget in options.budgets:
+                    begin("Answering")
+                    length = options.max_new_tokens
+                    answers.append(ask(pipe, picture, question, budget, max_new_tokens=length, **knobs))
+    if options.json:
+        print_json([answer.as_json() for answer in answers])
+        return
+    print_table(
+        ["question", "budget", "answer", "tokens in the prompt", "coverage", "time"],
+        [
+            [
+                answer.question,
+                budget_name(answer.budget),
+                answer.answer,
+                f"{answer.prompt_tokens} of {answer.full_prompt_tokens}",
+                f"{answer.coverage:.1%}",
+                f"{1000 * answer.seconds:.0f} ms",
+            ]
+            for answer in answers
+        ],
+        left=["question", "answer"],
+    )

@@ -1,0 +1,78 @@
+"""`mmtok generate`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from mmtok.apps.batch_generate import BatchSettings, generate_file
+from mmtok.cli.knob_options import add_call_options, knobs_of
+
+from .common import add_json_option, add_length_option, add_parser, print_json
+from .values import at_least, budget
+
+_DESCRIPTION = """\
+Answers a file of questions about pictures. Every line of the input is a JSON object:
+
+  {"image": "photos/1.jpg", "question": "Is there a dog?"}
+
+`image` is relative to the file; further fields are copied. The output has one line for each, in the same order, with
+`answer`, or with `error` where a picture cannot be read. Interrupted, the same command goes on where it was."""
+
+
+def add_command(commands: Any, name: str, help: str) -> None:
+    """Adds the command."""
+    example = (
+        "accelerate launch --num_processes 2 -m mmtok generate --model ./llava-mmtok --input questions.jsonl "
+        "--output answers.jsonl --budget 64"
+    )
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
+    parser.add_argument("--model", required=True, help="staged folder or Hub repository")
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the questions, JSON lines")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the answers, JSON lines")
+    # Without a default: argparse would read one, and None, which other options have, is a budget.
+    parser.add_argument(
+        "--budget",
+        type=budget,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="vision tokens kept per crop: a number, a share such as 0.25, or all (default: the model's own)",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=at_least(1), default=8, help="questions at once (default: %(default)s)"
+    )
+    add_length_option(parser, 64)
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: the model's own)"
+    )
+    add_json_option(parser)
+    add_call_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Generates; 1 where a picture could not be read."""
+    result = generate_file(
+        BatchSettings(
+            model=options.model,
+            input=options.input,
+            output=options.output,
+            budget=getattr(options, "budget", "model"),
+            knobs=knobs_of(options, options.model),
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            dtype=options.dtype,
+        )
+    )
+    if PartialState().is_main_process:
+        if options.json:
+            print_json({**asdict(result), "output": str(options.output)})
+        else:
+            print(f"{result.lines} lines in {options.output}, {result.resumed} of them from an earlier run.")
+            if result.errors:
+                print(f"{result.errors} lines have an error: their pictures could not be read.")
+    return 1 if result.errors else 0

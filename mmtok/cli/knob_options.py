@@ -1,0 +1,157 @@
+"""The knobs of `PruningOptions` and the lists of words as options of a command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from configuration_mmtok import KNOB_NAMES, PruningOptions, check_knob, check_weights
+from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS
+from mmtok.publish.presets import PRESETS, preset_knobs
+
+# The tables of token ids describe the tokenizer and are derived; every other knob is an option.
+_OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_sequences", "_bitmap")))
+# Knob -> what stands for its value in the help, and what the help says.
+_HELP: dict[str, tuple[str, str]] = {
+    "vision_token_budget": ("N", "vision tokens kept per crop: a number, a share such as 0.25, or none to keep all"),
+    "budget_scope": ("SCOPE", "crop: every crop has its own budget, as in the paper; image: the crops share it"),
+    "text_coverage_weight": ("W", "weight of covering the question"),
+    "vision_coverage_weight": ("W", "weight of covering the picture, the paper's alpha"),
+    "text_temperature": ("T", "temperature of the text rows, the paper's tau_t"),
+    "vision_temperature": ("T", "temperature of the vision rows, the paper's tau_v"),
+    "exclude_padding": ("", "bands of one colour at the borders are no candidates (the paper's MMTok++)"),
+    "coverage_target": ("S", "share of the full coverage at which a budget is spent no further, or none"),
+    "center_features": ("", "subtract the mean of a crop's tokens before the cosine"),
+    "text_temperature_unit": ("UNIT", "what text_temperature counts in: cosine, as in the paper, or spread"),
+    "keep_image_newline": ("", "keep LLaVA-NeXT's row separators"),
+}
+
+
+def add_knob_options(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for each knob of a model that is made."""
+    group = parser.add_argument_group("knobs", "what config.json says; every one can be overridden in a call")
+    _add_options(group, {name: f" (default: {getattr(PruningOptions(), name)})" for name in _OPTIONS})
+
+
+def add_call_options(
+    parser: argparse.ArgumentParser, description: str = "for these calls, in place of the model's own"
+) -> None:
+    """Adds an option for each knob of calls of a model, but the budget, for which commands have one of their own."""
+    group = parser.add_argument_group("knobs", description)
+    _add_options(group, {name: "" for name in _OPTIONS if name != "vision_token_budget"})
+
+
+def _add_options(group: Any, defaults: dict[str, str]) -> None:
+    """`--preset` and an option for each knob, with what its help says of the default."""
+    group.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="sets several knobs, of which others can still be given: recommended is what the measurements favour for "
+        "the family of the model (RECOMMENDED_KNOBS)",
+    )
+    for name, suffix in defaults.items():
+        metavar, text = _HELP.get(name, ("VALUE", "a knob of the configuration"))
+        option, default, text = "--" + name.replace("_", "-"), getattr(PruningOptions(), name), text + suffix
+        if isinstance(default, bool):
+            group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            group.add_argument(option, dest=name, metavar=metavar, type=_reader(name), default=None, help=text)
+
+
+def add_word_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for stop words and instructions."""
+    words = parser.add_argument_group("text to cover")
+    words.add_argument(
+        "--stop-words",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="words that are not worth covering, in place of the paper's list: one a line, # begins a comment",
+    )
+    words.add_argument(
+        "--instructions",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="sentences that are no part of a question, in place of the paper's: one a line, # begins a comment",
+    )
+
+
+def knobs_of(
+    arguments: argparse.Namespace, model: str | os.PathLike[str], revision: str | None = None
+) -> dict[str, Any]:
+    """The knobs that were given, and those of the preset that were not.
+
+    Args:
+        arguments: of a command with these options.
+        model: the model that they are for, folder or Hub id.
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        ValueError: both weights are 0, or a preset for a model of another family.
+        OSError: a preset for a model that is not there.
+    """
+    given = {name: getattr(arguments, name, None) for name in _OPTIONS}
+    knobs = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
+    check_weights(knobs.get("text_coverage_weight", 1), knobs.get("vision_coverage_weight", 1))
+    preset = preset_knobs(arguments.preset, model, revision=revision) if arguments.preset else {}
+    return {**preset, **knobs}
+
+
+def word_lists_of(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """`stop_words` and `instructions`: from the files that were given, else the paper's.
+
+    Raises:
+        ValueError: a file that cannot be read as text.
+    """
+    return {
+        "stop_words": STOP_WORDS if arguments.stop_words is None else _lines(arguments.stop_words),
+        "instructions": INSTRUCTIONS if arguments.instructions is None else _lines(arguments.instructions),
+    }
+
+
+_NONE = "none"
+_NONE_VALUES: dict[Any, None] = {_NONE: None}
+
+
+def _reader(name: str) -> Any:
+    """A function from an option's text to the value of the knob `name`."""
+    default = getattr(PruningOptions(), name)
+
+    def read(text: str) -> Any:
+        value: Any = text
+        if text.lower() == _NONE and _accepts_none(name):
+            return _NONE  # argparse takes None for an option that was not given
+        if not isinstance(default, str):
+            try:
+                value = int(text) if not isinstance(default, float) and text.lstrip("+-").isdigit() else float(text)
+            except ValueError:
+                value = text
+        try:
+            check_knob(name, value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return value
+
+    return read
+
+
+def _accepts_none(name: str) -> bool:
+    try:
+        check_knob(name, None)
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(files: list[Path]) -> tuple[str, ...]:
+    texts = []
+    for file in files:
+        try:
+            texts.append(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} cannot be read as text: {error}") from error
+    lines = (line.split("#")[0].strip() for text in texts for line in text.splitlines())
+    return tuple(line for line in lines if line)

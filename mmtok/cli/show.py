@@ -1,0 +1,100 @@
+"""`mmtok show`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmtok.apps.answering import Answer, Budget, Explanation, ask, explain, model_inputs
+from mmtok.apps.progress import steps
+from mmtok.apps.visualize import ColorBy, Panel, SeenPicture, comparison_figure, overlay, seen_pictures
+
+from .common import (
+    add_parser,
+    add_question_options,
+    budget_name,
+    call_knobs,
+    open_picture,
+    opened_pipeline,
+    print_json,
+    print_table,
+)
+from .values import writable_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import ImageTextToTextPipeline
+
+_DESCRIPTION = """\
+Draws which patches of a picture the language model reads: one row for each question, one column for each budget.
+A kept patch is framed in the colour of its gain; the bar in it splits the gain into what covers the question (orange)
+and what covers the picture (blue). Crops of LLaVA-NeXT are laid out as they were cut."""
+
+
+def add_command(commands: Any, name: str, help: str) -> None:
+    """Adds the command."""
+    example = 'mmtok show photo.jpg "Is there a dog?" "What colour is the car?" --budgets all 64 16 4'
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
+    add_question_options(parser, ["all", "16", "8", "4"], 32)
+    parser.add_argument("--output", type=Path, default=Path("kept.png"), help="the picture (default: %(default)s)")
+    parser.add_argument("--color-by", choices=["gain", "text share"], default="gain", help="colour of the frames")
+    parser.add_argument("--answers", action="store_true", help="answer the questions too")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draws, and says what was kept."""
+    picture, output = open_picture(options.picture), writable_picture(options.output)
+    with steps(1 + len(options.questions) * len(options.budgets)) as begin:
+        begin("Loading the model")
+        with opened_pipeline(options) as pipe:
+            rows = []
+            for question in options.questions:
+                row = []
+                for budget in options.budgets:
+                    begin("Answering" if options.answers else "Selecting")
+                    row.append(_read(pipe, picture, question, budget, options))
+                rows.append(row)
+            inputs = model_inputs(pipe, picture, options.questions[0])
+            [seen] = seen_pictures(inputs, pipe.model.config, pipe.processor.image_processor)
+    panels = [[_panel(seen, read, options.color_by) for read in row] for row in rows]
+    figure = comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
+    figure.savefig(output, dpi=150)
+    if options.json:
+        print_json({"picture": str(output), "selections": [read.as_json() for row in rows for read in row]})
+        return
+    print_table(
+        ["question", "budget", "answer", "vision tokens", "tokens in the prompt", "coverage"],
+        [
+            [
+                read.question,
+                budget_name(read.budget),
+                getattr(read, "answer", ""),
+                str(read.vision_tokens),
+                f"{read.prompt_tokens} of {read.full_prompt_tokens}",
+                f"{read.coverage:.1%}",
+            ]
+            for row in rows
+            for read in row
+        ],
+        left=["question", "answer"],
+    )
+    print(f"Drawn in {output}.")
+
+
+def _read(
+    pipe: ImageTextToTextPipeline, picture: Image.Image, question: str, budget: Budget, options: argparse.Namespace
+) -> Explanation:
+    knobs = call_knobs(options)
+    if options.answers:
+        return ask(pipe, picture, question, budget, max_new_tokens=options.max_new_tokens, **knobs)
+    return explain(pipe, picture, question, budget, **knobs)
+
+
+def _panel(seen: SeenPicture, read: Explanation, color_by: ColorBy) -> Panel:
+    title = f"{read.vision_tokens} tokens"
+    if isinstance(read, Answer):
+        title += f" → {read.answer or '(nothing)'}"
+    drawn = overlay(seen, None if read.budget is None else read.selection, color_by=color_by)
+    return Panel(drawn, title, f"prompt of {read.prompt_tokens} tokens · coverage {read.coverage:.1%}")

@@ -1,0 +1,217 @@
+"""Submodular coverage and its greedy maximiser (MMTok, arXiv 2508.18264, section 3).
+
+For a non-negative matrix C with one row per thing to cover and one column per candidate,
+
+    f(S) = sum_i max_{j in S} C_ij ,    f({}) = 0
+
+is monotone and submodular, so that adding the column with the largest marginal gain k times reaches at least
+(1 - 1/e) of the best f(S) over all S of k columns (Nemhauser, Wolsey and Fisher, 1978). The 1/m, 1/n and alpha
+of the paper's objective are weights of the rows, see `mmtok.hub.objective.coverage_matrix`.
+
+Symbols: C `coverage`, S `selected`, k `budget`, n the number of columns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from .devices import sent
+from .greedy import lazy_greedy, plain_greedy
+
+# Matrix entries times picks of an item above which computing only the gains that can win is faster; measured by
+# benchmarks/selection.py.
+_LAZY_FROM = 2**23
+
+
+class GreedySelection(NamedTuple):
+    """What the greedy maximiser picked; "..." are the leading dimensions of the coverage matrix.
+
+    Attributes:
+        indices: (..., k) int64, columns in the order in which they were picked; -1 behind the last pick of an item
+            that has fewer candidates (or a smaller budget) than the others. Without leading dimensions there is
+            no -1: k is then the number of picks.
+        gains: (..., k) float32, marginal gain of each pick; 0 where the index is -1.
+        count: (...) int64, number of picks.
+        coverage: (...) float32, f of the picked columns.
+        upper_bound: (...) float32, no set of `count` candidates covers more than this: f(S) plus the `count` largest
+            marginal gains that are left (f is submodular, so gains only shrink as a set grows).
+    """
+
+    indices: torch.Tensor
+    gains: torch.Tensor
+    count: torch.Tensor
+    coverage: torch.Tensor
+    upper_bound: torch.Tensor
+
+
+def coverage_value(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
+    """Value f(S) of a set of columns.
+
+    Args:
+        coverage: (..., rows, n) of any float dtype, non-negative.
+        selected: (..., k) integer column indices; -1 entries are ignored.
+
+    Returns:
+        (...) float32: the sum over rows of the largest selected entry, 0 for an empty set.
+
+    Raises:
+        ValueError: an index outside -1 ... n - 1, or shapes that do not belong together.
+    """
+    coverage = _as_coverage(coverage)
+    selected = torch.as_tensor(selected, dtype=torch.long, device=coverage.device)
+    _require_columns(selected, coverage)
+    if selected.shape[-1] == 0:
+        return coverage.new_zeros(coverage.shape[:-2])
+    return _columns(coverage, selected).amax(-1).sum(-1)
+
+
+def marginal_gains(coverage: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Gain of each column over the columns before it.
+
+    The gains of a matrix are the sum of the gains of its row blocks: called with the text rows alone or the vision
+    rows alone it splits the gains of a selection into a text and a vision share.
+
+    Args:
+        coverage: (..., rows, n) of any float dtype, non-negative; rows may be 0.
+        indices: (..., k) integer column indices in the order in which they were picked; -1 gains 0.
+
+    Returns:
+        (..., k) float32.
+
+    Raises:
+        ValueError: an index outside -1 ... n - 1, or shapes that do not belong together.
+    """
+    coverage = _as_coverage(coverage)
+    indices = torch.as_tensor(indices, dtype=torch.long, device=coverage.device)
+    _require_columns(indices, coverage)
+    if indices.shape[-1] == 0:
+        return coverage.new_zeros(indices.shape)
+    covered = _columns(coverage, indices).cummax(-1).values
+    before = torch.nn.functional.pad(covered[..., :-1], (1, 0))
+    return (covered - before).sum(-2)
+
+
+@torch.no_grad()
+def greedy_coverage(
+    coverage: torch.Tensor,
+    budget: int | torch.Tensor,
+    candidates: torch.Tensor | None = None,
+    *,
+    check_values: bool = True,
+) -> GreedySelection:
+    """Picks up to `budget` columns that together cover the rows, largest marginal gain first.
+
+    Ties go to the column with the smallest index. A column is never picked twice. No gradient is kept.
+
+    Args:
+        coverage: (..., rows, n) of any float dtype, non-negative and finite; computed in float32.
+        budget: columns to pick, at least 1; more than the number of candidates picks every candidate. An integer
+            tensor of shape (...) gives every item its own.
+        candidates: (..., n) or (n,) bool, the columns that may be picked; None for all. On the CPU, like `budget`, it
+            costs no waiting for the device.
+        check_values: False leaves out the one look at the entries, which on an accelerator has to wait for them.
+
+    Returns:
+        `GreedySelection`.
+
+    Raises:
+        ValueError: a budget below 1, an empty matrix, NaN, infinite or negative entries, or a candidate mask of
+            another shape.
+    """
+    coverage = _as_coverage(coverage)
+    if coverage.shape[-2] == 0 or coverage.shape[-1] == 0:
+        raise ValueError(
+            f"The coverage matrix has shape {tuple(coverage.shape)}: give it at least one row to cover and one column."
+        )
+    # Candidate by candidate: no copy where the matrix was laid out like this.
+    columns = coverage.transpose(-1, -2).contiguous()
+    if check_values:
+        _require_covering(columns)
+    leading, count = columns.shape[:-2], columns.shape[-2]
+    budgets = _as_budgets(budget, leading)
+    allowed = _as_candidates(candidates, leading, count)
+    picks = torch.minimum(budgets, allowed.sum(-1).cpu())
+    available = sent(allowed, columns.device)
+
+    items = columns.reshape(-1, *columns.shape[-2:])
+    steps = int(picks.max()) if picks.numel() else 0
+    lazy = columns.device.type == "cpu" and items.shape[1] * items.shape[2] * steps >= _LAZY_FROM
+    maximise = lazy_greedy if lazy else plain_greedy
+    path = maximise(items, available.reshape(-1, count), picks.flatten().tolist())
+    reached = path.best.sum(-1)
+    return GreedySelection(
+        path.indices.reshape(*leading, steps),
+        path.gains.reshape(*leading, steps),
+        sent(picks, columns.device),
+        reached.reshape(leading),
+        (reached + path.left.sum(-1)).reshape(leading),
+    )
+
+
+def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
+    """(..., rows, n) and (..., k) -> (..., rows, k), with zero columns where the index is -1."""
+    index = selected.clamp_min(0)[..., None, :].expand(*coverage.shape[:-1], selected.shape[-1])
+    return coverage.gather(-1, index) * (selected >= 0)[..., None, :]
+
+
+def _as_coverage(coverage: torch.Tensor) -> torch.Tensor:
+    if not coverage.is_floating_point() or coverage.dim() < 2:
+        raise ValueError(
+            f"The coverage matrix has dtype {coverage.dtype} and shape {tuple(coverage.shape)}: "
+            "give floating-point values of shape (..., rows, columns)."
+        )
+    return coverage.float()
+
+
+def _as_budgets(budget: int | torch.Tensor, leading: torch.Size) -> torch.Tensor:
+    """One budget for each item, int64 on the CPU."""
+    if isinstance(budget, torch.Tensor) and not budget.is_floating_point() and budget.dtype != torch.bool:
+        if budget.shape not in (leading, torch.Size([])):
+            raise ValueError(
+                f"The budgets have shape {tuple(budget.shape)}: give one for each item of {tuple(leading)}."
+            )
+        budgets = budget.to("cpu", torch.long).expand(leading)
+    elif isinstance(budget, int) and not isinstance(budget, bool):
+        budgets = torch.full(leading, budget, dtype=torch.long, device="cpu")
+    else:
+        raise ValueError(f"The budget is {budget!r}: give the number of columns to keep as an integer.")
+    if bool((budgets < 1).any()):
+        raise ValueError(f"The budget is {int(budgets.min())}: keep at least 1 column.")
+    return budgets
+
+
+def _as_candidates(candidates: torch.Tensor | None, leading: torch.Size, columns: int) -> torch.Tensor:
+    """A mask for every item, where the given one is."""
+    if candidates is None:
+        return torch.ones((*leading, columns), dtype=torch.bool)
+    if candidates.dtype != torch.bool or candidates.shape not in ((*leading, columns), (columns,)):
+        raise ValueError(
+            f"The candidate mask has dtype {candidates.dtype} and shape {tuple(candidates.shape)}: "
+            f"give a bool mask of shape {(*leading, columns)}."
+        )
+    return candidates.expand(*leading, columns)
+
+
+def _require_columns(selected: torch.Tensor, coverage: torch.Tensor) -> None:
+    if selected.shape[:-1] != coverage.shape[:-2]:
+        raise ValueError(
+            f"The selection has shape {tuple(selected.shape)} and the coverage matrix {tuple(coverage.shape)}: "
+            "their leading dimensions must be the same."
+        )
+    outside = (selected < -1) | (selected >= coverage.shape[-1])
+    if bool(outside.any()):
+        raise ValueError(
+            f"Column {int(selected[outside][0])} does not exist: the coverage matrix has {coverage.shape[-1]} columns."
+        )
+
+
+def _require_covering(coverage: torch.Tensor) -> None:
+    """Raises unless every entry is finite and non-negative; one reduction, one value read back."""
+    low, high = coverage.aminmax() if coverage.numel() else (coverage.new_zeros(()), coverage.new_zeros(()))
+    if not bool((low >= 0) & torch.isfinite(high)):
+        bad = coverage[~(torch.isfinite(coverage) & (coverage >= 0))][0]
+        raise ValueError(
+            f"The coverage matrix contains {float(bad)}: coverage is defined for finite, non-negative entries."
+        )

@@ -1,0 +1,121 @@
+"""The prompt as the caller gave it: checked, read by the host once, and where its vision tokens stand.
+
+Ids and mask are read before the pictures are encoded; what follows from them alone is worked out on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .devices import sent
+from .image_tokens import KeptVision
+from .packing import edge_padding
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the caller gave it; B rows, L tokens.
+
+    Attributes:
+        input_ids: (B, L) integer, or None where only embeddings were given.
+        inputs_embeds: (B, L, hidden) in place of the embeddings of `input_ids`, or None.
+        attention_mask: (B, L), or None for no padding.
+        ids_on_host: (B, L) a copy of `input_ids` on the CPU, or None.
+        mask_on_host: (B, L) a copy of `attention_mask` on the CPU, 1 for every token where there is none.
+        image_mask: (B, L) bool on the CPU, the places of the vision tokens.
+    """
+
+    input_ids: torch.Tensor | None
+    inputs_embeds: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+    ids_on_host: torch.Tensor | None
+    mask_on_host: torch.Tensor
+    image_mask: torch.Tensor
+
+    @classmethod
+    def read(
+        cls,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        image_token_id: int,
+        embed: Callable[[torch.Tensor], torch.Tensor],
+    ) -> Prompt:
+        """Checks the shapes and finds the image tokens, in embeddings by their value, as the stock models do.
+
+        Raises:
+            ValueError: neither ids nor embeddings, or shapes that do not belong together.
+        """
+        if input_ids is not None:
+            given: torch.Tensor = input_ids
+        elif inputs_embeds is not None:
+            given = inputs_embeds[..., 0]
+        else:
+            raise ValueError("A picture needs a prompt: give input_ids or inputs_embeds.")
+        shape = tuple(given.shape)
+        if len(shape) != 2:
+            raise ValueError(f"input_ids has shape {shape}: give (batch, length).")
+        if inputs_embeds is not None and inputs_embeds.shape[:2] != given.shape:
+            raise ValueError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, but input_ids {shape}.")
+        if attention_mask is not None and attention_mask.shape != given.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}: with a picture give one value a token, "
+                f"{shape}."
+            )
+        if input_ids is not None and (input_ids.is_floating_point() or input_ids.dtype == torch.bool):
+            raise ValueError(f"input_ids has dtype {input_ids.dtype}: give token ids as integers.")
+        mask = torch.ones(shape, dtype=torch.long) if attention_mask is None else attention_mask.cpu()
+        if input_ids is not None:
+            ids = input_ids.cpu()
+            return cls(input_ids, inputs_embeds, attention_mask, ids, mask, ids == image_token_id)
+        image_token = embed(torch.tensor(image_token_id, device=given.device))
+        places = (inputs_embeds == image_token).all(-1).cpu()
+        return cls(None, inputs_embeds, attention_mask, None, mask, places)
+
+    @property
+    def device(self) -> torch.device:
+        given = self.input_ids if self.input_ids is not None else self.inputs_embeds
+        assert given is not None, "Prompt.read lets no prompt pass that has neither ids nor embeddings"
+        return given.device
+
+    def require_one_value_a_token(self, name: str, values: torch.Tensor | None) -> None:
+        """Raises a ValueError for labels or positions that are not (B, L); (1, L) stands for every row."""
+        shape = tuple(self.image_mask.shape)
+        if values is not None and tuple(values.shape) not in (shape, (1, shape[1])):
+            raise ValueError(f"{name} has shape {tuple(values.shape)}: give one value a token, {shape}.")
+
+    def kept_mask(self, kept_vision: KeptVision) -> torch.Tensor:
+        """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""
+        text = ~self.image_mask & ~edge_padding(self.mask_on_host)[0]
+        places = sent(self.image_mask.flatten().nonzero()[:, 0], self.device)
+        kept = sent(text.flatten(), self.device).scatter(0, places, kept_vision.flags.to(self.device))
+        return kept.view(self.image_mask.shape)
+
+    def rows_of_images(self, lengths: Sequence[int]) -> list[int]:
+        """The batch row of each picture of so many tokens; pictures fill the image tokens of the rows in order.
+
+        Raises:
+            ValueError: more or fewer image tokens than features, or a picture that would straddle two rows.
+        """
+        places, features = self.image_mask.sum(1).tolist(), sum(lengths)
+        if sum(places) != features:
+            raise ValueError(
+                f"The prompts have {sum(places)} image tokens and the pictures {features} features: give one picture "
+                "for each <image> of the text, and let the processor expand them."
+            )
+        rows, row, left = [], -1, 0
+        for length in lengths:
+            while left == 0:
+                row += 1
+                left = places[row]
+            if length > left:
+                raise ValueError(
+                    f"Row {row} of the batch has {left} image tokens left for a picture of {length} features: the "
+                    "pictures are not in the order of the prompts."
+                )
+            rows.append(row)
+            left -= length
+        return rows

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_checkpoints import make_llava_next_checkpoint
+
+import mmtok
+from configuration_mmtok import KNOB_NAMES, RECOMMENDED_KNOBS
+from mmtok.cli.main import COMMANDS, main
+from mmtok.publish import stage
+
+QUESTION = "Is there a snowboard in the image?"
+MISTYPED = [
+    ["ask", "a.png", "?", "--preset", "best"],
+    ["ask", "a.png", "?", "--text-temperature-unit", "kelvin"],
+    ["stage", "base", "out", "--coverage-target", "1.5"],
+    ["demo", "--web", "--port", "99999"],
+    ["ask", "a.png", " "],
+    ["ask", "a.png", "?", "--max-new-tokens", "0"],
+    ["ask", "a.png", "?", "--device", "banana"],
+    ["ask", "a.png", "?", "--device", "xla"],
+    ["bench", "a.png", "?", "--repeats", "0"],
+    ["bench", "a.png", "?", "--text-temperature", "0"],
+    ["generate", "--model", "m", "--input", "i", "--output", "o", "--budget-scope", "row"],
+    ["eval", "--model", "m", "--questions", "q", "--images", "i", "--budgets", "4", "--vision-temperature", "-1"],
+]
+NO_WEIGHTS = ["--text-coverage-weight", "0", "--vision-coverage-weight", "0"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("cli")
+    return str(stage(make_llava_next_checkpoint(folder / "base"), folder / "cli_staged", check=False).path)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("pictures") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def printed(capsys) -> object:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_ask_gives_an_answer_for_each_budget(model, picture, capsys) -> None:
+    arguments = ["ask", picture, QUESTION, "--budgets", "all", "0.25", "2", "--max-new-tokens", "2", "--model", model]
+    assert main([*arguments, "--json"]) == 0
+    answers = printed(capsys)
+    assert [answer["vision_token_budget"] for answer in answers] == [None, 0.25, 2]
+    assert answers[0]["prompt_tokens"] == answers[0]["full_prompt_tokens"]
+    text = answers[2]["prompt_tokens"] - answers[2]["vision_tokens"]
+    assert answers[1]["prompt_tokens"] == text + answers[1]["vision_tokens"]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert all(f"{answer['prompt_tokens']} of {answer['full_prompt_tokens']}" in table for answer in answers)
+
+
+def test_show_draws_every_budget(model, picture, capsys, tmp_path) -> None:
+    output = tmp_path / "kept.png"
+    arguments = ["show", picture, QUESTION, "Where is the dog?", "--budgets", "all", "2", "--output", str(output)]
+    assert main([*arguments, "--model", model, "--json"]) == 0
+    result = printed(capsys)
+    assert [len(selection["kept"]) for selection in result["selections"]] == [
+        selection["vision_tokens"] if selection["vision_token_budget"] else len(selection["kept"])
+        for selection in result["selections"]
+    ]
+    assert len(result["selections"]) == 4
+    assert Image.open(output).format == "PNG"
+
+
+def test_bench_times_every_budget(model, picture, capsys) -> None:
+    arguments = ["bench", picture, QUESTION, "--budgets", "all", "2", "--repeats", "1", "--new-tokens", "2"]
+    assert main([*arguments, "--model", model, "--json"]) == 0
+    result = printed(capsys)
+    assert result["setting"]["attention"] == "sdpa"
+    assert result["setting"]["mmtok"] == mmtok.__version__
+    lengths = [timing["prompt_tokens"] for timing in result["timings"]]
+    assert lengths[0] > lengths[1]
+    assert all(timing["first_token"] > 0 for timing in result["timings"])
+
+
+def test_stage_and_verify_as_json(tmp_path, capsys) -> None:
+    base, out = make_llava_next_checkpoint(tmp_path / "base"), tmp_path / "staged_here"
+    assert main(["stage", str(base), str(out), "--no-check", "--vision-token-budget", "3", "--json"]) == 0
+    staged = printed(capsys)
+    assert staged["vision_token_budget"] == 3
+    assert sorted(staged["files"]) == sorted(path.name for path in out.iterdir())
+    assert main(["verify", str(out), "--json"]) == 0
+    assert isinstance(printed(capsys), dict)
+    (out / "coverage.py").write_text("tampered = True\n")
+    assert main(["verify", str(out)]) == 1
+
+
+def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
+    base, out = make_llava_next_checkpoint(tmp_path / "base"), tmp_path / "preset_here"
+    given = ["--text-temperature", "0.5", "--coverage-target", "0.9", "--center-features"]
+    assert main(["stage", str(base), str(out), "--no-check", "--preset", "recommended", *given, "--json"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    expected = {"text_temperature": 0.5, "coverage_target": 0.9, "center_features": True}
+    expected |= RECOMMENDED_KNOBS["mmtok_llava_next"]
+    assert {name: config[name] for name in expected} == expected
+    assert config["vision_coverage_weight"] == 0.5
+
+
+def test_knobs_of_a_call_count(model, picture, capsys, tmp_path) -> None:
+    output = str(tmp_path / "kept.png")
+    show = ["show", picture, QUESTION, "--budgets", "4", "--output", output, "--model", model, "--json"]
+    gains = []
+    for knobs in ([], ["--vision-coverage-weight", "0"], ["--text-temperature-unit", "spread"]):
+        assert main([*show, *knobs]) == 0
+        gains.append([[patch["text_gain"], patch["vision_gain"]] for patch in printed(capsys)["selections"][0]["kept"]])
+    assert all(vision == 0 for _, vision in gains[1])
+    assert gains[0] != gains[1]
+    assert gains[0] != gains[2]
+
+
+def test_bench_and_generate_take_knobs(model, picture, capsys, tmp_path) -> None:
+    preset = ["--preset", "recommended", "--coverage-target", "0.5"]
+    bench = ["bench", picture, QUESTION, "--budgets", "8", "--repeats", "1", "--new-tokens", "2", "--model", model]
+    lengths = []
+    for knobs in ([], preset):
+        assert main([*bench, *knobs, "--json"]) == 0
+        result = printed(capsys)
+        lengths.append(result["timings"][0]["prompt_tokens"])
+    assert result["knobs"] == {**RECOMMENDED_KNOBS["mmtok_llava_next"], "coverage_target": 0.5}
+    assert lengths[1] < lengths[0]
+    questions, output, own = (tmp_path / f"{name}.jsonl" for name in ("questions", "answers", "own"))
+    questions.write_text(json.dumps({"image": picture, "question": QUESTION}) + "\n")
+    generate = ["generate", "--model", model, "--input", str(questions), "--output", str(output), "--budget", "4"]
+    assert main([*generate, "--max-new-tokens", "3", "--json", *preset]) == 0
+    ask = ["ask", picture, QUESTION, "--model", model, "--budgets", "4", "--max-new-tokens", "3", "--json", *preset]
+    assert printed(capsys)["lines"] == 1
+    assert main(ask) == 0
+    assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
+    assert main(["generate", "--model", model, "--input", str(questions), "--output", str(own)]) == 0, "no budget given"
+
+
+@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate", "eval", "stage", "push"])
+def test_every_knob_but_the_tables_has_an_option(command, capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    given = {
+        name
+        for name in KNOB_NAMES
+        if f"--{name.replace('_', '-')} " in told or f"--no-{name.replace('_', '-')}" in told
+    }
+    missing = {name for name in set(KNOB_NAMES) - given if not name.endswith(("_ids", "_sequences", "_bitmap"))}
+    assert missing == (set() if command in ("stage", "push") else {"vision_token_budget"})
+    assert "a knob of the configuration" not in told, "a knob has no help of its own: see mmtok/cli/knob_options.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "no-such.png", "?"], "mmtok ask: no-such.png cannot be read as a picture"),
+        (["show", "PICTURE", "?", "--output", "kept.xyz"], "kept.xyz names no picture format"),
+        (["show", "PICTURE", "?", "--output", "no/such/kept.png"], "is not there: make it first"),
+        (["stage", "no such base", "out"], "mmtok stage: .no such base. is neither a folder nor a Hub id"),
+        (["demo", "--output", "no/such/demo.png"], "is not there: make it first"),
+        (["ask", "PICTURE", "?", "--model", "./no such"], "'./no such' is neither a folder nor a Hub id"),
+        (["ask", "PICTURE", "?", "--model", "FOLDER"], "has no config.json: give the folder of a staged model"),
+        (["generate", "--model", "FOLDER", "--input", "PICTURE", "--output", "o"], "has no config.json"),
+        (["generate", "--model", "MODEL", "--input", "PICTURE", "--output", "o"], "cannot be read as text"),
+        (["generate", "--model", "MODEL", "--input", "no-such", "--output", "o"], "no-such cannot be read as text"),
+        (["ask", "PICTURE", "?", "--model", "no-such-model", *NO_WEIGHTS], "are both 0, which leaves nothing to cover"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments, message, model, picture, capsys) -> None:
+    places = {"PICTURE": picture, "MODEL": model, "FOLDER": str(Path(picture).parent)}
+    assert main([places.get(argument, argument) for argument in arguments]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budgets", "0"], *MISTYPED]
+)
+def test_wrong_usage_is_2(arguments, capsys) -> None:
+    """Of a command with its usage, which fits on a line: the message is not lost behind the knobs."""
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    told = capsys.readouterr().err
+    assert told.startswith("usage: mmtok")
+    assert len(told.splitlines()) == 2 or not arguments
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), [("generate", "interrupted: the same command"), ("ask", "interrupted.")]
+)
+def test_interrupted_is_130(command, message, picture, capsys, monkeypatch) -> None:
+    import mmtok.cli.ask
+    import mmtok.cli.generate
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mmtok.cli.generate, "generate_file", interrupt)
+    monkeypatch.setattr(mmtok.cli.ask, "opened_pipeline", interrupt)
+    given = {"generate": ["--model", "m", "--input", "i", "--output", "o"], "ask": [picture, "?"]}[command]
+    assert main([command, *given]) == 130
+    assert f"mmtok {command}: {message}" in capsys.readouterr().err
+
+
+def test_every_command_has_its_help(capsys) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        assert f"usage: mmtok {name}" in capsys.readouterr().out
+
+
+def test_help_imports_no_transformers() -> None:
+    """The first thing a newcomer types answers at once."""
+    show = "try: mmtok.cli.main.main(['--help'])\nexcept SystemExit: print('transformers' in sys.modules)"
+    program = f"import sys, mmtok.cli.main\n{show}"
+    root = Path(__file__).resolve().parents[2]
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("False\n")
+    assert all(name in ended.stdout for name in COMMANDS)

@@ -1,0 +1,186 @@
+"""Knobs beyond the paper: adaptive budgets and centred features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_cases import Family, single
+
+from configuration_mmtok import RECOMMENDED_KNOBS, MMTokLlavaConfig, PruningOptions
+from mmtok.hub.coverage import coverage_value
+from mmtok.hub.image_tokens import ImageTokens
+from mmtok.hub.objective import coverage_matrix
+from mmtok.hub.selection import CoverageSettings, UnitSelection, select_units
+
+PAPER: dict[str, Any] = {
+    "vision_token_budget": 12,
+    "budget_scope": "crop",
+    "text_coverage_weight": 1.0,
+    "vision_coverage_weight": 0.5,
+    "text_temperature": 0.02,
+    "vision_temperature": 0.2,
+    "keep_image_newline": False,
+}
+
+
+def select(
+    vision: torch.Tensor, raw: torch.Tensor, text: torch.Tensor, allowed: torch.Tensor | None = None, **knobs: Any
+) -> UnitSelection:
+    image = ImageTokens.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
+    options = CoverageSettings(**{**PAPER, **knobs})
+    candidates = None if allowed is None else [allowed]
+    mask = torch.ones(1, len(text), dtype=torch.bool)
+    return select_units([vision], raw, [image], text[None], mask, candidates, options, explain=True).units()[0]
+
+
+def features(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(count, 6, generator=generator) for count in (12, 12, 2))
+
+
+@given(seed=st.integers(0, 500), target=st.floats(0.05, 1.0), some=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_the_fewest_greedy_picks_that_reach_the_target_are_kept(seed: int, target: float, some: bool) -> None:
+    vision, raw, text = features(seed)
+    allowed = torch.arange(12) % 3 > 0 if some else None
+    matrix = coverage_matrix(text, vision, raw)
+    everything = torch.arange(12) if allowed is None else torch.nonzero(allowed)[:, 0]
+    wanted = target * float(coverage_value(matrix, everything))
+    spent = select(vision, raw, text, allowed).greedy.indices
+    kept = select(vision, raw, text, allowed, coverage_target=target)
+    count = len(kept.greedy.indices)
+    assert kept.greedy.indices.tolist() == spent[:count].tolist()
+    assert float(coverage_value(matrix, kept.greedy.indices)) >= wanted * (1 - 1e-5)
+    if count > 1:
+        assert float(coverage_value(matrix, kept.greedy.indices[:-1])) < wanted
+    assert kept.greedy.coverage <= kept.greedy.upper_bound
+
+
+def test_the_budget_stays_the_upper_limit() -> None:
+    vision, raw, text = features(0)
+    assert len(select(vision, raw, text, coverage_target=1.0, vision_token_budget=3).greedy.indices) == 3
+
+
+def test_a_picture_of_equal_tokens_needs_one_of_them() -> None:
+    vision = torch.ones(12, 6)
+    assert len(select(vision, vision, torch.ones(2, 6), coverage_target=0.99).greedy.indices) == 1
+
+
+def test_rows_of_a_batch_may_end_at_different_lengths_and_equal_themselves_alone(family: Family) -> None:
+    model, _ = family.models()
+    knobs = {"vision_token_budget": 12, "coverage_target": 0.8}
+    inputs = family.inputs([[3, (50, 50), 5], [4, (24, 24), 9], [2, (24, 48), 1]], model)
+    # A picture of one colour has little to cover.
+    inputs["pixel_values"][1] = 0.5
+    together = model.select_vision_tokens(**inputs, **knobs)
+    counts = [len(image.indices) for image in together.images]
+    assert len(set(counts)) > 1
+    for row in range(3):
+        alone = single(inputs, row, slice(row, row + 1))
+        assert torch.equal(model.select_vision_tokens(**alone, **knobs).images[0].indices, together.images[row].indices)
+        new = model.generate(**alone, **knobs, max_new_tokens=4, do_sample=False)[0, -4:]
+        assert torch.equal(model.generate(**inputs, **knobs, max_new_tokens=4, do_sample=False)[row, -4:], new)
+
+
+def test_rows_without_padding_that_end_up_unequal_are_padded_in_front(family: Family) -> None:
+    model, _ = family.models()
+    knobs = {"vision_token_budget": 12, "coverage_target": 0.8}
+    inputs = family.inputs([[3, (50, 50), 5], [3, (50, 50), 5]], model)
+    assert bool((inputs["attention_mask"] == 1).all())
+    inputs["pixel_values"][1] = 0.5
+    together = model.generate(**inputs, **knobs, max_new_tokens=4, do_sample=False)[:, -4:]
+    counts = [len(image.indices) for image in model.select_vision_tokens(**inputs, **knobs).images]
+    assert counts[0] != counts[1]
+    for row in range(2):
+        alone = single(inputs, row, slice(row, row + 1))
+        assert torch.equal(model.generate(**alone, **knobs, max_new_tokens=4, do_sample=False)[0, -4:], together[row])
+
+
+def test_centred_features_are_told_apart_by_what_they_do_not_share() -> None:
+    # Behind a large common part the second token has what the word asks for; with it the third is closest by angle.
+    shared = torch.tensor([0.0, 0.0, 100.0])
+    own = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+    text = torch.tensor([[1.0, 0.0, 0.0]])
+    one = {"vision_token_budget": 1, "vision_coverage_weight": 0.0}
+    vision = torch.cat((own + shared, torch.tensor([[3.0, 3.0, 0.0]])))
+    assert select(vision, vision, text, **one).greedy.indices.tolist() == [4]
+    assert select(own + shared, own + shared, text, center_features=True, **one).greedy.indices.tolist() == [1]
+
+
+@given(seed=st.integers(0, 100), shift=st.floats(-50, 50))
+@settings(max_examples=20, deadline=None)
+def test_centred_selection_does_not_see_a_common_shift(seed: int, shift: float) -> None:
+    vision, raw, text = features(seed)
+    plain = select(vision.double(), raw.double(), text.double(), center_features=True).greedy.gains
+    shifted = select(
+        (vision + shift).double(), (raw - shift).double(), text.double(), center_features=True
+    ).greedy.gains
+    torch.testing.assert_close(shifted, plain, atol=2e-3, rtol=1e-2)
+
+
+def test_a_temperature_in_spreads_is_that_many_standard_deviations() -> None:
+    vision, raw, text = features(3)
+    cosines = torch.nn.functional.normalize(text, dim=-1) @ torch.nn.functional.normalize(vision, dim=-1).T
+    spread = float(cosines.var(-1, correction=0).mean().sqrt())
+    relative = coverage_matrix(text, vision, raw, text_temperature=0.7, text_temperature_unit="spread")
+    torch.testing.assert_close(relative, coverage_matrix(text, vision, raw, text_temperature=0.7 * spread))
+
+
+def test_a_temperature_in_spreads_does_not_count_fillers() -> None:
+    vision, raw, text = features(4)
+    alone = coverage_matrix(text, vision, raw, text_temperature_unit="spread", text_temperature=1.0)
+    more = torch.cat((vision, 7 * torch.ones(3, 6))), torch.cat((raw, torch.ones(3, 6)))
+    filled = coverage_matrix(
+        torch.cat((text, torch.ones(2, 6))),
+        *more,
+        text_temperature=1.0,
+        text_temperature_unit="spread",
+        text_mask=torch.arange(4) < 2,
+        vision_mask=torch.arange(15) < 12,
+    )
+    torch.testing.assert_close(filled[:2, :12], alone[:2])
+    torch.testing.assert_close(filled[4:16, :12], alone[2:])
+
+
+def test_equal_tokens_have_no_spread_and_share_alike() -> None:
+    rows = coverage_matrix(torch.ones(1, 6), torch.ones(4, 6), torch.ones(4, 6), text_temperature_unit="spread")
+    torch.testing.assert_close(rows[0], torch.full((4,), 0.25))
+
+
+def test_the_recommended_configuration_says_what_it_changes(family: Family) -> None:
+    config_class: Any = family.config_class
+    config = config_class.recommended(vision_token_budget=16)
+    knobs = RECOMMENDED_KNOBS[config.model_type]
+    assert {name: getattr(config, name) for name in knobs} == knobs
+    assert config.vision_token_budget == 16
+    assert config_class.recommended(text_temperature=0.5).text_temperature == 0.5
+
+
+def test_knobs_are_live_in_the_model(family: Family) -> None:
+    model, _ = family.models()
+    inputs = family.inputs([[3, (50, 50), 25]], model)
+    usual = model.select_vision_tokens(**inputs, vision_token_budget=6).kept_mask
+    for knobs in ({"coverage_target": 0.3}, {"center_features": True}, {"text_temperature_unit": "spread"}):
+        assert not torch.equal(model.select_vision_tokens(**inputs, vision_token_budget=6, **knobs).kept_mask, usual)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, -0.1, float("nan"), "most", True])
+def test_targets_out_of_range_are_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"coverage_target is .*: give a share in \(0, 1\]"):
+        MMTokLlavaConfig(coverage_target=value)
+
+
+def test_units_are_two() -> None:
+    with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
+        PruningOptions(text_temperature_unit="kelvin")
+    with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
+        coverage_matrix(*features(0)[::-1], text_temperature_unit="kelvin")
+
+
+def test_centering_is_on_or_off() -> None:
+    with pytest.raises(ValueError, match="center_features is 'yes': give True or False"):
+        PruningOptions(center_features="yes")  # type: ignore[arg-type]

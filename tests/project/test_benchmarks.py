@@ -1,0 +1,111 @@
+"""The benchmarks run at small sizes, count what can be counted by hand, and docs/speed.md shows their results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import measure  # noqa: E402
+import prefill  # noqa: E402
+import report  # noqa: E402
+import selection  # noqa: E402
+from shapes import SHAPES, Shape  # noqa: E402
+
+TINY: dict[str, Any] = {
+    "hidden": 16,
+    "mlp": 24,
+    "heads": 2,
+    "layers": 2,
+    "kv_heads": 2,
+    "vision_layers": 2,
+    "vision_hidden": 8,
+    "vision_mlp": 8,
+    "vision_heads": 2,
+    "patch_size": 42,
+}
+
+
+def test_the_page_shows_the_results() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text()
+    assert report.rendered(page) == page, "run `python benchmarks/report.py`"
+
+
+def test_an_unknown_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="The page has the tables"):
+        report.rendered("<!-- table: guesses -->\n<!-- end -->")
+
+
+def test_functions_take_turns_and_ratios_are_those_of_the_rounds() -> None:
+    calls: list[str] = []
+    times = measure.side_by_side({name: partial(calls.append, name) for name in "ab"}, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert [len(values) for values in times.values()] == [2, 2]
+    assert measure.times_faster({"a": [4.0, 2.0, 9.0], "b": [1.0, 1.0, 3.0]}, "a") == {"b": 3.0}
+    assert measure.milliseconds({"a": [0.003, 0.001, 0.002]}) == {"a": 2.0}
+
+
+def test_the_plain_loop_and_every_installed_library_agree() -> None:
+    case = selection.compare(2, 48, 6, "picture", seconds=0)
+    assert case["same_picks_as_plain"]["mmtok"]
+    assert case["same_picks_as_plain"]["mmtok, from rows"]
+    assert all(abs(ratio - 1) < 1e-5 for ratio in case["coverage_over_plain"].values())
+
+
+@pytest.mark.parametrize("is_next", [False, True])
+def test_one_tiny_model_end_to_end(is_next: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill, "BUDGET", 6)
+    monkeypatch.setattr(prefill, "BUDGET_NEXT", 3)
+    options = argparse.Namespace(device="cpu", dtype="float32", answers=[2, 4], rounds=1, seconds=0.0)
+    shape = Shape("tiny", is_next, **TINY)
+    case = prefill.measure(shape, 2, options)
+    kept = 15 if is_next else 6
+    stock = 64 * 5 + 16 if is_next else 64
+    assert case["prompt_tokens"] == {"stock": stock + prefill.WORDS, "mmtok": kept + prefill.WORDS}
+    assert case["cache_bytes"]["mmtok"] == 2 * shape.cache_bytes(kept + prefill.WORDS, 4)
+    assert set(case["phases_ms"]["mmtok"]) == {
+        *("vision tower", "projector", "selection", "packing", "language model", "rest")
+    }
+    assert "selection" not in case["phases_ms"]["stock"]
+
+
+def test_what_does_not_fit_costs_no_other_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure_small_ones(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+        if batch > 8:
+            raise torch.OutOfMemoryError
+        return {"model": shape.name, "batch": batch}
+
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(prefill, "measure", measure_small_ones)
+    monkeypatch.setattr(prefill, "save", lambda name, results: written.update(results) or name)
+    monkeypatch.setattr(sys, "argv", ["prefill.py", "--models", "LLaVA-1.5-7B", "--batches", "1", "32", "8"])
+    prefill.main()
+    assert [case["batch"] for case in written["measured"]] == [1, 8]
+    assert written["out_of_memory"] == [["LLaVA-1.5-7B", 32]]
+
+
+def test_models_share_their_weights_and_the_stock_one_is_stock() -> None:
+    stock, ours = Shape("tiny", False, **TINY).models(torch.float32, "cpu")
+    assert type(stock).__name__ == "LlavaForConditionalGeneration"
+    assert all(a is b for a, b in zip(stock.parameters(), ours.parameters(), strict=True))
+
+
+def test_counts_of_the_real_shapes() -> None:
+    shape = SHAPES["LLaVA-NeXT-13B"]
+    # 40 layers, keys and values of 5120 each, in two bytes.
+    assert shape.cache_bytes(1) == 40 * 2 * 5120 * 2
+    # The published packing of a 672 x 672 picture.
+    assert shape.image_tokens == 2928
+    assert SHAPES["LLaVA-1.5-7B"].image_tokens == 576
+    # Two operations for each of the 6.5 billion weights of the layers, for each token.
+    assert SHAPES["LLaVA-1.5-7B"].flops(1000)["language model"] == pytest.approx(2 * 6.5e9 * 1000, rel=0.05)
+    assert shape.reduced(2).layers == 2
+    assert shape.reduced(None) is shape

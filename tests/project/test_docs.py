@@ -1,0 +1,177 @@
+"""README and docs: their Python runs and prints what they say, their commands and links exist."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmtok.apps.demo import demo_table, run_demo
+from mmtok.cli.main import main
+from mmtok.publish import stage
+from mmtok.tiny import checkpoint_path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+NOT_HERE = ("<!-- needs real weights -->", "<!-- needs a running server -->")
+# A Python block with what stands before it, and the text block that may follow it.
+# What the reader has and the tests do not.
+STAND_INS = {
+    "org/llava-mmtok": "demo-model",
+    "./llava-mmtok": "demo-model",
+    "llava-hf/llava-1.5-7b-hf": str(checkpoint_path()),
+}
+SETTING_UP = ("make ", "git clone ", "python3 -m venv ", "/tmp/heavy/bin/")
+# Command lines that another test runs, with a word that it has to have.
+RUN_ELSEWHERE = {
+    "transformers serve ": ("test_serving.py", "--trust-remote-code"),
+    "lmms_eval ": ("test_lmms_eval.py", "mmtok_llava"),
+    "accelerate launch --num_machines ": ("test_integrations_distributed.py", "--main_process_ip"),
+}
+BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+BLOCKS = re.compile(r"(?P<before>[^\n]*)\n+```python\n(?P<code>.*?)```(?:\n+```text\n(?P<output>.*?)```)?", re.DOTALL)
+
+
+def with_stand_ins(text: str) -> str:
+    for name, here in STAND_INS.items():
+        text = text.replace(name, here)
+    return text
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of the page's shell blocks, continued lines as one, comments left out."""
+    blocks = BASH.findall(page.read_text(encoding="utf-8"))
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [command for line in lines if (command := line.split(" #")[0].strip())]
+
+
+def python_blocks(page: Path) -> list[re.Match[str]]:
+    return list(BLOCKS.finditer(page.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `make demo` leaves it."""
+    place = tmp_path_factory.mktemp("docs")
+    stage(checkpoint_path(), place / "demo-model", check=False)
+    Image.new("RGB", (96, 96), "red").save(place / "photo.jpg")
+    (place / "questions.jsonl").write_text('{"image": "photo.jpg", "question": "Is there a dog?"}\n')
+    return place
+
+
+# PEFT's own use of transformers, on the page about fine-tuning.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name)
+def test_python_of_the_docs_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {"__name__": "docs"}
+    for block in python_blocks(page):
+        program = compile(with_stand_ins(block["code"]), page.name, "exec")
+        if block["before"] in NOT_HERE:
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(program, names)
+        if block["output"] is not None:
+            assert printed.getvalue() == block["output"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")]
+    assert not [page for page in pages if f"]({page})" not in readme]
+
+
+def test_make_targets_of_the_docs_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = {name for page in PAGES for name in re.findall(r"`?make ([a-z-]+)`?", page.read_text(encoding="utf-8"))}
+    prose = {"it", "a", "them", "the", "sure", "no", "up", "of", "every", "small", "that", "all"}
+    assert {"demo", "test"} <= named
+    assert not [name for name in named - prose if not re.search(rf"^{name}:", makefile, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_of_the_docs_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Those of this project, on the small model; of what publishes, the options are read."""
+    import hub_upload
+
+    monkeypatch.chdir(folder)
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    for command in commands(page):
+        words = shlex.split(with_stand_ins(command))
+        if words[0] == "mmtok" or ("mmtok" in words and words[:2] == ["accelerate", "launch"] and "..." not in words):
+            given = words[words.index("mmtok") + 1 :]
+            place = folder / f"{page.stem}-staged"
+            assert main([str(place) if given[0] == "stage" and word == "demo-model" else word for word in given]) == 0
+        elif words[:2] == ["python", "hub_upload.py"]:
+            with pytest.raises(SystemExit) as ended:
+                hub_upload.main([words[2], "--help"])
+            assert ended.value.code == 0
+            usage = capsys.readouterr().out
+            assert all(word in usage for word in words if word.startswith("--"))
+        elif words[:2] == ["pip", "install"]:
+            named = re.search(r"mmtok(?:\[(.+)\])?", command)
+            assert named is not None
+            assert named[1] is None or named[1] in extras["options.extras_require"]
+        elif not command.startswith(SETTING_UP):
+            [(test, word)] = [found for start, found in RUN_ELSEWHERE.items() if command.startswith(start)]
+            assert word in next((ROOT / "tests").rglob(test)).read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_readme_is_that_of_the_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the times, which are of one machine."""
+    monkeypatch.chdir(folder)
+    columns = [list(column.cells) for column in demo_table(run_demo(folder="demo-table", check=False, calls=1)).columns]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in readme.splitlines() if line.startswith("│")]
+    printed = [[re.sub(r"\[.*?\]", "", str(cell)) for cell in row] for row in zip(*columns, strict=True)]
+    assert [row[:-1] for row in shown] == [row[:-1] for row in printed]
+
+
+def test_figures_of_the_embedded_model_are_those_of_its_report() -> None:
+    scores = json.loads((checkpoint_path() / "training_report.json").read_text())["held_out"]["scores"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    columns = ("mmtok", "text", "vision", "uniform", "random")
+    for budget in scores["mmtok"]:
+        row = " | ".join(f"{100 * scores[name][budget]['accuracy']:.1f}" for name in columns)
+        assert f"| {budget} | {row} |" in readme
+    assert f"all 144 tokens: {100 * scores['all tokens']['all']['accuracy']:.1f}" in readme
+
+
+def test_figures_of_the_comparison_are_those_of_its_results() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    heading = next(line for line in readme.splitlines() if line.startswith("| pictures |"))
+    methods = [name.strip() for name in heading.strip("|").split("|")][1:]
+    assert methods[0] == "MMTok"
+    for case in ("scenes", "crowded", "tiles"):
+        results = json.loads((ROOT / "benchmarks" / "results" / f"quality-{case}.json").read_text())
+        kept = {row["method"]: row["retention"]["estimate"] for row in results["compared"]}
+        assert " | " + " | ".join(f"{100 * kept[name]:.1f}" for name in methods) + " |" in readme
+
+
+def test_the_readme_s_speed_is_measured() -> None:
+    rows = {"two language layers": ["prefill-cpu"], "full depth": ["prefill-cpu-full", "prefill-cpu-next"]}
+    models = ["LLaVA-1.5-7B", "LLaVA-1.5-13B", "LLaVA-NeXT-7B", "LLaVA-NeXT-13B"]
+    for row, files in rows.items():
+        measured = {
+            case["model"]: f"{case['mmtok_times_faster']['1']:.1f} x"
+            for file in files
+            for case in json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text())["measured"]
+        }
+        cells = [measured.get(model, "not measured") for model in models]
+        assert f"| {row} | {' | '.join(cells)} |" in (ROOT / "README.md").read_text(encoding="utf-8")

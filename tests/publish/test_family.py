@@ -1,0 +1,80 @@
+"""The five published checkpoints: their names and shapes fit the classes, and their example cards are current."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from mmtok.publish import CheckFailed
+from mmtok.publish.clean_load import canonical_name
+from mmtok.publish.family import NAMES, Member, check_member, example_card, main
+from mmtok.publish.meta_load import TensorHeader
+
+CARDS = Path(__file__).parents[2] / "docs" / "cards"
+
+
+def shallow(name: str) -> Member:
+    """A member with two layers of each kind."""
+    member = Member.read(name)
+    config = copy.deepcopy(member.config)
+    for part in ("text_config", "vision_config"):
+        config[part]["num_hidden_layers"] = 2
+    return replace(member, config=config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_key_layout_has_the_names_and_shapes_of_the_stock_class(name: str) -> None:
+    member = Member.read(name)
+    config = AutoConfig.for_model(**member.config)
+    with torch.device("meta"):
+        stock = AutoModelForImageTextToText.from_config(config)
+    theirs = {canonical_name(key): tuple(tensor.shape) for key, tensor in stock.state_dict().items()}
+    assert {canonical_name(key): header.shape for key, header in member.tensors().items()} == theirs
+
+
+def test_layout_and_sizes_of_the_first_member_by_hand() -> None:
+    tensors = Member.read("llava-1.5-7b-hf").tensors()
+    assert tensors["language_model.model.layers.31.mlp.down_proj.weight"] == TensorHeader("F16", (4096, 11008))
+    assert tensors["vision_tower.vision_model.embeddings.position_embedding.weight"].shape == (577, 1024)
+    assert tensors["multi_modal_projector.linear_1.weight"].shape == (4096, 1024)
+    assert "image_newline" not in tensors
+    tensors = Member.read("llava-v1.6-mistral-7b-hf").tensors()
+    assert tensors["language_model.model.layers.0.self_attn.k_proj.weight"].shape == (1024, 4096)
+    assert tensors["image_newline"].shape == (4096,)
+
+
+def test_the_real_loader_takes_the_published_layout() -> None:
+    member = shallow("llava-v1.6-mistral-7b-hf")
+    fit = check_member(member)
+    assert fit.model_class == "MMTokLlavaNextForConditionalGeneration"
+    assert fit.tensors == len(member.tensors())
+
+
+def test_the_real_loader_finds_a_tensor_of_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = shallow("llava-1.5-7b-hf")
+    tensors = member.tensors()
+    tensors["language_model.head.weight"] = tensors.pop("language_model.lm_head.weight")
+    monkeypatch.setattr(Member, "tensors", lambda self: tensors)
+    with pytest.raises(CheckFailed, match=r"1 missing keys, lm_head\.weight; 1 unexpected keys"):
+        check_member(member)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_cards_are_what_the_template_writes(name: str) -> None:
+    def without_hashes(card: str) -> str:
+        return re.sub(r"[0-9a-f]{64}", "HASH", card)
+
+    committed = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    assert without_hashes(committed) == without_hashes(example_card(Member.read(name)))
+
+
+def test_unknown_names_are_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["llava-2"])
+    assert "there is no llava-2: choose from llava-1.5-7b-hf" in capsys.readouterr().err

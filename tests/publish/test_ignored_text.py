@@ -1,0 +1,227 @@
+"""Ignored text in ids, against the reference's rule on words, in the forms in which prompts are written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_checkpoints import MISTRAL_TEMPLATE, VICUNA_TEMPLATE, llama_tokenizer, small_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from mmtok.hub.question import TextRules, text_to_cover
+from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS, render_chat, role_markers, text_knobs
+from mmtok.publish.vocabulary import Vocabulary
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+TEMPLATES = {"vicuna": VICUNA_TEMPLATE, "mistral": MISTRAL_TEMPLATE}
+SINGLE = {"vicuna": "USER: <image>\n{} ASSISTANT:", "mistral": "[INST] <image>\n{} [/INST]"}
+ENDINGS = {"vicuna": "ASSISTANT:", "mistral": "[/INST]"}
+SHORT_ANSWER = "\n" + INSTRUCTIONS[0]
+
+
+def fast(backend: Any) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="module")
+def small() -> PreTrainedTokenizerFast:
+    return fast(small_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def llama() -> PreTrainedTokenizerFast:
+    model = DATA / "llama_tokenizer.model"
+    if not model.is_file():
+        pytest.skip(f"needs Llama's tokenizer at {model}")
+    return fast(llama_tokenizer(model))
+
+
+def rules(tokenizer: PreTrainedTokenizerFast, template: str | None, **settings: Any) -> TextRules:
+    special = [tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>")]
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    return TextRules(image, special, **text_knobs(tokenizer, template, **settings))
+
+
+def covered_pieces(
+    tokenizer: PreTrainedTokenizerFast, prompts: list[str], text_rules: TextRules
+) -> tuple[list[list[int]], Any]:
+    """Positions of the covered pieces of each prompt, and the encoding."""
+    batch = tokenizer(prompts, padding=True, return_tensors="pt", return_offsets_mapping=True)
+    covered = text_to_cover(batch["input_ids"], batch["attention_mask"], text_rules)
+    return [row.nonzero()[:, 0].tolist() for row in covered], batch
+
+
+def words_of_the_reference(question: str) -> list[tuple[int, int]]:
+    """Spans of the words that the reference covers; of all text where no word is left."""
+    for instruction in INSTRUCTIONS:
+        question = question.replace(instruction, " " * len(instruction))
+    words = [match for match in re.finditer(r"\b\w+\b", question) if match.group().lower() not in STOP_WORDS]
+    return [match.span() for match in words or re.finditer(r"\S+", question)]
+
+
+def check_against_the_reference(
+    tokenizer: PreTrainedTokenizerFast, template: str, write: Callable[[str], str], questions: list[str]
+) -> None:
+    """`write` puts a question into a prompt; two prompts that differ in the question alone say where it stands."""
+    prompts = [write(question) for question in questions]
+    start = len(write("").rstrip()) - len(ENDINGS[template])
+    found, batch = covered_pieces(tokenizer, prompts, rules(tokenizer, TEMPLATES[template]))
+    for row, (prompt, question) in enumerate(zip(prompts, questions, strict=True)):
+        begins = prompt.index(question, start - 2)
+        wanted = [(begins + first, begins + last) for first, last in words_of_the_reference(question)]
+        offsets = batch["offset_mapping"][row].tolist()
+        expected = [
+            position
+            for position, (first, last) in enumerate(offsets)
+            if any(first < end and last > begin for begin, end in wanted)
+        ]
+        assert found[row] == expected, prompt
+
+
+def pope_questions() -> list[str]:
+    files = [DATA / f"coco_pope_{name}.json" for name in ("random", "popular", "adversarial")]
+    if not all(file.is_file() for file in files):
+        pytest.skip(f"needs POPE's questions in {DATA}")
+    questions = [json.loads(line)["text"] for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(questions) == 9000
+    return sorted(set(questions))
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_pope_questions_cover_what_the_reference_covers(llama: PreTrainedTokenizerFast, template: str) -> None:
+    questions = pope_questions()
+    for suffix in ("", SHORT_ANSWER):
+        asked = [question + suffix for question in questions]
+
+        def in_a_second_turn(question: str, first: str = asked[0]) -> str:
+            return render_chat(llama, TEMPLATES[template], first, "Yes.", question)
+
+        check_against_the_reference(llama, template, SINGLE[template].format, asked)
+        check_against_the_reference(llama, template, in_a_second_turn, asked)
+
+
+def test_one_question_by_hand(llama: PreTrainedTokenizerFast) -> None:
+    prompt = "USER: <image>\nIs there a snowboard in the image? ASSISTANT:"
+    [found], batch = covered_pieces(llama, [prompt], rules(llama, VICUNA_TEMPLATE))
+    pieces = llama.convert_ids_to_tokens(batch["input_ids"][0].tolist())
+    assert [pieces[position] for position in found] == ["▁there", "▁snow", "board", "▁in", "▁image"]
+
+
+QUESTIONS = [
+    "Is Auckland a town?",
+    "What's the colour of A's car, the red or THE blue one?",
+    '(is) "the" -- a/an ASSISTANTs\' USER?',
+    "Who are you",
+    "Où est l'été? 日本 and 3 dogs, 3a 42",
+    "A",
+    "the_a a-b isn't",
+    "Which of the two?\nNeither: the third.",
+    "What does the sign say?\n(a) Stop\n(b) Go\n" + INSTRUCTIONS[1],
+    INSTRUCTIONS[1] + " Where is the cat?",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", ["small", "llama"])
+def test_unusual_questions_cover_what_the_reference_covers(
+    name: str, template: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(name)
+
+    def in_a_second_turn(question: str) -> str:
+        return render_chat(tokenizer, TEMPLATES[template], "A dog?", "The word.", question)
+
+    check_against_the_reference(tokenizer, template, SINGLE[template].format, QUESTIONS)
+    check_against_the_reference(tokenizer, template, in_a_second_turn, QUESTIONS)
+
+
+def test_stop_words_are_a_setting(small: PreTrainedTokenizerFast) -> None:
+    prompt = ["USER: <image>\nWhere is the dog? ASSISTANT:"]
+    only_dog = rules(small, VICUNA_TEMPLATE, stop_words=["dog"])
+    [found], batch = covered_pieces(small, prompt, only_dog)
+    assert small.decode(batch["input_ids"][0, found]).split() == ["Where", "is", "the"]
+    with pytest.raises(ValueError, match=r"'the dog' is no single word"):
+        text_knobs(small, None, stop_words=["the dog"])
+    with pytest.raises(ValueError, match=r"give a list of texts"):
+        text_knobs(small, None, stop_words="dog")
+    with pytest.raises(ValueError, match=r"' ' is empty"):
+        text_knobs(small, None, instructions=[" "])
+
+
+def test_without_a_template_every_word_counts(small: PreTrainedTokenizerFast) -> None:
+    [found], batch = covered_pieces(small, ["USER: <image>\nWhere is the dog? ASSISTANT:"], rules(small, None))
+    assert small.decode(batch["input_ids"][0, found]).split() == ["USER", "dog", "ASSISTANT"]
+
+
+def conversation(write: Any) -> Any:
+    """A renderer for `role_markers` from a function of (role, text) and the text that begins the answer."""
+
+    def render(first: str, answer: str, second: str, system: str | None = None) -> str:
+        turns: Iterable[tuple[str, str]] = [("user", "<image>\n" + first), ("assistant", answer), ("user", second)]
+        if system is not None:
+            turns = [("system", system), *turns]
+        return "".join(write(role, text) for role, text in turns) + write("assistant", "\0").split("\0")[0]
+
+    return render
+
+
+def test_role_markers_of_other_templates() -> None:
+    chatml = conversation(lambda role, text: f"<|im_start|>{role}\n{text}<|im_end|>\n")
+    assert role_markers(chatml) == ("<|im_start|>user", "<|im_end|>\n<|im_start|>assistant")
+    headers = conversation(lambda role, text: f"### {role.title()}: {text}\n")
+    assert role_markers(headers) == ("### User:", "### Assistant:")
+    assert role_markers(conversation(lambda role, text: "" if role == "system" else f"{text}\n")) == ("", "")
+    with pytest.raises(ValueError, match="does not write a question, its answer and the next question"):
+        role_markers(lambda first, answer, second, system: answer)
+
+
+def test_a_template_that_cannot_write_a_picture_is_refused(small: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match=r"cannot write a conversation with a picture: no pictures"):
+        text_knobs(small, "{{ raise_exception('no pictures') }}")
+
+
+def test_vocabulary_of_llama(llama: PreTrainedTokenizerFast) -> None:
+    vocabulary = Vocabulary(llama)
+    text = dict(zip(llama.convert_ids_to_tokens(list(range(len(vocabulary)))), vocabulary.texts, strict=True))
+    assert (text["▁snow"], text["board"], text["<0x0A>"], text["<0xC3>"]) == (" snow", "board", "\n", "\ufffd")
+    table = bytes.fromhex(vocabulary.continuation_bitmap())
+
+    def continues(piece: str) -> bool:
+        index = llama.convert_tokens_to_ids(piece)
+        return bool(table[index // 8] >> index % 8 & 1)
+
+    assert [continues(piece) for piece in ("board", "<0xC3>", "▁snow", "<0x0A>", "?", "<image>", "</s>")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
+    ignored = set(vocabulary.without_words())
+    assert {llama.convert_tokens_to_ids(piece) for piece in ("?", "▁", "<0x0A>", "<image>", "▁(")} <= ignored
+    assert not {llama.convert_tokens_to_ids(piece) for piece in ("board", "<0xC3>", "▁snow", "_")} & ignored
+
+
+def test_byte_level_vocabulary() -> None:
+    """Byte-level BPE, as in Llama 3 and Qwen: a piece may be a space and half a character."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["Is there a snowboard? été"] * 9, trainer)
+    knobs = text_knobs(PreTrainedTokenizerFast(tokenizer_object=backend), None, stop_words=["a", "is"])
+    ids = torch.tensor([backend.encode("Is a snowboard? à").ids])
+    covered = text_to_cover(ids, None, TextRules(image_token_id=10_000, **knobs))
+    assert backend.decode(ids[covered].tolist()) == " snowboardà"  # the space in front of à is a piece of its own

@@ -1,0 +1,47 @@
+"""Which knobs a preset sets for which model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from model_cases import Family
+
+from configuration_mmtok import RECOMMENDED_KNOBS
+from mmtok.cli.common import EMBEDDED, call_knobs
+from mmtok.cli.knob_options import add_call_options
+from mmtok.evaluation import methods_named
+from mmtok.evaluation.selectors import ModelPruning
+from mmtok.publish.presets import preset_knobs
+
+
+def config_of(model_type: str, folder: Path) -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return folder
+
+
+def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(family: Family, tmp_path: Path) -> None:
+    model_type = family.config_class.model_type
+    for name in (model_type, model_type.removeprefix("mmtok_")):
+        assert preset_knobs("recommended", config_of(name, tmp_path)) == RECOMMENDED_KNOBS[model_type]
+    [method] = methods_named(["Recommended"], tmp_path)
+    assert isinstance(method, ModelPruning)
+    assert method.name == "recommended"
+    assert method.knobs["vision_coverage_weight"] == (4.0 if family.name == "llava" else 0.5)
+
+
+def test_a_command_without_a_model_gets_what_is_recommended_for_the_embedded_one() -> None:
+    parser = argparse.ArgumentParser()
+    add_call_options(parser)
+    options = parser.parse_args(["--preset", "recommended", "--text-temperature", "0.5"])
+    options.model, options.revision = EMBEDDED, None
+    assert call_knobs(options) == {**RECOMMENDED_KNOBS["mmtok_llava"], "text_temperature": 0.5}
+
+
+def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a qwen2_vl: the preset is for LLaVA-1\.5 and LLaVA-NeXT"):
+        preset_knobs("recommended", config_of("qwen2_vl", tmp_path))
+    with pytest.raises(ValueError, match="There is no preset 'fast': choose from recommended"):
+        preset_knobs("fast", tmp_path)

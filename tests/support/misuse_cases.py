@@ -1,0 +1,480 @@
+"""What a caller can do wrong, and the sentence that answers: the table behind `test_misuse.py` and `docs/errors.md`.
+
+`PYTHONPATH=. python tests/support/misuse_cases.py` writes the page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from model_cases import FAMILIES, IMAGE, IMAGE_SIZE, Family
+from safetensors import SafetensorError
+from small_checkpoints import make_llava_checkpoint
+from transformers import DynamicCache
+
+from configuration_mmtok import MMTokLlavaConfig
+from mmtok import coverage_matrix, coverage_value, greedy_coverage
+from mmtok.publish import stage, verify
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
+SIZE = (IMAGE_SIZE, IMAGE_SIZE)
+
+
+class Workshop:
+    """A model of one family with a valid call, and folders to break."""
+
+    def __init__(self, family: Family, folder: Path) -> None:
+        self.folder = folder
+        self.family = family
+        self.model, self.stock = family.models(vision_token_budget=3)
+        self.inputs = family.inputs([[3, SIZE, 4], [SIZE, 2]], self.model)
+
+    def changed(self, **changes: Any) -> dict[str, Any]:
+        """The valid inputs with other values, None for an input that is left out."""
+        return {name: value for name, value in {**self.inputs, **changes}.items() if value is not None}
+
+    def generate(self, **changes: Any) -> Any:
+        return self.model.generate(**self.changed(**changes), max_new_tokens=2, do_sample=False)
+
+    def pixels(self, value: float) -> torch.Tensor:
+        broken = self.inputs["pixel_values"].clone()
+        broken.view(-1)[7] = value
+        return broken
+
+    def pictures(self, number: int) -> dict[str, torch.Tensor]:
+        """The first pictures alone."""
+        names = ("pixel_values", "image_sizes")
+        return {name: self.inputs[name][:number] for name in names if name in self.inputs}
+
+    @cached_property
+    def base(self) -> Path:
+        return make_llava_checkpoint(self.folder / "base")
+
+    @cached_property
+    def staged(self) -> Path:
+        return stage(self.base, self.folder / "staged", check=False).path
+
+    def broken(self, file: str, edit: Callable[[Path], None]) -> Path:
+        """A copy of the staged folder in which `edit` changed a file."""
+        copy = Path(tempfile.mkdtemp(dir=self.folder)) / "copy"
+        shutil.copytree(self.staged, copy)
+        edit(copy / file)
+        return copy
+
+    def broken_base(self, file: str, edit: Callable[[Path], None]) -> Path:
+        copy = Path(tempfile.mkdtemp(dir=self.folder)) / "copy"
+        shutil.copytree(self.base, copy)
+        edit(copy / file)
+        return copy
+
+    def load(self, folder: Path) -> Any:
+        return self.family.model_class.from_pretrained(folder)
+
+    def config(self, **fields: Any) -> Any:
+        """Loads a configuration that somebody edited by hand."""
+        return MMTokLlavaConfig.from_pretrained(self.broken("config.json", lambda path: edit_json(path, **fields)))
+
+    def filled_cache(self) -> DynamicCache:
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        with torch.no_grad():
+            self.model(input_ids=torch.tensor([[5, 6], [7, 8]]), past_key_values=cache)
+        return cache
+
+
+def edit_json(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fields}), encoding="utf-8")
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@dataclass(frozen=True)
+class Misuse:
+    """One mistake.
+
+    Attributes:
+        what: the mistake in a few words.
+        do: makes it.
+        message: what the error says, in part.
+        error: its type.
+    """
+
+    what: str
+    do: Callable[[Workshop], Any]
+    message: str
+    error: type[Exception] = ValueError
+
+
+def knob(name: str, value: Any, message: str, *, generate: bool = True) -> Misuse:
+    """A knob out of range, in a call or when it is set in the configuration."""
+    if generate:
+        return Misuse(f"`generate({name}={value!r})`", lambda shop: shop.generate(**{name: value}), message)
+    return Misuse(f"`config.{name} = {value!r}`", lambda shop: setattr(shop.model.config, name, value), message)
+
+
+def _matrix() -> torch.Tensor:
+    return torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def _features(**change: Any) -> Any:
+    given = {"text": torch.ones(2, 8), "vision": torch.ones(5, 8), "raw_vision": torch.ones(5, 6), **change}
+    return coverage_matrix(given.pop("text"), given.pop("vision"), given.pop("raw_vision"), **given)
+
+
+NAN, INF = float("nan"), float("inf")
+
+KNOBS = [
+    knob("vision_token_budget", 0, "vision_token_budget is 0: give a number of tokens of at least 1"),
+    knob("vision_token_budget", -1, "vision_token_budget is -1"),
+    knob("vision_token_budget", 1.5, "vision_token_budget is 1.5"),
+    knob("vision_token_budget", 0.0, "vision_token_budget is 0.0"),
+    knob("vision_token_budget", NAN, "vision_token_budget is nan"),
+    knob("vision_token_budget", "many", "vision_token_budget is 'many'"),
+    knob("vision_token_budget", True, "vision_token_budget is True"),
+    knob("vision_token_budget", [4, 4], "vision_token_budget is [4, 4]"),
+    knob("budget_scope", "row", "budget_scope is 'row': give 'crop' or 'image'"),
+    knob("text_coverage_weight", -1.0, "text_coverage_weight is -1.0: give a finite number that is not negative"),
+    knob("vision_coverage_weight", NAN, "vision_coverage_weight is nan"),
+    knob("vision_coverage_weight", "half", "vision_coverage_weight is 'half'"),
+    knob("text_temperature", 0, "text_temperature is 0: give a finite number above 0"),
+    knob("text_temperature", -0.1, "text_temperature is -0.1"),
+    knob("vision_temperature", INF, "vision_temperature is inf"),
+    knob("exclude_padding", "yes", "exclude_padding is 'yes': give True or False"),
+    knob("keep_image_newline", 1, "keep_image_newline is 1"),
+    knob("ignored_token_ids", "the", "ignored_token_ids is 'the': give a list of token ids"),
+    knob("ignored_token_ids", [1.5], "ignored_token_ids is [1.5]"),
+    knob("ignored_token_sequences", [[]], "ignored_token_sequences is [[]]: give a list of lists of token ids"),
+    knob("instruction_token_sequences", [3], "instruction_token_sequences is [3]"),
+    knob("user_turn_token_sequences", [[-1]], "user_turn_token_sequences is [[-1]]"),
+    knob("word_continuation_bitmap", "xyz", "word_continuation_bitmap is 'xyz': give a string of hexadecimal digits"),
+    Misuse(
+        "both weights 0",
+        lambda shop: shop.generate(text_coverage_weight=0, vision_coverage_weight=0),
+        "text_coverage_weight and vision_coverage_weight are both 0",
+    ),
+    Misuse("`generate(vision_budget=4)`, no knob", lambda shop: shop.generate(vision_budget=4), "['vision_budget']"),
+    Misuse(
+        "`select_vision_tokens(vision_budget=4)`, no knob",
+        lambda shop: shop.model.select_vision_tokens(**shop.inputs, vision_budget=4),
+        "vision_budget is neither an input nor a knob",
+    ),
+    knob("vision_token_budget", 0, "vision_token_budget is 0", generate=False),
+    knob("text_temperature", "cold", "text_temperature is 'cold'", generate=False),
+]
+
+PROMPTS = [
+    Misuse("NaN in the pixels", lambda shop: shop.generate(pixel_values=shop.pixels(NAN)), "pixel_values contains nan"),
+    Misuse("an infinite pixel", lambda shop: shop.generate(pixel_values=shop.pixels(INF)), "pixel_values contains inf"),
+    Misuse(
+        "pixels as whole numbers",
+        lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"].to(torch.uint8)),
+        "pixel_values has dtype torch.uint8",
+    ),
+    Misuse(
+        "pixels without rows and columns",
+        lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"].flatten(1)),
+        "pixel_values has shape",
+    ),
+    Misuse(
+        "pictures of size 0",
+        lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"][..., :0, :0]),
+        "pixel_values has shape",
+    ),
+    Misuse(
+        "pictures of another size than the vision tower's",
+        lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"][..., :12, :12]),
+        "doesn't match model",
+    ),
+    Misuse(
+        "pixels in a list",
+        lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"].tolist()),
+        "pixel_values is a list: give a tensor",
+    ),
+    Misuse(
+        "image tokens without a picture",
+        lambda shop: shop.generate(pixel_values=None, image_sizes=None),
+        "image tokens and no pictures: give pixel_values",
+    ),
+    Misuse(
+        "a picture without image tokens",
+        lambda shop: shop.generate(
+            input_ids=shop.inputs["input_ids"].masked_fill(shop.inputs["input_ids"] == IMAGE, 5)
+        ),
+        "The prompts have 0 image tokens and the pictures",
+    ),
+    Misuse(
+        "fewer pictures than the prompts name",
+        lambda shop: shop.generate(**shop.pictures(1)),
+        "give one picture for each <image> of the text",
+    ),
+    Misuse(
+        "one image token for a picture, not expanded",
+        lambda shop: shop.generate(input_ids=torch.tensor([[1, IMAGE, 5], [1, IMAGE, 6]]), attention_mask=None),
+        "The prompts have 2 image tokens",
+    ),
+    Misuse(
+        "a picture across two rows",
+        lambda shop: shop.generate(
+            **shop.pictures(1), input_ids=_straddling(shop), attention_mask=torch.ones_like(_straddling(shop))
+        ),
+        "the pictures are not in the order of the prompts",
+    ),
+    Misuse(
+        "a prompt without batch dimension",
+        lambda shop: shop.generate(input_ids=shop.inputs["input_ids"][0], attention_mask=None),
+        "give (batch, length)",
+    ),
+    Misuse(
+        "no prompt",
+        lambda shop: shop.generate(input_ids=None, attention_mask=None),
+        "A picture needs a prompt: give input_ids or inputs_embeds",
+    ),
+    Misuse(
+        "token ids as fractions",
+        lambda shop: shop.generate(input_ids=shop.inputs["input_ids"].float()),
+        "input_ids has dtype torch.float32",
+    ),
+    Misuse(
+        "a mask of another length",
+        lambda shop: shop.generate(attention_mask=shop.inputs["attention_mask"][:, 1:]),
+        "with a picture give one value a token",
+    ),
+    Misuse(
+        "a four-dimensional mask with a picture",
+        lambda shop: shop.model(**shop.changed(attention_mask=torch.ones(2, 1, 8, 8))),
+        "with a picture give one value a token",
+    ),
+    Misuse(
+        "embeddings of another length than the ids",
+        lambda shop: shop.generate(inputs_embeds=torch.zeros(2, 3, 32)),
+        "inputs_embeds has shape (2, 3, 32), but input_ids",
+    ),
+    Misuse(
+        "labels of another length",
+        lambda shop: shop.model(**shop.inputs, labels=torch.zeros(2, 3, dtype=torch.long)),
+        "labels has shape (2, 3)",
+    ),
+    Misuse(
+        "positions of another length",
+        lambda shop: shop.model(**shop.inputs, position_ids=torch.zeros(2, 3, dtype=torch.long)),
+        "position_ids has shape (2, 3)",
+    ),
+    Misuse(
+        "a picture with a cache that holds tokens",
+        lambda shop: shop.generate(past_key_values=shop.filled_cache()),
+        "past_key_values already holds 2 tokens",
+    ),
+    Misuse(
+        "a cache of another prompt",
+        lambda shop: shop.model.generate(
+            input_ids=torch.full((2, 60), 5), past_key_values=_cache_of_the_prompt(shop), max_new_tokens=1
+        ),
+        "do not begin with it: continue from the returned sequences",
+    ),
+    Misuse(
+        "an assistant model that cannot prune",
+        lambda shop: shop.generate(assistant_model=shop.stock),
+        "cannot read a pruned prompt: give an MMTok model",
+    ),
+    Misuse(
+        "encoded pictures in place of pixels",
+        lambda shop: shop.model(input_ids=shop.inputs["input_ids"], mm_encoder_outputs={"image": object()}),
+        "mm_encoder_outputs holds encoded pictures",
+    ),
+]
+
+NEXT_PROMPTS = [
+    Misuse(
+        "LLaVA-NeXT without image_sizes",
+        lambda shop: shop.generate(image_sizes=None),
+        "image_sizes is missing: give (height, width) of each picture",
+    ),
+    Misuse(
+        "fewer image sizes than pictures",
+        lambda shop: shop.generate(image_sizes=shop.inputs["image_sizes"][:1]),
+        "image_sizes has 1 rows, which makes 1 pictures",
+    ),
+    Misuse(
+        "an image size of 0",
+        lambda shop: shop.generate(image_sizes=torch.tensor([[0, 24], [24, 24]])),
+        "image_sizes contains [0, 24]",
+    ),
+]
+
+MATRICES = [
+    Misuse("a budget of 0 columns", lambda _: greedy_coverage(_matrix(), 0), "The budget is 0"),
+    Misuse("half a column", lambda _: greedy_coverage(_matrix(), 0.5), "The budget is 0.5"),  # type: ignore[arg-type]
+    Misuse(
+        "budgets of another shape", lambda _: greedy_coverage(_matrix(), torch.tensor([1, 2])), "The budgets have shape"
+    ),
+    Misuse("NaN in the coverage", lambda _: greedy_coverage(_matrix() * NAN, 1), "The coverage matrix contains nan"),
+    Misuse("negative coverage", lambda _: greedy_coverage(-_matrix(), 1), "finite, non-negative entries"),
+    Misuse("an empty matrix", lambda _: greedy_coverage(torch.ones(3, 0), 1), "at least one row to cover"),
+    Misuse("a matrix of whole numbers", lambda _: greedy_coverage(torch.ones(3, 4).long(), 1), "dtype torch.int64"),
+    Misuse(
+        "a candidate mask of whole numbers",
+        lambda _: greedy_coverage(_matrix(), 1, torch.ones(4).long()),
+        "The candidate mask has dtype torch.int64",
+    ),
+    Misuse(
+        "a column that does not exist",
+        lambda _: coverage_value(_matrix(), torch.tensor([9])),
+        "Column 9 does not exist",
+    ),
+    Misuse("no vision tokens", lambda _: _features(vision=torch.ones(0, 8), raw_vision=torch.ones(0, 6)), "no vision"),
+    Misuse("features of different widths", lambda _: _features(text=torch.ones(2, 7)), "must share their width"),
+    Misuse("NaN in the features", lambda _: _features(vision=torch.full((5, 8), NAN)), "vision contains nan"),
+    Misuse("a negative temperature", lambda _: _features(text_temperature=-1.0), "text_temperature is -1.0"),
+]
+
+FOLDERS = [
+    Misuse(
+        'config.json with a budget of "lots"',
+        lambda shop: shop.config(vision_token_budget="lots"),
+        "vision_token_budget is 'lots'",
+    ),
+    Misuse(
+        "config.json with a negative temperature",
+        lambda shop: shop.config(text_temperature=-3),
+        "text_temperature is -3",
+    ),
+    Misuse(
+        "config.json with both weights 0",
+        lambda shop: shop.config(text_coverage_weight=0, vision_coverage_weight=0),
+        "are both 0",
+    ),
+    Misuse(
+        "config.json that is no JSON",
+        lambda shop: MMTokLlavaConfig.from_pretrained(
+            shop.broken("config.json", lambda path: path.write_text("{", encoding="utf-8"))
+        ),
+        "is not a valid JSON file",
+        OSError,
+    ),
+    Misuse(
+        "weights cut short",
+        lambda shop: shop.load(shop.broken("model.safetensors", cut_short)),
+        "incomplete metadata, file not fully covered",
+        SafetensorError,
+    ),
+    Misuse(
+        "no weights",
+        lambda shop: shop.load(shop.broken("model.safetensors", Path.unlink)),
+        "Error no file named model.safetensors",
+        OSError,
+    ),
+    Misuse(
+        "staging: a base that does not exist",
+        lambda shop: stage(shop.folder / "nowhere at all", shop.folder / "out"),
+        "is neither a folder nor a Hub id",
+    ),
+    Misuse(
+        "staging: a folder that is no checkpoint",
+        lambda shop: stage(_made(shop.folder / "empty"), shop.folder / "out"),
+        "has no config.json",
+    ),
+    Misuse(
+        "staging: a checkpoint of another model",
+        lambda shop: stage(
+            shop.broken_base("config.json", lambda path: edit_json(path, model_type="llama")), shop.folder / "out"
+        ),
+        "llama",
+    ),
+    Misuse(
+        "staging: weights cut short",
+        lambda shop: stage(shop.broken_base("model.safetensors", cut_short), shop.folder / "out"),
+        "is damaged or no safetensors file",
+    ),
+    Misuse(
+        "staging: an unknown knob",
+        lambda shop: stage(shop.base, shop.folder / "out", knobs={"vision_budget": 4}),
+        "There is no knob 'vision_budget'",
+    ),
+    Misuse(
+        "staging: a budget of 0",
+        lambda shop: stage(shop.base, shop.folder / "out", knobs={"vision_token_budget": 0}),
+        "vision_token_budget is 0",
+    ),
+    Misuse(
+        "staging into a folder with other files",
+        lambda shop: stage(shop.base, _made(shop.folder / "full", "notes.txt")),
+        "is not empty",
+    ),
+    Misuse("staging into the base", lambda shop: stage(shop.base, shop.base), "is the base or holds it"),
+    Misuse(
+        "staging where a file stands",
+        lambda shop: stage(shop.base, _made(shop.folder / "there", "file") / "file"),
+        "is a file: give a new folder",
+    ),
+    Misuse(
+        "verifying a folder that is none",
+        lambda shop: verify(shop.folder / "no such folder"),
+        "is no Hub id: give ORGANISATION/NAME",
+    ),
+]
+
+GROUPS: dict[str, list[Misuse]] = {
+    "Knobs": KNOBS,
+    "Prompts and pictures": PROMPTS,
+    "LLaVA-NeXT": NEXT_PROMPTS,
+    "Coverage matrices": MATRICES,
+    "Folders and staging": FOLDERS,
+}
+
+
+def _straddling(shop: Workshop) -> torch.Tensor:
+    """Two rows that share the image tokens of one picture."""
+    length = shop.family.image_length(SIZE, shop.model)
+    row = [IMAGE] * (length // 2)
+    return torch.tensor([[1, *row], [1, *row]])
+
+
+def _cache_of_the_prompt(shop: Workshop) -> Any:
+    return shop.model.generate(**shop.inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+
+
+def _made(folder: Path, *files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        (folder / file).write_text("mine", encoding="utf-8")
+    return folder
+
+
+def render(workshops: dict[str, Workshop]) -> str:
+    """The page, with what each mistake really answers."""
+    lines = [
+        "# What goes wrong, and what the error says",
+        "",
+        "Written by `PYTHONPATH=. python tests/support/misuse_cases.py`. Every row is a test",
+        "(`tests/host/test_misuse.py`), which also checks that the model stays as it was and that the next valid",
+        "call gives what it gave before.",
+    ]
+    for group, cases in GROUPS.items():
+        shop = workshops["llava_next" if cases is NEXT_PROMPTS else "llava"]
+        lines += ["", f"## {group}", "", "| Mistake | Error | Message |", "|---|---|---|"]
+        for case in cases:
+            try:
+                case.do(shop)
+            except case.error as error:
+                said = re.sub(rf"{re.escape(str(shop.folder))}(/tmp\w+/copy)?", "FOLDER", " ".join(str(error).split()))
+                said = said.replace("|", "\\|")
+                lines.append(f"| {case.what} | {type(error).__name__} | {said[:300]} |")
+            else:
+                raise AssertionError(f"{case.what} raised nothing")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        shops = {name: Workshop(family, _made(Path(scratch) / name)) for name, family in FAMILIES.items()}
+        PAGE.write_text(render(shops), encoding="utf-8")
