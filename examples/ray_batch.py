@@ -1,4 +1,4 @@
-"""Answers a file of questions with Ray Data: one staged model in each worker, pictures read by the workers.
+"""Answers a file of questions with Ray Data: one staged model in each worker, images read by the workers.
 
     python examples/ray_batch.py --model ./llava-mmtok --input questions.jsonl --output answers --workers 2
 
@@ -20,7 +20,7 @@ class Answerer:
 
     Args:
         model: staged folder or Hub repository.
-        folder: what the paths of pictures are relative to.
+        folder: what the paths of images are relative to.
         budget: `vision_token_budget`; None for the model's own.
         max_new_tokens: most tokens of an answer.
     """
@@ -36,12 +36,11 @@ class Answerer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Adds `answer` to a batch of questions."""
-        from PIL import Image
-
         from mmtok.apps.answering import answer_batch
+        from mmtok.images import read_image
 
-        pictures = [[Image.open(self.folder / name).convert("RGB")] for name in batch["image"]]
-        answers = answer_batch(self.pipeline, [str(text) for text in batch["question"]], pictures, **self.settings)
+        images = [[read_image(self.folder / name)] for name in batch["image"]]
+        answers = answer_batch(self.pipeline, [str(text) for text in batch["question"]], images, **self.settings)
         return {**batch, "answer": answers}
 
 

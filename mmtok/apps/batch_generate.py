@@ -21,12 +21,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from configuration_mmtok import check_knob
+from mmtok.images import read_image
 from mmtok.publish.hub_names import check_model_name
 
 from .answering import Budget, answer_batch, load_pipeline
@@ -176,10 +176,9 @@ def answer_lines(
     pictures, asked = [], []
     for line in lines:
         try:
-            with Image.open(settings.input.parent / line["image"]) as picture:
-                pictures.append([picture.convert("RGB")])
-        except (UnidentifiedImageError, OSError) as error:
-            line["error"] = f"{line['image']} cannot be read as a picture: {error}"
+            pictures.append([read_image(settings.input.parent / line["image"])])
+        except ValueError as error:
+            line["error"] = str(error)
             continue
         asked.append(line)
     if asked:

@@ -7,13 +7,13 @@ from typing import Any
 
 from mmtok.apps.answering import ask
 from mmtok.apps.progress import steps
+from mmtok.images import read_image
 
 from .common import (
     add_parser,
     add_question_options,
     budget_name,
     call_knobs,
-    open_picture,
     opened_pipeline,
     print_json,
     print_table,
@@ -34,7 +34,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
-    picture, knobs = open_picture(options.picture), call_knobs(options)
+    picture, knobs = read_image(options.picture), call_knobs(options)
     answers = []
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")

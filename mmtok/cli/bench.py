@@ -10,6 +10,7 @@ from typing import Any
 from mmtok.apps.progress import steps
 from mmtok.apps.timing import setting, time_budgets
 from mmtok.cli.knob_options import add_call_options
+from mmtok.images import read_image
 
 from .common import (
     add_budgets_option,
@@ -17,7 +18,6 @@ from .common import (
     add_parser,
     budget_name,
     call_knobs,
-    open_picture,
     opened_pipeline,
     print_json,
     print_table,
@@ -49,7 +49,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
-    picture, knobs = open_picture(options.picture), call_knobs(options)
+    picture, knobs = read_image(options.picture), call_knobs(options)
     with steps(2 + options.repeats) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:

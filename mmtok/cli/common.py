@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
@@ -109,19 +108,6 @@ def opened_pipeline(options: argparse.Namespace) -> Iterator[ImageTextToTextPipe
         if options.model == EMBEDDED:
             model = stage(checkpoint_path(), Path(scratch) / "mmtok-tiny", check=False).path
         yield load_pipeline(model, **settings)
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The picture in a file, as RGB.
-
-    Raises:
-        ValueError: the file cannot be read as a picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def budget_name(value: int | float | None) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from mmtok.apps.answering import Answer, Budget, Explanation, ask, explain, model_inputs
 from mmtok.apps.progress import steps
 from mmtok.apps.visualize import ColorBy, Panel, SeenPicture, comparison_figure, overlay, seen_pictures
+from mmtok.images import read_image
 
 from .common import (
     add_parser,
     add_question_options,
     budget_name,
     call_knobs,
-    open_picture,
     opened_pipeline,
     print_json,
     print_table,
@@ -45,7 +45,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws, and says what was kept."""
-    picture, output = open_picture(options.picture), writable_picture(options.output)
+    picture, output = read_image(options.picture), writable_picture(options.output)
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:

@@ -133,7 +133,7 @@ def test_a_broken_picture_costs_only_its_own_line(settings) -> None:
     assert [sorted(line) for line in lines] == [["answer", "id", "image", "question"]] * 4 + [
         ["error", "id", "image", "question"]
     ] + [["answer", "id", "image", "question"]] * 2
-    assert "4.png cannot be read as a picture" in lines[4]["error"]
+    assert "4.png cannot be read as an image" in lines[4]["error"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from small_checkpoints import make_llava_checkpoint
 
 from configuration_mmtok import KNOB_NAMES
 from mmtok.apps.answering import ask, load_pipeline
+from mmtok.images import read_image
 from mmtok.publish import stage
 
 QUESTION = "Is there a snowboard in the image?"
@@ -34,13 +35,13 @@ def folder(tmp_path_factory) -> Path:
     return stage(base, root / "served_model", knobs={"vision_token_budget": BUDGET}, check=False).path
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
 
 
 def encoded() -> str:
     file = io.BytesIO()
-    picture().save(file, "PNG")
+    image().save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -49,7 +50,7 @@ def expected(folder) -> dict[Any, str]:
     """Answers of the pipeline by budget; they have to differ, or no test could tell which budget was used."""
     pipe = load_pipeline(folder)
     answers = {
-        budget: ask(pipe, picture(), QUESTION, budget, max_new_tokens=8).answer for budget in (BUDGET, OTHER, None)
+        budget: ask(pipe, image(), QUESTION, budget, max_new_tokens=8).answer for budget in (BUDGET, OTHER, None)
     }
     assert len(set(answers.values())) == 3
     return answers
@@ -117,18 +118,39 @@ def test_handler_passes_knobs_on(handler) -> None:
         ({}, "An input is neither"),
         ({"inputs": []}, "empty list"),
         ({"inputs": {"image": "abc"}}, "An input is neither"),
-        ({"inputs": {"image": "/etc/hostname", "question": "?"}}, "A picture cannot be read"),
-        ({"inputs": {"image": "https://example.com/a.png", "question": "?"}}, "A picture cannot be read"),
-        ({"inputs": {"image": "aGVsbG8=", "question": "?"}}, "A picture cannot be read"),
-        ({"inputs": {"image": 3, "question": "?"}}, "A picture is no text"),
+        ({"inputs": {"image": "/etc/hostname", "question": "?"}}, "An image cannot be read: it is not in base64"),
+        ({"inputs": {"image": "https://a.com/a.png", "question": "?"}}, "An image cannot be read: it is not in base64"),
+        ({"inputs": {"image": "aGVsbG8=", "question": "?"}}, "An image cannot be read: it is no image"),
+        ({"inputs": {"image": 3, "question": "?"}}, "An image is no text"),
         ({"inputs": {"messages": ["hello"]}}, "A message needs a role"),
+        ({"inputs": {"messages": []}}, "messages is an empty list: give at least one message"),
+        ({"inputs": {"messages": [{"role": "user", "content": []}]}}, "A message needs a role"),
         ({"inputs": {"messages": [{"role": "user", "content": [{"type": "video"}]}]}}, "of type 'video'"),
         ({"inputs": {}, "parameters": {"logits_processor": 1}}, "parameters has logits_processor: give "),
+        ({"inputs": {}, "parameters": ["max_new_tokens"]}, "parameters is a list: give an object"),
+        ({"inputs": {}, "parameters": [["max_new_tokens", 4]]}, "parameters is a list: give an object"),
+        ([], "The request is a list: give"),
     ],
 )
 def test_handler_refuses_what_it_cannot_answer(handler, data, message) -> None:
     with pytest.raises(ValueError, match=message):
         handler(data)
+
+
+def test_handler_reads_a_camera_image_as_the_commands_do(handler, folder, tmp_path) -> None:
+    """An image on its side with an orientation in its EXIF data."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image().save(tmp_path / "photo.png", exif=exif)
+    data = base64.b64encode((tmp_path / "photo.png").read_bytes()).decode()
+    parameters = {"max_new_tokens": 8, "vision_token_budget": None}
+    [answer] = handler({"inputs": {"image": data, "question": QUESTION}, "parameters": parameters})
+    pipe = load_pipeline(folder)
+    upright, sideways = (
+        ask(pipe, seen, QUESTION, None, max_new_tokens=8).answer
+        for seen in (read_image(tmp_path / "photo.png"), image())
+    )
+    assert answer["generated_text"] == upright != sideways
 
 
 @pytest.fixture(scope="module")

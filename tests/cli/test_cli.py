@@ -162,7 +162,7 @@ def test_every_knob_but_the_tables_has_an_option(command, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ask", "no-such.png", "?"], "mmtok ask: no-such.png cannot be read as a picture"),
+        (["ask", "no-such.png", "?"], "mmtok ask: no-such.png cannot be read as an image"),
         (["show", "PICTURE", "?", "--output", "kept.xyz"], "kept.xyz names no picture format"),
         (["show", "PICTURE", "?", "--output", "no/such/kept.png"], "is not there: make it first"),
         (["stage", "no such base", "out"], "mmtok stage: .no such base. is neither a folder nor a Hub id"),
