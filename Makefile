@@ -40,7 +40,7 @@ format: $(INSTALLED) ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix .
 
 tiny: $(INSTALLED) ## train the embedded model again (about an hour; resumes)
-	$(BIN)/python -m mmtok.tiny.training --output mmtok/tiny/checkpoint
+	$(BIN)/python -m benchmarks.embedded_model.training --output mmtok/tiny/checkpoint
 
 family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with weights on the meta device
 	$(BIN)/python -m mmtok.publish.family
@@ -62,8 +62,8 @@ bench-gpu: $(INSTALLED) ## the same on a CUDA device, at full depth (needs PyTor
 	$(BIN)/python benchmarks/report.py
 
 quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
-	$(BIN)/python benchmarks/quality.py
-	$(BIN)/python benchmarks/quality_report.py
+	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.quality.report
 
 compat: $(INSTALLED) ## the staged folder under every supported version of transformers
 	$(BIN)/python compat/run.py

@@ -1,9 +1,6 @@
 """Measured quality: POPE-style questions, every method on the same model, prompts and budgets.
 
     questions    POPE's file format
-    scene_sets   such files about rendered scenes, for runs without any download
-    cluttered    the embedded model taught on the spot to read five crops
-    related      the same to read relations between objects (with related_lessons and place)
     checkpoint   the model under test
     selectors    the methods, a file each
     encoded      a batch as selectors see it, and the prompts that they make of it

@@ -1,18 +1,12 @@
-"""A small LLaVA that can see, trained on rendered scenes of coloured shapes and shipped with the package.
+"""A small LLaVA that can see, with the rendered scenes of coloured shapes that it was trained on.
 
-Everything that needs a model offline (the demo, the tests, the docs) uses it. `make tiny` trains it again, from the
-modules of this folder in this order:
+Everything that needs a model offline (the demo, the tests, the docs) uses it:
 
-    scenes        pictures with known objects
+    checkpoint    the model, stock LLaVA-1.5 in the layout of the llava-hf repos
+    scenes        images with known objects
     questions     questions about them, in POPE's form
-    vocabulary    the words, the tokenizer, the chat template
-    architecture  the untrained model
-    samples       training conversations and batches
-    stages        what learns from what
-    export        the checkpoint folder, in the llava-hf layout
-    evaluation    held-out accuracy per selector and token budget (a command)
-    report        what was run where, and what came out
-    training      the seeded, resumable loop over all of this (a command)
+
+`make tiny` trains it again, with the code in `benchmarks/embedded_model`.
 """
 
 from __future__ import annotations

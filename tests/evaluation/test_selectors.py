@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.quality.raw_cosine import RawCoverage, RawTextCoverage
+from benchmarks.quality.shared_budget import SharedCoverage
 from configuration_mmtok import KNOB_NAMES
 from mmtok.evaluation.selectors import (
     METHODS,
@@ -19,10 +21,7 @@ from mmtok.evaluation.selectors import (
     CropView,
     DivPrune,
     RandomTokens,
-    RawCoverage,
-    RawTextCoverage,
     Selector,
-    SharedCoverage,
     UniformGrid,
     VisionZip,
 )

@@ -85,6 +85,9 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
         assert name in packed or f"mmtok/hub/{name}" in packed
     assert any(name.endswith(".safetensors") for name in packed), "the embedded model is not in the wheel"
     assert not any(name.startswith(("tests/", "benchmarks/", "compat/")) for name in packed)
+    # The laboratory, which trains models, is beside the benchmarks.
+    modules = {name for name in packed if name.startswith("mmtok/tiny/") and name.endswith(".py")}
+    assert modules == {f"mmtok/tiny/{name}.py" for name in ("__init__", "questions", "scenes")}
 
     environment = tmp_path / "environment"
     version = torch.__version__.partition("+")[0]

@@ -12,8 +12,6 @@ from .divprune import DivPrune
 from .fastv import FastV
 from .mmtok import MMTOK, PAPER_KNOBS, RECOMMENDED, ModelPruning
 from .random import RandomTokens
-from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
-from .shared import SharedCoverage
 from .text_rows import TEXT_ROWS
 from .uniform import UniformGrid
 from .vision_rows import VISION_ROWS
@@ -54,11 +52,7 @@ __all__ = [
     "PAPER_KNOBS",
     "RECOMMENDED",
     "RandomTokens",
-    "RawCoverage",
-    "RawTextCoverage",
-    "RawVisionCoverage",
     "Selector",
-    "SharedCoverage",
     "TEXT_ROWS",
     "UniformGrid",
     "VISION_ROWS",

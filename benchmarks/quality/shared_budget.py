@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from mmtok.evaluation.selectors import CropView, Kept, Selector
 from mmtok.hub.objective import coverage_matrix
-
-from .base import CropView, Kept, Selector
 
 
 class SharedCoverage(Selector):

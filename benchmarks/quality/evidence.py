@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mmtok.evaluation.bootstrap import Interval, TaskOutcomes, retention, retention_lead
+from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.evaluation.encoded import EncodedBatch
+from mmtok.evaluation.selectors import Method, Selector
 from mmtok.tiny.questions import with_article
 from mmtok.tiny.scenes import Scene
-
-from .bootstrap import Interval, TaskOutcomes, retention, retention_lead
-from .checkpoint import Checkpoint
-from .encoded import EncodedBatch
-from .selectors import Method, Selector
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks.embedded_model.architecture import PICTURES
+from benchmarks.embedded_model.samples import IGNORED
 from mmtok.tiny import questions as ask
-from mmtok.tiny.architecture import PICTURES
-from mmtok.tiny.samples import IGNORED
 from mmtok.tiny.scenes import Scene
 
-from .cluttered import ExtendedEncoder
+from .crops_reader import ExtendedEncoder
 from .scene_sets import relation_question
 
 TURNS = 8

@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration, pipeline
 
+from benchmarks.embedded_model.architecture import build_model
+from benchmarks.embedded_model.export import llava_hf_key
+from benchmarks.embedded_model.held_out import SELECTORS, Examiner, held_out_items
+from benchmarks.embedded_model.stages import STAGES
 from mmtok.tiny import checkpoint_path
-from mmtok.tiny.architecture import build_model
-from mmtok.tiny.evaluation import SELECTORS, Examiner, held_out_items
-from mmtok.tiny.export import llava_hf_key
-from mmtok.tiny.stages import STAGES
 
 LLAVA_HF_PREFIXES = (
     "language_model.model.",
@@ -31,6 +31,13 @@ def examiner():
     torch.set_num_threads(1)
     yield Examiner(checkpoint_path(), held_out_items(400))
     torch.set_num_threads(threads)
+
+
+def test_half_of_the_held_out_questions_are_true():
+    items = held_out_items(200)
+    assert sum(item.question.answer == "yes" for item in items) == 100
+    assert all((item.target >= 0) == (item.question.answer == "yes") for item in items)
+    assert len({item.scene for item in items}) == 200
 
 
 def test_weights_are_in_the_llava_hf_layout():

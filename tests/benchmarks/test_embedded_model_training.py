@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from mmtok.tiny import training
-from mmtok.tiny.architecture import BACKGROUND_WORDS, build_model
-from mmtok.tiny.evaluation import SELECTORS, Score
-from mmtok.tiny.export import export_processor, replaced_when_complete
+from benchmarks.embedded_model import training
+from benchmarks.embedded_model.architecture import BACKGROUND_WORDS, build_model
+from benchmarks.embedded_model.export import export_processor, replaced_when_complete
+from benchmarks.embedded_model.held_out import SELECTORS, Score
+from benchmarks.embedded_model.report import require_targets
+from benchmarks.embedded_model.samples import IGNORED, ConversationEncoder, Lesson, sample_batch
+from benchmarks.embedded_model.stages import Stage, part_of, pictured_loss, sight_loss, symbolic_loss, writing_loss
+from benchmarks.embedded_model.vocabulary import IMAGE, words
 from mmtok.tiny.questions import Question, description
-from mmtok.tiny.report import require_targets
-from mmtok.tiny.samples import IGNORED, ConversationEncoder, Lesson, sample_batch
 from mmtok.tiny.scenes import SceneSettings, sample_scene
-from mmtok.tiny.stages import Stage, part_of, pictured_loss, sight_loss, symbolic_loss, writing_loss
-from mmtok.tiny.vocabulary import IMAGE, words
 
 STAGES = (
     Stage("sight", 3, 2, {"tower": 1e-3, "head": 1e-3}, sight_loss),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from .questions import COUNT, DESCRIBE, SHORT_ANSWER
-from .scenes import COLORS, SHAPES
+from mmtok.tiny.questions import COUNT, DESCRIBE, SHORT_ANSWER
+from mmtok.tiny.scenes import COLORS, SHAPES
 
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 _SPLIT = pre_tokenizers.Whitespace()

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.embedded_model.architecture import PICTURES
+from benchmarks.quality.crops_reader import RELATION_WORDS, ExtendedEncoder, write_processor
+from benchmarks.quality.place_probe import place_kept, places
+from benchmarks.quality.relations_reader import make_related_checkpoint
+from benchmarks.quality.relations_samples import conversation, searched
 from mmtok.evaluation import RunResult, lead
 from mmtok.evaluation.answers import Answer
 from mmtok.evaluation.checkpoint import Checkpoint
-from mmtok.evaluation.cluttered import RELATION_WORDS, ExtendedEncoder, write_processor
-from mmtok.evaluation.place import place_kept, places
 from mmtok.evaluation.questions import Question as Asked
-from mmtok.evaluation.related import make_related_checkpoint
-from mmtok.evaluation.related_lessons import conversation, searched
 from mmtok.tiny import checkpoint_path
-from mmtok.tiny.architecture import PICTURES
 from mmtok.tiny.questions import Question
 from mmtok.tiny.scenes import Scene, SceneObject
 

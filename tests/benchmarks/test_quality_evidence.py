@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmtok.evaluation.cluttered import CLUTTERED, token_labels
-from mmtok.evaluation.evidence import Evidence
+from benchmarks.quality.crops_reader import CLUTTERED, token_labels
+from benchmarks.quality.evidence import Evidence
 from mmtok.tiny.scenes import Scene, SceneObject
 
 

@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.embedded_model.held_out import HELD_OUT_SEED
+from mmtok.evaluation.questions import Question, write_questions
 from mmtok.tiny import questions as ask
-from mmtok.tiny.evaluation import HELD_OUT_SEED
 from mmtok.tiny.scenes import COLORS, SHAPES, Scene, SceneObject, SceneSettings, sample_scene
-
-from .questions import Question, write_questions
 
 # Scenes of every task, so of 2 x 250 yes/no questions each.
 SCENES = 250

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmtok.evaluation.plots import gallery, heat_map, retention_figure, tokens_figure
+from benchmarks.quality.plots import gallery, heat_map, retention_figure, tokens_figure
 
 
 def cell(method: str, budget: int | None, kept: float) -> dict[str, Any]:

@@ -27,14 +27,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration
 
-from mmtok.tiny.architecture import CROWDED, PICTURES, vision_features
-from mmtok.tiny.evaluation import HELD_OUT
-from mmtok.tiny.samples import IGNORED, sample_kept, to_pixel_values
+from benchmarks.embedded_model.architecture import CROWDED, PICTURES, vision_features
+from benchmarks.embedded_model.held_out import HELD_OUT
+from benchmarks.embedded_model.samples import IGNORED, sample_kept, to_pixel_values
 from mmtok.tiny.scenes import COLORS, SHAPES, Scene, SceneSettings, sample_scene
 
-from .cluttered import RELATION_WORDS, ExtendedEncoder, write_processor
-from .place import places
-from .related_lessons import conversation, searched
+from .crops_reader import RELATION_WORDS, ExtendedEncoder, write_processor
+from .place_probe import places
+from .relations_samples import conversation, searched
 
 STEPS = (400, 250, 240)
 BATCHES = (32, 40, 20)

@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import normalize
 
+from mmtok.evaluation.selectors import CropView, Kept, Selector
 from mmtok.hub.coverage import greedy_coverage
-
-from .base import CropView, Kept, Selector
 
 
 class RawCosineCoverage(Selector):

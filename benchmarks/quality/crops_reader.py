@@ -26,9 +26,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from benchmarks.embedded_model.architecture import PICTURES
+from benchmarks.embedded_model.samples import IGNORED, ConversationEncoder, sample_kept, to_pixel_values
 from mmtok.tiny import questions as ask
-from mmtok.tiny.architecture import PICTURES
-from mmtok.tiny.samples import IGNORED, ConversationEncoder, sample_kept, to_pixel_values
 from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 
 from .scene_sets import relation_question

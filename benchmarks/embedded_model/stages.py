@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+from mmtok.tiny.scenes import COLORS, SHAPES
+
 from .architecture import build_model, vision_features
 from .samples import IGNORED, Batch, ConversationEncoder, Lesson, sample_batch
-from .scenes import COLORS, SHAPES
 
 # Most patches show no object: where every patch is named, each of those counts this much.
 BACKGROUND_WEIGHT = 0.2

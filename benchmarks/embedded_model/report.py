@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .evaluation import HELD_OUT_SEED, SELECTORS, Score, as_json
+from .held_out import HELD_OUT_SEED, SELECTORS, Score, as_json
 from .stages import Stage
 
 ALL_TOKENS_ACCURACY = 0.97
@@ -27,7 +27,7 @@ def build_report(
 ) -> dict[str, Any]:
     """Collect all of it as JSON values."""
     return {
-        "command": "python -m mmtok.tiny.training",
+        "command": "python -m benchmarks.embedded_model.training",
         "seed": seed,
         "precision": precision,
         "machine": {"processor": _processor(), "system": platform.platform(), "threads": torch.get_num_threads()},

@@ -1,6 +1,6 @@
 """Held-out accuracy of a checkpoint in POPE's form, per token budget and selector.
 
-    python -m mmtok.tiny.evaluation FOLDER
+    python -m benchmarks.embedded_model.held_out FOLDER
 
 Prompts go through the checkpoint's own processor and chat template, and the model answers in its own words: as in POPE
 (arXiv 2305.10355) the positive class is "yes" and whatever is not "yes" counts as "no".
@@ -22,10 +22,10 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.objective import coverage_matrix
+from mmtok.tiny.questions import Question, existence_question
+from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 
 from .architecture import vision_features
-from .questions import Question, existence_question
-from .scenes import Scene, SceneSettings, sample_scene
 
 HELD_OUT_SEED = 20_261_121
 HELD_OUT = SceneSettings(min_objects=2)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import questions as ask
+from mmtok.tiny import questions as ask
+from mmtok.tiny.questions import Question
+from mmtok.tiny.scenes import COLORS, SHAPES, Scene, sample_scene
+
 from .architecture import CROWDED, PICTURES
-from .questions import Question
-from .scenes import COLORS, SHAPES, Scene, sample_scene
 from .vocabulary import EOS, IMAGE, build_tokenizer
 
 IGNORED = -100

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from .scenes import SceneSettings
+from mmtok.tiny.scenes import SceneSettings
+
 from .vocabulary import BOS, EOS, IMAGE, PAD, words
 
 # The pictures that the model reads. Training, evaluation and the image processor share them.

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from mmtok.tiny.architecture import CROWDED, PICTURES, vision_features
-from mmtok.tiny.samples import to_pixel_values
+from benchmarks.embedded_model.architecture import CROWDED, PICTURES, vision_features
+from benchmarks.embedded_model.samples import to_pixel_values
 from mmtok.tiny.scenes import sample_scene
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quality import ADAPTIVE, TARGETS
-
 from configuration_mmtok import RECOMMENDED_KNOBS
 from mmtok.evaluation import FULL
 from mmtok.evaluation.selectors import METHODS
+
+from .cases import ADAPTIVE, TARGETS
 
 # LLaVA-1.5-7B, mean of the tasks in % of all tokens: tables 1, 16 and 21 of the paper (columns differ, see the note).
 PAPER_LLAVA_15 = {

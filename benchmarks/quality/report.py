@@ -1,4 +1,4 @@
-"""Writes docs/quality.md and its figures from benchmarks/results/quality-*.json: `python benchmarks/quality_report.py`.
+"""Writes docs/quality.md and its figures from benchmarks/results/quality-*.json: `python -m benchmarks.quality.report`.
 
 Every figure of the page comes out of those files, but for the paper's own, which are marked as such.
 """
@@ -11,7 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quality import (
+
+from benchmarks.embedded_model.architecture import CROWDED
+from benchmarks.embedded_model.held_out import HELD_OUT_SEED
+from mmtok.apps.visualize import overlay, seen_pictures
+from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.tiny import checkpoint_path
+from mmtok.tiny.questions import with_article
+from mmtok.tiny.scenes import sample_scene
+
+from .cases import (
     ADAPTIVE,
     ALPHAS,
     FLOORS,
@@ -21,7 +30,8 @@ from quality import (
     TEXT_TEMPERATURES,
     VISION_TEMPERATURES,
 )
-from quality_tables import (
+from .plots import gallery, heat_map, retention_figure, tokens_figure
+from .tables import (
     BASELINES,
     PAPER_EXTREME,
     PAPER_LLAVA_15,
@@ -51,18 +61,9 @@ from quality_tables import (
     taught_sentence,
 )
 
-from mmtok.apps.visualize import overlay, seen_pictures
-from mmtok.evaluation.checkpoint import Checkpoint
-from mmtok.evaluation.plots import gallery, heat_map, retention_figure, tokens_figure
-from mmtok.tiny import checkpoint_path
-from mmtok.tiny.architecture import CROWDED
-from mmtok.tiny.evaluation import HELD_OUT_SEED
-from mmtok.tiny.questions import with_article
-from mmtok.tiny.scenes import sample_scene
-
 DOCS = ROOT / "docs"
 IMAGES = DOCS / "images"
-TEXT = Path(__file__).with_name("quality_text.md")
+TEXT = Path(__file__).with_name("page.md")
 
 
 def adaptive_figure(results: Results, path: Path, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m mmtok.tiny.training --output FOLDER`.
+"""Train the embedded model: `python -m benchmarks.embedded_model.training --output FOLDER`.
 
 Every batch is drawn from (seed, stage, step) and every schedule counts steps, so a run is determined by its seed on one
 machine, and one that was interrupted goes on from its last snapshot to the weights it would have had.
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .evaluation import evaluate
 from .export import export_checkpoint, replaced_when_complete
+from .held_out import evaluate
 from .report import build_report, require_targets
 from .stages import STAGES, Learner, Stage, part_of
 

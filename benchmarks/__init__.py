@@ -1,0 +1,1 @@
+"""What is measured and trained beside the package: the embedded model, answer quality, speed."""
