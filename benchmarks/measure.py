@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
+from mmtok.machine import machine
+
+__all__ = ["RESULTS", "machine", "milliseconds", "save", "side_by_side", "times_faster"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,37 +68,9 @@ def times_faster(times: Mapping[str, list[float]], than: str) -> dict[str, float
     }
 
 
-def machine(*packages: str) -> dict[str, Any]:
-    """The machine, its load at this moment, and the versions of Python, torch and further `packages`."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "versions": versions,
-    }
-
-
 def save(name: str, results: Mapping[str, Any]) -> Path:
     """Writes benchmarks/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     return path
-
-
-def _processor() -> str:
-    described = Path("/proc/cpuinfo")
-    if described.exists():
-        for line in described.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import torch
+from mmtok.machine import machine
 
 from .held_out import HELD_OUT_SEED, SELECTORS, Score, as_json
 from .stages import Stage
@@ -30,11 +27,7 @@ def build_report(
         "command": "python -m benchmarks.embedded_model.training",
         "seed": seed,
         "precision": precision,
-        "machine": {"processor": _processor(), "system": platform.platform(), "threads": torch.get_num_threads()},
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "tokenizers", "numpy")},
-        },
+        "machine": machine("transformers", "tokenizers", "numpy"),
         "stages": [
             {
                 "name": stage.name,
@@ -65,11 +58,3 @@ def require_targets(scores: dict[str, dict[str, Score]]) -> None:
             f"({best}: {four[best]:.3f}); at least {ALL_TOKENS_ACCURACY} and {FOUR_TOKENS_ACCURACY} are needed, with "
             "MMTok ahead. Train longer, or with another seed."
         )
-
-
-def _processor() -> str:
-    """Name the processor: Linux tells the model only in /proc/cpuinfo."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()

@@ -14,11 +14,12 @@ from accelerate import PartialState
 
 from benchmarks.embedded_model.architecture import CROWDED
 from benchmarks.embedded_model.held_out import HELD_OUT
-from mmtok.evaluation import RunResult, RunSettings, compare, lead, machine, run, summarize
+from mmtok.evaluation import RunResult, RunSettings, compare, lead, run, summarize
 from mmtok.evaluation.answers import Answer, Key
 from mmtok.evaluation.checkpoint import Checkpoint, fingerprint
 from mmtok.evaluation.questions import Question
 from mmtok.evaluation.selectors import Method, ModelPruning
+from mmtok.machine import machine
 from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 
 from .cases import (
@@ -77,7 +78,7 @@ def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
     }
     return {
         "case": "evidence",
-        "machine": machine(),
+        "machine": machine("mmtok", "transformers"),
         "checkpoint": fingerprint(checkpoint),
         "seconds": round(time.perf_counter() - started),
         "sets": sets,
@@ -114,7 +115,7 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
     compared = [method.name for methods, budgets in case.groups for method in methods if len(budgets) > 1]
     return {
         "case": name,
-        "machine": machine(),
+        "machine": machine("mmtok", "transformers"),
         "checkpoint": fingerprint(checkpoint),
         **taught,
         "seconds": round(seconds),
@@ -177,7 +178,7 @@ def measure_preset(checkpoint: Path, folder: Path, tiles: Path, batch_size: int)
         }
     return {
         "case": "preset",
-        "machine": machine(),
+        "machine": machine("mmtok", "transformers"),
         "checkpoint": fingerprint(checkpoint),
         "seconds": round(time.perf_counter() - started),
         "knobs": dict(ONE_CROP.knobs),

@@ -190,7 +190,7 @@ def paper_table(figures: Mapping[str, Mapping[int, float]]) -> str:
 
 def sentence_of_machine(results: Results) -> str:
     m = results["machine"]
-    versions = ", ".join(f"{name} {m[name]}" for name in ("python", "torch", "transformers"))
+    versions = ", ".join(f"{name} {m['versions'][name]}" for name in ("python", "torch", "transformers"))
     return f"{m['processor']}, {m['cores']} cores, {versions}"
 
 

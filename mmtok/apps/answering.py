@@ -5,10 +5,8 @@ A staged folder or repository is loaded as every user loads it, through `pipelin
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -18,6 +16,7 @@ import torch
 from transformers import pipeline
 
 from configuration_mmtok import KNOB_NAMES
+from mmtok.prefill import prompt_lengths
 from mmtok.publish.hub_names import check_model_name
 
 if TYPE_CHECKING:
@@ -221,24 +220,6 @@ def answer_batch(
     output = pipe.model.generate(**inputs, **{"do_sample": False, **generate_kwargs})
     texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
-
-
-@contextmanager
-def prompt_lengths(model: Any) -> Iterator[list[int]]:
-    """Records the length of every prompt that reaches the language model from this thread, decoding steps left out."""
-    lengths: list[int] = []
-    caller = threading.get_ident()
-
-    def record(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        embeds = kwargs.get("inputs_embeds", args[0] if args else None)
-        if threading.get_ident() == caller and embeds is not None and embeds.shape[1] > 1:
-            lengths.append(int(embeds.shape[1]))
-
-    handle = model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        yield lengths
-    finally:
-        handle.remove()
 
 
 def _text(answer: Any) -> str:

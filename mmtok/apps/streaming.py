@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TextIteratorStreamer
 
-from .answering import Budget, model_inputs, prompt_lengths
+from mmtok.prefill import prompt_lengths
+
+from .answering import Budget, model_inputs
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import mmtok
+from mmtok.machine import processor
+from mmtok.prefill import prompt_lengths
 
-from .answering import Budget, model_inputs, prompt_lengths
+from .answering import Budget, model_inputs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,7 +93,7 @@ def setting(pipe: ImageTextToTextPipeline) -> dict[str, str]:
     """What the times belong to: device, dtype, attention and versions."""
     model = pipe.model
     device = model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "model": type(model).__name__,
         "device": f"{device.type} ({name})",

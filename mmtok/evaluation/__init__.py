@@ -15,7 +15,7 @@ A run is `python -m mmtok.evaluation --model MODEL --questions FILE ... --images
 from __future__ import annotations
 
 from .runner import FULL, INSTRUCTION, RunResult, RunSettings, methods_named, run
-from .summary import compare, lead, machine, summarize
+from .summary import compare, lead, summarize
 
 __all__ = [
     "FULL",
@@ -24,7 +24,6 @@ __all__ = [
     "RunSettings",
     "compare",
     "lead",
-    "machine",
     "methods_named",
     "run",
     "summarize",

@@ -12,8 +12,9 @@ import torch
 from accelerate import PartialState
 
 from mmtok.cli.knob_options import add_call_options, knobs_of
+from mmtok.machine import machine
 
-from . import FULL, INSTRUCTION, RunSettings, machine, methods_named, run, summarize
+from . import FULL, INSTRUCTION, RunSettings, methods_named, run, summarize
 from .selectors import NAMED_METHODS, ModelPruning
 
 # What results call the model's own settings with the knobs of the command line in their place.
@@ -70,7 +71,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         dtype=getattr(torch, options.dtype) if options.dtype else None,
     )
     result = run(settings)
-    results = {"machine": machine(), **summarize(result)}
+    results = {"machine": machine("mmtok", "transformers"), **summarize(result)}
     if PartialState().is_main_process:
         (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(table(results))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
+
+from mmtok.prefill import prompt_lengths
 
 from .checkpoint import Checkpoint
 from .encoded import EncodedBatch
@@ -34,11 +34,11 @@ def answer_by_model(
         The answers, and how many vision tokens the language model read for each.
     """
     knobs = {} if method is None else dict(method.knobs)
-    with _prefill(checkpoint.model) as prefill:
+    with prompt_lengths(checkpoint.model) as lengths:
         output = checkpoint.model.generate(
             **inputs, **knobs, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
         )
-    return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, prefill)
+    return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def answer_by_selector(
         As `answer_by_model`.
     """
     pruned = encoded.pruned(checkpoint.model, selector, budget)
-    with _prefill(checkpoint.model) as prefill:
+    with prompt_lengths(checkpoint.model) as lengths:
         output = checkpoint.model.generate(
             input_ids=pruned.input_ids,
             inputs_embeds=pruned.inputs_embeds,
@@ -71,35 +71,15 @@ def answer_by_selector(
             do_sample=False,
             num_beams=1,
         )
-    return _texts(checkpoint, output[:, pruned.length :]), _vision_tokens(checkpoint, inputs, prefill)
+    return _texts(checkpoint, output[:, pruned.length :]), _vision_tokens(checkpoint, inputs, lengths)
 
 
 def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:
     return [text.strip() for text in checkpoint.processor.batch_decode(tokens, skip_special_tokens=True)]
 
 
-@contextmanager
-def _prefill(model: Any) -> Iterator[list[torch.Tensor]]:
-    """Records how many tokens of each prompt the language model reads, so that no setting can silently do nothing."""
-    read: list[torch.Tensor] = []
-
-    def record(_module: torch.nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if not read:
-            embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
-            full = torch.full((len(embeds),), embeds.shape[1])
-            read.append(mask.sum(1).cpu() if mask is not None and mask.dim() == 2 else full)
-
-    handle = model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        yield read
-    finally:
-        handle.remove()
-
-
-def _vision_tokens(
-    checkpoint: Checkpoint, inputs: Mapping[str, torch.Tensor], prefill: Sequence[torch.Tensor]
-) -> list[int]:
+def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, torch.Tensor], lengths: Sequence[int]) -> list[int]:
     """What was read but is no text."""
     image = inputs["input_ids"] == checkpoint.model.config.image_token_id
-    text = (inputs["attention_mask"].bool() & ~image).sum(1).cpu()
-    return (prefill[0] - text).tolist()
+    text = (inputs["attention_mask"].bool() & ~image).sum(1).tolist()
+    return [length - words for length, words in zip(lengths, text, strict=True)]

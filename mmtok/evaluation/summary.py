@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from numpy.typing import NDArray
 
 from .answers import Answer, Budget
@@ -84,29 +79,6 @@ def lead(
         return [task for result, budgets in runs for task in _Tables(result).outcomes(name, budgets).values()]
 
     return _rounded(retention_lead(outcomes(method), outcomes(other), resamples=resamples))
-
-
-def machine() -> dict[str, Any]:
-    """Where and with which versions a result was measured."""
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "processor": _processor_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerator": accelerator,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 class _Tables:
