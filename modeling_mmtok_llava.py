@@ -32,6 +32,7 @@ try:
     from .configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions, knobs_within
     from .coverage import greedy_coverage  # noqa: F401
     from .devices import sent
+    from .fused_greedy import fused_greedy  # noqa: F401
     from .generation import (
         FullPromptStreamer,
         PrunedPrefill,

@@ -1,9 +1,9 @@
 """Time of the greedy maximiser on a GPU: `python benchmarks/selection_gpu.py` writes results/selection-cuda.json.
 
-The loop of `mmtok.hub.greedy` as the model runs it, the same captured as a CUDA graph, and the candidate of
-`fused_greedy.py`, in turns on the same matrices. Needs Triton, which comes with PyTorch for CUDA. On a machine without
-a GPU, `TRITON_INTERPRET=1 python benchmarks/selection_gpu.py --device cpu --tokens 48` shows that it runs; such times
-say nothing, and nothing is written.
+The kernel that the model runs (`mmtok.hub.fused_greedy`), the loop of `mmtok.hub.greedy` in whose place it stands, and
+that loop captured as a CUDA graph, in turns on the same matrices. Needs Triton, which comes with PyTorch for CUDA. On a
+machine without a GPU, `TRITON_INTERPRET=1 python benchmarks/selection_gpu.py --device cpu --tokens 48` shows that it
+runs; such times say nothing, and nothing is written.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from fused_greedy import fused_greedy
 from measure import machine, milliseconds, save, side_by_side, times_faster
 from selection import matrices
 
+from mmtok.hub.fused_greedy import fused_greedy
 from mmtok.hub.greedy import GreedyPath, plain_greedy
 
 # (units, tokens of a unit, budget of a unit): one picture, five crops, a batch of 16 pictures, five crops as one unit.

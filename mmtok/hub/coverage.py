@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from .devices import sent
+from .fused_greedy import fused_greedy, runs_on
 from .greedy import lazy_greedy, plain_greedy
 
 # Matrix entries times picks of an item above which computing only the gains that can win is faster; measured by
@@ -137,8 +138,7 @@ def greedy_coverage(
 
     items = columns.reshape(-1, *columns.shape[-2:])
     steps = int(picks.max()) if picks.numel() else 0
-    lazy = columns.device.type == "cpu" and items.shape[1] * items.shape[2] * steps >= _LAZY_FROM
-    maximise = lazy_greedy if lazy else plain_greedy
+    maximise = _MAXIMISERS[greedy_way(items.device, items.shape[2], items.shape[1], steps)]
     path = maximise(items, available.reshape(-1, count), picks.flatten().tolist())
     reached = path.best.sum(-1)
     return GreedySelection(
@@ -148,6 +148,20 @@ def greedy_coverage(
         reached.reshape(leading),
         (reached + path.left.sum(-1)).reshape(leading),
     )
+
+
+def greedy_way(device: torch.device, rows: int, columns: int, steps: int) -> str:
+    """Which way `greedy_coverage` takes for matrices of this size and so many picks: all of them pick the same.
+
+    Returns:
+        "fused", one kernel on CUDA; "lazy", on the CPU for large matrices; "plain", every gain at every step.
+    """
+    if device.type == "cpu":
+        return "lazy" if rows * columns * steps >= _LAZY_FROM else "plain"
+    return "fused" if steps and runs_on(device, columns, rows) else "plain"
+
+
+_MAXIMISERS = {"fused": fused_greedy, "lazy": lazy_greedy, "plain": plain_greedy}
 
 
 def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:

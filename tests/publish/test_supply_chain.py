@@ -23,6 +23,7 @@ STANDARD_LIBRARY = {
     "functools",
     "inspect",
     "io",
+    "logging",
     "math",
     "threading",
     "typing",
@@ -100,6 +101,8 @@ def test_published_code_runs_no_data_and_touches_no_file(name: str) -> None:
         if isinstance(node.func, ast.Name):
             assert node.func.id not in FORBIDDEN_CALLS, f"{name}, line {node.lineno}: {node.func.id}()"
         elif isinstance(node.func, ast.Attribute):
+            if ast.unparse(node.func) == "tl.load":  # Triton's, of a tensor's entries
+                continue
             assert node.func.attr not in FORBIDDEN_ATTRIBUTES, f"{name}, line {node.lineno}: .{node.func.attr}()"
 
 
