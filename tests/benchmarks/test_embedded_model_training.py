@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from benchmarks.embedded_model import training
 from benchmarks.embedded_model.architecture import BACKGROUND_WORDS, build_model
 from benchmarks.embedded_model.export import export_processor, replaced_when_complete
-from benchmarks.embedded_model.held_out import SELECTORS, Score
+from benchmarks.embedded_model.held_out import COMPARED, Score
 from benchmarks.embedded_model.report import require_targets
 from benchmarks.embedded_model.samples import IGNORED, ConversationEncoder, Lesson, sample_batch
 from benchmarks.embedded_model.stages import Stage, part_of, pictured_loss, sight_loss, symbolic_loss, writing_loss
@@ -235,10 +235,10 @@ def test_a_failed_run_leaves_the_old_checkpoint(tmp_path):
 )
 def test_a_model_that_does_not_see_well_is_refused(complete, mmtok, text, refused):
     def score(accuracy):
-        return Score(accuracy=accuracy, f1=accuracy, yes_ratio=0.5, kept_target=1.0)
+        return Score(accuracy=accuracy, f1=accuracy, yes_ratio=0.5)
 
-    scores = {name: {"4": score(0.5)} for name in SELECTORS}
-    scores |= {"all tokens": {"all": score(complete)}, "mmtok": {"4": score(mmtok)}, "text": {"4": score(text)}}
+    scores = {name: {"4": score(0.5)} for name in COMPARED}
+    scores |= {"all tokens": {"all": score(complete)}, "MMTok": {"4": score(mmtok)}, "text rows": {"4": score(text)}}
     if refused:
         with pytest.raises(ValueError, match=r"with all tokens and .* with four chosen by MMTok"):
             require_targets(scores)

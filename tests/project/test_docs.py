@@ -146,8 +146,8 @@ def test_the_table_of_the_readme_is_that_of_the_demo(folder: Path, monkeypatch: 
 def test_figures_of_the_embedded_model_are_those_of_its_report() -> None:
     scores = json.loads((checkpoint_path() / "training_report.json").read_text())["held_out"]["scores"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    columns = ("mmtok", "text", "vision", "uniform", "random")
-    for budget in scores["mmtok"]:
+    columns = ("MMTok", "text rows", "vision rows", "uniform", "random")
+    for budget in scores["MMTok"]:
         row = " | ".join(f"{100 * scores[name][budget]['accuracy']:.1f}" for name in columns)
         assert f"| {budget} | {row} |" in readme
     assert f"all 144 tokens: {100 * scores['all tokens']['all']['accuracy']:.1f}" in readme
