@@ -59,6 +59,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="staged folder or Hub repository; tiny is the embedded model, which sees coloured shapes "
         "(default: %(default)s)",
     )
+    add_loading_options(parser)
+    add_json_option(parser)
+
+
+def add_loading_options(parser: argparse.ArgumentParser) -> None:
+    """`--revision`, `--dtype` and `--device`."""
     parser.add_argument("--revision", help="branch, tag or commit of a --model on the Hub")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: the model's own)"
@@ -66,7 +72,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", type=device, help="such as cuda:0 or cpu (default: the accelerator, if there is one)"
     )
-    add_json_option(parser)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

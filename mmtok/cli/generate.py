@@ -10,18 +10,20 @@ from typing import Any
 from accelerate import PartialState
 
 from mmtok.apps.batch_generate import BatchSettings, generate_file
+from mmtok.apps.wording import counted
 from mmtok.cli.knob_options import add_call_options, knobs_of
 
-from .common import add_json_option, add_length_option, add_parser, print_json
+from .common import add_json_option, add_length_option, add_loading_options, add_parser, print_json
 from .values import at_least, budget
 
 _DESCRIPTION = """\
-Answers a file of questions about pictures. Every line of the input is a JSON object:
+Answers a file of questions about images. Every line of the input is a JSON object:
 
   {"image": "photos/1.jpg", "question": "Is there a dog?"}
 
 `image` is relative to the file; further fields are copied. The output has one line for each, in the same order, with
-`answer`, or with `error` where a picture cannot be read. Interrupted, the same command goes on where it was."""
+`answer`, or with `error` where an image cannot be read or the model refuses the question. Interrupted, the same command
+goes on where it was."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
@@ -46,33 +48,34 @@ def add_command(commands: Any, name: str, help: str) -> None:
         "--batch-size", metavar="N", type=at_least(1), default=8, help="questions at once (default: %(default)s)"
     )
     add_length_option(parser, 64)
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: the model's own)"
-    )
+    add_loading_options(parser)
     add_json_option(parser)
     add_call_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Generates; 1 where a picture could not be read."""
+    """Generates; 1 where a line has an error."""
     result = generate_file(
         BatchSettings(
             model=options.model,
             input=options.input,
             output=options.output,
             budget=getattr(options, "budget", "model"),
-            knobs=knobs_of(options, options.model),
+            knobs=knobs_of(options, options.model, options.revision),
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             dtype=options.dtype,
+            revision=options.revision,
+            device=options.device,
         )
     )
     if PartialState().is_main_process:
         if options.json:
             print_json({**asdict(result), "output": str(options.output)})
         else:
-            print(f"{result.lines} lines in {options.output}, {result.resumed} of them from an earlier run.")
+            print(f"{counted(result.lines, 'line')} in {options.output}, {result.resumed} of them from an earlier run.")
             if result.errors:
-                print(f"{result.errors} lines have an error: their pictures could not be read.")
+                have = "has" if result.errors == 1 else "have"
+                print(f"{counted(result.errors, 'line')} {have} `error` in place of `answer`.")
     return 1 if result.errors else 0

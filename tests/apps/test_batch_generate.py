@@ -10,14 +10,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from PIL import Image
-from question_files import write_questions
+from question_files import png_header, write_questions
 from small_checkpoints import make_llava_checkpoint
 
-from mmtok.apps import batch_generate
+from mmtok.apps import batch_answers, batch_generate
 from mmtok.apps.answering import ask, load_pipeline
-from mmtok.apps.batch_generate import BatchSettings, generate_file, open_part, read_parts, read_questions
+from mmtok.apps.batch_generate import BatchSettings, generate_file
+from mmtok.apps.question_file import read_questions
 from mmtok.publish import stage
+from mmtok.record_store import RecordStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +32,11 @@ def model(tmp_path_factory) -> str:
 
 
 def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def read_parts(folder: Path) -> dict[int, dict]:
+    return {line["line"]: line for path in folder.glob("*.jsonl") for line in read_lines(path)}
 
 
 @pytest.fixture
@@ -53,15 +60,15 @@ def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
     """Cut off in the second batch, with a torn line on the disk: the lines that are there are not asked again."""
     asked = []
 
-    def cut_off(pipe, settings, batch):
+    def cut_off(pipe, folder, batch, **given):
         if asked:
             raise KeyboardInterrupt
         asked.extend(number for number, _ in batch)
-        return answer(pipe, settings, batch)
+        return answer(pipe, folder, batch, **given)
 
-    answer = batch_generate.answer_lines
+    answer = batch_generate.answer_records
     with monkeypatch.context() as patched:
-        patched.setattr(batch_generate, "answer_lines", cut_off)
+        patched.setattr(batch_generate, "answer_records", cut_off)
         with pytest.raises(KeyboardInterrupt):
             generate_file(settings)
     assert asked == [0, 1, 2]
@@ -70,32 +77,71 @@ def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
     with part.open("a", encoding="utf-8") as file:
         file.write('{"line": 3, "answer": "half a li')
 
-    def remembered(pipe, settings, batch):
+    def remembered(pipe, folder, batch, **given):
         asked.extend(number for number, _ in batch)
-        return answer(pipe, settings, batch)
+        return answer(pipe, folder, batch, **given)
 
-    monkeypatch.setattr(batch_generate, "answer_lines", remembered)
+    monkeypatch.setattr(batch_generate, "answer_records", remembered)
     assert generate_file(settings).resumed == 3
     assert asked == list(range(7))
     assert [line["id"] for line in read_lines(settings.output)] == [f"é{number}" for number in range(7)]
 
 
-def test_unfinished_work_of_other_settings_is_refused(settings) -> None:
-    settings.parts.mkdir()
-    (settings.parts / "run.json").write_text(json.dumps(replace(settings, budget=2).fingerprint()))
-    with pytest.raises(ValueError, match="unfinished work with another vision_token_budget: remove it"):
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({"budget": 2}, {}, "vision_token_budget was 2 and is 4"),
+        ({}, {"knobs": {"text_temperature": 0.5}}, "text_temperature was None and is 0.5"),
+        ({"knobs": {"text_temperature": 0.5}}, {}, "text_temperature was 0.5 and is None"),
+        ({}, {"max_new_tokens": 4}, "max_new_tokens was 3 and is 4"),
+    ],
+)
+def test_unfinished_work_of_other_settings_is_refused(settings, before, now, message) -> None:
+    RecordStore(settings.parts, replace(settings, **before).fingerprint()).close()
+    names = sorted(path.name for path in settings.parts.iterdir())
+    with pytest.raises(ValueError, match=f"unfinished work of another run: {message}. Remove it"):
+        generate_file(replace(settings, **now))
+    assert sorted(path.name for path in settings.parts.iterdir()) == names
+
+
+def test_unfinished_work_of_the_same_folder_with_another_model_is_refused(settings, tmp_path) -> None:
+    """Staged again under the same name, with another budget, with other weights or with other code."""
+    base = make_llava_checkpoint(tmp_path / "base")
+    settings = replace(settings, model=str(tmp_path / "model_again"), budget="model")
+    contents = set()
+    for budget, seed in ((64, 0), (4, 0), (4, 1)):
+        base = make_llava_checkpoint(tmp_path / f"base{seed}", seed=seed)
+        stage(base, tmp_path / "model_again", knobs={"vision_token_budget": budget}, check=False, overwrite=True)
+        contents.add(settings.fingerprint()["model"])
+    with (tmp_path / "model_again" / "coverage.py").open("a") as code:
+        code.write("# changed\n")
+    assert len(contents | {settings.fingerprint()["model"]}) == 4
+    RecordStore(settings.parts, settings.fingerprint()).close()
+    stage(base, tmp_path / "model_again", knobs={"vision_token_budget": 8}, check=False, overwrite=True)
+    with pytest.raises(ValueError, match="another run: model was 'sha256 "):
         generate_file(settings)
-    assert [path.name for path in settings.parts.iterdir()] == ["run.json"]
 
 
-def test_unfinished_work_of_other_knobs_is_refused(settings) -> None:
-    """Both ways round: a knob that is new, and one that is no longer given."""
-    warmer = replace(settings, knobs={"text_temperature": 0.5})
-    for before, now in ((settings, warmer), (warmer, settings)):
-        settings.parts.mkdir(exist_ok=True)
-        (settings.parts / "run.json").write_text(json.dumps(before.fingerprint()))
-        with pytest.raises(ValueError, match="unfinished work with another text_temperature: remove it"):
-            generate_file(now)
+def test_a_run_on_the_same_output_is_refused(settings) -> None:
+    with (
+        RecordStore(settings.parts, settings.fingerprint()),
+        pytest.raises(ValueError, match=r"Another run is writing to .*answers\.jsonl\.parts"),
+    ):
+        generate_file(settings)
+
+
+def test_a_run_that_was_killed_at_its_very_end_is_done(settings, monkeypatch) -> None:
+    """The output is written and the parts are there still: the same command says what it did."""
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordStore, "remove", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            generate_file(settings)
+    assert settings.output.exists()
+    written = settings.output.read_bytes()
+    result = generate_file(settings)
+    assert (result.lines, result.resumed, result.errors) == (7, 7, 0)
+    assert settings.output.read_bytes() == written
+    assert not settings.parts.exists()
 
 
 def test_knobs_count_for_every_line(settings) -> None:
@@ -126,37 +172,105 @@ def test_an_output_is_never_overwritten(settings) -> None:
     assert settings.output.read_text() == "precious"
 
 
-def test_a_broken_picture_costs_only_its_own_line(settings) -> None:
-    (settings.input.parent / "4.png").write_bytes(b"no picture")
+def kinds(lines: list[dict]) -> str:
+    return "".join("e" if "error" in line else "a" for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bad_image_costs_only_its_own_line(settings) -> None:
+    (settings.input.parent / "4.png").write_bytes(b"no image")
+    (settings.input.parent / "2.png").write_bytes(png_header(60_000, 60_000))
+    Image.new("RGB", (300, 1)).save(settings.input.parent / "6.png")
+    assert generate_file(settings).errors == 3
+    lines = read_lines(settings.output)
+    assert kinds(lines) == "aaeaeae"
+    assert [sorted(line) for line in lines[3:5]] == [[name, "id", "image", "question"] for name in ("answer", "error")]
+    assert lines[4]["error"] == "4.png cannot be read as an image: it is no image, or of an unknown format."
+    assert "2.png cannot be read as an image: it has more than 89,478,485 pixels" in lines[2]["error"]
+    assert "6.png cannot be read as an image: it has 300 x 1 pixels" in lines[6]["error"]
+
+
+def test_an_image_that_goes_missing_during_the_run_costs_only_its_own_line(settings, monkeypatch) -> None:
+    load = batch_generate.load_pipeline
+
+    def load_and_remove(*arguments, **named):
+        (settings.input.parent / "1.png").unlink()
+        return load(*arguments, **named)
+
+    monkeypatch.setattr(batch_generate, "load_pipeline", load_and_remove)
+    assert generate_file(settings).errors == 1
+    assert read_lines(settings.output)[1]["error"] == "1.png cannot be read as an image: No such file or directory."
+
+
+def refusing(words: str, error: type[Exception]):
+    """`answer_batch`, but of a model that refuses every batch with a question of these words."""
+
+    def answer(pipe, questions, images, **given):
+        if any(words in question for question in questions):
+            raise error("too much of it")
+        return ["fine" for _ in questions]
+
+    return answer
+
+
+@pytest.mark.parametrize("error", [ValueError, torch.OutOfMemoryError])
+def test_a_question_that_the_model_refuses_costs_only_its_own_line(settings, monkeypatch, error) -> None:
+    monkeypatch.setattr(batch_answers, "answer_batch", refusing("dog and?", error))  # of line 3 alone
     assert generate_file(settings).errors == 1
     lines = read_lines(settings.output)
-    assert [sorted(line) for line in lines] == [["answer", "id", "image", "question"]] * 4 + [
-        ["error", "id", "image", "question"]
-    ] + [["answer", "id", "image", "question"]] * 2
-    assert "4.png cannot be read as an image" in lines[4]["error"]
+    assert kinds(lines) == "aaaeaaa"
+    assert lines[3]["error"] == "too much of it"
+
+
+def test_a_model_that_refuses_everything_ends_the_run(settings, monkeypatch) -> None:
+    monkeypatch.setattr(batch_answers, "answer_batch", refusing("", ValueError))
+    with pytest.raises(ValueError, match="too much of it"):
+        generate_file(settings)
+    assert not settings.output.exists()
+
+
+def test_fields_of_the_input_that_have_names_of_ours(settings) -> None:
+    """An earlier output asked again, with a number for each line: what is copied never counts as ours."""
+    lines = [{**line, "line": 99, "error": "old", "answer": "old"} for line in read_lines(settings.input)]
+    settings.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert generate_file(settings).errors == 0
+    assert [line["line"] for line in read_lines(settings.output)] == [99] * 7
+    assert all("error" not in line and line["answer"] != "old" for line in read_lines(settings.output))
+
+
+def test_a_question_with_a_line_separator_is_one_line(settings) -> None:
+    image = {"image": "0.png"}
+    lines = [{**image, "question": f"Where is{separator}the dog?"} for separator in "\u2028\x85\u2029"]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\r\n" for line in lines)
+    settings.input.write_text("\ufeff" + text, encoding="utf-8", newline="")
+    assert generate_file(settings).lines == 3
+    assert [line["question"] for line in read_lines(settings.output)] == [line["question"] for line in lines]
+
+
+GOOD = '{"image": "0.png", "question": "?"}\n'
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),
-        ("{", "line 1: no JSON"),
-        ('{"image": "0.png"}', "line 1: give an object with the texts `image` and `question`"),
-        ('{"image": "none.png", "question": "?"}', "line 1: the picture none.png is not there"),
+        (GOOD + "{", "line 2: no JSON"),
+        (GOOD + "\n" + GOOD, "line 2: no JSON"),
+        (GOOD + '{"image": "0.png"}', "line 2: give an object with the texts `image` and `question`"),
+        (GOOD + '{"image": "none.png", "question": "?"}', "line 2: the image 'none.png' is not there"),
+        (GOOD + '{"image": "a\\u0000b", "question": "?"}', "line 2: the image 'a.x00b' is not there"),
+        (GOOD + '{"image": "", "question": "?"}', "line 2: the image '' is not there"),
+        (GOOD + '{"image": "0.png", "question": " "}', "line 2: the question is empty: write one"),
+        (GOOD + '{"image": "0.png", "question": "an <image>?"}', "line 2: the question contains <image>, which"),
+        (GOOD + '{"image": "0.png", "question": "\\ud800?"}', "line 2: it has half of a surrogate pair"),
+        (GOOD + '{"image": "0.png", "question": "?", "note": "\\udfff"}', "line 2: it has half of a surrogate pair"),
     ],
 )
-def test_bad_lines_are_named(tmp_path, text, message) -> None:
-    (tmp_path / "bad.jsonl").write_text(text)
+def test_bad_lines_are_named_before_anything_is_asked(settings, text, message) -> None:
+    settings.input.write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_questions(tmp_path / "bad.jsonl")
-
-
-def test_only_whole_lines_of_parts_count(tmp_path) -> None:
-    part = tmp_path / "00000.jsonl"
-    part.write_bytes('{"line": 0}\n{"line": 1}\n{"line": 2, "answer": "\u00e9'.encode()[:-1])
-    assert sorted(read_parts(tmp_path)) == [0, 1]
-    open_part(part).close()
-    assert part.read_text() == '{"line": 0}\n{"line": 1}\n'
+        generate_file(settings)
+    assert not settings.parts.exists()
 
 
 def _both_answered(settings: BatchSettings) -> bool:

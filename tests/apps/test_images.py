@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from question_files import png_header
 from transformers.image_utils import load_image
 
 from mmtok.hub.handler import MAX_ASPECT_RATIO, MAX_PIXELS
@@ -52,16 +51,6 @@ def test_every_mode_becomes_the_pixels_of_load_image(tmp_path, mode) -> None:
     read = read_image(path)
     assert read.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(read), np.asarray(load_image(str(path))))
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG file that claims a size and holds no pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def damaged() -> bytes:

@@ -1,0 +1,74 @@
+"""One batch of a file of questions: an answer or an error for each line, whatever is wrong with one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmtok.images import read_image
+
+from .answering import answer_batch
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import ImageTextToTextPipeline
+
+
+def answer_records(
+    pipe: ImageTextToTextPipeline, folder: Path, batch: Sequence[tuple[int, Mapping[str, Any]]], **generate_kwargs: Any
+) -> list[dict[str, Any]]:
+    """Answers (line number, question) pairs: one {"line", "answer"} or {"line", "error"} for each.
+
+    An image that cannot be read costs its own line. Where the model refuses a batch, or runs out of memory, its
+    questions are asked one by one, so that only those have an error that are refused alone.
+
+    Args:
+        pipe: from `load_pipeline`.
+        folder: what the paths of images are relative to.
+        batch: each question with `image` and `question`.
+        **generate_kwargs: arguments of `generate`.
+
+    Raises:
+        ValueError: the model refuses each of several questions, which is no fault of a line.
+    """
+    images: dict[int, Image.Image] = {}
+    records: dict[int, dict[str, Any]] = {}
+    for number, question in batch:
+        try:
+            images[number] = read_image(folder / question["image"])
+        except ValueError as error:
+            records[number] = {"line": number, "error": str(error).removeprefix(f"{folder}/")}
+    texts = {number: question["question"] for number, question in batch if number in images}
+    answers, refusals = _ask_all(pipe, texts, images, generate_kwargs)
+    if len(refusals) == len(texts) > 1:
+        raise next(iter(refusals.values()))
+    records |= {number: {"line": number, "error": str(error)} for number, error in refusals.items()}
+    records |= {number: {"line": number, "answer": answer} for number, answer in answers.items()}
+    return [records[number] for number, _ in batch]
+
+
+def _ask_all(
+    pipe: ImageTextToTextPipeline,
+    texts: Mapping[int, str],
+    images: Mapping[int, Image.Image],
+    generate_kwargs: Mapping[str, Any],
+) -> tuple[dict[int, str], dict[int, ValueError]]:
+    """Answers and refusals by line number; the questions together, or else one by one."""
+    if not texts:
+        return {}, {}
+    try:
+        answers = answer_batch(pipe, list(texts.values()), [[images[number]] for number in texts], **generate_kwargs)
+        return dict(zip(texts, answers, strict=True)), {}
+    except (ValueError, torch.OutOfMemoryError) as error:
+        # Only the sentence: the traceback would keep the tensors of the failed call in memory.
+        refusal = ValueError(str(error))
+    if len(texts) == 1:
+        return {}, dict.fromkeys(texts, refusal)
+    alone = [_ask_all(pipe, {number: text}, images, generate_kwargs) for number, text in texts.items()]
+    return (
+        {number: answer for answered, _ in alone for number, answer in answered.items()},
+        {number: error for _, refused in alone for number, error in refused.items()},
+    )

@@ -1,0 +1,194 @@
+"""Records of a long run, kept on the disk as they come, so that an interrupted run goes on where it stopped.
+
+    with RecordStore("answers.parts", fingerprint) as store:
+        done = store.read()
+        store.append([{"line": 7, "answer": "yes"}])
+
+A store is a folder with `run.json`, which says what the run does, and for each process one file of JSON lines and one
+lock. It survives a kill at any point: records are on the disk when `append` returns, a line that was cut short counts
+as missing and is cut off before the next one is written, and `finish` can be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+_RUN_FILE = "run.json"
+_FINISHED_FILE = "finished.json"
+_BLOCK = 2**16  # bytes that are read at once
+
+
+class RecordStore:
+    """The folder of one run, opened by one of its processes; close it, or use it in a `with` statement.
+
+    Args:
+        folder: created where it is missing.
+        fingerprint: everything that decides the records, as JSON values; records are only added to those of a run with
+            the same one.
+        process: number of this process in a parallel run. Process 0 writes `run.json`, so it has to be opened first.
+        may_grow: name of an entry of the fingerprint, a mapping that may get further entries from run to run.
+
+    Raises:
+        ValueError: the folder holds records of a run with another fingerprint, or a run that is going on uses it. The
+            folder is as it was then.
+    """
+
+    def __init__(
+        self, folder: str | Path, fingerprint: Mapping[str, Any], *, process: int = 0, may_grow: str = ""
+    ) -> None:
+        self.folder = Path(folder)
+        made = not self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / f"{process:05}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"Another run is writing to {self.folder}: wait for it, or name another output.") from None
+        try:
+            if process == 0:
+                self._claim(json.loads(json.dumps(dict(fingerprint))), may_grow)
+            self._file = (self.folder / f"{process:05}.jsonl").open("ab+")
+        except BaseException:
+            self._lock.release()
+            if made:
+                self.remove()
+            raise
+        _cut_torn_line(self._file)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole records of all processes, in the order in which each process wrote them."""
+        records = []
+        for path in sorted(self.folder.glob("*.jsonl")):
+            # Not `splitlines`: it also splits at characters such as U+2028, which stand in JSON as they are.
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                try:
+                    records.append(json.loads(line))
+                except ValueError:  # a power cut can leave a block of zeros; such a record is missing
+                    continue
+        return records
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes records behind those of this process; they are on the disk when this returns."""
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        self._file.write(lines.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Lets other runs use the folder."""
+        self._file.close()
+        self._lock.release()
+
+    def finish(self, output: Path, lines: Iterable[str]) -> None:
+        """Writes a run's result, all of it or nothing, and removes the store.
+
+        Args:
+            output: a file beside the folder.
+            lines: of it, without line breaks.
+        """
+        unfinished, content = self.folder / "output.unfinished", hashlib.sha256()
+        with unfinished.open("wb") as file:
+            for line in lines:
+                content.update(encoded := line.encode() + b"\n")
+                file.write(encoded)
+            file.flush()
+            os.fsync(file.fileno())
+        # With this file, a run that is killed between the next two steps knows that the output is its own.
+        write_whole(self.folder / _FINISHED_FILE, json.dumps({"sha256": content.hexdigest()}) + "\n")
+        unfinished.replace(output)
+        self.close()
+        self.remove()
+
+    def is_finished(self, output: Path) -> bool:
+        """Whether an earlier run was killed after `finish` had written `output` and before it had removed the store."""
+        finished = self.folder / _FINISHED_FILE
+        if not finished.is_file() or not output.is_file():
+            return False
+        content = hashlib.sha256()
+        with output.open("rb") as file:
+            while block := file.read(_BLOCK):
+                content.update(block)
+        return bool(json.loads(finished.read_text(encoding="utf-8"))["sha256"] == content.hexdigest())
+
+    def remove(self) -> None:
+        """Removes the files of the store, and the folder, if nothing else is in it."""
+        for pattern in ("*.jsonl", "*.unfinished", _RUN_FILE, "*.lock", _FINISHED_FILE):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def __enter__(self) -> RecordStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _claim(self, fingerprint: dict[str, Any], may_grow: str) -> None:
+        """Writes `run.json`, or makes sure that the one that is there belongs to this run."""
+        path = self.folder / _RUN_FILE
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if before is not None:
+            known, given = before.get(may_grow, {}), fingerprint.get(may_grow, {})
+            if may_grow:
+                fingerprint[may_grow] = {**known, **given}
+            changes = _changes(before, fingerprint, may_grow)
+            if changes:
+                raise ValueError(
+                    f"{self.folder} holds unfinished work of another run: {changes[0]}. Remove it, or name another "
+                    "output."
+                )
+        elif any(self.folder.glob("*.jsonl")):
+            raise ValueError(f"{self.folder} has records, but no {_RUN_FILE}: remove it, or name another output.")
+        if before != fingerprint:
+            write_whole(path, json.dumps(fingerprint, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that it has all of its text or is as it was, whatever happens meanwhile."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], may_grow: str) -> list[str]:
+    """What differs, in words; in the entry that may grow only what both have."""
+    changes = [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted({*before, *now} - {may_grow})
+        if before.get(name) != now.get(name)
+    ]
+    known = before.get(may_grow, {})
+    return changes + [
+        f"{may_grow} had {name!r} as {known[name]!r} and has it as {value!r}"
+        for name, value in now.get(may_grow, {}).items()
+        if name in known and known[name] != value
+    ]
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Cuts off what stands behind the last line break; reads the file's end alone."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    file.truncate(end)
+    file.seek(0, os.SEEK_END)
