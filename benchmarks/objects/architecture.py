@@ -1,0 +1,144 @@
+"""The untrained model: LLaVA's three parts at 2.6 million parameters, seeded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from .backgrounds import SIDE
+from .catalogue import NAMES, OBJECTS
+from .scenes import GRID, PATCH
+from .vocabulary import BOS, EOS, IMAGE, PAD, words
+
+# Words that name no object. A text row of such a word is to spread evenly over the background, which is written with
+# the embedding of <image>, instead of singling out a patch: this is their cosine.
+BACKGROUND_WORDS = ("there", "in", "image", "objects", "many", "describe")
+BACKGROUND_COSINE = 0.7
+
+# Cosine of an object's word and that of its category: a row of "animal" finds the patches of a dog.
+CATEGORY_COSINE = 0.45
+
+
+def config_values() -> dict[str, Any]:
+    """Describe the model. Like LLaVA-1.5 it reads the last but one layer of a CLIP tower, without the class token."""
+    ids = {word: index for index, word in enumerate(words())}
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        "hidden_act": "gelu",
+    }
+    text = {
+        "model_type": "llama",
+        "vocab_size": len(ids),
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.08,
+        "rope_theta": 100_000.0,
+        "pad_token_id": ids[PAD],
+        "bos_token_id": ids[BOS],
+        "eos_token_id": ids[EOS],
+    }
+    return {
+        "model_type": "llava",
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_index": ids[IMAGE],
+        "image_seq_length": GRID**2,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "projector_hidden_act": "gelu",
+        "tie_word_embeddings": False,
+    }
+
+
+def build_model(seed: int) -> LlavaForConditionalGeneration:
+    """Make the model with random weights, the same for the same seed; torch's own generator is left as it was.
+
+    Word embeddings are orthogonal unit vectors but for the cosines above, and stay as they are: every stage of training
+    relies on them. Queries and keys start equal, so that both transformers attend to like content from the start (after
+    Trockman and Kolter 2023, arXiv 2305.09828); the tower's positions start as sines of rows and columns.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config_values()))
+        with torch.no_grad():
+            _set_words(model.get_input_embeddings().weight)
+            for layer in model.model.language_model.layers:
+                _equal_queries_and_keys(layer.self_attn)
+            model.model.multi_modal_projector.linear_2.weight.mul_(0.1)
+            _set_tower(vision_transformer(model))
+    return model
+
+
+def _equal_queries_and_keys(attention: torch.nn.Module) -> None:
+    torch.nn.init.normal_(attention.q_proj.weight, std=0.06)
+    attention.k_proj.weight.copy_(attention.q_proj.weight)
+
+
+def _set_words(weight: torch.Tensor) -> None:
+    ids = {word: index for index, word in enumerate(words())}
+    torch.nn.init.orthogonal_(weight)
+    leanings = dict.fromkeys(BACKGROUND_WORDS, (IMAGE, BACKGROUND_COSINE))
+    # Of "hot dog" the first word leans towards "food": "dog" leans towards "animal".
+    leanings |= {name.split()[0]: (own.category, CATEGORY_COSINE) for name, own in OBJECTS.items() if own.category}
+    for word, (towards, cosine) in leanings.items():
+        weight[ids[word]] = cosine * weight[ids[towards]] + (1 - cosine**2) ** 0.5 * weight[ids[word]]
+
+
+def _set_tower(tower: torch.nn.Module) -> None:
+    embeddings = tower.embeddings
+    quarter = embeddings.position_embedding.weight.shape[1] // 4
+    row, column = (
+        place.flatten()[:, None] for place in torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    )
+    pitch = torch.linspace(-1.6, 1.1, quarter).exp()
+    waves = [wave(place * pitch) for place in (column, row) for wave in (torch.sin, torch.cos)]
+    embeddings.position_embedding.weight[1:] = 0.25 * torch.cat(waves, 1)
+    torch.nn.init.normal_(embeddings.patch_embedding.weight, std=0.04)
+    for layer in tower.encoder.layers:
+        _equal_queries_and_keys(layer.self_attn)
+        for linear, spread in (
+            (layer.self_attn.v_proj, 0.05),
+            (layer.self_attn.out_proj, 0.05),
+            (layer.mlp.fc1, 0.05),
+            (layer.mlp.fc2, 0.04),
+        ):
+            torch.nn.init.normal_(linear.weight, std=spread)
+
+
+def vision_transformer(model: LlavaForConditionalGeneration) -> torch.nn.Module:
+    """Return the tower's transformer; some releases have dropped the wrapper around it."""
+    tower = model.model.vision_tower
+    return getattr(tower, "vision_model", tower)
+
+
+def vision_features(model: LlavaForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Return the features that LLaVA reads, before the projector: (batch, patches, hidden).
+
+    The last layer, which is not read, is not computed.
+    """
+    tower = vision_transformer(model)
+    hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
+    for layer in tower.encoder.layers[: model.config.vision_feature_layer + 1]:
+        hidden = layer(hidden, None)
+    return hidden[:, 1:]
+
+
+def object_vectors(model: LlavaForConditionalGeneration) -> torch.Tensor:
+    """Return what patches are written with: (objects + 1, hidden) unit vectors; the last, of <image>, is background."""
+    ids = {word: index for index, word in enumerate(words())}
+    weight = model.get_input_embeddings().weight.detach()
+    rows = [weight[[ids[word] for word in name.split()]].sum(0) for name in NAMES]
+    return F.normalize(torch.stack([*rows, weight[ids[IMAGE]]]), dim=-1)

@@ -1,0 +1,179 @@
+"""The training loop: seeded, with a progress bar, and going on from its last snapshot after an interruption.
+
+Every batch is drawn from (seed, stage, step) and every schedule counts steps, so a stage is determined by its seed on
+one machine, and one that was interrupted reaches the weights that it would have had.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+LAST_RATE = 0.02
+Loss = Callable[[np.random.Generator, float], tuple[torch.Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage is run.
+
+    Attributes:
+        name: what the snapshot and the progress bar are called.
+        number: tells its random numbers from those of the other stages.
+        steps: how many.
+        rate: peak learning rate of AdamW, for all that is no hidden matrix.
+        matrix_rate: peak learning rate of Muon, for the hidden matrices.
+        warm_up: steps until the peak.
+        horizon: the step at which the rate would reach its lowest; 0 for the last one.
+    """
+
+    name: str
+    number: int
+    steps: int
+    rate: float
+    matrix_rate: float
+    warm_up: int = 30
+    horizon: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where snapshots are kept, the seed, and how often a snapshot is written, in steps."""
+
+    folder: Path
+    seed: int = 0
+    snapshot_every: int = 100
+
+
+def rate_factor(stage: Stage, step: int) -> float:
+    """Scale the peak rate at a step: a linear warm-up, times a cosine from 1 down to `LAST_RATE` at the horizon."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / (stage.horizon or stage.steps)))
+    return min(1.0, (step + 1) / stage.warm_up) * (LAST_RATE + (1 - LAST_RATE) * cosine)
+
+
+def train_stage(run: Run, stage: Stage, learner: nn.Module, loss: Loss, position: int = 0) -> float:
+    """Run a stage, from its snapshot where there is one, and return its seconds; a finished one is only loaded.
+
+    Args:
+        run: seed and folder.
+        stage: steps and rates.
+        learner: what its trainable parameters are taken from; its state is what a snapshot holds.
+        loss: (generator, share of the stage that is done) -> a scalar and what the log shows.
+        position: line of the progress bar.
+
+    Raises:
+        ValueError: the snapshot belongs to a run with another seed or stage.
+    """
+    optimizers = make_optimizers(stage, learner)
+    path = run.folder / f"{stage.name}.pt"
+    start, before = _resume(path, run, stage, learner, optimizers)
+    began = time.perf_counter()
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    bar = tqdm(
+        range(start, stage.steps), stage.name, initial=start, total=stage.steps, position=position, mininterval=2
+    )
+    for step in bar:
+        _set_rates(optimizers, rate_factor(stage, step))
+        rng = np.random.default_rng([run.seed, stage.number, step])
+        with torch.autocast("cpu", torch.bfloat16):
+            value, shown = loss(rng, step / stage.steps)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        if step % 25 == 24:
+            bar.write(f"{stage.name} {step + 1} loss {value.item():.3f} " + _listed(shown))
+        if (step + 1) % run.snapshot_every == 0 or step + 1 == stage.steps:
+            seconds = before + time.perf_counter() - began
+            _save(path, run, stage, learner, optimizers, step + 1, seconds)
+    return before + time.perf_counter() - began
+
+
+def make_optimizers(stage: Stage, learner: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside transformer layers and the projector, AdamW for everything else that is trained."""
+    named = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    hidden = [p for name, p in named if p.ndim == 2 and (".layers." in name or "projector" in name)]
+    others = [p for _, p in named if all(p is not matrix for matrix in hidden)]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.02},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98)),
+        torch.optim.Muon(hidden, lr=stage.matrix_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def train_only(module: nn.Module, fragments: Iterable[str]) -> None:
+    """Freeze every parameter whose name has none of the fragments."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(any(fragment in name for fragment in fragments))
+
+
+def _set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak"]
+
+
+def _fingerprint(run: Run, stage: Stage) -> dict[str, Any]:
+    return {"seed": run.seed, **asdict(stage)}
+
+
+def _save(
+    path: Path,
+    run: Run,
+    stage: Stage,
+    learner: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
+    seconds: float,
+) -> None:
+    """Write the snapshot beside the old one and put it in its place, so that a kill leaves one of the two whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "run": _fingerprint(run, stage),
+        "learner": learner.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "step": step,
+        "seconds": seconds,
+    }
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
+
+
+def _resume(
+    path: Path, run: Run, stage: Stage, learner: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> tuple[int, float]:
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    if state["run"] != _fingerprint(run, stage):
+        raise ValueError(
+            f"{path} belongs to a run with another seed or stage ({state['run']}). Delete it to start again, or name "
+            "another --run-folder."
+        )
+    learner.load_state_dict(state["learner"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"], state["seconds"]
+
+
+def _listed(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -1,0 +1,89 @@
+"""Draw the sprite sheets from the icon sets on npm: `python -m benchmarks.objects.rasterise PACKAGES`.
+
+PACKAGES is a folder with the unpacked packages, one folder each, as `npm pack` and `tar` leave them:
+
+    for set in noto noto-v1 fluent-emoji fluent-emoji-flat twemoji; do
+        npm pack @iconify-json/$set && mkdir -p $set && tar -xzf iconify-json-$set-[0-9]*.tgz -C $set
+    done
+
+It needs `resvg_py`. The sheets are committed, so training does not need this step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .catalogue import OBJECTS
+from .sprites import write_sheet
+
+# Style -> package. Twemoji is only ever shown to a model that was trained without it.
+STYLES = {
+    "noto": "noto",
+    "noto-v1": "noto-v1",
+    "fluent": "fluent-emoji",
+    "fluent-flat": "fluent-emoji-flat",
+    "twemoji": "twemoji",
+}
+
+# What is fainter than this (of 255) is no part of the drawing when it is cropped.
+FAINTEST = 20
+
+
+def find_icon(icons: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Look an icon up in an icon set, through its aliases; None where the set has no such icon."""
+    while name not in icons["icons"]:
+        if name not in icons.get("aliases", {}):
+            return None
+        name = icons["aliases"][name]["parent"]
+    return icons["icons"][name]
+
+
+def draw(icons: dict[str, Any], icon: dict[str, Any], side: int) -> Image.Image:
+    """Draw an icon, cropped to what is visible: RGBA, its longer side `side` pixels."""
+    import resvg_py
+
+    width, height = (icon.get(key, icons.get(key, 16)) for key in ("width", "height"))
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{width}" height="{height}" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+    )
+    drawn = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * side)))).convert("RGBA")
+    drawn = drawn.crop(drawn.getchannel("A").point(lambda value: 255 if value > FAINTEST else 0).getbbox())
+    scale = side / max(drawn.size)
+    size = max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale))
+    return drawn.resize(size, Image.Resampling.LANCZOS)
+
+
+def draw_style(package: Path, side: int) -> dict[str, list[Image.Image]]:
+    """Draw all icons that a set has of every object; an object of which it has none gets an empty list."""
+    icons = json.loads((package / "icons.json").read_text(encoding="utf-8"))
+    drawn = {}
+    for name, kind in OBJECTS.items():
+        found = [icon for icon in (find_icon(icons, name) for name in kind.icons) if icon]
+        drawn[name] = [draw(icons, icon, side) for icon in found]
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a sheet for every style."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packages", type=Path)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "sprites")
+    parser.add_argument("--styles", nargs="+", choices=list(STYLES), default=list(STYLES))
+    parser.add_argument("--side", type=int, default=96, help="pixels of a sprite's longer side")
+    options = parser.parse_args(arguments)
+    for style in options.styles:
+        sprites = draw_style(options.packages / STYLES[style] / "package", options.side)
+        path = write_sheet(sprites, options.output, style)
+        print(f"{path}: {sum(map(len, sprites.values()))} sprites, {path.stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Sprite sheets: the drawings of a style in one PNG, with an index of where each object's are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class SpriteSheet:
+    """The drawings of one style.
+
+    Attributes:
+        style: its name, such as "noto".
+        sprites: object name -> its drawings, RGBA.
+    """
+
+    style: str
+    sprites: Mapping[str, tuple[Image.Image, ...]]
+
+
+def load_sheets(*folders: Path) -> dict[str, SpriteSheet]:
+    """Read all sheets of some folders: style -> sheet.
+
+    Raises:
+        FileNotFoundError: a folder has no sheet.
+    """
+    sheets = {}
+    for folder in folders:
+        indices = sorted(folder.glob("*.json"))
+        if not indices:
+            raise FileNotFoundError(f"{folder} has no sprite sheet: a STYLE.json with a STYLE.png beside it.")
+        for path in indices:
+            boxes = json.loads(path.read_text(encoding="utf-8"))
+            with Image.open(path.with_suffix(".png")) as opened:
+                sheet = opened.convert("RGBA")
+            sprites = {name: tuple(sheet.crop(tuple(box)) for box in found) for name, found in boxes.items()}
+            sheets[path.stem] = SpriteSheet(path.stem, sprites)
+    return sheets
+
+
+def write_sheet(sprites: Mapping[str, Sequence[Image.Image]], folder: Path, style: str, columns: int = 12) -> Path:
+    """Write drawings as a sheet into a folder and return the PNG's path. They are laid out on a grid, row by row."""
+    drawn = [(name, sprite) for name, found in sprites.items() for sprite in found]
+    cell = max(max(sprite.size) for _, sprite in drawn)
+    sheet = Image.new("RGBA", (columns * cell, -(-len(drawn) // columns) * cell))
+    boxes: dict[str, list[list[int]]] = {name: [] for name in sprites}
+    for index, (name, sprite) in enumerate(drawn):
+        left, top = index % columns * cell, index // columns * cell
+        sheet.paste(sprite, (left, top))
+        boxes[name].append([left, top, left + sprite.width, top + sprite.height])
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in boxes.items())
+    (folder / f"{style}.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+    path = folder / f"{style}.png"
+    sheet.save(path, optimize=True)
+    return path
