@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-heavy fuzz lint format tiny family bench bench-full bench-gpu quality compat clean
+.PHONY: help install demo test test-heavy fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ format: $(INSTALLED) ## let ruff format and fix what it can
 
 tiny: $(INSTALLED) ## train the embedded model again (about an hour; resumes)
 	$(BIN)/python -m benchmarks.embedded_model.training --output mmtok/tiny/checkpoint
+
+objects: $(INSTALLED) ## train the model of everyday objects and measure it (an hour on two idle cores; resumes)
+	$(BIN)/python -m benchmarks.objects.train --output benchmarks/objects/checkpoint
+	$(BIN)/python -m benchmarks.objects.evaluate benchmarks/objects/checkpoint --output benchmarks/results/objects.json
 
 family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with weights on the meta device
 	$(BIN)/python -m mmtok.publish.family

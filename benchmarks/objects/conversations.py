@@ -94,7 +94,7 @@ def converse(scene: Scene, labels: NDArray[np.int64], rng: np.random.Generator, 
 
 
 def _is_it_there(seen: Scene, name: str) -> Question:
-    return Question(is_there(name), "yes" if name in seen.names else "no")
+    return Question(is_there(name), "yes" if name in seen.names else "no", name)
 
 
 def _sample_question(seen: Scene, rng: np.random.Generator) -> Question | None:

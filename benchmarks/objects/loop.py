@@ -34,6 +34,7 @@ class Stage:
         matrix_rate: peak learning rate of Muon, for the hidden matrices.
         warm_up: steps until the peak.
         horizon: the step at which the rate would reach its lowest; 0 for the last one.
+        cool_down: the last steps, in which the rate also falls in a straight line; 0 for none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     matrix_rate: float
     warm_up: int = 30
     horizon: int = 0
+    cool_down: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,19 @@ class Run:
     snapshot_every: int = 100
 
 
+def snapshot_path(run: Run, stage: Stage) -> Path:
+    """The file that a stage goes on from, and that holds its result."""
+    return run.folder / f"{stage.name}.pt"
+
+
 def rate_factor(stage: Stage, step: int) -> float:
-    """Scale the peak rate at a step: a linear warm-up, times a cosine from 1 down to `LAST_RATE` at the horizon."""
+    """Scale the peak rate at a step: a linear warm-up, then a cosine from 1 to `LAST_RATE` at the horizon.
+
+    A stage with a cool-down ends at `LAST_RATE` before its horizon.
+    """
     cosine = 0.5 * (1 + math.cos(math.pi * step / (stage.horizon or stage.steps)))
-    return min(1.0, (step + 1) / stage.warm_up) * (LAST_RATE + (1 - LAST_RATE) * cosine)
+    falling = min(1.0, (stage.steps - step) / stage.cool_down) if stage.cool_down else 1.0
+    return min(1.0, (step + 1) / stage.warm_up) * max(LAST_RATE, falling * (LAST_RATE + (1 - LAST_RATE) * cosine))
 
 
 def train_stage(run: Run, stage: Stage, learner: nn.Module, loss: Loss, position: int = 0) -> float:
@@ -74,7 +85,7 @@ def train_stage(run: Run, stage: Stage, learner: nn.Module, loss: Loss, position
         ValueError: the snapshot belongs to a run with another seed or stage.
     """
     optimizers = make_optimizers(stage, learner)
-    path = run.folder / f"{stage.name}.pt"
+    path = snapshot_path(run, stage)
     start, before = _resume(path, run, stage, learner, optimizers)
     began = time.perf_counter()
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]

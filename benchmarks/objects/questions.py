@@ -21,7 +21,7 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its answer; `name` is the object of the scene that the answer rests on, "" where there is none."""
+    """A question and its answer; `name` is the object that is asked for or that the answer names, "" without one."""
 
     text: str
     answer: str
@@ -53,7 +53,8 @@ def absent_question(scene: Scene, rng: np.random.Generator, negative: Negative) 
         categories = {OBJECTS[name].category for name in there} - {""}
         pool = tuple(n for n in NAMES if scene.place in OBJECTS[n].places or OBJECTS[n].category in categories)
     absent = [name for name in pool if name not in there] or [name for name in NAMES if name not in there]
-    return Question(is_there(absent[rng.integers(len(absent))]), "no")
+    name = absent[rng.integers(len(absent))]
+    return Question(is_there(name), "no", name)
 
 
 def category_question(scene: Scene, rng: np.random.Generator, *, present: bool) -> Question | None:

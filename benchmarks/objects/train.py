@@ -1,36 +1,54 @@
 """Train the embedded model: `python -m benchmarks.objects.train --output FOLDER`.
 
     sight      the vision tower and the projector write every patch as the word of what it shows   (see sight.py)
-    language   the language model answers about patches that are written without a tower            (see language.py)
+    words      the language model answers about a few patches that are written without a tower      (see language.py)
+    language   the same up to whole images
     tuning     it goes on with what the tower writes, which stays as it is                           (see tuning.py)
 
-The first two need nothing of each other and run side by side, each with one thread. An interrupted run goes on from its
-snapshots.
+`sight` and `language` need nothing of each other and run side by side, each with one thread. An interrupted run goes on
+from its snapshots. The stages are those of `STAGES`; a run is determined by its seed on one machine.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from transformers import LlavaForConditionalGeneration
+
+from mmtok.machine import machine
 
 from .architecture import build_model
+from .export import export_checkpoint, replaced_when_complete
 from .language import LanguageLearner
-from .loop import Run, Stage, train_stage
+from .loop import Run, Stage, snapshot_path, train_stage
 from .scenes import GRID
 from .sight import SightLearner
 from .sprites import SpriteSheet, load_sheets
+from .tuning import TuningLearner, write_scenes
 
 SHEETS = Path(__file__).parent / "sprites"
 UNSEEN_STYLE = "twemoji"
 
-SIGHT = Stage("sight", 0, 2400, rate=1e-3, matrix_rate=3e-3)
+SIGHT = Stage("sight", 0, 1600, rate=1e-3, matrix_rate=3e-3, horizon=2400, cool_down=600)
 SIGHT_BATCH = 48
 
 # The rate is left high at the end of the first part: the second goes on from there.
-WORDS = Stage("words", 1, 400, rate=3e-3, matrix_rate=3e-3, horizon=800)
-LANGUAGE = Stage("language", 2, 600, rate=1.5e-3, matrix_rate=1.5e-3)
+WORDS = Stage("words", 1, 300, rate=3e-3, matrix_rate=3e-3, horizon=800)
+LANGUAGE = Stage("language", 2, 350, rate=1.5e-3, matrix_rate=1.5e-3)
 LANGUAGE_BATCH = 32
+
+TUNING = Stage("tuning", 3, 500, rate=1e-3, matrix_rate=1e-3)
+TUNING_BATCH = 24
+TUNING_SCENES = 1600
+
+STAGES = (SIGHT, WORDS, LANGUAGE, TUNING)
+TOWER_PARTS = ("model.vision_tower.", "model.multi_modal_projector.")
 
 
 def training_sheets() -> dict[str, SpriteSheet]:
@@ -38,18 +56,93 @@ def training_sheets() -> dict[str, SpriteSheet]:
     return {style: sheet for style, sheet in load_sheets(SHEETS).items() if style != UNSEEN_STYLE}
 
 
-def train_sight(run: Run) -> float:
-    """Run the first stage and return its seconds."""
+def train_sight(run: Run) -> None:
+    """Run the stage `sight`."""
     torch.set_num_threads(1)
     learner = SightLearner(build_model(run.seed), training_sheets(), SIGHT_BATCH)
-    return train_stage(run, SIGHT, learner, learner.loss)
+    train_stage(run, SIGHT, learner, learner.loss)
 
 
-def train_language(run: Run) -> float:
-    """Run the second stage, few patches first, and return its seconds."""
+def train_language(run: Run) -> None:
+    """Run the stages `words` and `language`."""
     torch.set_num_threads(1)
     model, sheets = build_model(run.seed), training_sheets()
-    few = LanguageLearner(model, sheets, LANGUAGE_BATCH, most=24)
-    seconds = train_stage(run, WORDS, few, few.loss, position=1)
-    all_patches = LanguageLearner(model, sheets, LANGUAGE_BATCH, most=GRID**2)
-    return seconds + train_stage(run, LANGUAGE, all_patches, all_patches.loss, position=1)
+    for stage, most in ((WORDS, 24), (LANGUAGE, GRID**2)):
+        learner = LanguageLearner(model, sheets, LANGUAGE_BATCH, most)
+        train_stage(run, stage, learner, learner.loss, position=1)
+
+
+def join(run: Run) -> LlavaForConditionalGeneration:
+    """Put the tower and the projector of `sight` before the language model of `language`."""
+    model = build_model(run.seed)
+    sight, language = (
+        torch.load(snapshot_path(run, stage), weights_only=True)["learner"] for stage in (SIGHT, LANGUAGE)
+    )
+    parts = {
+        name: (sight if name.startswith(TOWER_PARTS) else language)[f"model.{name}"] for name in model.state_dict()
+    }
+    model.load_state_dict(parts)
+    return model
+
+
+def train_tuning(run: Run) -> LlavaForConditionalGeneration:
+    """Run the stage `tuning` and return the finished model."""
+    model = join(run)
+    learner = TuningLearner(model, write_scenes(model, training_sheets(), TUNING_SCENES, run.seed), TUNING_BATCH)
+    train_stage(run, TUNING, learner, learner.loss)
+    return model.eval()
+
+
+def train(run: Run) -> LlavaForConditionalGeneration:
+    """Run all stages.
+
+    Raises:
+        RuntimeError: one of the two stages that run side by side has ended with an error, which it has printed.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=target, args=(run,)) for target in (train_sight, train_language)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError("A stage has ended early; its error is above. Started again, the run goes on from there.")
+    return train_tuning(run)
+
+
+def training_report(run: Run) -> dict[str, object]:
+    """Say what was run, where, and how long it took."""
+    seconds = {
+        stage.name: round(torch.load(snapshot_path(run, stage), weights_only=True)["seconds"]) for stage in STAGES
+    }
+    return {
+        "command": "python -m benchmarks.objects.train",
+        "seed": run.seed,
+        "stages": [{**asdict(stage), "seconds": seconds[stage.name]} for stage in STAGES],
+        "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
+        "machine": machine(),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and write the checkpoint with its report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint's folder")
+    parser.add_argument("--run-folder", type=Path, default=Path("runs/objects"), help="where snapshots are kept")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stage", choices=["sight", "language", "tuning"], help="run this stage alone and stop")
+    options = parser.parse_args(arguments)
+    run = Run(options.run_folder, seed=options.seed)
+    if options.stage:
+        {"sight": train_sight, "language": train_language, "tuning": train_tuning}[options.stage](run)
+        return
+    torch.set_num_threads(2)
+    model = train(run)
+    with replaced_when_complete(options.output) as folder:
+        export_checkpoint(model, folder)
+        report = json.dumps(training_report(run), indent=2) + "\n"
+        (folder / "training_report.json").write_text(report, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
