@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.embedded_model.architecture import CROWDED
 from benchmarks.embedded_model.held_out import HELD_OUT_SEED
-from mmtok.apps.visualize import overlay, seen_pictures
+from mmtok.apps.overlay import overlay
+from mmtok.apps.seen_image import seen_images
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.tiny import checkpoint_path
 from mmtok.tiny.questions import with_article
@@ -87,7 +88,7 @@ def make_gallery(path: Path) -> None:
             inputs = checkpoint.inputs([text], [scene.image()])
             with torch.no_grad():
                 selection = checkpoint.model.select_vision_tokens(**inputs, vision_token_budget=6)
-            [picture] = seen_pictures(inputs, checkpoint.model.config, checkpoint.processor.image_processor)
+            [picture] = seen_images(inputs, checkpoint.model.config, checkpoint.processor.image_processor)
             row.append((text, overlay(picture, selection.images[0])))
         rows.append(row)
     gallery(rows, path, "Six of 144 tokens, for different questions about the same picture")

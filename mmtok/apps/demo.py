@@ -27,8 +27,10 @@ from mmtok.tiny.questions import Question, color_question, existence_question
 from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 
 from .answering import Answer, Budget, ask, load_pipeline, model_inputs
+from .figure import Panel, comparison_figure
+from .overlay import overlay
 from .progress import steps
-from .visualize import Panel, comparison_figure, overlay, seen_pictures
+from .seen_image import seen_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +124,7 @@ def demo_figure(
 ) -> Figure:
     """One row for each question, one column for each budget; right answers are green."""
     inputs = model_inputs(pipe, scene.image(), questions[0].text)
-    [picture] = seen_pictures(inputs, pipe.model.config, pipe.processor.image_processor)
+    [picture] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
     rows = [
         [
             Panel(

@@ -14,8 +14,9 @@ from mmtok.tiny.scenes import sample_scene
 
 from .answering import Explanation, explain, model_inputs
 from .demo import SCENE, demo_questions
+from .overlay import overlay
+from .seen_image import seen_images
 from .streaming import PartialAnswer, stream_answer
-from .visualize import overlay, seen_pictures
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
@@ -138,7 +139,7 @@ def answer_both(
         raise _refusal("There is no question: write one, such as “Is there a red circle in the image?”")
     try:
         kept = [explain(pipe, picture, question, chosen) for chosen in (None, int(budget))]
-        [seen] = seen_pictures(model_inputs(pipe, picture, question), pipe.model.config, pipe.processor.image_processor)
+        [seen] = seen_images(model_inputs(pipe, picture, question), pipe.model.config, pipe.processor.image_processor)
         waiting = _answer(""), ""
         yield *waiting, overlay(seen, None), *waiting, overlay(seen, kept[1].selection)
         full = pruned = waiting

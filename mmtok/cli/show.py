@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmtok.apps.answering import Answer, Budget, Explanation, ask, explain, model_inputs
+from mmtok.apps.colors import ColorBy
+from mmtok.apps.figure import Panel, comparison_figure
+from mmtok.apps.overlay import overlay
 from mmtok.apps.progress import steps
-from mmtok.apps.visualize import ColorBy, Panel, SeenPicture, comparison_figure, overlay, seen_pictures
+from mmtok.apps.seen_image import SeenImage, seen_images
 from mmtok.images import read_image
 
 from .common import (
@@ -57,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
                     row.append(_read(pipe, picture, question, budget, options))
                 rows.append(row)
             inputs = model_inputs(pipe, picture, options.questions[0])
-            [seen] = seen_pictures(inputs, pipe.model.config, pipe.processor.image_processor)
+            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
     panels = [[_panel(seen, read, options.color_by) for read in row] for row in rows]
     figure = comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
     figure.savefig(output, dpi=150)
@@ -92,7 +95,7 @@ def _read(
     return explain(pipe, picture, question, budget, **knobs)
 
 
-def _panel(seen: SeenPicture, read: Explanation, color_by: ColorBy) -> Panel:
+def _panel(seen: SeenImage, read: Explanation, color_by: ColorBy) -> Panel:
     title = f"{read.vision_tokens} tokens"
     if isinstance(read, Answer):
         title += f" → {read.answer or '(nothing)'}"

@@ -10,17 +10,10 @@ from PIL import Image
 from small_checkpoints import GRID_PINPOINTS, make_llava_next_checkpoint
 from transformers import AutoProcessor
 
-from mmtok.apps.visualize import (
-    TEXT_COLOR,
-    VISION_COLOR,
-    Panel,
-    SeenPicture,
-    comparison_figure,
-    gain_color,
-    overlay,
-    seen_pictures,
-    share_color,
-)
+from mmtok.apps.colors import TEXT_COLOR, VISION_COLOR, gain_color, share_color
+from mmtok.apps.figure import Panel, comparison_figure
+from mmtok.apps.overlay import overlay
+from mmtok.apps.seen_image import SeenImage, seen_images
 from mmtok.hub.selection_record import ImageSelection
 
 NORMALISED = SimpleNamespace(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
@@ -47,9 +40,9 @@ def selection(places: list[tuple[int, int, int]], text: list[float], vision: lis
     )
 
 
-def gray(crops: int = 1, tiles: tuple[int, int] = (0, 0)) -> SeenPicture:
+def gray(crops: int = 1, tiles: tuple[int, int] = (0, 0)) -> SeenImage:
     """Dark crops of 24 x 24 with patches of 6."""
-    return SeenPicture(tuple(Image.new("RGB", (24, 24), (90, 90, 90)) for _ in range(crops)), tiles, patch_size=6)
+    return SeenImage(tuple(Image.new("RGB", (24, 24), (90, 90, 90)) for _ in range(crops)), tiles, patch_size=6)
 
 
 def test_pixels_come_back_as_they_were() -> None:
@@ -57,21 +50,21 @@ def test_pixels_come_back_as_they_were() -> None:
     mean, std = np.array(NORMALISED.image_mean), np.array(NORMALISED.image_std)
     pixels = torch.tensor((original / 255 - mean) / std).permute(0, 3, 1, 2).float()
     config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=6))
-    pictures = seen_pictures({"pixel_values": pixels}, config, NORMALISED)
-    assert [(picture.tiles, picture.grid, len(picture.crops)) for picture in pictures] == [((0, 0), 4, 1)] * 2
-    for picture, pixel in zip(pictures, original, strict=True):
-        np.testing.assert_array_equal(np.asarray(picture.crops[0]), pixel)
+    images = seen_images({"pixel_values": pixels}, config, NORMALISED)
+    assert [(image.tiles, image.grid, len(image.crops)) for image in images] == [((0, 0), 4, 1)] * 2
+    for image, pixel in zip(images, original, strict=True):
+        np.testing.assert_array_equal(np.asarray(image.crops[0]), pixel)
 
 
 def test_crops_are_laid_out_as_they_were_cut(tmp_path) -> None:
     """Four quarters of four colours: each tile of the overlay shows its own quarter, in its own place."""
     colors = np.array([[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (250, 250, 0)]], dtype=np.uint8)
-    picture = Image.fromarray(colors.repeat(24, axis=0).repeat(24, axis=1))
+    image = Image.fromarray(colors.repeat(24, axis=0).repeat(24, axis=1))
     processor = AutoProcessor.from_pretrained(make_llava_next_checkpoint(tmp_path)).image_processor
-    inputs = processor(picture, return_tensors="pt")
+    inputs = processor(image, return_tensors="pt")
     vision = SimpleNamespace(patch_size=6, image_size=24)
     config = SimpleNamespace(image_grid_pinpoints=GRID_PINPOINTS, vision_config=vision)
-    [seen] = seen_pictures(inputs, config, processor)
+    [seen] = seen_images(inputs, config, processor)
     assert seen.tiles == (2, 2)
     drawn = overlay(seen, None, scale=1)
     for tile, origin in zip(range(4), seen.origins(1)[1:], strict=True):
@@ -86,7 +79,7 @@ def test_draws_what_a_model_selects(family) -> None:
     model, _ = family.models()
     inputs = family.inputs([[3, (48, 24), 5]], model)
     selected = model.select_vision_tokens(**inputs, vision_token_budget=3).images[0]
-    [seen] = seen_pictures(inputs, model.config, NORMALISED)
+    [seen] = seen_images(inputs, model.config, NORMALISED)
     drawn, plain = (overlay(seen, kept, scale=4, numbers=False) for kept in (selected, None))
     kept = set(zip(selected.crop.tolist(), selected.row.tolist(), selected.column.tolist(), strict=True))
     assert len(kept) == 3 * len(seen.crops)
@@ -140,10 +133,10 @@ def test_figure_has_a_panel_for_each_question_and_budget() -> None:
 def test_bad_input_is_named() -> None:
     config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=6))
     with pytest.raises(ValueError, match="hold no pixel_values"):
-        seen_pictures({}, config, NORMALISED)
+        seen_images({}, config, NORMALISED)
     with pytest.raises(ValueError, match="give image_sizes"):
-        seen_pictures({"pixel_values": torch.zeros(1, 5, 3, 24, 24)}, config, NORMALISED)
-    with pytest.raises(ValueError, match="crop 4, but the picture has 1 crops"):
+        seen_images({"pixel_values": torch.zeros(1, 5, 3, 24, 24)}, config, NORMALISED)
+    with pytest.raises(ValueError, match="crop 4, but the image has 1 crops"):
         overlay(gray(), selection([(4, 0, 0)], [0.1], [0.1]))
     panel = Panel(overlay(gray(), None), "title")
     with pytest.raises(ValueError, match=r"The rows hold \[1, 2\] panels"):
