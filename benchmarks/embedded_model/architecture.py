@@ -11,8 +11,8 @@ from mmtok.tiny.scenes import SceneSettings
 
 from .vocabulary import BOS, EOS, IMAGE, PAD, words
 
-# The pictures that the model reads. Training, evaluation and the image processor share them.
-PICTURES = SceneSettings()
+# The images that the model reads. Training, evaluation and the image processor share them.
+PLAIN = SceneSettings()
 CROWDED = SceneSettings(min_objects=8, max_objects=12, min_radius=6.0, max_radius=8.0, gap=1.0)
 
 # Words that name no object. A text row of such a word is to spread evenly over the background, which is written with
@@ -30,8 +30,8 @@ def config_values() -> dict[str, Any]:
         "intermediate_size": 384,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
-        "image_size": PICTURES.size,
-        "patch_size": PICTURES.patch_size,
+        "image_size": PLAIN.size,
+        "patch_size": PLAIN.patch_size,
     }
     text = {
         "model_type": "llama",
@@ -53,7 +53,7 @@ def config_values() -> dict[str, Any]:
         "vision_config": vision,
         "text_config": text,
         "image_token_index": ids[IMAGE],
-        "image_seq_length": PICTURES.grid**2,
+        "image_seq_length": PLAIN.grid**2,
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
         "projector_hidden_act": "gelu",

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
-from .architecture import PICTURES, config_values
+from .architecture import PLAIN, config_values
 from .vocabulary import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, UNK, build_tokenizer
 
 # From the names in memory to those of the llava-hf repos. Some versions have dropped the tower's inner "vision_model".
@@ -67,10 +67,10 @@ def export_processor(folder: Path) -> None:
             "processor_class": "LlavaProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": {"shortest_edge": PICTURES.size},
+            "size": {"shortest_edge": PLAIN.size},
             "resample": 3,
             "do_center_crop": True,
-            "crop_size": {"height": PICTURES.size, "width": PICTURES.size},
+            "crop_size": {"height": PLAIN.size, "width": PLAIN.size},
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -83,7 +83,7 @@ def export_processor(folder: Path) -> None:
         {
             "processor_class": "LlavaProcessor",
             "image_token": IMAGE,
-            "patch_size": PICTURES.patch_size,
+            "patch_size": PLAIN.patch_size,
             "vision_feature_select_strategy": "default",
             "num_additional_image_tokens": 1,
         },

@@ -1,4 +1,4 @@
-"""Training samples: a scene, a conversation about it, and the patches that are kept of its picture."""
+"""Training samples: a scene, a conversation about it, and the patches that are kept of its image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmtok.tiny import questions as ask
 from mmtok.tiny.questions import Question
 from mmtok.tiny.scenes import COLORS, SHAPES, Scene, sample_scene
 
-from .architecture import CROWDED, PICTURES
+from .architecture import CROWDED, PLAIN
 from .vocabulary import EOS, IMAGE, build_tokenizer
 
 IGNORED = -100
@@ -37,10 +37,10 @@ QUESTION_MIX = {"existence": 0.45, "attribute": 0.25, "color": 0.12, "shape": 0.
 class Lesson:
     """What the samples of a stage are like.
 
-    `most_patches`: of a picture. `crowded`: the share of batches whose pictures hold many small objects.
+    `most_patches`: of an image. `crowded`: the share of batches whose images hold many small objects.
     """
 
-    most_patches: int = PICTURES.grid**2
+    most_patches: int = PLAIN.grid**2
     crowded: float = 0.0
 
 
@@ -68,9 +68,9 @@ class Batch:
         return to_pixel_values([scene.pixels() for scene in self.scenes])
 
 
-def to_pixel_values(pictures: list[NDArray[np.uint8]]) -> torch.Tensor:
-    """Normalize rendered pictures as the image processor does: (B, 3, size, size), float32, -1 to 1."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_pixel_values(images: list[NDArray[np.uint8]]) -> torch.Tensor:
+    """Normalize rendered images as the image processor does: (B, 3, size, size), float32, -1 to 1."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class ConversationEncoder:
@@ -94,7 +94,7 @@ class ConversationEncoder:
         return 1 + len(self.ids("USER:"))
 
     def encode(self, turns: list[Question], patches: int, ended: int = 0) -> tuple[list[int], list[int]]:
-        """Return ids and labels of a conversation about one picture of `patches` image tokens.
+        """Return ids and labels of a conversation about one image of `patches` image tokens.
 
         Labels are the answers. Of the short ones only that of turn `ended` also labels its </s>: that it follows one
         word is learnt at once, and nine such labels would drown the nine answers.
@@ -138,7 +138,7 @@ def sample_batch(encoder: ConversationEncoder, rng: np.random.Generator, size: i
     most_patches = lesson.most_patches
     few = int(np.exp(rng.uniform(np.log(FEWEST_PATCHES), np.log(most_patches))))
     count = most_patches if rng.random() < MOST_PATCHES else few
-    settings = CROWDED if lesson.crowded and rng.random() < lesson.crowded else PICTURES
+    settings = CROWDED if lesson.crowded and rng.random() < lesson.crowded else PLAIN
     count = max(count, settings.max_objects)
     scenes = [sample_scene(settings, rng) for _ in range(size)]
     labels = [scene.patch_labels() for scene in scenes]

@@ -2,9 +2,9 @@
 
     sight      the vision tower names the colour and shape of every patch
     alignment  the projector (and slowly the tower) writes every patch as the sum of the embeddings of its two words
-    words      the language model answers about symbolic pictures of few patches, written that way without a mistake
-    language   the same up to whole pictures
-    tuning     everything but the word embeddings learns on rendered pictures
+    words      the language model answers about symbolic images of few patches, written that way without a mistake
+    language   the same up to whole images
+    tuning     everything but the word embeddings learns on rendered images
 
 The word embeddings never change, and the language model learns before it sees: that is what aligns projected patches
 with words, and so gives text rows something to match. From `words` on a random part of the patches is kept, so that the
@@ -56,7 +56,7 @@ class Learner(nn.Module):
         return torch.where(batch.colors[..., None] >= 0, objects, embed(self.background_id))
 
     def projected_patches(self, batch: Batch) -> torch.Tensor:
-        """Look at the rendered pictures: (B, patches, hidden)."""
+        """Look at the rendered images: (B, patches, hidden)."""
         return self.model.model.multi_modal_projector(vision_features(self.model, batch.pixel_values()))
 
     def answer_loss(self, batch: Batch, patches: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -123,7 +123,7 @@ def writing_loss(learner: Learner, rng: np.random.Generator, size: int) -> tuple
 
 
 def symbolic_loss(lesson: Lesson) -> Loss:
-    """Answer questions about pictures that are written in words."""
+    """Answer questions about images that are written in words."""
 
     def loss(learner: Learner, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = sample_batch(learner.encoder, rng, size, lesson)
@@ -133,8 +133,8 @@ def symbolic_loss(lesson: Lesson) -> Loss:
     return loss
 
 
-def pictured_loss(lesson: Lesson) -> Loss:
-    """Answer questions about rendered pictures, and stay close to the words that each patch would be written with."""
+def image_loss(lesson: Lesson) -> Loss:
+    """Answer questions about rendered images, and stay close to the words that each patch would be written with."""
 
     def loss(learner: Learner, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = sample_batch(learner.encoder, rng, size, lesson)
@@ -176,6 +176,6 @@ STAGES = (
         800,
         40,
         {"projector": 5e-4, "tower": 2e-4, **dict.fromkeys(_LANGUAGE_MODEL, 1e-3)},
-        pictured_loss(Lesson(crowded=0.25)),
+        image_loss(Lesson(crowded=0.25)),
     ),
 )

@@ -57,7 +57,7 @@ def kept_tokens(
     if isinstance(method, Selector):
         mask = encoded.pruned(checkpoint.model, method, budget).kept
     else:
-        mask = checkpoint.model.select_vision_tokens(**inputs, **method.knobs, vision_token_budget=budget).kept_mask
+        mask = checkpoint.model.select_vision_tokens(**inputs, **method.options, vision_token_budget=budget).kept_mask
     places = encoded.prompt.image_mask
     return [row[place].numpy() for row, place in zip(mask.cpu(), places, strict=True)]
 

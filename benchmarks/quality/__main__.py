@@ -1,12 +1,12 @@
 """Measures how much of the answers survives pruning: `python -m benchmarks.quality`, or with names of cases.
 
-    evidence     whether a token of the object that is asked for is kept, on all kinds of pictures, and settings swept
-    scenes       answers of the embedded model on pictures like those it learned from, other ones
-    crowded      its answers on pictures with 8 to 12 smaller objects
-    padded       its answers on small pictures on a grey canvas, for the exclusion of padding
-    preset       the settings recommended for one crop against the paper's, on more pictures of three kinds that none
+    evidence     whether a token of the object that is asked for is kept, on all kinds of images, and settings swept
+    scenes       answers of the embedded model on images like those it learned from, other ones
+    crowded      its answers on images with 8 to 12 smaller objects
+    padded       its answers on small images on a grey canvas, for the exclusion of padding
+    preset       the settings recommended for one crop against the paper's, on more images of three kinds that none
                  of the other cases shows
-    tiles        answers in the layout of LLaVA-NeXT, five crops of cluttered pictures, with relations between objects,
+    tiles        answers in the layout of LLaVA-NeXT, five crops of cluttered images, with relations between objects,
                  after teaching the embedded model to read them (a quarter of an hour; kept in runs/quality)
     relations    questions about where two objects stand to each other, after teaching the embedded model to keep a
                  token's place and to compare (ten minutes; kept in runs/quality)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="all if none is named")
     parser.add_argument("--checkpoint", type=Path, default=checkpoint_path(), help="the embedded one if not given")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="pictures and answers")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="images and answers")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)

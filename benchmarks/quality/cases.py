@@ -9,14 +9,13 @@ from typing import Any
 
 from benchmarks.embedded_model.architecture import CROWDED
 from benchmarks.embedded_model.held_out import HELD_OUT, HELD_OUT_SEED
-from mmtok.evaluation.selectors import METHODS, PAPER_KNOBS, RECOMMENDED, Method, ModelPruning
+from mmtok.evaluation.selectors import METHODS, PAPER_SETTINGS, RECOMMENDED, Method, ModelPruning
 from mmtok.tiny.scenes import SceneSettings
 
 from .crops_reader import CLUTTERED, make_cluttered_checkpoint
 from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
 from .relations_reader import make_related_checkpoint
 from .scene_sets import SCENES, SceneSet, write_scene_set
-from .shared_budget import SharedCoverage
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,24 +29,21 @@ ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 TEXT_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 VISION_TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8)
 SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0)
-# Seeds of pictures on which settings are tried, and of those on which the chosen ones are shown.
+# Seeds of images on which settings are tried, and of those on which the chosen ones are shown.
 DEVELOPMENT_SEED, EVIDENCE_SEED = HELD_OUT_SEED + 1, HELD_OUT_SEED + 2
-# The preset was chosen on pictures of HELD_OUT_SEED + 11 to 13 and is compared on these.
+# The preset was chosen on images of HELD_OUT_SEED + 11 to 13 and is compared on these.
 PRESET_SEED = HELD_OUT_SEED + 21
 
 
-def variant(name: str, **knobs: Any) -> ModelPruning:
-    """MMTok with the paper's settings but for `knobs`."""
-    return ModelPruning(name, {**PAPER_KNOBS, **knobs})
+def variant(name: str, **options: Any) -> ModelPruning:
+    """MMTok with the paper's settings but for `options`."""
+    return ModelPruning(name, {**PAPER_SETTINGS, **options})
 
 
 ALL = tuple(METHODS.values())
 # The recommended settings for LLaVA-1.5 and for LLaVA-NeXT.
 ONE_CROP, CROPS = RECOMMENDED["mmtok_llava"], RECOMMENDED["mmtok_llava_next"]
 RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
-CENTRED = variant("centred", center_features=True)
-IMAGE_SCOPE = variant("image scope", budget_scope="image")
-FLOORS = (SharedCoverage(0.5), SharedCoverage(1.0))
 EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
 ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
 SWEPT = (
@@ -63,15 +59,15 @@ SWEPT = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is run on which pictures.
+    """What is run on which images.
 
     Attributes:
-        prepare: writes pictures and questions into a folder.
+        prepare: writes images and questions into a folder.
         groups: methods with their budgets.
         tasks: of the scene set.
         small_budgets: over which methods are compared.
         teach: what makes the reader of the embedded model; None for the embedded model itself.
-        place: whether to measure if tokens say where in the picture they were, before and after teaching.
+        place: whether to measure if tokens say where in the image they were, before and after teaching.
         aside: tasks that are answered with all tokens only, to say how far the reader has learned them.
     """
 
@@ -94,7 +90,7 @@ CASES = {
     "padded": Case(_rendered(SMALL, canvas=HELD_OUT.size), [((METHODS["MMTok"], EXCLUDE_PADDING, ONE_CROP), FEW)]),
     "tiles": Case(
         _rendered(CLUTTERED, scenes=100, relations=True),
-        [((*ALL, IMAGE_SCOPE, *FLOORS, CROPS), (16, *TILE_BUDGETS))],
+        [((*ALL, CROPS), (16, *TILE_BUDGETS))],
         small_budgets=TILE_BUDGETS,
         teach=make_cluttered_checkpoint,
         aside=("relation",),

@@ -1,6 +1,6 @@
-"""A harder case: the embedded model in the layout of LLaVA-NeXT, taught on the spot to read cluttered pictures.
+"""A harder case: the embedded model in the layout of LLaVA-NeXT, taught on the spot to read cluttered images.
 
-A picture of 192 x 192 with 8 to 15 objects becomes five crops, the whole picture at half its size and four tiles, with
+An image of 192 x 192 with 8 to 15 objects becomes five crops, the whole image at half its size and four tiles, with
 row separators: 744 tokens. The tower stays as it is; projector and language model learn, from the embedded checkpoint,
 to read so many tokens or a random part of them, and four relations that the embedded model has no words for.
 """
@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from benchmarks.embedded_model.architecture import PICTURES
+from benchmarks.embedded_model.architecture import PLAIN
 from benchmarks.embedded_model.samples import IGNORED, ConversationEncoder, sample_kept, to_pixel_values
 from mmtok.tiny import questions as ask
 from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
@@ -177,8 +177,8 @@ def _loss(
 def _tokens(model: LlavaNextForConditionalGeneration, scenes: Sequence[Scene]) -> list[torch.Tensor]:
     """For each scene (744, hidden), its tokens as stock packs them."""
     pixels = to_pixel_values([scene.pixels() for scene in scenes])
-    half = F.interpolate(pixels, size=PICTURES.size, mode="bicubic", antialias=True).clamp(-1, 1)
-    tiles = pixels.unfold(2, PICTURES.size, PICTURES.size).unfold(3, PICTURES.size, PICTURES.size)
+    half = F.interpolate(pixels, size=PLAIN.size, mode="bicubic", antialias=True).clamp(-1, 1)
+    tiles = pixels.unfold(2, PLAIN.size, PLAIN.size).unfold(3, PLAIN.size, PLAIN.size)
     tiles = tiles.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
     sizes = torch.tensor([[CLUTTERED.size, CLUTTERED.size]] * len(scenes))
     found = model.get_image_features(torch.cat((half[:, None], tiles), dim=1), sizes)
@@ -187,7 +187,7 @@ def _tokens(model: LlavaNextForConditionalGeneration, scenes: Sequence[Scene]) -
 
 def token_labels(scene: Scene) -> NDArray[np.int64]:
     """What each token of a cluttered scene shows: an index into its objects, -1 for none, -2 for a row separator."""
-    halved = replace(scene, settings=replace(scene.settings, patch_size=2 * PICTURES.patch_size)).patch_labels()
+    halved = replace(scene, settings=replace(scene.settings, patch_size=2 * PLAIN.patch_size)).patch_labels()
     tiles = scene.patch_labels().reshape(scene.settings.grid, scene.settings.grid)
     return np.concatenate([halved, np.pad(tiles, ((0, 0), (0, 1)), constant_values=-2).reshape(-1)])
 

@@ -81,7 +81,7 @@ def kept_evidence(
 
     Args:
         checkpoint: the model.
-        scenes: pictures with ground truth.
+        scenes: images with ground truth.
         methods: what selects.
         budgets: tokens kept per crop.
         labels: for a scene (T,), what each of its vision tokens shows: an index into its objects, negative for none.
@@ -121,7 +121,7 @@ def _kept(
     if isinstance(method, Selector):
         mask = encoded.pruned(checkpoint.model, method, budget).kept
     else:
-        mask = checkpoint.model.select_vision_tokens(**inputs, **method.knobs, vision_token_budget=budget).kept_mask
+        mask = checkpoint.model.select_vision_tokens(**inputs, **method.options, vision_token_budget=budget).kept_mask
     places = encoded.prompt.image_mask
     return [row[place].numpy() for row, place in zip(mask.cpu(), places, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Whether vision tokens still say where in the picture they were: a linear probe."""
+"""Whether vision tokens still say where in the image they were: a linear probe."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from benchmarks.embedded_model.architecture import CROWDED, PICTURES, vision_features
+from benchmarks.embedded_model.architecture import CROWDED, PLAIN, vision_features
 from benchmarks.embedded_model.samples import to_pixel_values
 from mmtok.tiny.scenes import sample_scene
 
 
 def places() -> torch.Tensor:
     """(patches, 2), column and row of each patch, from -1 to 1."""
-    line = torch.linspace(-1, 1, PICTURES.grid)
-    return torch.stack([line.repeat(PICTURES.grid), line.repeat_interleave(PICTURES.grid)], dim=-1)
+    line = torch.linspace(-1, 1, PLAIN.grid)
+    return torch.stack([line.repeat(PLAIN.grid), line.repeat_interleave(PLAIN.grid)], dim=-1)
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def place_kept(checkpoint: Path, *, seed: int, scenes: int = 240) -> dict[str, f
 
     Args:
         checkpoint: in the layout of LLaVA-1.5.
-        seed: of the pictures, crowded ones.
+        seed: of the images, crowded ones.
         scenes: how many; the probe is fitted to two thirds of them and measured on the rest.
 
     Returns:

@@ -121,7 +121,7 @@ def tokens_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Pat
 
 
 def gallery(rows: Sequence[Sequence[tuple[str, Image.Image]]], path: Path, title: str) -> None:
-    """Draws pictures with captions, a row of them for every entry of `rows`."""
+    """Draws images with captions, a row of them for every entry of `rows`."""
     widest = max(len(row) for row in rows)
     figure = Figure(figsize=(2.7 * widest, 3.0 * len(rows) + 0.4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)

@@ -5,9 +5,9 @@ patch's place is gone behind the projector (`place.place_kept` measures it); a p
 the tower learns to keep the place and the projector to write row and column beside the words, in two directions that
 no word has. In order:
 
-    words    the language model compares places in pictures of few patches that are written without a mistake
+    words    the language model compares places in images of few patches that are written without a mistake
     sight    tower and projector write each patch's words and place
-    tuning   everything but the word embeddings learns on rendered pictures
+    tuning   everything but the word embeddings learns on rendered images
 
 What makes three layers learn it in some hundred steps is to say what is to be found on the way: the place of an object
 at its name, and how far the two are apart at the answer. Answers alone stay at chance for as long.
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration
 
-from benchmarks.embedded_model.architecture import CROWDED, PICTURES, vision_features
+from benchmarks.embedded_model.architecture import CROWDED, PLAIN, vision_features
 from benchmarks.embedded_model.held_out import HELD_OUT
 from benchmarks.embedded_model.samples import IGNORED, sample_kept, to_pixel_values
 from mmtok.tiny.scenes import COLORS, SHAPES, Scene, SceneSettings, sample_scene
@@ -146,7 +146,7 @@ class _Pupil(nn.Module):
     def written(self, scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, patches, hidden), each patch as its words and place; (B, patches) bool, whether it shows an object."""
         embed = self.model.get_input_embeddings()
-        patches = embed(torch.tensor(self.encoder.image_id)).expand(len(scenes), PICTURES.grid**2, -1).clone()
+        patches = embed(torch.tensor(self.encoder.image_id)).expand(len(scenes), PLAIN.grid**2, -1).clone()
         shows = torch.from_numpy(np.stack([scene.patch_labels() for scene in scenes]))
         colors, shapes = list(COLORS), list(SHAPES)
         for row, labels, scene in zip(patches, shows, scenes, strict=True):
@@ -174,7 +174,7 @@ def _sight_loss(pupil: _Pupil, rng: np.random.Generator) -> _Loss:
 def _tuning_loss(pupil: _Pupil, rng: np.random.Generator) -> _Loss:
     settings = _settings(rng)
     scenes = [sample_scene(settings, rng) for _ in range(BATCHES[2])]
-    whole = PICTURES.grid**2
+    whole = PLAIN.grid**2
     count = whole if rng.random() < _ALL_TOKENS else max(_count(rng, whole), settings.max_objects)
     projected = pupil.projected(scenes)
     answers, on_the_way = _answered(pupil, scenes, projected, count, RELATIONS[2], rng)
@@ -199,7 +199,7 @@ def _error(projected: torch.Tensor, written: torch.Tensor, objects: torch.Tensor
 def _answered(
     pupil: _Pupil, scenes: list[Scene], patches: torch.Tensor, count: int, relations: float, rng: np.random.Generator
 ) -> tuple[_Loss, torch.Tensor]:
-    """The loss of the answers about `count` patches of each picture, and of what is to be found on the way to them."""
+    """The loss of the answers about `count` patches of each image, and of what is to be found on the way to them."""
     encoder = pupil.encoder
     kept = np.stack([sample_kept(scene.patch_labels(), count, rng) for scene in scenes])
     turns = [conversation(scene, relations, rng) for scene in scenes]

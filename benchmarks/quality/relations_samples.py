@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.embedded_model.architecture import PICTURES
+from benchmarks.embedded_model.architecture import PLAIN
 from benchmarks.embedded_model.samples import IGNORED
 from mmtok.tiny import questions as ask
 from mmtok.tiny.scenes import Scene
@@ -49,11 +49,11 @@ def searched(
     """Where in the prompts something is to be found, and what.
 
     Returns:
-        (N, 4) for each name of an object of the picture: row, column, and the object's place. (A, 5) for each question
+        (N, 4) for each name of an object of the image: row, column, and the object's place. (A, 5) for each question
         about a relation: row, the column that the answer is read from, how far the first object is from the second to
         the right and down, and how much what is asked holds.
     """
-    half = PICTURES.size / 2
+    half = PLAIN.size / 2
     names, asked = [], []
     for row, (scene, questions) in enumerate(zip(scenes, turns, strict=True)):
         objects = {item.name: item for item in scene.objects}

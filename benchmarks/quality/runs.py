@@ -25,13 +25,10 @@ from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 from .cases import (
     ALL,
     CASES,
-    CENTRED,
     CROPS,
     DEVELOPMENT_SEED,
     EVIDENCE_SEED,
     FEW,
-    FLOORS,
-    IMAGE_SCOPE,
     ONE_CROP,
     PRESET,
     RAW,
@@ -51,17 +48,15 @@ def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
     tiles_folder = folder / "tiles"
     # Selections need no language model: the embedded weights in the layout of LLaVA-NeXT are enough.
     make_cluttered_checkpoint(checkpoint, tiles_folder, steps=0)
-    methods = (*ALL, *RAW, CENTRED, ONE_CROP)
+    methods = (*ALL, *RAW, ONE_CROP)
     found = {
         "scenes": kept_evidence(embedded, _scenes(HELD_OUT, 80, EVIDENCE_SEED), methods, (32, *FEW)),
         "crowded": kept_evidence(embedded, _scenes(CROWDED, 30, EVIDENCE_SEED), methods, (32, *FEW)),
-        "development": kept_evidence(
-            embedded, _scenes(CROWDED, 20, DEVELOPMENT_SEED), (*SWEPT, *ALL[:3], *RAW, CENTRED), FEW
-        ),
+        "development": kept_evidence(embedded, _scenes(CROWDED, 20, DEVELOPMENT_SEED), (*SWEPT, *ALL[:3], *RAW), FEW),
         "tiles": kept_evidence(
             Checkpoint.load(tiles_folder),
             _scenes(CLUTTERED, 10, EVIDENCE_SEED),
-            (*ALL, IMAGE_SCOPE, *FLOORS, CROPS),
+            (*ALL, CROPS),
             TILE_BUDGETS,
             labels=token_labels,
             batch_size=25,
@@ -120,8 +115,11 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
         **taught,
         "seconds": round(seconds),
         "small_budgets": list(case.small_budgets),
-        "knobs": {
-            method.name: dict(method.knobs) for m, _ in case.groups for method in m if isinstance(method, ModelPruning)
+        "options": {
+            method.name: dict(method.options)
+            for m, _ in case.groups
+            for method in m
+            if isinstance(method, ModelPruning)
         },
         **summarize(whole, resamples=1000),
         "aside": aside,
@@ -181,7 +179,7 @@ def measure_preset(checkpoint: Path, folder: Path, tiles: Path, batch_size: int)
         "machine": machine("mmtok", "transformers"),
         "checkpoint": fingerprint(checkpoint),
         "seconds": round(time.perf_counter() - started),
-        "knobs": dict(ONE_CROP.knobs),
+        "options": dict(ONE_CROP.options),
         "sets": sets,
         # In five crops these are not the recommended settings.
         "lead": lead([runs["scenes"], runs["crowded"]], "recommended", "MMTok", resamples=1000),

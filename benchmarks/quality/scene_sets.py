@@ -1,9 +1,9 @@
-"""Question files about rendered scenes, in POPE's format, with their pictures: what offline runs are measured on.
+"""Question files about rendered scenes, in POPE's format, with their images: what offline runs are measured on.
 
 As in POPE, the three yes/no tasks ask for the same present objects and differ in the absent ones:
 
     random       any absent object
-    popular      absent objects among those that the pictures of the set show most often
+    popular      absent objects among those that the images of the set show most often
     adversarial  absent objects whose colour and whose shape are both there, on different objects
 """
 
@@ -37,10 +37,10 @@ _RELATIONS: dict[str, Callable[[SceneObject, SceneObject], float]] = {
 
 @dataclass(frozen=True)
 class SceneSet:
-    """A folder of pictures and the question files about them.
+    """A folder of images and the question files about them.
 
     Attributes:
-        images: the folder of the pictures.
+        images: the folder of the images.
         files: the question files, a task each.
     """
 
@@ -60,11 +60,11 @@ def write_scene_set(
     """Renders scenes and asks about them.
 
     Args:
-        folder: created; pictures as PNG in `images`, question files beside it.
+        folder: created; images as PNG in `images`, question files beside it.
         settings: of the scenes.
         scenes: how many.
         seed: of everything; the default is none that training draws from.
-        canvas: side of a grey square, in pixels, in whose middle the picture is put; None for the picture alone.
+        canvas: side of a grey square, in pixels, in whose middle the image is put; None for the image alone.
         relations: also ask where two objects stand to each other, and don't ask how many there are.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The tables and sentences of docs/quality.md, each from the results of a case; and the paper's own figures."""
+"""The tables of docs/quality.md, each from the results of a case; and the paper's own figures."""
 
 from __future__ import annotations
 
@@ -188,26 +188,6 @@ def paper_table(figures: Mapping[str, Mapping[int, float]]) -> str:
     return table(["the paper's", *map(str, budgets)], rows)
 
 
-def sentence_of_machine(results: Results) -> str:
-    m = results["machine"]
-    versions = ", ".join(f"{name} {m['versions'][name]}" for name in ("python", "torch", "transformers"))
-    return f"{m['processor']}, {m['cores']} cores, {versions}"
-
-
-def taught_sentence(tiles: Results) -> str:
-    taught = tiles["taught"]
-    return f"{taught['steps']} steps, {taught['seconds']} s, {percent(taught['right'])} % of answers right at the end"
-
-
-def relations_sentence(tiles: Results) -> str:
-    found = tiles["aside"]["relation"]["accuracy"]
-    return (
-        'Relations ("Is the red circle left of the blue star?") are a fifth of what was taught. With all '
-        f"tokens {percent(found)} % of such questions are answered right, where guessing gives 50 %: what pruning "
-        "keeps of it is not shown."
-    )
-
-
 def accuracy_table(results: Results, methods: Sequence[str], task: str) -> str:
     """Accuracy in one task over budgets."""
     budgets = budgets_of(results, methods[0])
@@ -227,13 +207,13 @@ def signed(lead: Mapping[str, float]) -> str:
     return f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
 
 
-def knobs_named(model_type: str) -> str:
-    """The knobs of a preset as arguments."""
+def options_named(model_type: str) -> str:
+    """The options of a preset as arguments."""
     return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_KNOBS[model_type].items())
 
 
 def preset_table(preset: Results) -> str:
-    """The preset's lead at every budget on each kind of pictures."""
+    """The preset's lead at every budget on each kind of images."""
     sets = preset["sets"]
     named = {"scenes": "2 to 5 objects", "crowded": "crowded", "tiles": "five crops"}
     budgets = sorted({int(at) for found in sets.values() for at in found["lead"] if at != "mean"}, reverse=True)
@@ -242,20 +222,3 @@ def preset_table(preset: Results) -> str:
         for at in [*map(str, budgets), "mean"]
     ]
     return table(["preset's lead, percentage points", *named.values()], rows)
-
-
-def preset_questions(preset: Results) -> str:
-    counts = [sum(task["questions"] for task in found["tasks"].values()) for found in preset["sets"].values()]
-    return ", ".join(map(str, counts))
-
-
-def alarms_sentence(preset: Results) -> str:
-    """Why the preset loses at the fewest tokens a crop."""
-    tiles = preset["sets"]["tiles"]
-    fewest = min(int(at) for at in tiles["lead"] if at != "mean")
-    paper, own = (cell_of(tiles, method, fewest)["metrics"]["adversarial"] for method in ("MMTok", "recommended"))
-    return (
-        f"With {fewest} a crop the preset's recall in the adversarial task is {percent(own['recall'])} % against "
-        f"{percent(paper['recall'])} % of the paper's settings, its precision {percent(own['precision'])} % against "
-        f"{percent(paper['precision'])} %."
-    )

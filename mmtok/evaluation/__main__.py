@@ -17,7 +17,7 @@ from mmtok.machine import machine
 from . import FULL, INSTRUCTION, RunSettings, methods_named, run, summarize
 from .selectors import NAMED_METHODS, ModelPruning
 
-# What results call the model's own settings with the knobs of the command line in their place.
+# What results call the model's own settings with the options of the command line in their place.
 GIVEN = "given"
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--questions", required=True, nargs="+", type=Path, metavar="FILE", help="files in POPE's format"
     )
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the pictures")
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the images")
     parser.add_argument(
         "--budgets", required=True, nargs="+", metavar="N", type=int, help="vision tokens kept per crop"
     )
@@ -56,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Runs, prints a table and writes `results.json` into the output folder."""
-    knobs = knobs_of(options, options.model)
+    pruning = knobs_of(options, options.model)
     settings = RunSettings(
         model=options.model,
         questions=options.questions,
         images=options.images,
         budgets=options.budgets,
         output=options.output,
-        methods=[*methods_named(options.methods, options.model), *([ModelPruning(GIVEN, knobs)] if knobs else [])],
+        methods=[*methods_named(options.methods, options.model), *([ModelPruning(GIVEN, pruning)] if pruning else [])],
         instruction=options.instruction,
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,

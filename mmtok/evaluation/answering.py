@@ -26,17 +26,17 @@ def answer_by_model(
     Args:
         checkpoint: the model.
         inputs: a batch.
-        method: with which knobs; None, together with a budget of None, for the full prompt.
+        method: with which options; None, together with a budget of None, for the full prompt.
         budget: `vision_token_budget`.
         max_new_tokens: length of an answer.
 
     Returns:
         The answers, and how many vision tokens the language model read for each.
     """
-    knobs = {} if method is None else dict(method.knobs)
+    options = {} if method is None else dict(method.options)
     with prompt_lengths(checkpoint.model) as lengths:
         output = checkpoint.model.generate(
-            **inputs, **knobs, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+            **inputs, **options, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
         )
     return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
 

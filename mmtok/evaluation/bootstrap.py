@@ -17,7 +17,7 @@ class TaskOutcomes:
 
     Attributes:
         metric: what the task is reported in.
-        images: (Q,) the picture of each question; questions about one picture are drawn together.
+        images: (Q,) the image of each question; questions about one image are drawn together.
         full: (Q, 4) outcomes, see `metrics.outcomes`.
         pruned: (Q, 4), or (B, Q, 4) for B budgets, whose scores are averaged.
     """
@@ -40,8 +40,8 @@ class Interval:
 def retention(tasks: Sequence[TaskOutcomes], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean over the tasks of the pruned score as a share of the full score.
 
-    Pictures are drawn with replacement within each task, and both scores are read off the same draw: what makes a
-    picture hard, pruned or not, cancels.
+    Images are drawn with replacement within each task, and both scores are read off the same draw: what makes a
+    image hard, pruned or not, cancels.
 
     Raises:
         ValueError: no task, a task without questions, or a full score of 0, of which nothing can be kept.
@@ -93,7 +93,7 @@ def _shares(tasks: Sequence[TaskOutcomes], resamples: int, seed: int) -> tuple[f
 
 
 def _per_image(images: Sequence[str], outcomes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(Q, 4) or (B, Q, 4) -> (B, pictures, 4): the sums of the outcomes of each picture's questions."""
+    """(Q, 4) or (B, Q, 4) -> (B, images, 4): the sums of the outcomes of each image's questions."""
     names, owner = np.unique(np.asarray(images), return_inverse=True)
     tables = outcomes.reshape(-1, len(images), 4)
     total: NDArray[np.int64] = np.zeros((len(tables), len(names), 4), dtype=np.int64)

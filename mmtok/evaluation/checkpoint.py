@@ -68,11 +68,11 @@ class Checkpoint:
         return cls(model, processor)
 
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """A padded batch of prompts, each a picture with a text, on the model's device."""
+        """A padded batch of prompts, each an image with a text, on the model's device."""
         prompts = [self._prompt(text) for text in texts]
         batch = self.processor(images=list(images), text=prompts, padding=True, return_tensors="pt")
         batch = batch.to(self.model.device)
-        # Pictures in the dtype of the weights: processors write float32.
+        # Images in the dtype of the weights: processors write float32.
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
         return dict(batch)
 
@@ -85,7 +85,7 @@ class Checkpoint:
 
 
 def _remembering(encode: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    """Encodes a batch of pictures once, however many methods and budgets are tried on it."""
+    """Encodes a batch of images once, however many methods and budgets are tried on it."""
     last: list[tuple[torch.Tensor, Any]] = []
 
     def encode_once(image_inputs: dict[str, Any]) -> Any:

@@ -20,19 +20,19 @@ from .selectors import CropView, Kept, Need, Selector
 @dataclass(frozen=True)
 class _Crop:
     image: int
-    tokens: torch.Tensor  # (n,) int64 on the CPU, among the picture's vision tokens
+    tokens: torch.Tensor  # (n,) int64 on the CPU, among the image's vision tokens
     view: CropView
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """B prompts with one picture each, and everything that selectors may look at.
+    """B prompts with one image each, and everything that selectors may look at.
 
     Attributes:
         prompt: the full prompts.
-        projected: for each picture (T, hidden), its vision tokens behind the projector.
-        images: for each picture where its tokens come from.
-        crops: every crop of every picture.
+        projected: for each image (T, hidden), its vision tokens behind the projector.
+        images: for each image where its tokens come from.
+        crops: every crop of every image.
     """
 
     prompt: Prompt
@@ -45,7 +45,7 @@ class EncodedBatch:
     def of(
         cls, model: Any, inputs: Mapping[str, torch.Tensor], needs: Collection[Need], seeds: Sequence[int]
     ) -> EncodedBatch:
-        """Encodes the pictures of a batch.
+        """Encodes the images of a batch.
 
         Args:
             model: a model with MMTok pruning.
@@ -57,7 +57,7 @@ class EncodedBatch:
         prompt = model._read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
         with cls_attention(model, wanted="cls_attention" in needs) as tower:
             if tower is not None:
-                # The checkpoint may have encoded these pictures already, without anybody recording attention.
+                # The checkpoint may have encoded these images already, without anybody recording attention.
                 image_inputs["pixel_values"] = image_inputs["pixel_values"].clone()
             projected, raw = model._encode_images(image_inputs)
         images = model._image_tokens(projected, raw, image_inputs)
@@ -95,17 +95,15 @@ class EncodedBatch:
 
     @torch.no_grad()
     def pruned(self, model: Any, selector: Selector, budget: int) -> PrunedPrompt:
-        """The prompts with `budget` tokens of every crop; row separators stay in pictures that lose no token."""
+        """The prompts with `budget` tokens of every crop; row separators stay in images that lose no token."""
         kept_vision = [torch.zeros(len(image.source), dtype=torch.bool) for image in self.images]
         projected = list(self.projected)
-        for number in range(len(self.images)):
-            crops = [crop for crop in self.crops if crop.image == number]
-            chosen = selector.select_picture([crop.view for crop in crops], budget)
-            for crop, kept in zip(crops, chosen, strict=True):
-                tokens = crop.tokens[kept.indices.cpu()]
-                kept_vision[number][tokens] = True
-                if kept.raw_vision is not None:
-                    projected[number] = _replaced(model, projected[number], tokens, kept)
+        for crop in self.crops:
+            kept = selector.select(crop.view, budget)
+            tokens = crop.tokens[kept.indices.cpu()]
+            kept_vision[crop.image][tokens] = True
+            if kept.raw_vision is not None:
+                projected[crop.image] = _replaced(model, projected[crop.image], tokens, kept)
         for flags, image in zip(kept_vision, self.images, strict=True):
             separator = image.source < 0
             if bool((flags | separator).all()):

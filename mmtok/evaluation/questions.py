@@ -1,4 +1,4 @@
-"""Questions in POPE's file format, one JSON object a line, and the pictures they are about."""
+"""Questions in POPE's file format, one JSON object a line, and the images they are about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a picture.
+    """A question about an image.
 
     Attributes:
         task: what it is scored with: the name of its file without the ending.
@@ -74,7 +74,7 @@ def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
 
 
 def require_images(questions: Sequence[Question], folder: str | Path) -> None:
-    """Checks before a run of hours that every picture is there.
+    """Checks before a run of hours that every image is there.
 
     Raises:
         ValueError: the message counts the missing files and names the first.
@@ -84,12 +84,12 @@ def require_images(questions: Sequence[Question], folder: str | Path) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(names)} pictures are not in {folder}, the first is {missing[0]}: give the folder "
-            "that holds the pictures of these questions (for POPE, COCO's val2014)."
+            f"{len(missing)} of {len(names)} images are not in {folder}, the first is {missing[0]}: give the folder "
+            "that holds the images of these questions (for POPE, COCO's val2014)."
         )
 
 
 def read_image(folder: str | Path, name: str) -> Image.Image:
-    """The picture in RGB."""
+    """The image in RGB."""
     with Image.open(Path(folder) / name) as image:
         return image.convert("RGB")

@@ -20,7 +20,7 @@ from .answers import Answer, AnswerLog, Budget
 from .checkpoint import Checkpoint, fingerprint
 from .encoded import EncodedBatch
 from .questions import Question, read_image, read_questions, require_images
-from .selectors import METHODS, NAMED_METHODS, PAPER_KNOBS, Method, ModelPruning, Selector
+from .selectors import METHODS, NAMED_METHODS, PAPER_SETTINGS, Method, ModelPruning, Selector
 
 INSTRUCTION = "Answer the question using a single word or phrase."
 FULL = "all"
@@ -33,7 +33,7 @@ class RunSettings:
     Attributes:
         model: folder or Hub id of a staged or stock LLaVA checkpoint.
         questions: files in POPE's format, a task each.
-        images: folder of their pictures.
+        images: folder of their images.
         budgets: tokens kept per crop.
         output: folder for the answers; a run that was interrupted goes on from what it finds there.
         methods: what is compared.
@@ -88,7 +88,7 @@ def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
     Under `accelerate launch` the questions are shared out over the processes, each with its own copy of the model.
 
     Raises:
-        ValueError: settings, questions or pictures that do not fit together, before the model is loaded; an output
+        ValueError: settings, questions or images that do not fit together, before the model is loaded; an output
             folder that belongs to another run.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -179,7 +179,7 @@ def _described(settings: RunSettings) -> Mapping[str, Any]:
 
 
 def _method_settings(method: Method) -> dict[str, Any]:
-    return dict(method.knobs) if isinstance(method, ModelPruning) else {"selector": type(method).__name__}
+    return dict(method.options) if isinstance(method, ModelPruning) else {"selector": type(method).__name__}
 
 
 def _sha256(path: str | Path) -> str:
@@ -191,7 +191,7 @@ def methods_named(names: Iterable[str], model: str | Path) -> list[Method]:
 
     Args:
         names: what to compare.
-        model: on which; a preset sets other knobs for another family.
+        model: on which; a preset sets other options for another family.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.
@@ -203,5 +203,5 @@ def methods_named(names: Iterable[str], model: str | Path) -> list[Method]:
         if name is None:
             raise ValueError(f"There is no method {given!r}: choose from {', '.join(NAMED_METHODS)}.")
         preset = {} if name in METHODS else preset_knobs(name, model)
-        found.append(METHODS.get(name) or ModelPruning(name, {**PAPER_KNOBS, **preset}))
+        found.append(METHODS.get(name) or ModelPruning(name, {**PAPER_SETTINGS, **preset}))
     return found

@@ -1,4 +1,4 @@
-"""Seeded pictures of coloured shapes on textured backgrounds, with ground truth.
+"""Seeded images of coloured shapes on textured backgrounds, with ground truth.
 
 A `Scene` is a value: its settings, its objects and the seed of its texture. Rendering it twice gives the same pixels,
 and the ground truth (which patch shows which object) needs no rendering.
@@ -55,7 +55,7 @@ PATCH_COVERAGE = 1 / 8
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape: centre and radius in pixels, the centre from the picture's top left corner."""
+    """One shape: centre and radius in pixels, the centre from the image's top left corner."""
 
     color: str
     shape: str
@@ -95,7 +95,7 @@ class SceneSettings:
         if not 0 < self.min_radius <= self.max_radius < self.size / 2:
             raise ValueError(
                 f"radii from {self.min_radius} to {self.max_radius}: the range has to lie in 0 to {self.size / 2}, "
-                "half the picture's size."
+                "half the image's size."
             )
 
     @property
@@ -126,7 +126,7 @@ class Scene:
         return canvas.clip(0, 255).astype(np.uint8)
 
     def image(self) -> Image.Image:
-        """Render the scene as an RGB picture."""
+        """Render the scene as an RGB image."""
         return Image.fromarray(self.pixels())
 
     def patch_labels(self) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from benchmarks.embedded_model.export import export_processor, replaced_when_com
 from benchmarks.embedded_model.held_out import COMPARED, Score
 from benchmarks.embedded_model.report import require_targets
 from benchmarks.embedded_model.samples import IGNORED, ConversationEncoder, Lesson, sample_batch
-from benchmarks.embedded_model.stages import Stage, part_of, pictured_loss, sight_loss, symbolic_loss, writing_loss
+from benchmarks.embedded_model.stages import Stage, image_loss, part_of, sight_loss, symbolic_loss, writing_loss
 from benchmarks.embedded_model.vocabulary import IMAGE, words
 from mmtok.tiny.questions import Question, description
 from mmtok.tiny.scenes import SceneSettings, sample_scene
@@ -25,7 +25,7 @@ STAGES = (
     Stage("sight", 3, 2, {"tower": 1e-3, "head": 1e-3}, sight_loss),
     Stage("words", 3, 2, {"language": 1e-3, "output": 1e-3}, symbolic_loss(Lesson(24))),
     Stage("alignment", 2, 2, {"projector": 1e-3, "tower": 1e-3}, writing_loss),
-    Stage("tuning", 2, 2, {"projector": 1e-3, "language": 1e-3}, pictured_loss(Lesson())),
+    Stage("tuning", 2, 2, {"projector": 1e-3, "language": 1e-3}, image_loss(Lesson())),
 )
 
 
@@ -51,10 +51,10 @@ def message(role, text, *parts):
 def test_training_ids_are_the_chat_template_s(processor):
     scene = sample_scene(SceneSettings(), np.random.default_rng(0))
     turns = [description(scene), Question("Is there a red circle in the image?", "no"), Question("How many?", "2")]
-    picture = {"type": "image", "image": scene.image()}
+    image = {"type": "image", "image": scene.image()}
     chat = []
     for index, turn in enumerate(turns):
-        chat += [message("user", turn.text, *([picture] if index == 0 else [])), message("assistant", turn.answer)]
+        chat += [message("user", turn.text, *([image] if index == 0 else [])), message("assistant", turn.answer)]
 
     ids, labels = ConversationEncoder().encode(turns, patches=144, ended=2)
 
@@ -78,8 +78,8 @@ def test_labels_are_the_answers():
 
 def test_training_sees_what_the_image_processor_gives(processor):
     batch = sample_batch(ConversationEncoder(), np.random.default_rng(0), 2)
-    pictures = [scene.image() for scene in batch.scenes]
-    expected = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+    images = [scene.image() for scene in batch.scenes]
+    expected = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch.pixel_values(), expected, atol=1e-6, rtol=0)
 
 
@@ -95,14 +95,14 @@ def test_a_batch_keeps_a_patch_of_every_object():
             assert (ids == encoder.image_id).sum() == len(kept)
 
 
-def test_crowded_pictures_keep_a_patch_of_every_object_too():
+def test_crowded_images_keep_a_patch_of_every_object_too():
     batch = sample_batch(ConversationEncoder(), np.random.default_rng(0), 5, Lesson(most_patches=24, crowded=1.0))
     for scene, kept in zip(batch.scenes, batch.kept, strict=True):
         assert len(scene.objects) >= 8
         assert set(scene.patch_labels()[kept]) >= set(range(len(scene.objects)))
 
 
-def test_pictures_are_read_with_few_and_with_many_patches_of_objects():
+def test_images_are_read_with_few_and_with_many_patches_of_objects():
     shares = []
     for seed in range(40):
         batch = sample_batch(ConversationEncoder(), np.random.default_rng(seed), 1)

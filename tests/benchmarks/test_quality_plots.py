@@ -32,8 +32,8 @@ def test_a_figure_shows_something_and_is_the_same_again(tmp_path: Path, kind: st
             points = [{"vision_tokens": 4.0, "estimate": 0.5, "low": 0.4, "high": 0.6}] * 2
             tokens_figure({"fixed": points}, path, "title")
         else:
-            picture = Image.new("RGB", (8, 8), (200, 0, 0))
-            gallery([[("one", picture), ("two", picture)], [("three", picture)]], path, "title")
+            image = Image.new("RGB", (8, 8), (200, 0, 0))
+            gallery([[("one", image), ("two", image)], [("three", image)]], path, "title")
 
     first, second = tmp_path / "new" / "1.png", tmp_path / "new" / "2.png"
     draw(first)

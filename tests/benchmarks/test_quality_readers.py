@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.embedded_model.architecture import PICTURES
+from benchmarks.embedded_model.architecture import PLAIN
 from benchmarks.quality.crops_reader import RELATION_WORDS, ExtendedEncoder, write_processor
 from benchmarks.quality.place_probe import place_kept, places
 from benchmarks.quality.relations_reader import make_related_checkpoint
@@ -19,9 +19,7 @@ from mmtok.tiny import checkpoint_path
 from mmtok.tiny.questions import Question
 from mmtok.tiny.scenes import Scene, SceneObject
 
-SCENE = Scene(
-    PICTURES, (SceneObject("red", "circle", 24.0, 48.0, 8.0), SceneObject("blue", "star", 72.0, 12.0, 8.0)), 0
-)
+SCENE = Scene(PLAIN, (SceneObject("red", "circle", 24.0, 48.0, 8.0), SceneObject("blue", "star", 72.0, 12.0, 8.0)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,7 @@ def test_a_conversation_holds_the_share_of_relations_it_is_given() -> None:
 def test_places_run_from_the_top_left_corner() -> None:
     found = places()
     assert found[0].tolist() == [-1, -1]
-    assert found[PICTURES.grid - 1].tolist() == [1, -1]
+    assert found[PLAIN.grid - 1].tolist() == [1, -1]
     assert found[-1].tolist() == [1, 1]
 
 

@@ -97,8 +97,8 @@ def test_the_interval_has_the_width_of_the_binomial() -> None:
     assert found.high == pytest.approx(0.549, abs=0.005)
 
 
-def test_questions_about_one_picture_are_drawn_together() -> None:
-    # Four questions a picture, answered alike: 100 coins instead of 400, so twice the width.
+def test_questions_about_one_image_are_drawn_together() -> None:
+    # Four questions an image, answered alike: 100 coins instead of 400, so twice the width.
     images = [number // 4 for number in range(400)]
     found = retention([task("y" * 400, "yyyynnnn" * 50, images)], resamples=4000)
     assert found.high - found.low == pytest.approx(2 * 0.098, abs=0.02)

@@ -44,10 +44,10 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def inputs(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return checkpoint.inputs(TEXTS, [picture(seed, size) for seed, size in enumerate(SIZES)])
+    return checkpoint.inputs(TEXTS, [image(seed, size) for seed, size in enumerate(SIZES)])
 
 
-def picture(seed: int, size: tuple[int, int]) -> Image.Image:
+def image(seed: int, size: tuple[int, int]) -> Image.Image:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
@@ -55,10 +55,10 @@ def picture(seed: int, size: tuple[int, int]) -> Image.Image:
 
 @pytest.fixture
 def settings(tmp_path: Path, folder: Path) -> RunSettings:
-    """Two files of three questions about three pictures."""
+    """Two files of three questions about three images."""
     (tmp_path / "images").mkdir()
     for seed, size in enumerate(SIZES):
-        picture(seed, size).save(tmp_path / "images" / f"{seed}.png")
+        image(seed, size).save(tmp_path / "images" / f"{seed}.png")
     for task, labels in (("exists", ["yes", "no", "yes"]), ("color", ["red", "blue", "red"])):
         write_questions(
             tmp_path / f"{task}.json",
@@ -227,12 +227,12 @@ def test_settings_out_of_range_are_refused(settings: RunSettings, change: dict[s
         RunSettings(**{**vars(settings), **change})
 
 
-def test_missing_pictures_are_named_before_the_model_is_loaded(
+def test_missing_images_are_named_before_the_model_is_loaded(
     settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (Path(settings.images) / "1.png").unlink()
     monkeypatch.setattr(Checkpoint, "load", lambda *args, **kwargs: pytest.fail("loaded"))
-    with pytest.raises(ValueError, match=r"1 of 3 pictures are not in .*, the first is 1\.png"):
+    with pytest.raises(ValueError, match=r"1 of 3 images are not in .*, the first is 1\.png"):
         run(settings, progress=False)
 
 

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.quality.raw_cosine import RawCoverage, RawTextCoverage
-from benchmarks.quality.shared_budget import SharedCoverage
 from configuration_mmtok import KNOB_NAMES
 from mmtok.evaluation.selectors import (
     METHODS,
-    PAPER_KNOBS,
+    PAPER_SETTINGS,
     CDPruner,
     CropView,
     DivPrune,
@@ -28,14 +27,11 @@ from mmtok.evaluation.selectors import (
 from mmtok.evaluation.selectors.cdpruner import greedy_map
 from mmtok.evaluation.selectors.divprune import max_min_diversity
 from mmtok.evaluation.selectors.fastv import FastV
-from mmtok.hub.coverage import greedy_coverage
-from mmtok.hub.objective import coverage_matrix
 
 SELECTORS = [
     *(method for method in METHODS.values() if isinstance(method, Selector)),
     RawCoverage(),
     RawTextCoverage(),
-    SharedCoverage(0.5),
 ]
 
 
@@ -63,7 +59,7 @@ def view(tokens: int, *, width: int = 8, side: int = 0, words: int = 3, seed: in
 
 def test_the_paper_s_settings_name_every_knob_but_the_budget() -> None:
     tables = {name for name in KNOB_NAMES if name.endswith(("_ids", "_sequences", "_bitmap"))}
-    assert set(KNOB_NAMES) - set(PAPER_KNOBS) == {"vision_token_budget", *tables}
+    assert set(KNOB_NAMES) - set(PAPER_SETTINGS) == {"vision_token_budget", *tables}
 
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=lambda selector: selector.name)
@@ -190,38 +186,3 @@ def test_raw_cosine_text_rows_take_the_tokens_that_point_like_the_words() -> Non
     text = torch.tensor([[0.0, 0.2, 1.0], [-0.9, 0.1, 0.0]])
     # The first word is covered by the third token with 1 / sqrt(1.04), the second by the fourth with 0.9 / sqrt(0.82).
     assert RawTextCoverage().select(view(4, width=3, vision=vision, text=text), 2).indices.tolist() == [3, 2]
-
-
-@given(seed=st.integers(0, 1000), floor=st.sampled_from([0.0, 0.5, 1.0]), budget=st.integers(1, 7))
-@settings(max_examples=40, deadline=None)
-def test_crops_share_a_budget_and_keep_their_floor(seed: int, floor: float, budget: int) -> None:
-    crops = [view(tokens, seed=seed + tokens) for tokens in (6, 5, 4)]
-    kept = SharedCoverage(floor).select_picture(crops, budget)
-    assert sum(len(each.indices) for each in kept) == sum(min(budget, len(crop.vision)) for crop in crops)
-    for crop, each in zip(crops, kept, strict=True):
-        assert len(set(each.indices.tolist())) == len(each.indices)
-        assert set(each.indices.tolist()) <= set(range(len(crop.vision)))
-        assert len(each.indices) >= min(round(floor * min(budget, 6)), len(crop.vision))
-
-
-def test_without_a_floor_crops_are_covered_as_one() -> None:
-    crops = [view(tokens, seed=tokens) for tokens in (6, 5)]
-    coverage = coverage_matrix(
-        crops[0].text, torch.cat([crop.vision for crop in crops]), torch.cat([crop.raw_vision for crop in crops])
-    )
-    kept = SharedCoverage(0).select_picture(crops, 3)
-    together = kept[0].indices.tolist() + [index + 6 for index in kept[1].indices.tolist()]
-    assert sorted(together) == sorted(greedy_coverage(coverage, 6).indices.tolist())
-
-
-def test_a_floor_takes_a_pick_from_the_crop_that_answers() -> None:
-    # Only the first crop's tokens look like the word; each of the second's is the other's copy.
-    answers = view(4, width=2, words=1, text=torch.tensor([[1.0, 0.0]]), vision=torch.tensor([[1.0, 0.0]] * 4))
-    silent = view(4, width=2, words=1, text=answers.text, vision=torch.tensor([[0.0, 1.0]] * 4))
-    silent = replace(silent, raw_vision=torch.ones(4, 2))
-    kept = {
-        floor: [len(each.indices) for each in SharedCoverage(floor).select_picture([answers, silent], 2)]
-        for floor in (0.0, 0.5, 1.0)
-    }
-    assert kept[0.0] == [3, 1]
-    assert kept[1.0] == [2, 2]

@@ -29,7 +29,7 @@ def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(fam
     [method] = methods_named(["Recommended"], tmp_path)
     assert isinstance(method, ModelPruning)
     assert method.name == "recommended"
-    assert method.knobs["vision_coverage_weight"] == (4.0 if family.name == "llava" else 0.5)
+    assert method.options["vision_coverage_weight"] == (4.0 if family.name == "llava" else 0.5)
 
 
 def test_a_command_without_a_model_gets_what_is_recommended_for_the_embedded_one() -> None:

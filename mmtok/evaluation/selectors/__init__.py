@@ -10,7 +10,7 @@ from .base import CropView, Kept, Need, Selector
 from .cdpruner import CDPruner
 from .divprune import DivPrune
 from .fastv import FastV
-from .mmtok import MMTOK, PAPER_KNOBS, RECOMMENDED, ModelPruning
+from .mmtok import MMTOK, PAPER_SETTINGS, RECOMMENDED, ModelPruning
 from .random import RandomTokens
 from .text_rows import TEXT_ROWS
 from .uniform import UniformGrid
@@ -49,7 +49,7 @@ __all__ = [
     "Method",
     "ModelPruning",
     "Need",
-    "PAPER_KNOBS",
+    "PAPER_SETTINGS",
     "RECOMMENDED",
     "RandomTokens",
     "Selector",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -68,15 +67,6 @@ class Selector(ABC):
             crop: what is known about the crop.
             budget: at least 1.
         """
-
-    def select_picture(self, crops: Sequence[CropView], budget: int) -> list[Kept]:
-        """Picks tokens of every crop of a picture: each on its own, unless a method sees the picture as a whole.
-
-        Args:
-            crops: all crops of one picture.
-            budget: tokens for one crop, at least 1.
-        """
-        return [self.select(crop, budget) for crop in crops]
 
 
 def required(values: torch.Tensor | None, name: Need, selector: Selector) -> torch.Tensor:

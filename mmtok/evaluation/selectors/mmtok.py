@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from configuration_mmtok import RECOMMENDED_KNOBS
+from configuration_mmtok import RECOMMENDED_KNOBS, PruningOptions
 
 
 @dataclass(frozen=True)
 class ModelPruning:
-    """A method that is no selector: the model prunes in its own `generate`, with knobs set for the call.
+    """A method that is no selector: the model prunes in its own `generate`, with options set for the call.
 
     Attributes:
         name: what results call it.
-        knobs: of `PruningOptions`, all but `vision_token_budget`.
+        options: of `PruningOptions`, all but `vision_token_budget`.
     """
 
     name: str
-    knobs: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Written out, so that the name means the paper's settings also on a model that was staged with others.
-PAPER_KNOBS: dict[str, Any] = {
-    "budget_scope": "crop",
-    "text_coverage_weight": 1.0,
-    "vision_coverage_weight": 0.5,
-    "text_temperature": 0.02,
-    "vision_temperature": 0.2,
-    "exclude_padding": False,
-    "keep_image_newline": False,
-    "coverage_target": None,
-    "center_features": False,
-    "text_temperature_unit": "cosine",
+# The defaults are the paper's; empty ones are tables of token ids, which describe the model's tokenizer.
+PAPER_SETTINGS: dict[str, Any] = {
+    option.name: option.default
+    for option in fields(PruningOptions)
+    if not option.name.startswith("vision_token_") and option.default not in ((), "")
 }
 
-MMTOK = ModelPruning("MMTok", PAPER_KNOBS)
+MMTOK = ModelPruning("MMTok", PAPER_SETTINGS)
 RECOMMENDED = {
-    model_type: ModelPruning("recommended", {**PAPER_KNOBS, **knobs}) for model_type, knobs in RECOMMENDED_KNOBS.items()
+    model_type: ModelPruning("recommended", {**PAPER_SETTINGS, **options})
+    for model_type, options in RECOMMENDED_KNOBS.items()
 }

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .mmtok import PAPER_KNOBS, ModelPruning
+from .mmtok import PAPER_SETTINGS, ModelPruning
 
-TEXT_ROWS = ModelPruning("text rows", {**PAPER_KNOBS, "vision_coverage_weight": 0.0})
+TEXT_ROWS = ModelPruning("text rows", {**PAPER_SETTINGS, "vision_coverage_weight": 0.0})
