@@ -7,14 +7,13 @@ from .card import CardFacts, Measurements, render_card
 from .clean_process import CheckFailed
 from .hub_errors import PublishError
 from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_knobs
-from .published_files import PUBLISHED_FILES
+from .published_files import published_sources
 from .push import PushReport, push
 from .stage import StagedModel, stage
 from .verify import Verification, verify
 
 __all__ = [
     "INSTRUCTIONS",
-    "PUBLISHED_FILES",
     "STOP_WORDS",
     "BaseCheckpoint",
     "CardFacts",
@@ -25,6 +24,7 @@ __all__ = [
     "StagedModel",
     "Verification",
     "open_base",
+    "published_sources",
     "push",
     "render_card",
     "stage",

@@ -14,11 +14,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-# model_type of a base -> the class that publishes it.
-MODEL_CLASSES: dict[str, str] = {
-    "llava": "MMTokLlavaForConditionalGeneration",
-    "llava_next": "MMTokLlavaNextForConditionalGeneration",
-}
+from .families import FAMILIES, PREFIX, Family, family_of
+from .hub_errors import without_tokens
+
 CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 # What tokenizer, processor and generation consist of; the rest of a base is not taken over.
@@ -65,9 +63,9 @@ class BaseCheckpoint:
         return self.repo_id or str(self.folder)
 
     @property
-    def model_class(self) -> str:
-        """Name of the class that publishes it."""
-        return MODEL_CLASSES[self.config["model_type"]]
+    def family(self) -> Family:
+        """What its published repository loads."""
+        return family_of(self.config["model_type"])
 
 
 def open_base(base: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> BaseCheckpoint:
@@ -109,8 +107,9 @@ def _download(repo_id: str, revision: str | None, names: Iterable[str]) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(names)))
     except OSError as error:  # every error of the Hub and of the network is one
         at = f" at revision {revision}" if revision else ""
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{repo_id} is no folder, and cannot be read from the Hub{at}: {reason}") from error
+        reason = without_tokens(" ".join(str(error).split()))
+        # Without the error itself: its request holds the token.
+        raise ValueError(f"{repo_id} is no folder, and cannot be read from the Hub{at}: {reason}") from None
 
 
 def _read(folder: Path, *, weights: bool, repo_id: str | None = None) -> BaseCheckpoint:
@@ -148,13 +147,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _require_stock(config: dict[str, Any], name: str) -> None:
     model_type = config.get("model_type")
-    if str(model_type).startswith("mmtok_"):
+    if str(model_type).startswith(PREFIX):
         raise ValueError(
             f"{name} is already published (model_type {model_type!r}): give the stock checkpoint behind it."
         )
-    if model_type not in MODEL_CLASSES:
+    if model_type not in FAMILIES:
         raise ValueError(
-            f"{name} has the model_type {model_type!r}: only {' and '.join(map(repr, MODEL_CLASSES))} checkpoints in "
+            f"{name} has the model_type {model_type!r}: only {', '.join(map(repr, FAMILIES))} checkpoints in "
             "the format of transformers can be staged."
         )
     if "auto_map" in config:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
+
+log = logging.getLogger(__name__)
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _PAPER_RESULTS = Path(__file__).with_name("facts") / "paper_results.json"
@@ -157,8 +161,12 @@ def card_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def metadata_of(card: str) -> dict[str, Any]:
-    """The metadata of a card's text; empty without metadata."""
-    return ModelCard(card, ignore_metadata_errors=True).data.to_dict()
+    """The metadata of a card's text; empty without metadata, and where it is no YAML mapping that the Hub accepts."""
+    try:
+        return ModelCard(card, ignore_metadata_errors=True).data.to_dict()
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        log.warning("The metadata of a card cannot be read and is left out: %s", " ".join(str(error).split()))
+        return {}
 
 
 def _transformers_minimum() -> str | None:

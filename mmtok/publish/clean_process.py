@@ -14,6 +14,7 @@ from typing import Any
 
 from . import clean_load
 from .base import BaseCheckpoint
+from .families import installed_modules
 
 
 class CheckFailed(RuntimeError):
@@ -38,7 +39,13 @@ def check_staged(folder: Path, base: BaseCheckpoint, *, weights: bool = True) ->
     with tempfile.TemporaryDirectory(prefix="mmtok-check-") as scratch:
         report = Path(scratch) / "report.json"
         request = clean_load.Request(
-            str(folder.resolve()), str(base.folder), base.model_class, str(report), weights, sorted(base.weight_map)
+            folder=str(folder.resolve()),
+            base=str(base.folder),
+            model_class=base.family.model_class,
+            report=str(report),
+            blocked=list(installed_modules()),
+            weights=weights,
+            tensor_names=sorted(base.weight_map),
         )
         asked = Path(scratch) / "request.json"
         asked.write_text(json.dumps(asdict(request)), encoding="utf-8")

@@ -10,8 +10,7 @@ from typing import Any
 from configuration_mmtok import KNOB_NAMES, PruningOptions
 
 from .base import BaseCheckpoint
-
-_AUTO_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+from .families import PREFIX
 
 
 def check_knobs(knobs: Mapping[str, Any]) -> None:
@@ -20,13 +19,6 @@ def check_knobs(knobs: Mapping[str, Any]) -> None:
     if unknown:
         raise ValueError(f"There is no knob {unknown[0]!r}: the knobs are {', '.join(KNOB_NAMES)}.")
     PruningOptions(**knobs)
-
-
-def auto_map(model_class: str) -> dict[str, str]:
-    """Which class of which file each automatic class of transformers leads to."""
-    config_class = model_class.replace("ForConditionalGeneration", "Config")
-    models = dict.fromkeys(_AUTO_CLASSES, f"modeling_mmtok_llava.{model_class}")
-    return {"AutoConfig": f"configuration_mmtok.{config_class}", **models}
 
 
 def published_config(base: BaseCheckpoint, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,9 +35,9 @@ def published_config(base: BaseCheckpoint, knobs: Mapping[str, Any]) -> dict[str
     options = PruningOptions(**knobs)
     return {
         **base.config,
-        "architectures": [base.model_class],
-        "auto_map": auto_map(base.model_class),
-        "model_type": f"mmtok_{base.config['model_type']}",
+        "architectures": [base.family.model_class],
+        "auto_map": base.family.auto_map,
+        "model_type": PREFIX + base.config["model_type"],
         **{name: getattr(options, name) for name in KNOB_NAMES},
     }
 

@@ -173,7 +173,7 @@ def _write_code(member: Member, folder: Path) -> dict[str, Any]:
     """Writes the published code and the configuration; returns the configuration."""
     config = member.published_config()
     (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
-    for name, source in published_sources().items():
+    for name, source in published_sources(config["model_type"]).items():
         shutil.copyfile(source, folder / name)
     return config
 

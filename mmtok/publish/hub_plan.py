@@ -15,6 +15,7 @@ from huggingface_hub.utils import sha
 
 from .card import edited_by_hand
 from .hub_names import check_repo_path
+from .orphans import orphans
 
 CARD = "README.md"
 _WEIGHTS = re.compile(r"(model|pytorch_model)[^/]*\.(safetensors|bin)(\.index\.json)?")
@@ -132,8 +133,9 @@ def make_plan(
     planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in weights]
     planned.append(_planned_card(card, card_there, overwrite_card))
     new = {file.path for file in planned}
-    old = [file for path, file in there.items() if path not in new and _WEIGHTS.fullmatch(path)]
-    planned += [PlannedFile(file.path, file.size, "delete") for file in old]
+    old_weights = {path for path in there if path not in new and _WEIGHTS.fullmatch(path)}
+    for path in old_weights.union(orphans(there, new, card_there)):
+        planned.append(PlannedFile(path, there[path].size, "delete"))
     diff = difflib.unified_diff((card_there or "").splitlines(True), card.splitlines(True), "card there", "new card")
     files_in_order = tuple(sorted(planned, key=lambda file: file.path))
     return PushPlan(repo_id, branch, parent, files_in_order, "".join(diff))

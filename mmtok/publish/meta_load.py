@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BLOCKED_MODULES = ("mmtok", "modeling_mmtok_llava", "configuration_mmtok", "hub_upload")
 _BITS = {"BOOL": 8, "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16}
 _BITS |= {"I16": 16, "U16": 16, "I8": 8, "U8": 8, "F8_E4M3": 8, "F8_E5M2": 8}
 _LARGEST_FILE = 4 * 2**30
@@ -45,7 +44,9 @@ def check_fit(folder: Path, tensors: Mapping[str, TensorHeader]) -> int:
     Raises:
         CheckFailed: a tensor is missing, unexpected or of another shape, or the class does not load.
     """
-    from .clean_process import CheckFailed, run_clean  # imported late, as this file is also the program that runs there
+    # Imported late, as this file is also the program that runs there.
+    from .clean_process import CheckFailed, run_clean
+    from .families import installed_modules
 
     with tempfile.TemporaryDirectory(prefix="mmtok-fit-") as scratch:
         model = Path(scratch) / "model"
@@ -54,7 +55,7 @@ def check_fit(folder: Path, tensors: Mapping[str, TensorHeader]) -> int:
             if source.suffix in (".py", ".json") and not source.name.endswith(".index.json"):
                 (model / source.name).write_bytes(source.read_bytes())
         _write_headers(model, tensors)
-        ended = run_clean([__file__, str(model)])
+        ended = run_clean([__file__, str(model), *installed_modules()])
     if ended.returncode or not ended.stdout.strip():
         lines = [line for line in ended.stderr.splitlines() if line.strip()]
         raise CheckFailed(f"The staged code does not load the base: {lines[-1] if lines else 'the process ended'}")
@@ -103,8 +104,8 @@ def _write_hollow_file(path: Path, tensors: Mapping[str, TensorHeader]) -> None:
         os.truncate(file.fileno(), 8 + len(encoded) + end)
 
 
-def _main(folder: str) -> int:
-    for name in BLOCKED_MODULES:
+def _main(folder: str, *blocked: str) -> int:
+    for name in blocked:
         sys.modules[name] = None  # type: ignore[assignment]  # importing them fails: the folder has to stand alone
     import transformers
     from transformers import AutoModelForImageTextToText
@@ -127,4 +128,4 @@ def _main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(*sys.argv[1:]))

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from transformers import PreTrainedConfig
+from configuration_mmtok import RECOMMENDED_KNOBS, MMTokLlavaConfig
 
-from configuration_mmtok import RECOMMENDED_KNOBS
+from .families import FAMILIES, PREFIX
 
 PRESETS = ("recommended",)
-# Stock checkpoints are recommended what the models are that are made of them.
-_MADE_OF = {"llava": "mmtok_llava", "llava_next": "mmtok_llava_next"}
 
 
 def preset_knobs(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
@@ -28,9 +26,11 @@ def preset_knobs(preset: str, model: str | os.PathLike[str], *, revision: str | 
     """
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}: choose from {', '.join(PRESETS)}.")
-    config, _ = PreTrainedConfig.get_config_dict(os.fspath(model), revision=revision)
+    # Any configuration class reads the file of any other; their common base has two names, by the version.
+    config, _ = MMTokLlavaConfig.get_config_dict(os.fspath(model), revision=revision)
     model_type = config.get("model_type")
-    family = _MADE_OF.get(model_type, model_type)
+    # Stock checkpoints are recommended what the models are that are made of them.
+    family = PREFIX + model_type if model_type in FAMILIES else model_type
     if family not in RECOMMENDED_KNOBS:
         raise ValueError(f"{model} is a {model_type}: the preset is for LLaVA-1.5 and LLaVA-NeXT.")
     return RECOMMENDED_KNOBS[family]

@@ -5,24 +5,32 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmtok import hub
+from .families import family_of
 
 # What Hugging Face Inference Endpoints import from a repository; nothing in the model needs it.
 HANDLER_FILE = "handler.py"
-# The files that stand in the root of the project too: the model classes and their configurations.
-ROOT_FILES = ("configuration_mmtok.py", "modeling_mmtok_llava.py")
+CONFIGURATION_FILE = "configuration_mmtok.py"
 
 
-def published_sources() -> dict[str, Path]:
-    """Where the installed release keeps each published file: the root files and every module of `mmtok.hub`.
+def published_sources(model_type: str) -> dict[str, Path]:
+    """Where the installed release keeps each file that a repository of one model type gets.
+
+    These are the two root files of the family and every module of `mmtok.hub`.
+
+    Args:
+        model_type: of the stock checkpoint, such as "llava", or of the class that prunes it, such as "mmtok_llava".
+
+    Returns:
+        Name in the repository -> file of this release.
 
     Raises:
+        ValueError: no family has this model type.
         FileNotFoundError: a module is not installed as a source file.
     """
-    sources = {name: _source(name.removesuffix(".py")) for name in ROOT_FILES}
-    folder = Path(hub.__file__).parent
-    sources |= {path.name: path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"}
-    return sources
+    roots = (CONFIGURATION_FILE, family_of(model_type).modeling_file)
+    sources = {name: _source(name.removesuffix(".py")) for name in roots}
+    folder = _source("mmtok.hub").parent
+    return sources | {path.name: path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"}
 
 
 def _source(module: str) -> Path:
@@ -30,7 +38,3 @@ def _source(module: str) -> Path:
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise FileNotFoundError(f"{module} is not installed as a source file: install mmtok again.")
     return Path(spec.origin)
-
-
-# Names of the published files.
-PUBLISHED_FILES: tuple[str, ...] = tuple(published_sources())

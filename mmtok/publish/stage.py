@@ -17,6 +17,7 @@ from .base import CARD_FILE, CONFIG_FILE, BaseCheckpoint, open_base, read_json
 from .card import CardFacts, render_card
 from .clean_process import check_staged
 from .config_file import as_json, check_knobs, published_config
+from .families import PREFIX
 from .ignored_text import INSTRUCTIONS, STOP_WORDS, check_word_lists, text_knobs
 from .published_files import published_sources
 from .tokenizer_files import load_processor, write_tokenizer_files
@@ -88,7 +89,7 @@ def stage(
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
         _move(folder, target)
     files = tuple(sorted(path.name for path in target.iterdir()))
-    return StagedModel(target, files, checkpoint.model_class, budget, linked, report)
+    return StagedModel(target, files, checkpoint.family.model_class, budget, linked, report)
 
 
 def write_repository(
@@ -117,7 +118,7 @@ def write_repository(
     )
     config = published_config(base, {**derived, **knobs})
     write_tokenizer_files(base, processor, folder)
-    for name, source in published_sources().items():
+    for name, source in published_sources(base.config["model_type"]).items():
         shutil.copyfile(source, folder / name)
     (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
     known = {"base_model": base.repo_id, "base_revision": base.commit, **(card_facts or {})}
@@ -147,7 +148,7 @@ def _checked_target(out: Path, base: Path, overwrite: bool) -> Path:
         if not overwrite:
             raise ValueError(f"{out} is not empty: give a new folder, or overwrite it if it is a staged one.")
         config = target / CONFIG_FILE
-        if not config.is_file() or not str(read_json(config).get("model_type")).startswith("mmtok_"):
+        if not config.is_file() or not str(read_json(config).get("model_type")).startswith(PREFIX):
             raise ValueError(f"{out} is no staged folder, so that it is not overwritten: give a new folder.")
     return target
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTraine
 
 import hub_upload
 from configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig
-from mmtok.publish import PUBLISHED_FILES, CheckFailed, StagedModel, open_base, stage
-from mmtok.publish.clean_load import BLOCKED_MODULES, canonical_name, compare_tensors, tokenizer_differences
+from mmtok.publish import CheckFailed, StagedModel, open_base, published_sources, stage
+from mmtok.publish.clean_load import canonical_name, compare_tensors, tokenizer_differences
 from mmtok.publish.clean_process import check_staged, run_clean
 from mmtok.publish.config_file import as_json
-from mmtok.publish.published_files import HANDLER_FILE, published_sources
+from mmtok.publish.families import installed_modules
+from mmtok.publish.published_files import HANDLER_FILE
+
+PUBLISHED_FILES = frozenset(published_sources("llava"))
 
 
 def edit_json(path: Path, **fields: Any) -> None:
@@ -55,7 +59,7 @@ def staged(base: Path, tmp_path_factory: pytest.TempPathFactory) -> StagedModel:
 
 def in_clean_process(program: str, *arguments: str | Path) -> tuple[str, str]:
     """What a program prints and what it says on stderr, in a process that cannot import mmtok."""
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED_MODULES}))\n"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({installed_modules()}))\n"
     ended = run_clean(["-c", blocked + program, *map(str, arguments)], timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return ended.stdout, ended.stderr
@@ -72,27 +76,27 @@ def test_a_staged_folder_is_its_base(name: str, tmp_path: Path) -> None:
     assert made.model_class == json.loads((made.path / "config.json").read_text())["architectures"][0]
     for file in base.glob("*.safetensors"):
         assert os.path.samefile(file, made.path / file.name)
-    assert set(made.files) == {path.name for path in base.iterdir()} | set(PUBLISHED_FILES) | {"README.md"}
+    assert set(made.files) == {path.name for path in base.iterdir()} | PUBLISHED_FILES | {"README.md"}
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("base", "où 1.5")] == []
 
 
 def test_code_is_published_byte_for_byte(staged: StagedModel) -> None:
-    for name, source in published_sources().items():
+    for name, source in published_sources("llava").items():
         assert (staged.path / name).read_bytes() == source.read_bytes()
 
 
 def test_published_files_are_what_the_model_imports() -> None:
     """The table is the closure of the relative imports, and the handler, which loads the model as every user does."""
-    sources, reached, waiting = published_sources(), set(), ["modeling_mmtok_llava.py"]
+    sources, reached, waiting = published_sources("llava"), set(), ["modeling_mmtok_llava.py"]
     while waiting:
         name = waiting.pop()
         reached.add(name)
         tree = ast.parse(sources[name].read_text(encoding="utf-8"))
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         flat = {f"{node.module}.py" for node in imports if node.level == 1}
-        assert flat <= set(PUBLISHED_FILES), f"{name} imports {flat - set(PUBLISHED_FILES)}"
+        assert flat <= PUBLISHED_FILES, f"{name} imports {flat - PUBLISHED_FILES}"
         waiting += flat - reached
-    assert reached == set(PUBLISHED_FILES) - {HANDLER_FILE}
+    assert reached == PUBLISHED_FILES - {HANDLER_FILE}
 
 
 def test_config_keeps_every_field_of_the_base(base: Path, staged: StagedModel) -> None:
@@ -165,7 +169,7 @@ def test_pipeline_answers_and_a_saved_copy_loads_again(staged: StagedModel, tmp_
     assert result["batch"] == result["single"]
     assert all(isinstance(answer, str) and answer for answer in result["single"])
     assert "not supported" not in answers + said
-    assert set(PUBLISHED_FILES) - {HANDLER_FILE} <= {path.name for path in again.iterdir()}
+    assert PUBLISHED_FILES - {HANDLER_FILE} <= {path.name for path in again.iterdir()}
     # Behind the ids stands the question of transformers whether to run the code.
     first, second = in_clean_process(RELOAD, staged.path, again)[0].splitlines()[:2]
     assert first == second
@@ -255,6 +259,16 @@ def test_unusable_bases_on_the_hub_are_refused_before_their_weights_come(hub: Hu
             stage(repo_id, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not [request.path for request in hub.log if request.path.endswith((".safetensors", ".bin"))]
+
+
+def test_no_token_is_in_what_a_failed_download_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("the request had 'authorization': 'Bearer hf_abcdefghijklmnop'")
+
+    monkeypatch.setattr("mmtok.publish.base.snapshot_download", fail)
+    with pytest.raises(ValueError, match=r"cannot be read from the Hub: .* hf_\*\*\*") as raised:
+        stage("org/model", tmp_path / "out")
+    assert "hf_abcdefgh" not in "".join(traceback.format_exception(raised.value))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmtok.publish.published_files import HANDLER_FILE, PUBLISHED_FILES, ROOT_FILES, published_sources
+from mmtok.publish.families import FAMILIES, installed_modules
+from mmtok.publish.published_files import HANDLER_FILE, published_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -29,7 +30,10 @@ STANDARD_LIBRARY = {
     "typing",
 }
 ALLOWED = {"torch", "transformers", *STANDARD_LIBRARY}
-OWN = {"mmtok", *(name.removesuffix(".py") for name in ROOT_FILES)}
+OWN = set(installed_modules())
+# Every file that a repository of any family gets.
+SOURCES = {name: source for model_type in FAMILIES for name, source in published_sources(model_type).items()}
+MODELING_FILES = sorted({family.modeling_file for family in FAMILIES.values()})
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"}
 FORBIDDEN_ATTRIBUTES = {
     "system",
@@ -44,7 +48,7 @@ FORBIDDEN_ATTRIBUTES = {
 
 
 def tree_of(name: str) -> ast.Module:
-    return ast.parse(published_sources()[name].read_text(encoding="utf-8"))
+    return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
 
 
 def parents_of(tree: ast.Module) -> dict[ast.AST, ast.AST]:
@@ -60,7 +64,7 @@ def is_guarded(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED_FILES))
+@pytest.mark.parametrize("name", sorted(SOURCES))
 def test_published_code_imports_torch_transformers_and_itself(name: str) -> None:
     tree = tree_of(name)
     parents = parents_of(tree)
@@ -71,7 +75,7 @@ def test_published_code_imports_torch_transformers_and_itself(name: str) -> None
             packages = {str(node.module).partition(".")[0]}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 1, f"{name} imports from a parent package"
-            assert f"{node.module}.py" in PUBLISHED_FILES, f"{name} imports .{node.module}, which is not published"
+            assert f"{node.module}.py" in SOURCES, f"{name} imports .{node.module}, which is not published"
             continue
         else:
             continue
@@ -81,11 +85,12 @@ def test_published_code_imports_torch_transformers_and_itself(name: str) -> None
         assert not strangers, f"{name} imports {strangers}"
 
 
-def test_the_modeling_file_names_every_other_file() -> None:
+@pytest.mark.parametrize("modeling", MODELING_FILES)
+def test_the_modeling_file_names_every_other_file(modeling: str) -> None:
     # transformers 4.57 copies no file into its cache of remote code that this one does not import itself.
-    tree = tree_of("modeling_mmtok_llava.py")
+    tree = tree_of(modeling)
     named = {f"{node.module}.py" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1}
-    assert named == set(PUBLISHED_FILES) - {"modeling_mmtok_llava.py", HANDLER_FILE}
+    assert named == set(SOURCES) - {*MODELING_FILES, HANDLER_FILE}
 
 
 def test_the_handler_needs_no_file_beside_it() -> None:
@@ -93,7 +98,7 @@ def test_the_handler_needs_no_file_beside_it() -> None:
     assert not [node for node in ast.walk(tree_of(HANDLER_FILE)) if isinstance(node, ast.ImportFrom) and node.level]
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED_FILES))
+@pytest.mark.parametrize("name", sorted(SOURCES))
 def test_published_code_runs_no_data_and_touches_no_file(name: str) -> None:
     for node in ast.walk(tree_of(name)):
         if not isinstance(node, ast.Call):

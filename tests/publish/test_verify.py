@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from published_models import BASE, TARGET, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
 
 import hub_upload
-from mmtok.publish import PUBLISHED_FILES, PublishError, stage, verify
+from mmtok.publish import PublishError, published_sources, stage, verify
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_a_staged_folder_is_as_released(staged: Path) -> None:
     found = verify(staged)
     assert found.ok, found.problems
     assert found.code_is_released
-    assert {file.name for file in found.code} == set(PUBLISHED_FILES)
+    assert {file.name for file in found.code} == set(published_sources("llava"))
     assert found.knobs["vision_token_budget"] == 64
     assert list(found.weights) == ["model.safetensors"]
     assert found.describe().endswith("The remote code is the code of mmtok 0.1.0.")
@@ -144,6 +145,32 @@ def test_only_small_files_are_downloaded(hub: HubDouble, staged: Path) -> None:
 def test_a_card_without_a_base_leaves_the_origin_open(hub: HubDouble, staged: Path) -> None:
     upload_folder(hub, TARGET, staged)
     assert verify(TARGET).origin == "The card names no base model, so their origin is not known."
+
+
+@pytest.mark.parametrize(
+    ("metadata", "origin"),
+    [
+        ("base_model: gpt2", "does not know the repository .* was not compared"),
+        ("base_model: [a/b, c/d]", r"names \['a/b', 'c/d'\] as the base model, so their origin is not known"),
+        ("base_model: ../x", r"names '../x' as the base model, so their origin is not known"),
+        (f"base_model: {BASE}\nbase_model_revision: a..b", "'a..b' is no name for a revision"),
+        ("base_model: [", "names no base model"),
+        ("- base_model", "names no base model"),
+    ],
+)
+def test_a_card_of_somebodys_own_is_reported_on(hub: HubDouble, staged: Path, metadata: str, origin: str) -> None:
+    (staged / "README.md").write_text(f"---\n{metadata}\n---\n# Mine\n")
+    upload_folder(hub, TARGET, staged)
+    found = verify(TARGET)
+    assert found.ok, found.problems
+    assert re.search(origin, found.origin)
+
+
+def test_a_base_without_an_organisation_is_compared(hub: HubDouble, base: Path, staged: Path) -> None:
+    upload_folder(hub, "gpt2", base)
+    (staged / "README.md").write_text("---\nbase_model: gpt2\n---\n")
+    upload_folder(hub, TARGET, staged)
+    assert verify(TARGET).origin == "They are the blobs of gpt2 at main."
 
 
 def test_what_cannot_be_read_is_an_error(hub: HubDouble, staged: Path, capsys: pytest.CaptureFixture[str]) -> None:

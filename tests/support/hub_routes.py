@@ -247,7 +247,7 @@ def _content(request: Request, content: bytes, headers: dict[str, str]) -> Respo
     return Response(content[first : last + 1], 206, headers, "application/octet-stream")
 
 
-_REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+_REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
 _API = rf"/api/models/{_REPO}"
 ROUTES: list[tuple[str, str, Callable[..., Response]]] = [
     ("POST", "/api/repos/create", _create_repo),
