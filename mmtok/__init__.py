@@ -1,10 +1,55 @@
-"""MMTok: keeps the few vision tokens that together cover the question and the image (arXiv 2508.18264)."""
+"""MMTok: keeps the few vision tokens that together cover the question and the image (arXiv 2508.18264).
+
+A name is imported from its module when it is asked for, so that `import mmtok` and the help of the command line need
+no torch.
+"""
 
 from __future__ import annotations
 
-from .hub.coverage import GreedySelection, coverage_value, greedy_coverage, marginal_gains
-from .hub.objective import coverage_matrix
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from configuration_mmtok import RECOMMENDED_KNOBS as RECOMMENDED_KNOBS
+    from configuration_mmtok import MMTokLlavaConfig as MMTokLlavaConfig
+    from configuration_mmtok import MMTokLlavaNextConfig as MMTokLlavaNextConfig
+    from configuration_mmtok import PruningOptions as PruningOptions
+    from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration as MMTokLlavaForConditionalGeneration
+    from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration as MMTokLlavaNextForConditionalGeneration
+
+    from .hub.coverage import GreedySelection as GreedySelection
+    from .hub.coverage import coverage_value as coverage_value
+    from .hub.coverage import greedy_coverage as greedy_coverage
+    from .hub.coverage import marginal_gains as marginal_gains
+    from .hub.objective import coverage_matrix as coverage_matrix
 
 __version__ = "0.1.0"
 
-__all__ = ["GreedySelection", "coverage_matrix", "coverage_value", "greedy_coverage", "marginal_gains", "__version__"]
+# Public name -> the module that has it. A new one is a line here, and one above for type checkers.
+_MODULES: dict[str, str] = {
+    "GreedySelection": "mmtok.hub.coverage",
+    "MMTokLlavaConfig": "configuration_mmtok",
+    "MMTokLlavaForConditionalGeneration": "modeling_mmtok_llava",
+    "MMTokLlavaNextConfig": "configuration_mmtok",
+    "MMTokLlavaNextForConditionalGeneration": "modeling_mmtok_llava",
+    "PruningOptions": "configuration_mmtok",
+    "RECOMMENDED_KNOBS": "configuration_mmtok",
+    "coverage_matrix": "mmtok.hub.objective",
+    "coverage_value": "mmtok.hub.coverage",
+    "greedy_coverage": "mmtok.hub.coverage",
+    "marginal_gains": "mmtok.hub.coverage",
+}
+
+__all__ = [*_MODULES, "__version__"]
+
+
+if not TYPE_CHECKING:  # a type checker has to see that a name is not there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -144,7 +144,7 @@ def _weights(base: BaseCheckpoint, names: tuple[str, ...]) -> tuple[HubWeight, .
         file = there[name]
         if file.lfs is None:
             raise ValueError(f"{name} of {base.repo_id} is no large file of the Hub: stage and push it from a folder.")
-        copyable = file.xet_hash is not None
+        copyable = getattr(file, "xet_hash", None) is not None  # huggingface_hub before 1.0 does not know it
         weights.append(HubWeight(name, file.size, file.lfs.sha256, base.repo_id, base.commit, copyable))
     return tuple(weights)
 

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _TOKENIZER_FILE, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _TOKENIZER_MODEL = "tokenizer.model"
+_IMAGE_CONFIG = "preprocessor_config.json"
 
 
 def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
@@ -29,6 +30,8 @@ def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
     Raises:
         ValueError: it does not load, or has no fast tokenizer.
     """
+    if not _describes_images(base.folder):  # transformers 4.57 would go on with settings of its own
+        raise ValueError(f"The processor of {base.name} does not load: it has no {_IMAGE_CONFIG}.")
     try:
         processor = AutoProcessor.from_pretrained(base.folder)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
@@ -39,6 +42,12 @@ def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
     if getattr(getattr(processor, "tokenizer", None), "backend_tokenizer", None) is None:
         raise ValueError(f"{base.name} has no tokenizer that transformers can turn into a tokenizer.json.")
     return processor
+
+
+def _describes_images(folder: Path) -> bool:
+    """Whether a file says how images are prepared: one of its own, or a part of the processor's."""
+    processor = folder / "processor_config.json"
+    return (folder / _IMAGE_CONFIG).is_file() or (processor.is_file() and "image_processor" in read_json(processor))
 
 
 def write_tokenizer_files(base: BaseCheckpoint, processor: Any, folder: Path) -> None:

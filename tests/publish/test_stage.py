@@ -266,7 +266,7 @@ def test_no_token_is_in_what_a_failed_download_says(tmp_path: Path, monkeypatch:
         raise OSError("the request had 'authorization': 'Bearer hf_abcdefghijklmnop'")
 
     monkeypatch.setattr("mmtok.publish.base.snapshot_download", fail)
-    with pytest.raises(ValueError, match=r"cannot be read from the Hub: .* hf_\*\*\*") as raised:
+    with pytest.raises(ValueError, match=r"cannot be read from the Hub: .*hf_\*\*\*") as raised:
         stage("org/model", tmp_path / "out")
     assert "hf_abcdefgh" not in "".join(traceback.format_exception(raised.value))
 

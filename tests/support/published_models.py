@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hub_double import TOKEN, HubDouble
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 BASE = "llava-hf/small-llava"
 TARGET = "org/llava-mmtok"
@@ -21,6 +21,8 @@ def hub_for_this_process(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterat
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # huggingface_hub before 1.0 has a copy of the name.
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
