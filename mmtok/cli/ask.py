@@ -16,8 +16,8 @@ from .common import (
     call_knobs,
     opened_pipeline,
     print_json,
-    print_table,
 )
+from .tables import print_table
 
 _DESCRIPTION = """\
 Answers questions about a picture, each with every budget, and says how long a prompt the language model read, how much

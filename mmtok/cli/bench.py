@@ -20,8 +20,8 @@ from .common import (
     call_knobs,
     opened_pipeline,
     print_json,
-    print_table,
 )
+from .tables import print_table
 from .values import at_least, question
 
 _DESCRIPTION = """\

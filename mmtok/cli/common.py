@@ -1,18 +1,14 @@
-"""What several commands share: the model to use, budgets, pictures, tables and JSON."""
+"""What several commands share: the model to use, budgets and JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
 
 from mmtok.cli.knob_options import add_call_options, knobs_of
 
@@ -24,14 +20,14 @@ if TYPE_CHECKING:
 EMBEDDED = "tiny"
 
 
-def add_parser(commands: Any, name: str, help: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The parser of a command, with an example at the end of its help."""
+def add_parser(commands: Any, name: str, help: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of a command, with examples, one a line, at the end of its help."""
     return commands.add_parser(
         name,
         help=help,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"example: {example}",
+        epilog="\n  ".join(["examples:" if "\n" in examples else "example:", *examples.splitlines()]),
     )
 
 
@@ -51,14 +47,18 @@ def add_length_option(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument("--max-new-tokens", metavar="N", type=at_least(1), default=default, help=help)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--revision`, `--dtype`, `--device` and `--json`."""
-    parser.add_argument(
-        "--model",
-        default=EMBEDDED,
-        help="staged folder or Hub repository; tiny is the embedded model, which sees coloured shapes "
-        "(default: %(default)s)",
-    )
+def add_model_options(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """`--model`, `--revision`, `--dtype`, `--device` and `--json`.
+
+    Args:
+        parser: of the command.
+        required: whether the model has to be named; it is the embedded one otherwise.
+    """
+    help = "staged folder or Hub repository; tiny is the embedded model, which sees coloured shapes"
+    if required:
+        parser.add_argument("--model", required=True, help=help)
+    else:
+        parser.add_argument("--model", default=EMBEDDED, help=f"{help} (default: %(default)s)")
     add_loading_options(parser)
     add_json_option(parser)
 
@@ -91,28 +91,35 @@ def add_budgets_option(parser: argparse.ArgumentParser, default: Sequence[str]) 
     )
 
 
-def call_knobs(options: argparse.Namespace) -> dict[str, Any]:
-    """The knobs for calls of `--model`."""
+def base_of(base: str) -> str | Path:
+    """A BASE as it is written on a command line: the folder of the embedded checkpoint for its name."""
     from mmtok.tiny import checkpoint_path
 
-    model = checkpoint_path() if options.model == EMBEDDED else options.model
-    return knobs_of(options, model, options.revision)
+    return checkpoint_path() if base == EMBEDDED else base
+
+
+def call_knobs(options: argparse.Namespace) -> dict[str, Any]:
+    """The knobs for calls of `--model`."""
+    return knobs_of(options, base_of(options.model), options.revision)
+
+
+@contextmanager
+def staged_model(model: str) -> Iterator[str | Path]:
+    """What `--model` loads; the embedded model is staged for the time of the command."""
+    from mmtok.publish import stage
+
+    with TemporaryDirectory(prefix="mmtok-") as scratch:
+        yield stage(base_of(model), Path(scratch) / "mmtok-tiny", check=False).path if model == EMBEDDED else model
 
 
 @contextmanager
 def opened_pipeline(options: argparse.Namespace) -> Iterator[ImageTextToTextPipeline]:
-    """The pipeline of `--model`; the embedded model is staged for the time of the command."""
+    """The pipeline of `--model`."""
     from mmtok.apps.answering import load_pipeline
-    from mmtok.publish import stage
-    from mmtok.tiny import checkpoint_path
 
     given = {name: getattr(options, name) for name in ("revision", "dtype", "device")}
-    settings = {name: value for name, value in given.items() if value is not None}
-    with TemporaryDirectory(prefix="mmtok-") as scratch:
-        model: str | Path = options.model
-        if options.model == EMBEDDED:
-            model = stage(checkpoint_path(), Path(scratch) / "mmtok-tiny", check=False).path
-        yield load_pipeline(model, **settings)
+    with staged_model(options.model) as model:
+        yield load_pipeline(model, **{name: value for name, value in given.items() if value is not None})
 
 
 def budget_name(value: int | float | None) -> str:
@@ -122,20 +129,4 @@ def budget_name(value: int | float | None) -> str:
 
 def print_json(value: Any) -> None:
     """Indented JSON on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> None:
-    """A table on standard output.
-
-    Args:
-        columns: their names.
-        rows: as many texts each as there are columns.
-        left: names of the columns that hold text; the others are aligned on the right.
-    """
-    table = Table(header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False).print(table)
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))

@@ -11,9 +11,9 @@ from accelerate import PartialState
 
 from mmtok.apps.batch_generate import BatchSettings, generate_file
 from mmtok.apps.wording import counted
-from mmtok.cli.knob_options import add_call_options, knobs_of
 
-from .common import add_json_option, add_length_option, add_loading_options, add_parser, print_json
+from .common import add_length_option, add_model_options, add_parser, call_knobs, print_json, staged_model
+from .knob_options import add_call_options
 from .values import at_least, budget
 
 _DESCRIPTION = """\
@@ -33,7 +33,6 @@ def add_command(commands: Any, name: str, help: str) -> None:
         "--output answers.jsonl --budget 64"
     )
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
-    parser.add_argument("--model", required=True, help="staged folder or Hub repository")
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the questions, JSON lines")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the answers, JSON lines")
     # Without a default: argparse would read one, and None, which other options have, is a budget.
@@ -48,28 +47,27 @@ def add_command(commands: Any, name: str, help: str) -> None:
         "--batch-size", metavar="N", type=at_least(1), default=8, help="questions at once (default: %(default)s)"
     )
     add_length_option(parser, 64)
-    add_loading_options(parser)
-    add_json_option(parser)
+    add_model_options(parser, required=True)
     add_call_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Generates; 1 where a line has an error."""
-    result = generate_file(
-        BatchSettings(
-            model=options.model,
+    with staged_model(options.model) as model:
+        settings = BatchSettings(
+            model=str(model),
             input=options.input,
             output=options.output,
             budget=getattr(options, "budget", "model"),
-            knobs=knobs_of(options, options.model, options.revision),
+            knobs=call_knobs(options),
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             dtype=options.dtype,
             revision=options.revision,
             device=options.device,
         )
-    )
+        result = generate_file(settings)
     if PartialState().is_main_process:
         if options.json:
             print_json({**asdict(result), "output": str(options.output)})

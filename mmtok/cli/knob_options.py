@@ -15,7 +15,7 @@ from mmtok.publish.presets import PRESETS, preset_knobs
 _OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_sequences", "_bitmap")))
 # Knob -> what stands for its value in the help, and what the help says.
 _HELP: dict[str, tuple[str, str]] = {
-    "vision_token_budget": ("N", "vision tokens kept per crop: a number, a share such as 0.25, or none to keep all"),
+    "vision_token_budget": ("N", "vision tokens kept per crop: a number, a share such as 0.25, or all"),
     "budget_scope": ("SCOPE", "crop: every crop has its own budget, as in the paper; image: the crops share it"),
     "text_coverage_weight": ("W", "weight of covering the question"),
     "vision_coverage_weight": ("W", "weight of covering the picture, the paper's alpha"),
@@ -100,7 +100,7 @@ def knobs_of(
     return {**preset, **knobs}
 
 
-def word_lists_of(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+def word_lists_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """`stop_words` and `instructions`: from the files that were given, else the paper's.
 
     Raises:
@@ -122,7 +122,8 @@ def _reader(name: str) -> Any:
 
     def read(text: str) -> Any:
         value: Any = text
-        if text.lower() == _NONE and _accepts_none(name):
+        words = (_NONE, "all") if name == "vision_token_budget" else (_NONE,)
+        if text.lower() in words and _accepts_none(name):
             return _NONE  # argparse takes None for an option that was not given
         if not isinstance(default, str):
             try:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import mmtok
 
 _DESCRIPTION = """\
-LLaVA-1.5 and LLaVA-NeXT that read only the vision tokens which cover the question and the picture (MMTok).
+LLaVA-1.5 and LLaVA-NeXT that read only the vision tokens which cover the question and the image (MMTok).
 
 Try it, offline, on the small model that comes with the package:
 
-  mmtok demo                                   three questions about a picture, with fewer and fewer tokens
-  mmtok show photo.jpg "Is there a dog?"       which patches are kept, as a picture
+  mmtok demo                                   three questions about an image, with fewer and fewer tokens
+  mmtok show photo.jpg "Is there a dog?"       which patches are kept, as an image
   mmtok ask photo.jpg "Is there a dog?"        answers with all tokens and with few
 
 Make a model repository of your own checkpoint, and use it with --model:
@@ -27,6 +30,21 @@ Make a model repository of your own checkpoint, and use it with --model:
   mmtok stage llava-hf/llava-1.5-7b-hf ./llava-mmtok
   mmtok show --model ./llava-mmtok photo.jpg "Is there a dog?"
 """
+_PUBLISHING_DESCRIPTION = """\
+Publishes a LLaVA or LLaVA-NeXT checkpoint so that it prunes its vision tokens: the same as `mmtok stage`, `mmtok push`
+and `mmtok verify`.
+"""
+# Extra of the package -> the modules that its commands import.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "publish": ("PIL", "accelerate", "huggingface_hub", "jinja2", "safetensors", "tqdm"),
+    "demo": ("PIL", "accelerate", "filelock", "huggingface_hub", "jinja2", "matplotlib", "rich", "safetensors", "tqdm"),
+}
+# What ends a command with one sentence; every other exception is a fault of ours and shows where it comes from.
+_REFUSALS = (ValueError, OSError, RuntimeError, ImportError)
+
+
+class ExtraMissing(RuntimeError):
+    """A command needs packages that are not installed; the message says which, and what installs them."""
 
 
 @dataclass(frozen=True)
@@ -35,31 +53,34 @@ class Command:
 
     Attributes:
         help: its line in the help.
-        module: whose `add_command` adds it.
+        module: of this package; its `add_command` adds the command.
+        extra: the extra of the package that it needs.
         resumes: interrupted, the same command goes on.
     """
 
     help: str
     module: str
+    extra: str = "demo"
     resumes: bool = False
 
 
 # In the order of the help. A module is imported when its command is given, so that the help is there at once.
 COMMANDS: dict[str, Command] = {
     "demo": Command("the embedded model, with fewer and fewer tokens; --web opens a page", "demo"),
-    "show": Command("draw the patches that are kept of a picture for a question", "show"),
-    "ask": Command("answer questions about a picture with several budgets", "ask"),
+    "show": Command("draw the patches that are kept of an image for a question", "show"),
+    "ask": Command("answer questions about an image with several budgets", "ask"),
     "generate": Command("answer a file of questions, in order, resumable, on many processes", "generate", resumes=True),
     "eval": Command("accuracy on POPE-style question files, per method and budget", "evaluate", resumes=True),
     "bench": Command("time to first token and total time on this machine", "bench"),
-    "stage": Command("make a model repository of a stock checkpoint, on this machine", "publishing"),
-    "push": Command("publish a stock checkpoint on the Hub, in one commit", "publishing"),
-    "verify": Command("compare a published repository with the installed release", "publishing"),
+    "stage": Command("make a model repository of a stock checkpoint, on this machine", "stage", "publish"),
+    "push": Command("publish a stock checkpoint on the Hub, in one commit", "push", "publish"),
+    "verify": Command("compare a published repository with the installed release", "verify", "publish"),
 }
+PUBLISHING = ("stage", "push", "verify")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Its usage names what has to be given; the options, of which every knob is one, follow in the help."""
+    """Its usage names what has to be given; the options, which are many, follow in the help."""
 
     def format_usage(self) -> str:
         """The usage alone, as it stands before the message about a mistake."""
@@ -78,39 +99,77 @@ class CommandParser(argparse.ArgumentParser):
         self.usage = f"%(prog)s [options] {needed}".rstrip()
 
 
-def build_parser(given: str | None) -> argparse.ArgumentParser:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line of `mmtok` and returns its exit code."""
+    return _run("mmtok", _DESCRIPTION, COMMANDS, arguments)
+
+
+def publishing_main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line of `hub_upload.py`, which has the commands that publish, and returns its exit code."""
+    commands = {name: COMMANDS[name] for name in PUBLISHING}
+    return _run("hub_upload.py", _PUBLISHING_DESCRIPTION, commands, arguments)
+
+
+def _run(prog: str, description: str, commands: dict[str, Command], arguments: Sequence[str] | None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((word for word in given if not word.startswith("-")), None)
+    command = commands.get(str(name))
+    told, shows_traceback = f"{prog} {name}" if command else prog, "--traceback" in given
+    try:
+        parser = _build_parser(prog, description, commands, name)
+        if not given:
+            parser.print_help(sys.stderr)
+            raise SystemExit(2)
+        options = parser.parse_args(given)
+        shows_traceback = options.traceback
+        return options.run(options) or 0
+    except _REFUSALS as error:
+        if shows_traceback:
+            traceback.print_exc()
+        print(f"{told}: {_sentence(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if shows_traceback:
+            traceback.print_exc()
+        rest = ": the same command goes on where it was." if command and command.resumes else "."
+        print(f"{told}: interrupted{rest}", file=sys.stderr)
+        return 130
+
+
+def _build_parser(
+    prog: str, description: str, commands: dict[str, Command], given: str | None
+) -> argparse.ArgumentParser:
     """The parser; only the command `given` has its arguments."""
     parser = CommandParser(
-        prog="mmtok",
-        description=_DESCRIPTION,
+        prog=prog,
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="`mmtok COMMAND --help` explains a command; --json makes its result readable for programs.\n"
+        epilog=f"`{prog} COMMAND --help` explains a command; --json makes its result readable for programs,\n"
+        "--traceback shows where an error comes from.\n"
         "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"mmtok {mmtok.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for name, command in COMMANDS.items():
+    added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, command in commands.items():
         if name == given:
-            import_module(f"mmtok.cli.{command.module}").add_command(commands, name, command.help)
+            _add_command(added, name, command)
         else:
-            commands.add_parser(name, help=command.help, add_help=False)
+            added.add_parser(name, help=command.help, add_help=False)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser(next((word for word in given if not word.startswith("-")), None))
-    if not given:
-        parser.print_help(sys.stderr)
-        raise SystemExit(2)
-    options = parser.parse_args(given)
-    try:
-        return options.run(options) or 0
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"mmtok {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        rest = ": the same command goes on where it was." if COMMANDS[options.command].resumes else "."
-        print(f"mmtok {options.command}: interrupted{rest}", file=sys.stderr)
-        return 130
+def _add_command(added: Any, name: str, command: Command) -> None:
+    missing = [module for module in EXTRAS[command.extra] if find_spec(module) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ExtraMissing(f"{', '.join(missing)} {verb} not installed: run pip install 'mmtok[{command.extra}]'.")
+    import_module(f"mmtok.cli.{command.module}").add_command(added, name, command.help)
+    added.choices[name].add_argument("--traceback", action="store_true", help="show where an error comes from")
+
+
+def _sentence(error: Exception) -> str:
+    """The message; that of an error which is none of ours, such as torch's, says what it is and how to see more."""
+    ours = type(error).__module__.partition(".")[0] == "mmtok"
+    if ours or isinstance(error, (ValueError, OSError)):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--traceback shows where it comes from)"

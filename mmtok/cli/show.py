@@ -21,8 +21,8 @@ from .common import (
     call_knobs,
     opened_pipeline,
     print_json,
-    print_table,
 )
+from .tables import print_table
 from .values import writable_picture
 
 if TYPE_CHECKING:

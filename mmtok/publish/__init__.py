@@ -9,6 +9,7 @@ from .hub_errors import PublishError
 from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_knobs
 from .published_files import published_sources
 from .push import PushReport, push
+from .recipe import Destination, Recipe
 from .stage import StagedModel, stage
 from .verify import Verification, verify
 
@@ -18,9 +19,11 @@ __all__ = [
     "BaseCheckpoint",
     "CardFacts",
     "CheckFailed",
+    "Destination",
     "Measurements",
     "PublishError",
     "PushReport",
+    "Recipe",
     "StagedModel",
     "Verification",
     "open_base",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +13,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import sha
 
+from .base import CARD_FILE
 from .card import edited_by_hand
 from .hub_names import check_repo_path
 from .orphans import orphans
+from .recipe import Destination
 
-CARD = "README.md"
 _WEIGHTS = re.compile(r"(model|pytorch_model)[^/]*\.(safetensors|bin)(\.index\.json)?")
 
 
@@ -39,6 +40,36 @@ class HubWeight:
     repo_id: str
     commit: str
     copyable: bool = True
+
+
+@dataclass(frozen=True)
+class RepoState:
+    """What a branch holds before a push.
+
+    Attributes:
+        commit: at its top; None for a repo that does not exist yet.
+        files: of that commit by path.
+        card: of that commit, None without one.
+    """
+
+    commit: str | None
+    files: Mapping[str, RepoFile] = field(default_factory=dict)
+    card: str | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a branch is to hold after a push.
+
+    Attributes:
+        files: the staged files by path, the card aside.
+        weights: the weights that come from the base's repo.
+        card: the card.
+    """
+
+    files: Mapping[str, Path]
+    weights: tuple[HubWeight, ...]
+    card: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +121,7 @@ class PushPlan:
 
     @property
     def card_kept(self) -> bool:
-        return any(file.path == CARD and file.action == "kept" for file in self.files)
+        return any(file.path == CARD_FILE and file.action == "kept" for file in self.files)
 
     def describe(self) -> str:
         """The plan for a reader: one line per file, the sums, and the diff of the card."""
@@ -106,44 +137,26 @@ class PushPlan:
         return "\n".join(lines + ([self.card_diff.rstrip("\n")] if self.card_diff else []))
 
 
-def make_plan(
-    repo_id: str,
-    branch: str,
-    parent: str | None,
-    *,
-    there: Mapping[str, RepoFile],
-    files: Mapping[str, Path],
-    weights: Iterable[HubWeight],
-    card: str,
-    card_there: str | None,
-    overwrite_card: bool,
-) -> PushPlan:
-    """Compares what is to be published with what is there.
-
-    Args:
-        repo_id, branch, parent: as in `PushPlan`.
-        there: the files of the commit `parent` by path.
-        files: the staged files by path, the card aside.
-        weights: the weights that come from the base's repo.
-        card: the new card.
-        card_there: the card of the commit `parent`, None without one.
-        overwrite_card: replaces a card that somebody edited, too.
-    """
-    planned = [_planned_file(check_repo_path(path), source, there.get(path)) for path, source in files.items()]
-    planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in weights]
-    planned.append(_planned_card(card, card_there, overwrite_card))
-    new = {file.path for file in planned}
-    old_weights = {path for path in there if path not in new and _WEIGHTS.fullmatch(path)}
-    for path in old_weights.union(orphans(there, new, card_there)):
-        planned.append(PlannedFile(path, there[path].size, "delete"))
-    diff = difflib.unified_diff((card_there or "").splitlines(True), card.splitlines(True), "card there", "new card")
-    files_in_order = tuple(sorted(planned, key=lambda file: file.path))
-    return PushPlan(repo_id, branch, parent, files_in_order, "".join(diff))
+def make_plan(destination: Destination, there: RepoState, new: Contents) -> PushPlan:
+    """Compares what is to be published with what is there."""
+    planned = [
+        _planned_file(check_repo_path(path), source, there.files.get(path)) for path, source in new.files.items()
+    ]
+    planned += [_planned_weight(weight, there.files.get(check_repo_path(weight.path))) for weight in new.weights]
+    planned.append(_planned_card(new.card, there.card, destination.overwrite_card))
+    kept = {file.path for file in planned}
+    old_weights = {path for path in there.files if path not in kept and _WEIGHTS.fullmatch(path)}
+    for path in old_weights.union(orphans(there.files, kept, there.card)):
+        planned.append(PlannedFile(path, there.files[path].size, "delete"))
+    before, after = (there.card or "").splitlines(True), new.card.splitlines(True)
+    diff = "".join(difflib.unified_diff(before, after, "card there", "new card"))
+    in_order = tuple(sorted(planned, key=lambda file: file.path))
+    return PushPlan(destination.repo_id, destination.branch, there.commit, in_order, diff)
 
 
 def can_copy_between_repos() -> bool:
     """Whether the installed huggingface_hub lets the server copy blobs from another repo."""
-    return "src_repo_id" in {field.name for field in fields(CommitOperationCopy)}
+    return "src_repo_id" in {copied.name for copied in fields(CommitOperationCopy)}
 
 
 def operations(
@@ -192,10 +205,10 @@ def _planned_weight(weight: HubWeight, there: RepoFile | None) -> PlannedFile:
 def _planned_card(card: str, there: str | None, overwrite: bool) -> PlannedFile:
     content = card.encode()
     if there == card:
-        return PlannedFile(CARD, len(content), "same")
+        return PlannedFile(CARD_FILE, len(content), "same")
     if there is not None and edited_by_hand(there) and not overwrite:
-        return PlannedFile(CARD, len(there.encode()), "kept")
-    return PlannedFile(CARD, len(content), "add", content)
+        return PlannedFile(CARD_FILE, len(there.encode()), "kept")
+    return PlannedFile(CARD_FILE, len(content), "add", content)
 
 
 def _size(count: int) -> str:

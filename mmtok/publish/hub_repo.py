@@ -12,7 +12,9 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from .base import CARD_FILE
 from .hub_errors import HUB_ERRORS, publish_error, status_of
+from .hub_plan import RepoState
 
 try:
     from huggingface_hub.errors import FileDuplicationError
@@ -79,6 +81,13 @@ class HubRepo:
         with self._failing_as(f"reading the files of {self.repo_id}"):
             entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
             return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    def state_at(self, commit: str | None) -> RepoState:
+        """What the branch holds at a commit; None for a repo that does not exist yet."""
+        if commit is None:
+            return RepoState(None)
+        files = self.files_at(commit)
+        return RepoState(commit, files, self.text_at(commit, CARD_FILE) if CARD_FILE in files else None)
 
     def bytes_at(self, commit: str, path: str) -> bytes:
         """The content of a file of a commit."""

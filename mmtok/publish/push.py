@@ -10,22 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import get_token
 
 import mmtok
 
 from .base import CARD_FILE
-from .card import CardFacts, Measurements, render_card
+from .card import CardFacts, render_card
 from .hub_errors import PublishError
-from .hub_names import check_reference, check_repo_id, files_inside
-from .hub_plan import PushPlan, can_copy_between_repos, make_plan, operations
+from .hub_names import files_inside
+from .hub_plan import Contents, PushPlan, can_copy_between_repos, make_plan, operations
 from .hub_repo import CopyRefused, HubRepo
-from .ignored_text import INSTRUCTIONS, STOP_WORDS
+from .recipe import Destination, Recipe
 from .release import Release, download_weights, prepare
 from .verify import Verification, verify
 
@@ -55,19 +53,9 @@ class PushReport:
 
 def push(
     base: str | os.PathLike[str],
-    repo_id: str,
+    destination: Destination | str,
+    recipe: Recipe | None = None,
     *,
-    knobs: Mapping[str, Any] | None = None,
-    stop_words: Sequence[str] = STOP_WORDS,
-    instructions: Sequence[str] = INSTRUCTIONS,
-    base_revision: str | None = None,
-    base_model: str | None = None,
-    measurements: Measurements | None = None,
-    branch: str = "main",
-    tag: str | None = None,
-    private: bool = False,
-    create_pr: bool = False,
-    overwrite_card: bool = False,
     verify_after: bool = True,
     dry_run: bool = False,
 ) -> PushReport:
@@ -75,112 +63,53 @@ def push(
 
     Args:
         base: folder or Hub id of the stock checkpoint. The weights of a Hub id are copied on the server.
-        repo_id: "ORGANISATION/NAME"; created where it is not there.
-        knobs, stop_words, instructions: as in `stage`.
-        base_revision: branch, tag or commit of a base on the Hub.
-        base_model: Hub id to name as the base on the card when `base` is a folder.
-        measurements: results to show on the card.
-        branch: where to commit; another one than main is created where it is not there.
-        tag: names the commit.
-        private: creates the repo as a private one. A public repo is refused then, not changed.
-        create_pr: opens a pull request instead of committing to the branch.
-        overwrite_card: replaces a card that somebody edited by hand.
+        destination: where to; a text is the repo id.
+        recipe: options, words and card; the defaults without one.
         verify_after: downloads what was published, the weights aside, and compares it with the release.
         dry_run: sends nothing; the report holds the plan.
 
     Raises:
-        ValueError: a name, knob or base that cannot be used; nothing was sent.
+        ValueError: a name, option or base that cannot be used; nothing was sent.
         CheckFailed: the staged files do not load, or are not the base; nothing was sent.
         PublishError: the Hub refused or failed; the message says what holds now.
     """
-    _check_request(base, repo_id, base_revision, base_model, branch, tag, create_pr)
+    if isinstance(destination, str):
+        destination = Destination(destination)
+    if str(base) == destination.repo_id and not Path(base).is_dir():
+        raise ValueError(f"{destination.repo_id} is the base itself: publish under another name.")
     with tempfile.TemporaryDirectory(prefix="mmtok-push-") as scratch:
-        release = prepare(
-            base,
-            Path(scratch),
-            knobs=knobs,
-            stop_words=stop_words,
-            instructions=instructions,
-            base_revision=base_revision,
-            base_model=base_model,
-            measurements=measurements,
-        )
-        return publish(
-            release,
-            repo_id,
-            branch=branch,
-            tag=tag,
-            private=private,
-            create_pr=create_pr,
-            overwrite_card=overwrite_card,
-            verify_after=verify_after,
-            dry_run=dry_run,
-        )
+        release = prepare(base, recipe or Recipe(), Path(scratch))
+        return publish(release, destination, verify_after=verify_after, dry_run=dry_run)
 
 
 def publish(
-    release: Release,
-    repo_id: str,
-    *,
-    branch: str = "main",
-    tag: str | None = None,
-    private: bool = False,
-    create_pr: bool = False,
-    overwrite_card: bool = False,
-    verify_after: bool = True,
-    dry_run: bool = False,
+    release: Release, destination: Destination, *, verify_after: bool = True, dry_run: bool = False
 ) -> PushReport:
     """Sends a prepared release; the arguments are those of `push`.
 
     Raises:
-        ValueError: a name that cannot be used; nothing was sent.
+        ValueError: the destination is the base; nothing was sent.
         PublishError: the Hub refused or failed; the message says what holds now.
     """
-    _check_request(release.base.folder, repo_id, None, None, branch, tag, create_pr)
-    if release.base.repo_id == repo_id:
-        raise ValueError(f"{repo_id} is the base itself: publish under another name.")
+    if release.base.repo_id == destination.repo_id:
+        raise ValueError(f"{destination.repo_id} is the base itself: publish under another name.")
     if not dry_run and get_token() is None:
         raise PublishError("There is no token for the Hub: log in with `hf auth login`. Nothing was changed.")
-    repo = HubRepo(repo_id, branch)
-    parent = _parent(repo, private, create=not dry_run)
-    plan = _plan(repo, parent, release, tag, overwrite_card)
-    _check_tag(repo, tag, plan)
+    repo = HubRepo(destination.repo_id, destination.branch)
+    parent = _parent(repo, destination.private, create=not dry_run)
+    plan = make_plan(destination, repo.state_at(parent), _contents(release, destination))
+    _check_tag(repo, destination.tag, plan)
     if dry_run:
         return PushReport(plan)
-    report = _commit(repo, plan, release, create_pr) if plan.changes else PushReport(plan, plan.parent)
+    report = _commit(repo, plan, release, destination.create_pr) if plan.changes else PushReport(plan, plan.parent)
     assert report.commit is not None
-    if tag is not None:
-        repo.tag(tag, report.commit)
-        report = replace(report, tag=tag)
+    if destination.tag is not None:
+        repo.tag(destination.tag, report.commit)
+        report = replace(report, tag=destination.tag)
     if not verify_after:
         return report
     log.info("Verifying commit %s", report.commit)
-    return replace(report, verification=verify(repo_id, revision=report.commit))
-
-
-def _check_request(
-    base: str | os.PathLike[str],
-    repo_id: str,
-    base_revision: str | None,
-    base_model: str | None,
-    branch: str,
-    tag: str | None,
-    create_pr: bool,
-) -> None:
-    check_repo_id(repo_id)
-    check_reference(branch, "branch")
-    if tag is not None:
-        check_reference(tag, "tag")
-    if tag is not None and create_pr:
-        raise ValueError(f"tag={tag!r} was given with create_pr: tag the commit once the pull request is merged.")
-    if base_revision is not None:
-        check_reference(base_revision, "revision")
-    if base_model is not None:
-        check_repo_id(base_model)
-        if not Path(base).is_dir():
-            raise ValueError(f"base_model={base_model!r} was given with the Hub id {base}, which is the base itself.")
-    if str(base) == repo_id and not Path(base).is_dir():
-        raise ValueError(f"{repo_id} is the base itself: publish under another name.")
+    return replace(report, verification=verify(destination.repo_id, revision=report.commit))
 
 
 def _parent(repo: HubRepo, private: bool, *, create: bool) -> str | None:
@@ -205,30 +134,19 @@ def _parent(repo: HubRepo, private: bool, *, create: bool) -> str | None:
     return head
 
 
-def _plan(repo: HubRepo, parent: str | None, release: Release, tag: str | None, overwrite_card: bool) -> PushPlan:
-    there = repo.files_at(parent) if parent else {}
-    card_there = repo.text_at(parent, CARD_FILE) if parent and CARD_FILE in there else None
+def _contents(release: Release, destination: Destination) -> Contents:
+    """What the branch is to hold of a release; its card names the destination."""
     files = files_inside(release.folder)
     files.pop(CARD_FILE, None)
     facts = CardFacts.of_folder(
         release.folder,
         release=mmtok.__version__,
         base_folder=release.base.folder,
-        repo_id=repo.repo_id,
-        tag=tag,
+        repo_id=destination.repo_id,
+        tag=destination.tag,
         **release.known,
     )
-    return make_plan(
-        repo.repo_id,
-        repo.branch,
-        parent,
-        there=there,
-        files=files,
-        weights=release.weights,
-        card=render_card(facts),
-        card_there=card_there,
-        overwrite_card=overwrite_card,
-    )
+    return Contents(files, release.weights, render_card(facts))
 
 
 def _check_tag(repo: HubRepo, tag: str | None, plan: PushPlan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
 from .base import INDEX_FILE, BaseCheckpoint, open_base
-from .card import Measurements
 from .clean_process import check_staged
-from .config_file import check_knobs
 from .hub_errors import HUB_ERRORS, publish_error
 from .hub_names import check_repo_path
 from .hub_plan import HubWeight
 from .hub_repo import UNTOUCHED, HubRepo
-from .ignored_text import INSTRUCTIONS, STOP_WORDS, check_word_lists
 from .meta_load import TensorHeader, check_fit
+from .recipe import Recipe
 from .stage import write_repository
 from .weights import place_weights
 
@@ -45,62 +43,49 @@ class Release:
     known: Mapping[str, Any]
 
 
-def prepare(
-    base: str | os.PathLike[str],
-    folder: Path,
-    *,
-    knobs: Mapping[str, Any] | None = None,
-    stop_words: Sequence[str] = STOP_WORDS,
-    instructions: Sequence[str] = INSTRUCTIONS,
-    base_revision: str | None = None,
-    base_model: str | None = None,
-    measurements: Measurements | None = None,
-    check: bool = True,
-) -> Release:
+def prepare(base: str | os.PathLike[str], recipe: Recipe, folder: Path, *, check: bool = True) -> Release:
     """Makes what `publish` sends, and checks it in a clean process.
 
     For a base on the Hub, code and settings are compared as `stage` compares them, and the weights by the headers of
     their files: every tensor has to find its place on a model without memory. For a folder it is the check of `stage`.
 
     Args:
+        base: folder or Hub id of the stock checkpoint.
+        recipe: options, words and card.
         folder: a new or empty folder.
         check: False leaves the check out.
 
     Raises:
         ValueError, CheckFailed, PublishError: as in `push`.
     """
-    knobs = dict(knobs or {})
-    check_knobs(knobs)
-    check_word_lists(stop_words, instructions)
+    recipe.check_base(base)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, and everything in it would be published: give a new folder.")
     log.info("Reading the base %s", base)
     local = Path(base).is_dir()
-    checkpoint = _open(base, base_revision, weights=local)
-    known = {"measurements": measurements, "base_model": base_model or checkpoint.repo_id}
-    known["base_revision"] = checkpoint.commit
-    write_repository(
-        checkpoint, folder, knobs=knobs, stop_words=stop_words, instructions=instructions, card_facts=known
-    )
-    weights: tuple[HubWeight, ...] = ()
+    checkpoint = _open(base, recipe.base_revision, weights=local)
+    known = write_repository(checkpoint, folder, recipe)
     if local:
         place_weights(checkpoint, folder)
-    else:
-        headers = _headers(checkpoint)
-        weights = _weights(checkpoint, tuple(headers))
-        _take_index(checkpoint, folder)
+        if check:
+            log.info("Checking weights, code and settings in a clean process")
+            check_staged(folder, checkpoint)
+        return Release(folder, checkpoint, (), known)
+    headers = _headers(checkpoint)
+    weights = _weights(checkpoint, tuple(headers))
+    _take_index(checkpoint, folder)
     if check:
-        log.info(
-            "Checking %s in a clean process", "weights, code and settings" if local else "headers, code and settings"
-        )
-    if check and local:
-        check_staged(folder, checkpoint)
-    elif check:
-        named = {tensor: file for file, tensors in headers.items() for tensor in tensors}
-        check_staged(folder, replace(checkpoint, weight_map=named), weights=False)
-        check_fit(folder, {name: header for tensors in headers.values() for name, header in tensors.items()})
+        log.info("Checking headers, code and settings in a clean process")
+        _check_by_headers(folder, checkpoint, headers)
     return Release(folder, checkpoint, weights, known)
+
+
+def _check_by_headers(folder: Path, base: BaseCheckpoint, headers: Mapping[str, Mapping[str, TensorHeader]]) -> None:
+    """The check for a base whose weights are not here, by what their files say of every tensor."""
+    named = {tensor: file for file, tensors in headers.items() for tensor in tensors}
+    check_staged(folder, replace(base, weight_map=named), weights=False)
+    check_fit(folder, {name: header for tensors in headers.values() for name, header in tensors.items()})
 
 
 def download_weights(release: Release) -> dict[str, Path]:

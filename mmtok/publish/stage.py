@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,11 @@ import mmtok
 from .base import CARD_FILE, CONFIG_FILE, BaseCheckpoint, open_base, read_json
 from .card import CardFacts, render_card
 from .clean_process import check_staged
-from .config_file import as_json, check_knobs, published_config
+from .config_file import as_json, published_config
 from .families import PREFIX
-from .ignored_text import INSTRUCTIONS, STOP_WORDS, check_word_lists, text_knobs
+from .ignored_text import text_knobs
 from .published_files import published_sources
+from .recipe import Recipe
 from .tokenizer_files import load_processor, write_tokenizer_files
 from .weights import place_weights
 
@@ -48,11 +49,8 @@ class StagedModel:
 def stage(
     base: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    recipe: Recipe | None = None,
     *,
-    knobs: Mapping[str, Any] | None = None,
-    stop_words: Sequence[str] = STOP_WORDS,
-    instructions: Sequence[str] = INSTRUCTIONS,
-    revision: str | None = None,
     link_weights: bool = True,
     overwrite: bool = False,
     check: bool = True,
@@ -65,25 +63,21 @@ def stage(
     Args:
         base: folder or Hub id of the stock checkpoint.
         out: the folder to make; has to be new or empty.
-        knobs: any of `PruningOptions`; given ones replace what is derived from the tokenizer and chat template.
-        stop_words: words that are not worth covering, in any case.
-        instructions: sentences that are no part of a question.
-        revision: branch, tag or commit of a base on the Hub.
+        recipe: options, words and card; the defaults without one.
         link_weights: hard links to the base's weight files where the file system can; False copies them.
         overwrite: replaces `out` if it is itself a staged folder.
         check: loads the result in a clean process and compares it with the base.
 
     Raises:
-        ValueError: unusable base, `out`, knob or list of words; nothing was written.
+        ValueError: unusable base, `out` or recipe; nothing was written.
         CheckFailed: the result does not load, or is not the base; nothing is left behind.
     """
-    knobs = dict(knobs or {})
-    check_knobs(knobs)
-    check_word_lists(stop_words, instructions)
+    recipe = recipe or Recipe()
     target = _checked_target(Path(out), Path(base), overwrite)
-    checkpoint = open_base(base, revision=revision)
+    recipe.check_base(base)
+    checkpoint = open_base(base, revision=recipe.base_revision)
     with _workspace(target) as folder:
-        write_repository(checkpoint, folder, knobs=knobs, stop_words=stop_words, instructions=instructions)
+        write_repository(checkpoint, folder, recipe)
         linked = place_weights(checkpoint, folder, link=link_weights)
         report = check_staged(folder, checkpoint) if check else {}
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
@@ -92,38 +86,40 @@ def stage(
     return StagedModel(target, files, checkpoint.family.model_class, budget, linked, report)
 
 
-def write_repository(
-    base: BaseCheckpoint,
-    folder: Path,
-    *,
-    knobs: Mapping[str, Any],
-    stop_words: Sequence[str] = STOP_WORDS,
-    instructions: Sequence[str] = INSTRUCTIONS,
-    card_facts: Mapping[str, Any] | None = None,
-) -> None:
+def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Writes everything but the weights: code, configuration, tokenizer, processor, generation files and card.
 
     Args:
         base: the checkpoint; its weights are not read.
         folder: an empty folder.
-        knobs, stop_words, instructions: as in `stage`.
-        card_facts: what is known for the card beyond the folder and the base, attributes of `CardFacts`.
+        recipe: options, words and card.
+
+    Returns:
+        What the card says beyond the folder and the base, attributes of `CardFacts`.
 
     Raises:
-        ValueError: a knob out of range, or a base without a usable processor, tokenizer or chat template.
+        ValueError: a base without a usable processor, tokenizer or chat template.
     """
     processor = load_processor(base)
     derived = text_knobs(
-        processor.tokenizer, _chat_template(processor), stop_words=stop_words, instructions=instructions
+        processor.tokenizer,
+        _chat_template(processor),
+        stop_words=recipe.stop_words,
+        instructions=recipe.instructions,
     )
-    config = published_config(base, {**derived, **knobs})
+    config = published_config(base, {**derived, **recipe.options})
     write_tokenizer_files(base, processor, folder)
     for name, source in published_sources(base.config["model_type"]).items():
         shutil.copyfile(source, folder / name)
     (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
-    known = {"base_model": base.repo_id, "base_revision": base.commit, **(card_facts or {})}
+    known = {
+        "base_model": recipe.base_model or base.repo_id,
+        "base_revision": base.commit,
+        "measurements": recipe.measurements,
+    }
     facts = CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=base.folder, **known)
     (folder / CARD_FILE).write_text(render_card(facts), encoding="utf-8")
+    return known
 
 
 def _chat_template(processor: Any) -> str | None:

@@ -19,7 +19,7 @@ from mmtok.apps import batch_answers, batch_generate
 from mmtok.apps.answering import ask, load_pipeline
 from mmtok.apps.batch_generate import BatchSettings, generate_file
 from mmtok.apps.question_file import read_questions
-from mmtok.publish import stage
+from mmtok.publish import Recipe, stage
 from mmtok.record_store import RecordStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,13 +111,13 @@ def test_unfinished_work_of_the_same_folder_with_another_model_is_refused(settin
     contents = set()
     for budget, seed in ((64, 0), (4, 0), (4, 1)):
         base = make_llava_checkpoint(tmp_path / f"base{seed}", seed=seed)
-        stage(base, tmp_path / "model_again", knobs={"vision_token_budget": budget}, check=False, overwrite=True)
+        stage(base, tmp_path / "model_again", Recipe({"vision_token_budget": budget}), check=False, overwrite=True)
         contents.add(settings.fingerprint()["model"])
     with (tmp_path / "model_again" / "coverage.py").open("a") as code:
         code.write("# changed\n")
     assert len(contents | {settings.fingerprint()["model"]}) == 4
     RecordStore(settings.parts, settings.fingerprint()).close()
-    stage(base, tmp_path / "model_again", knobs={"vision_token_budget": 8}, check=False, overwrite=True)
+    stage(base, tmp_path / "model_again", Recipe({"vision_token_budget": 8}), check=False, overwrite=True)
     with pytest.raises(ValueError, match="another run: model was 'sha256 "):
         generate_file(settings)
 

@@ -21,7 +21,7 @@ from small_checkpoints import make_llava_checkpoint
 from configuration_mmtok import KNOB_NAMES
 from mmtok.apps.answering import ask, load_pipeline
 from mmtok.images import read_image
-from mmtok.publish import stage
+from mmtok.publish import Recipe, stage
 
 QUESTION = "Is there a snowboard in the image?"
 BUDGET = 2
@@ -32,7 +32,7 @@ OTHER = 3  # its answer is of whole characters, which a random model seldom writ
 def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("serving")
     base = make_llava_checkpoint(root / "base", seed=5)
-    return stage(base, root / "served_model", knobs={"vision_token_budget": BUDGET}, check=False).path
+    return stage(base, root / "served_model", Recipe({"vision_token_budget": BUDGET}), check=False).path
 
 
 def image() -> Image.Image:

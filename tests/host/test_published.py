@@ -17,6 +17,7 @@ from mmtok.publish import stage
 from mmtok.publish.clean_process import run_clean
 from mmtok.publish.published_files import HANDLER_FILE
 from mmtok.publish.push import publish
+from mmtok.publish.recipe import Destination, Recipe
 from mmtok.publish.release import prepare
 
 NEXT_BASE, NEXT_TARGET = "llava-hf/small-llava-next", "org/llava-next-mmtok"
@@ -46,9 +47,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
         for base, target in ((BASE, TARGET), (NEXT_BASE, NEXT_TARGET)):
             upload_folder(hub, base, bases[base])
             name = target.split("/")[1]
-            release = prepare(base, root / f"release-of-{name}", knobs=KNOBS, check=False)
-            publish(release, target, tag="v1.0", verify_after=False)
-            folders[target] = stage(bases[base], root / f"staged-{name}", knobs=KNOBS, check=False).path
+            release = prepare(base, Recipe(KNOBS), root / f"release-of-{name}", check=False)
+            publish(release, Destination(target, tag="v1.0"), verify_after=False)
+            folders[target] = stage(bases[base], root / f"staged-{name}", Recipe(KNOBS), check=False).path
         yield Published(hub, environment_of(hub, root / "home-of-a-user"), folders)
 
 

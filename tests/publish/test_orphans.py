@@ -16,6 +16,7 @@ from mmtok.publish import published_sources, stage, verify
 from mmtok.publish.card import CardFacts, render_card
 from mmtok.publish.orphans import EARLIER_FILES, orphans
 from mmtok.publish.push import publish
+from mmtok.publish.recipe import Destination, Recipe
 from mmtok.publish.release import Release, prepare
 
 # What the release before the modules moved into one folder published, and what has no file in this release any more.
@@ -55,7 +56,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
     with pytest.MonkeyPatch.context() as patch, hub_for_this_process(patch, tmp_path_factory.mktemp("cache")) as hub:
         upload_folder(hub, BASE, base)
-        return prepare(BASE, tmp_path_factory.mktemp("release"), check=False)
+        return prepare(BASE, Recipe(), tmp_path_factory.mktemp("release"), check=False)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def published_before(hub: HubDouble, card: str) -> None:
 def test_a_push_over_an_earlier_release_leaves_no_orphan(hub: HubDouble, release: Release, edited: bool) -> None:
     card = card_listing(BEFORE_THE_MOVE)
     published_before(hub, re.sub(r"## Remote code.*", "Code: mine.", card, flags=re.DOTALL) if edited else card)
-    report = publish(release, TARGET)
+    report = publish(release, Destination(TARGET))
     assert {file.path for file in report.plan.files if file.action == "delete"} >= GONE
     assert {path for path in hub.tree(TARGET) if path.endswith(".py")} == {
         *published_sources("llava"),
@@ -89,7 +90,7 @@ def test_a_push_over_an_earlier_release_leaves_no_orphan(hub: HubDouble, release
 
 def test_a_dry_run_shows_what_would_be_deleted(hub: HubDouble, release: Release) -> None:
     published_before(hub, card_listing(BEFORE_THE_MOVE))
-    shown = publish(release, TARGET, dry_run=True).plan.describe()
+    shown = publish(release, Destination(TARGET), dry_run=True).plan.describe()
     assert re.search(r"delete +23 B  similarity.py", shown)
     assert "similarity.py" in hub.tree(TARGET)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmtok.publish import CheckFailed, PublishError, push
 from mmtok.publish.card import edited_by_hand
 from mmtok.publish.hub_names import check_reference, check_repo_id, check_repo_path, files_inside
 from mmtok.publish.push import publish
+from mmtok.publish.recipe import Destination, Recipe
 from mmtok.publish.release import Release, prepare
 
 CARD = "---\nlicense: llama2\nlanguage: en\n---\n# The base\n"
@@ -39,7 +40,7 @@ def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
         cache = tmp_path_factory.mktemp("cache")
         with hub_for_this_process(patch, cache) as hub:
             upload_folder(hub, BASE, base)
-            return prepare(BASE, tmp_path_factory.mktemp("release"), check=False)
+            return prepare(BASE, Recipe(), tmp_path_factory.mktemp("release"), check=False)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def commits(hub: HubDouble, repo_id: str = TARGET, branch: str = "main") -> list
 
 def test_one_commit_with_weights_copied_on_the_server(hub: HubDouble, base: Path, release: Release) -> None:
     hub.arm()
-    report = publish(release, TARGET, tag="v1.0")
+    report = publish(release, Destination(TARGET, tag="v1.0"))
     assert hub.bytes_received() < 2_000_000
     assert commits(hub) == [f"MMTok 0.1.0 on {BASE}", "initial commit"]
     files = hub.files(TARGET, "v1.0")
@@ -78,12 +79,12 @@ def test_one_commit_with_weights_copied_on_the_server(hub: HubDouble, base: Path
 
 
 def test_copied_and_uploaded_weights_give_the_same_tree(hub: HubDouble, base: Path, release: Release) -> None:
-    publish(release, TARGET)
+    publish(release, Destination(TARGET))
     copied = hub.tree(TARGET)
     del hub.store.repositories[TARGET]
     hub.refuse_duplicates = True
     hub.arm()
-    report = publish(release, TARGET)
+    report = publish(release, Destination(TARGET))
     assert report.uploaded
     assert hub.tree(TARGET) == copied
     assert commits(hub) == [f"MMTok 0.1.0 on {BASE}", "initial commit"]
@@ -93,19 +94,19 @@ def test_copied_and_uploaded_weights_give_the_same_tree(hub: HubDouble, base: Pa
 def test_a_base_in_a_folder_is_uploaded_to_the_same_tree(
     hub: HubDouble, base: Path, release: Release, tmp_path: Path
 ) -> None:
-    publish(release, TARGET)
+    publish(release, Destination(TARGET))
     from_hub = hub.tree(TARGET)
-    local = prepare(base, tmp_path / "release", check=False, base_model=BASE)
-    publish(local, "org/from-folder", verify_after=False)
+    local = prepare(base, Recipe(base_model=BASE), tmp_path / "release", check=False)
+    publish(local, Destination("org/from-folder"), verify_after=False)
     from_folder = hub.tree("org/from-folder")
     assert {path for path in from_hub if from_hub[path] != from_folder.get(path)} == {"README.md"}
     assert set(from_folder) == set(from_hub)
 
 
 def test_the_same_again_changes_nothing(hub: HubDouble, release: Release) -> None:
-    first = publish(release, TARGET, tag="v1.0")
+    first = publish(release, Destination(TARGET, tag="v1.0"))
     hub.arm()
-    second = publish(release, TARGET, tag="v1.0")
+    second = publish(release, Destination(TARGET, tag="v1.0"))
     assert second.commit == first.commit
     assert second.plan.changes == ()
     assert len(commits(hub)) == 2
@@ -115,35 +116,35 @@ def test_the_same_again_changes_nothing(hub: HubDouble, release: Release) -> Non
 def test_another_configuration_sends_only_what_changed(
     hub: HubDouble, base: Path, release: Release, tmp_path: Path
 ) -> None:
-    publish(release, TARGET)
-    other = prepare(BASE, tmp_path / "release", knobs={"vision_token_budget": 8}, check=False)
-    report = publish(other, TARGET)
+    publish(release, Destination(TARGET))
+    other = prepare(BASE, Recipe({"vision_token_budget": 8}), tmp_path / "release", check=False)
+    report = publish(other, Destination(TARGET))
     assert [file.path for file in report.plan.changes] == ["README.md", "config.json"]
     assert json.loads(hub.files(TARGET)["config.json"])["vision_token_budget"] == 8
 
 
 def test_a_card_edited_by_hand_stays_until_it_may_be_overwritten(hub: HubDouble, release: Release) -> None:
-    publish(release, TARGET)
+    publish(release, Destination(TARGET))
     edited = hub.files(TARGET)["README.md"].replace(b"## Limits", b"## My limits")
     hub.store.seed(TARGET, {"README.md": edited})
-    report = publish(release, TARGET, dry_run=True)
+    report = publish(release, Destination(TARGET), dry_run=True)
     assert "-## My limits" in report.plan.describe()
     assert "edited by hand and stays" in report.plan.describe()
-    publish(release, TARGET)
+    publish(release, Destination(TARGET))
     assert hub.files(TARGET)["README.md"] == edited
-    publish(release, TARGET, overwrite_card=True)
+    publish(release, Destination(TARGET, overwrite_card=True))
     assert not edited_by_hand(hub.files(TARGET)["README.md"].decode())
 
 
 def test_an_untouched_card_is_replaced(hub: HubDouble, release: Release) -> None:
-    publish(release, TARGET)
-    publish(release, TARGET, tag="v1.0")
+    publish(release, Destination(TARGET))
+    publish(release, Destination(TARGET, tag="v1.0"))
     assert b'revision="v1.0"' in hub.files(TARGET)["README.md"]
 
 
 def test_other_files_stay_and_other_weights_go(hub: HubDouble, release: Release) -> None:
     hub.store.seed(TARGET, {"notes.txt": b"mine", "serve.py": b"pass", "pytorch_model.bin": b"pickle"})
-    publish(release, TARGET)
+    publish(release, Destination(TARGET))
     files = hub.files(TARGET)
     assert (files["notes.txt"], files["serve.py"]) == (b"mine", b"pass")
     assert "pytorch_model.bin" not in files
@@ -151,7 +152,7 @@ def test_other_files_stay_and_other_weights_go(hub: HubDouble, release: Release)
 
 def test_a_dry_run_shows_everything_and_sends_nothing(hub: HubDouble, release: Release) -> None:
     hub.arm()
-    report = publish(release, TARGET, tag="v1.0", dry_run=True)
+    report = publish(release, Destination(TARGET, tag="v1.0"), dry_run=True)
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
     assert TARGET not in hub.store.repositories
     shown = report.plan.describe()
@@ -162,20 +163,20 @@ def test_a_dry_run_shows_everything_and_sends_nothing(hub: HubDouble, release: R
 
 
 def test_a_branch_that_moved_is_reported_and_not_overwritten(hub: HubDouble, release: Release) -> None:
-    publish(release, TARGET)
+    publish(release, Destination(TARGET))
     hub.store.seed(TARGET, {"config.json": b"{}"})
     hub.arm(Fault(1, "none", only="/commit/", before=lambda: hub.store.seed(TARGET, {"a.txt": b"somebody else"})))
     with pytest.raises(PublishError, match=r"branch has moved since it was read \(412\)"):
-        publish(release, TARGET)
+        publish(release, Destination(TARGET))
     files = hub.files(TARGET)
     assert (files["config.json"], files["a.txt"]) == (b"{}", b"somebody else")
     hub.arm()
-    publish(release, TARGET)
+    publish(release, Destination(TARGET))
     assert hub.files(TARGET)["a.txt"] == b"somebody else"
 
 
 def test_a_pull_request_holds_everything_and_main_nothing(hub: HubDouble, release: Release) -> None:
-    report = publish(release, TARGET, create_pr=True)
+    report = publish(release, Destination(TARGET, create_pr=True))
     assert report.pull_request == f"{hub.url}/{TARGET}/discussions/1"
     assert set(hub.tree(TARGET)) == {".gitattributes"}
     assert "config.json" in hub.tree(TARGET, "refs/pr/1")
@@ -184,26 +185,26 @@ def test_a_pull_request_holds_everything_and_main_nothing(hub: HubDouble, releas
 
 
 def test_another_branch_begins_at_main(hub: HubDouble, release: Release) -> None:
-    publish(release, TARGET, branch="experiment/one")
+    publish(release, Destination(TARGET, branch="experiment/one"))
     assert set(hub.tree(TARGET)) == {".gitattributes"}
     assert commits(hub, branch="experiment/one") == [f"MMTok 0.1.0 on {BASE}", "initial commit"]
 
 
 def test_a_tag_is_never_moved(hub: HubDouble, release: Release) -> None:
-    first = publish(release, TARGET, tag="v1.0")
+    first = publish(release, Destination(TARGET, tag="v1.0"))
     hub.store.seed(TARGET, {"config.json": b"{}"})
     before = hub.tree(TARGET)
     with pytest.raises(PublishError, match=f"tag v1.0 of {TARGET} names commit {first.commit} already"):
-        publish(release, TARGET, tag="v1.0")
+        publish(release, Destination(TARGET, tag="v1.0"))
     assert hub.tree(TARGET) == before
 
 
 def test_private_repositories_stay_private(hub: HubDouble, release: Release) -> None:
-    publish(release, TARGET, private=True)
+    publish(release, Destination(TARGET, private=True))
     assert hub.store.repository(TARGET).private
     hub.store.create("org/public")
     with pytest.raises(PublishError, match="exists and is public"):
-        publish(release, "org/public", private=True)
+        publish(release, Destination("org/public", private=True))
     assert set(hub.tree("org/public")) == {".gitattributes"}
 
 
@@ -211,7 +212,7 @@ def test_weights_that_the_hub_cannot_copy_are_uploaded(hub: HubDouble, release: 
     from dataclasses import replace
 
     fixed = replace(release, weights=tuple(replace(weight, copyable=False) for weight in release.weights))
-    report = publish(fixed, TARGET)
+    report = publish(fixed, Destination(TARGET))
     assert report.uploaded
     assert "downloaded and sent instead" in caplog.text
     assert report.verification is not None
@@ -222,7 +223,7 @@ def test_a_huggingface_hub_that_cannot_copy_uploads(
     hub: HubDouble, release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["mmtok.publish.push"], "can_copy_between_repos", lambda: False)
-    report = publish(release, TARGET, verify_after=False)
+    report = publish(release, Destination(TARGET), verify_after=False)
     assert report.uploaded
     assert hub.tree(TARGET)["model-00001-of-00003.safetensors"] == hub.tree(BASE)["model-00001-of-00003.safetensors"]
 
@@ -250,7 +251,7 @@ def test_paths_are_checked(path: str) -> None:
 def test_a_release_is_prepared_in_an_empty_folder_only(base: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not for the public")
     with pytest.raises(ValueError, match="is not empty, and everything in it would be published"):
-        prepare(base, tmp_path)
+        prepare(base, Recipe(), tmp_path)
 
 
 def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
@@ -266,22 +267,23 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("request_of", "message"),
     [
-        ({"repo_id": BASE}, "is the base itself"),
-        ({"tag": "v1", "create_pr": True}, "tag the commit once the pull request is merged"),
-        ({"branch": "../main"}, "is no name for a branch"),
-        ({"base_revision": "a b"}, "is no name for a revision"),
-        ({"base_model": "org/other"}, "which is the base itself"),
-        ({"knobs": {"vision_token_budget": 0}}, "vision_token_budget is 0"),
+        (lambda: {"destination": BASE}, "is the base itself"),
+        (lambda: {"destination": "no-organisation"}, "has no organisation or user"),
+        (lambda: {"destination": Destination(TARGET, tag="v1", create_pr=True)}, "once the pull request is merged"),
+        (lambda: {"destination": Destination(TARGET, branch="../main")}, "is no name for a branch"),
+        (lambda: {"destination": TARGET, "recipe": Recipe(base_revision="a b")}, "is no name for a revision"),
+        (lambda: {"destination": TARGET, "recipe": Recipe(base_model="org/other")}, "which is the base itself"),
+        (lambda: {"destination": TARGET, "recipe": Recipe({"vision_token_budget": 0})}, "vision_token_budget is 0"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_sent(
-    hub: HubDouble, arguments: dict[str, Any], message: str
+    hub: HubDouble, request_of: Callable[[], dict[str, Any]], message: str
 ) -> None:
     hub.arm()
     with pytest.raises(ValueError, match=message):
-        push(BASE, **{"repo_id": TARGET, **arguments})
+        push(BASE, **request_of())
     assert hub.log == []
 
 
@@ -302,7 +304,7 @@ def test_without_a_token_nothing_is_tried(hub: HubDouble, release: Release, monk
     monkeypatch.setattr(sys.modules["mmtok.publish.push"], "get_token", lambda: None)
     hub.arm()
     with pytest.raises(PublishError, match="hf auth login"):
-        publish(release, TARGET)
+        publish(release, Destination(TARGET))
     assert hub.log == []
 
 
@@ -313,7 +315,7 @@ def test_the_token_is_in_no_message_and_no_log(
     caplog.set_level("DEBUG")
     hub.arm(Fault(1, fault, only="/commit/", persistent=True))
     with pytest.raises(PublishError, match="run the same command again") as raised:
-        publish(release, TARGET)
+        publish(release, Destination(TARGET))
     shown = "".join(traceback.format_exception(raised.value)) + caplog.text + "".join(capfd.readouterr())
     assert TOKEN not in shown
     assert raised.value.__cause__ is None
@@ -340,7 +342,7 @@ def test_the_command_line_publishes_and_tells_failures_by_exit_code(
 def test_a_moved_base_is_pinned_to_the_commit_that_was_checked(hub: HubDouble, base: Path, release: Release) -> None:
     pinned = release.base.commit
     hub.store.seed(BASE, {"model-00001-of-00003.safetensors": b"newer weights"})
-    report = publish(release, TARGET)
+    report = publish(release, Destination(TARGET))
     assert hub.files(TARGET)["model-00001-of-00003.safetensors"] != b"newer weights"
     assert report.verification is not None
     assert report.verification.origin == f"They are the blobs of {BASE} at {pinned}."

@@ -19,6 +19,7 @@ from small_checkpoints import make_llava_checkpoint
 
 from mmtok.publish import PublishError
 from mmtok.publish.push import publish
+from mmtok.publish.recipe import Destination, Recipe
 from mmtok.publish.release import Release, prepare
 
 OLD = {"README.md": b"# The card of version zero\n", "config.json": b"{}", "notes.txt": b"mine"}
@@ -34,7 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
     with pytest.MonkeyPatch.context() as patch, hub_for_this_process(patch, tmp_path_factory.mktemp("cache")) as hub:
         upload_folder(hub, BASE, base)
-        return prepare(BASE, tmp_path_factory.mktemp("release"), check=False)
+        return prepare(BASE, Recipe(), tmp_path_factory.mktemp("release"), check=False)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def run_again(hub: HubDouble) -> None:
 def push_again(hub: HubDouble, release: Release) -> None:
     """A push without faults; the repo then holds all of it, in one commit on top of what was there, and the tag."""
     run_again(hub)
-    report = publish(release, TARGET, tag="v1.0", overwrite_card=True, verify_after=False)
+    report = publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True), verify_after=False)
     repository = hub.store.repository(TARGET)
     assert repository.tags == {"v1.0": repository.branches["main"]} == {"v1.0": report.commit}
     assert complete(hub, release)
@@ -114,7 +115,7 @@ def strike_every_request(hub: HubDouble, release: Release, **fault: Any) -> None
         old = start_over(hub)
         hub.arm(Fault(number, **fault))
         try:
-            publish(release, TARGET, tag="v1.0", overwrite_card=True, verify_after=False)
+            publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True), verify_after=False)
         except PublishError as error:
             messages.append(str(error))
         reached = len(hub.log) >= number
@@ -143,14 +144,14 @@ def test_every_kind_of_fault_has_its_message(hub: HubDouble, release: Release, k
     start_over(hub)
     hub.arm(Fault(1, kind, only="/commit/"))
     with pytest.raises(PublishError, match=message):
-        publish(release, TARGET)
+        publish(release, Destination(TARGET))
 
 
 def test_a_lost_tag_is_said_to_be_all_that_is_missing(hub: HubDouble, release: Release) -> None:
     start_over(hub)
     hub.arm(Fault(1, 500, only="/tag/"))
     with pytest.raises(PublishError, match="only the tag is missing"):
-        publish(release, TARGET, tag="v1.0", overwrite_card=True)
+        publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True))
     assert complete(hub, release)
     push_again(hub, release)
 
@@ -162,10 +163,10 @@ def test_a_verification_that_cannot_read_says_so_and_the_next_run_verifies(
     start_over(hub)
     hub.arm(Fault(1, kind, only="/prompt.py", persistent=True))
     with pytest.raises(PublishError, match="Nothing was verified; run the same command again"):
-        publish(release, TARGET, overwrite_card=True)
+        publish(release, Destination(TARGET, overwrite_card=True))
     assert complete(hub, release)
     run_again(hub)
-    report = publish(release, TARGET, overwrite_card=True)
+    report = publish(release, Destination(TARGET, overwrite_card=True))
     assert report.plan.changes == ()
     assert report.verification is not None
     assert report.verification.ok
@@ -176,7 +177,7 @@ def test_a_verification_that_cannot_read_says_so_and_the_next_run_verifies(
 def test_a_base_that_cannot_be_read_is_reported(hub: HubDouble, tmp_path: Path, kind: int | str, only: str) -> None:
     hub.arm(Fault(1, kind, only=only, persistent=True))
     with pytest.raises((PublishError, ValueError), match=BASE):
-        prepare(BASE, tmp_path / "release", check=False)
+        prepare(BASE, Recipe(), tmp_path / "release", check=False)
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
 
 
@@ -224,4 +225,4 @@ def _push_in_a_process(release: Release, url: str) -> None:
     constants.ENDPOINT = url
     constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_DISABLE_XET = True
-    publish(release, TARGET, tag="v1.0", overwrite_card=True, verify_after=False)
+    publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True), verify_after=False)

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTraine
 
 import hub_upload
 from configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig
-from mmtok.publish import CheckFailed, StagedModel, open_base, published_sources, stage
+from mmtok.publish import CheckFailed, Recipe, StagedModel, open_base, published_sources, stage
 from mmtok.publish.clean_load import canonical_name, compare_tensors, tokenizer_differences
 from mmtok.publish.clean_process import check_staged, run_clean
 from mmtok.publish.config_file import as_json
@@ -54,7 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def staged(base: Path, tmp_path_factory: pytest.TempPathFactory) -> StagedModel:
-    return stage(base, tmp_path_factory.mktemp("staged") / "mm tok é", knobs={"vision_token_budget": 4}, check=False)
+    return stage(base, tmp_path_factory.mktemp("staged") / "mm tok é", Recipe({"vision_token_budget": 4}), check=False)
 
 
 def in_clean_process(program: str, *arguments: str | Path) -> tuple[str, str]:
@@ -237,7 +237,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
 def test_a_base_on_the_hub(base: Path, hub: HubDouble, tmp_path: Path) -> None:
     commit = upload_folder(hub, "llava-hf/small", base)
     hub.store.seed("llava-hf/small", {"config.json": b"{}"})
-    made = stage("llava-hf/small", tmp_path / "out", revision=commit, check=False)
+    made = stage("llava-hf/small", tmp_path / "out", Recipe(base_revision=commit), check=False)
     assert (made.path / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
     assert not (made.path / "model.safetensors").is_symlink()
     card = (made.path / "README.md").read_text(encoding="utf-8")
@@ -274,8 +274,8 @@ def test_no_token_is_in_what_a_failed_download_says(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"knobs": {"vision_token_budget": 0}}, r"vision_token_budget is 0"),
-        ({"knobs": {"budget": 4}}, r"no knob 'budget': the knobs are vision_token_budget"),
+        ({"options": {"vision_token_budget": 0}}, r"vision_token_budget is 0"),
+        ({"options": {"budget": 4}}, r"no knob 'budget': the knobs are vision_token_budget"),
         ({"stop_words": ["two words"]}, r"'two words' is no single word"),
         ({"instructions": [""]}, r"instruction '' is empty"),
     ],
@@ -284,7 +284,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
     settings: dict[str, Any], message: str, base: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        stage(base, tmp_path / "new" / "out", **settings)
+        stage(base, tmp_path / "new" / "out", Recipe(**settings))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,7 +295,7 @@ def test_only_a_staged_folder_is_overwritten(base: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"is not empty"):
         stage(base, out, check=False)
     (out / "left over").write_text("")
-    again = stage(base, out, knobs={"vision_token_budget": 0.5}, overwrite=True, check=False)
+    again = stage(base, out, Recipe({"vision_token_budget": 0.5}), overwrite=True, check=False)
     assert again.vision_token_budget == 0.5
     assert "left over" not in again.files
 
@@ -327,7 +327,7 @@ def test_a_failed_check_leaves_what_was_there(base: Path, tmp_path: Path, monkey
     # The package exports the function of the same name as the module.
     monkeypatch.setattr(importlib.import_module("mmtok.publish.stage"), "check_staged", fail)
     with pytest.raises(CheckFailed, match="no reason"):
-        stage(base, out, knobs={"vision_token_budget": 1}, overwrite=True)
+        stage(base, out, Recipe({"vision_token_budget": 1}), overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(CheckFailed, match="no reason"):
         stage(base, tmp_path / "other")

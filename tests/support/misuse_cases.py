@@ -23,7 +23,7 @@ from transformers import DynamicCache
 
 from configuration_mmtok import MMTokLlavaConfig
 from mmtok import coverage_matrix, coverage_value, greedy_coverage
-from mmtok.publish import stage, verify
+from mmtok.publish import Recipe, stage, verify
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)
@@ -397,12 +397,12 @@ FOLDERS = [
     ),
     Misuse(
         "staging: an unknown knob",
-        lambda shop: stage(shop.base, shop.folder / "out", knobs={"vision_budget": 4}),
+        lambda shop: stage(shop.base, shop.folder / "out", Recipe({"vision_budget": 4})),
         "There is no knob 'vision_budget'",
     ),
     Misuse(
         "staging: a budget of 0",
-        lambda shop: stage(shop.base, shop.folder / "out", knobs={"vision_token_budget": 0}),
+        lambda shop: stage(shop.base, shop.folder / "out", Recipe({"vision_token_budget": 0})),
         "vision_token_budget is 0",
     ),
     Misuse(

@@ -1,0 +1,72 @@
+"""`mmtok stage`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmtok.publish import Recipe, StagedModel, stage
+
+from .common import add_json_option, add_parser, base_of, print_json
+from .knob_options import add_knob_options, add_word_options, knobs_of, word_lists_of
+
+_DESCRIPTION = """\
+Makes the folder of a complete model repository of a stock LLaVA or LLaVA-NeXT checkpoint: the published code,
+config.json, tokenizer, processor, weights (hard links where the file system can) and a model card. At the end the
+folder is loaded in a clean process and compared with its base: every tensor, the ids of the tokenizer, and the logits
+with the full budget. A stage that fails leaves nothing behind."""
+
+
+def add_command(commands: Any, name: str, help: str) -> None:
+    """Adds the command."""
+    example = "mmtok stage llava-hf/llava-1.5-7b-hf ./llava-1.5-7b-mmtok --vision-token-budget 64"
+    parser = add_parser(commands, name, help, _DESCRIPTION, example)
+    parser.add_argument(
+        "base", metavar="BASE", help="folder or Hub id of the stock checkpoint; tiny is the embedded one"
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make; new or empty")
+    parser.add_argument("--revision", help="branch, tag or commit of a BASE on the Hub")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a staged folder")
+    parser.add_argument("--copy-weights", action="store_true", help="copy the weights instead of linking them")
+    parser.add_argument("--no-check", action="store_true", help="leave out the load in a clean process")
+    add_json_option(parser)
+    add_knob_options(parser)
+    add_word_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Stages, and says what was made."""
+    base = base_of(options.base)
+    recipe = Recipe(
+        options=knobs_of(options, base, options.revision), base_revision=options.revision, **word_lists_of(options)
+    )
+    staged = stage(
+        base,
+        options.out,
+        recipe,
+        link_weights=not options.copy_weights,
+        overwrite=options.overwrite,
+        check=not options.no_check,
+    )
+    if options.json:
+        print_json(asdict(staged))
+    else:
+        print(_described(staged))
+
+
+def _described(staged: StagedModel) -> str:
+    checked = "Not checked."
+    if staged.report:
+        checked = (
+            "Checked in a clean process: {tensors_compared} tensors and {prompts_compared} prompts equal the base's, "
+            "logits with the full budget too ({dtype}); the configured budget keeps {kept_tokens} of {prompt_tokens} "
+            "prompt tokens of a sample."
+        ).format(**staged.report)
+    budget = "all" if staged.vision_token_budget is None else staged.vision_token_budget
+    return (
+        f"{staged.path}: {staged.model_class}, vision_token_budget {budget}\n"
+        f"{len(staged.files)} files, weights {'linked' if staged.linked else 'copied'}\n{checked}"
+    )

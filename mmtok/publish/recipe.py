@@ -1,0 +1,92 @@
+"""What is made of a base checkpoint, and where a push puts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .card import Measurements
+from .config_file import check_knobs
+from .hub_names import check_reference, check_repo_id
+from .ignored_text import INSTRUCTIONS, STOP_WORDS, check_word_lists
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a published model is, beside its base.
+
+    Attributes:
+        options: any of `PruningOptions`; given ones replace what is derived from the tokenizer and chat template.
+        stop_words: words that are not worth covering, in any case.
+        instructions: sentences that are no part of a question.
+        base_revision: branch, tag or commit of a base on the Hub.
+        base_model: Hub id to name as the base on the card when the base is a folder.
+        measurements: results to show on the card.
+
+    Raises:
+        ValueError: an unknown option, a value out of range, or a name or list of words that cannot be used.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stop_words: Sequence[str] = STOP_WORDS
+    instructions: Sequence[str] = INSTRUCTIONS
+    base_revision: str | None = None
+    base_model: str | None = None
+    measurements: Measurements | None = None
+
+    def __post_init__(self) -> None:
+        check_knobs(self.options)
+        check_word_lists(self.stop_words, self.instructions)
+        if self.base_revision is not None:
+            check_reference(self.base_revision, "revision")
+        if self.base_model is not None:
+            check_repo_id(self.base_model)
+
+    def check_base(self, base: str | os.PathLike[str]) -> None:
+        """Raises a ValueError when this recipe cannot be for `base`, a folder or Hub id."""
+        is_folder = Path(base).is_dir()
+        if self.base_model is not None and not is_folder:
+            raise ValueError(
+                f"base_model={self.base_model!r} was given with the Hub id {base}, which is the base itself."
+            )
+        if self.base_revision is not None and is_folder:
+            raise ValueError(
+                f"revision={self.base_revision!r} was given with the folder {base}: only a Hub id has revisions."
+            )
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a push puts a release.
+
+    Attributes:
+        repo_id: "ORGANISATION/NAME"; created where it is not there.
+        branch: where to commit; another one than main is created where it is not there.
+        tag: names the commit.
+        private: creates the repository as a private one. A public one is refused then, not changed.
+        create_pr: opens a pull request instead of committing to the branch.
+        overwrite_card: replaces a card that somebody edited by hand.
+
+    Raises:
+        ValueError: a name that cannot be used, or a tag with a pull request.
+    """
+
+    repo_id: str
+    branch: str = "main"
+    tag: str | None = None
+    private: bool = False
+    create_pr: bool = False
+    overwrite_card: bool = False
+
+    def __post_init__(self) -> None:
+        check_repo_id(self.repo_id)
+        check_reference(self.branch, "branch")
+        if self.tag is not None:
+            check_reference(self.tag, "tag")
+        if self.tag is not None and self.create_pr:
+            raise ValueError(
+                f"tag={self.tag!r} was given with create_pr: tag the commit once the pull request is merged."
+            )
