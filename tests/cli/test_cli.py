@@ -230,3 +230,27 @@ def test_hub_upload_is_the_publishing_part_of_the_command(capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         hub_upload.main(["ask", "a.png", "?"])
     assert "invalid choice: 'ask'" in capsys.readouterr().err
+
+
+def test_generate_takes_the_embedded_model_and_where_to_run_it(picture, tmp_path, capsys) -> None:
+    questions, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    questions.write_text(json.dumps({"image": picture, "question": "Is there a red circle in the image?"}) + "\n")
+    generate = ["generate", "--model", "tiny", "--input", str(questions), "--output", str(output), "--budget", "0.25"]
+    where = ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "2", "--json"]
+    assert main([*generate, *where]) == 0
+    assert printed(capsys) == {"lines": 1, "resumed": 0, "errors": 0, "output": str(output)}
+    ask = ["ask", picture, "Is there a red circle in the image?", "--model", "tiny", "--budgets", "0.25", *where]
+    assert main(ask) == 0
+    assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
+
+
+@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate"])
+def test_commands_that_load_a_model_have_the_same_options(command, capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    assert all(f"  --{name}" in told for name in ("model", "revision", "dtype", "device", "json", "traceback"))
+    assert "tiny is the embedded model" in re.sub(r"\s+", " ", told)
+    assert "a share such as 0.25, or all" in re.sub(r"\s+", " ", told) or "shares such as 0.25, or all" in re.sub(
+        r"\s+", " ", told
+    )
