@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
+OLDEST_TESTS := card orphans presets push stage supply_chain verify
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-heavy fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
+.PHONY: help install demo test test-oldest test-heavy fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +24,11 @@ demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewe
 
 test: $(INSTALLED) ## the tests
 	$(BIN)/python -m pytest
+
+test-oldest: ## publishing and the command line under the oldest supported transformers, in .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' torch==2.13.0 transformers==4.57.1
+	.venv-oldest/bin/python -m pytest tests/cli $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m heavy
@@ -73,4 +79,4 @@ compat: $(INSTALLED) ## the staged folder under every supported version of trans
 	$(BIN)/python compat/run.py
 
 clean: ## remove what the targets made
-	rm -rf .venv demo.png demo-model runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest demo.png demo-model runs .pytest_cache .mypy_cache .ruff_cache

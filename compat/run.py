@@ -21,6 +21,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS, PAGE, ENVIRONMENTS = HERE / "results.json", ROOT / "docs" / "compat.md", HERE / "environments"
+# What cards say of the tested releases.
+TESTED = ROOT / "mmtok" / "publish" / "facts" / "tested_versions.json"
 ROOM = 15 << 30  # bytes of the disk that a run leaves free: an environment of torch for GPUs has several of them
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
@@ -64,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
                 PAGE.write_text(page(results), encoding="utf-8")
                 make_room(pair, pairs[number + 1 :])
     PAGE.write_text(page(results), encoding="utf-8")
+    TESTED.write_text(json.dumps(passing_releases(results), indent=2) + "\n", encoding="utf-8")
     bad = {name: problems(result, results) for name, result in results.items()}
     for name, found in bad.items():
         for problem in found:
@@ -171,6 +174,13 @@ def problems(result: dict[str, Any], results: dict[str, Any]) -> list[str]:
         newest = newest_of(results, name)
         found += [f"{name}: other {what} than the newest" for what in ("kept", "tokens") if seen[what] != newest[what]]
     return found
+
+
+def passing_releases(results: dict[str, Any]) -> dict[str, str]:
+    """The oldest and the newest release of transformers of which no row has a problem."""
+    bad = {order(name)[0] for name, row in results.items() if problems(row, results)}
+    good = {order(name)[0] for name, row in results.items() if "folders" in row} - bad
+    return {"oldest": ".".join(map(str, min(good))), "newest": ".".join(map(str, max(good)))}
 
 
 def newest_of(results: dict[str, Any], name: str) -> dict[str, Any]:

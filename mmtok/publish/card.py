@@ -7,7 +7,6 @@ touched, which it may replace, from one that somebody edited, which it keeps.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import re
@@ -22,7 +21,9 @@ from huggingface_hub import ModelCard, ModelCardData
 log = logging.getLogger(__name__)
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
-_PAPER_RESULTS = Path(__file__).with_name("facts") / "paper_results.json"
+_FACTS = Path(__file__).with_name("facts")
+_PAPER_RESULTS, _TESTED_VERSIONS = _FACTS / "paper_results.json", _FACTS / "tested_versions.json"
+CODE_REPOSITORY = "https://github.com/mmtok/mmtok"
 _MARK = re.compile(r"\n<!-- Written by mmtok (?P<release>\S+), card (?P<sha256>[0-9a-f]{64}) -->\n?\Z")
 _BUDGETS = (192, 128, 64, 32, 16, 8, 4)
 
@@ -78,7 +79,6 @@ class CardFacts:
         base_metadata: metadata of the base's own card; license and languages are taken over.
         repo_id: where the folder is published; None before that is known.
         tag: the tag of this version in that repo.
-        transformers_minimum: oldest version that the release supports; None says nothing about it.
         measurements: results of this repository's code on this checkpoint, if there are any.
     """
 
@@ -90,7 +90,6 @@ class CardFacts:
     base_metadata: Mapping[str, Any] = field(default_factory=dict)
     repo_id: str | None = None
     tag: str | None = None
-    transformers_minimum: str | None = None
     measurements: Measurements | None = None
 
     @classmethod
@@ -108,7 +107,6 @@ class CardFacts:
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.py"))}
-        known.setdefault("transformers_minimum", _transformers_minimum())
         if base_folder is not None:
             known.setdefault("base_metadata", card_metadata(Path(base_folder) / "README.md"))
         return cls(config=config, code_hashes=hashes, release=release, **known)
@@ -120,7 +118,7 @@ class CardFacts:
 
     @property
     def crop_counts(self) -> tuple[int, ...]:
-        """How many crops a picture can have: one for LLaVA-1.5, the whole picture and its tiles for LLaVA-NeXT."""
+        """How many crops an image can have: one for LLaVA-1.5, the whole image and its tiles for LLaVA-NeXT."""
         if "next" not in self.config["model_type"]:
             return (1,)
         size = self.config["vision_config"]["image_size"]
@@ -139,6 +137,8 @@ def render_card(facts: CardFacts) -> str:
         family=_family(facts),
         default=_default_budget(facts),
         repo=facts.repo_id or "ORGANISATION/MODEL",
+        code_repository=CODE_REPOSITORY,
+        tested=json.loads(_TESTED_VERSIONS.read_text(encoding="utf-8")),
         budget_rows=_budget_rows(facts),
         paper_tables=_paper_tables(facts.base_model),
         newlines=_newline_tokens(facts),
@@ -167,16 +167,6 @@ def metadata_of(card: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, TypeError) as error:
         log.warning("The metadata of a card cannot be read and is left out: %s", " ".join(str(error).split()))
         return {}
-
-
-def _transformers_minimum() -> str | None:
-    """The oldest transformers that the installed release asks for; None in a checkout that is not installed."""
-    try:
-        requirements = importlib.metadata.requires("mmtok") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [re.match(r"transformers\s*>=\s*([\d.]+)", requirement) for requirement in requirements]
-    return next((match[1] for match in found if match), None)
 
 
 def _hash(text: str) -> str:
@@ -236,7 +226,7 @@ def _budget_rows(facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def _newline_tokens(facts: CardFacts) -> int:
-    """Row separators of the largest square picture of LLaVA-NeXT: one for every row of its joined tiles."""
+    """Row separators of the largest square image of LLaVA-NeXT: one for every row of its joined tiles."""
     if len(facts.crop_counts) == 1:
         return 0
     vision = facts.config["vision_config"]

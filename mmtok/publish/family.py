@@ -122,7 +122,6 @@ def example_card(member: Member) -> str:
             release=mmtok.__version__,
             base_model=member.hub_id,
             base_metadata=member.metadata,
-            transformers_minimum=None,  # only an installed release knows it, and the examples are the same everywhere
         )
     return render_card(facts)
 

@@ -11,7 +11,7 @@ from model_cases import FAMILIES
 from small_checkpoints import make_llava_checkpoint
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from compat.run import FOLDERS, PAGE, RESULTS, installed, page, problems, site_packages
+from compat.run import FOLDERS, PAGE, RESULTS, TESTED, installed, page, passing_releases, problems, site_packages
 from compat.versions import NAMED, Pair, covered
 from mmtok.publish import stage
 
@@ -87,3 +87,13 @@ def test_key_conversions_are_found_by_class_and_by_model_type(base: str) -> None
     assert wanted
     for name in (model_class.__name__, model_class.config_class.model_type):
         assert str(get_checkpoint_conversion_mapping(name)) == str(wanted)
+
+
+def test_the_releases_on_cards_are_those_of_the_last_run() -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert json.loads(TESTED.read_text(encoding="utf-8")) == passing_releases(results)
+    newest = max(results, key=lambda name: tuple(map(int, name.split("-")[1].split("."))))
+    without_newest = {name: row for name, row in results.items() if name.split("-")[1] != newest.split("-")[1]}
+    assert passing_releases({**without_newest, newest: {"failed": "it said nothing"}}) == passing_releases(
+        without_newest
+    )

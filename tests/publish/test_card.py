@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import yaml
 from hub_double import HubDouble
 from huggingface_hub import ModelCard, constants
 
-from mmtok.publish.card import CardFacts, Measurements, card_metadata, edited_by_hand, render_card
+from mmtok.publish.card import CODE_REPOSITORY, CardFacts, Measurements, card_metadata, edited_by_hand, render_card
 
+ROOT = Path(__file__).resolve().parents[2]
+FACTS = ROOT / "mmtok" / "publish" / "facts"
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
@@ -74,7 +75,7 @@ def test_the_budget_table_counts_the_crops_of_llava_next() -> None:
     assert table_row(card, "`None`") == ["`None`", "1728", "2304", "2880", "100 %"]
     assert table_row(card, "32") == ["32", "96", "128", "160", "5.6 %"]
     assert table_row(card, "29 (default)") == ["29 (default)", "87", "116", "145", "5.0 %"]
-    assert "48 for a square picture" in card
+    assert "48 for a square image" in card
 
 
 def test_budgets_of_a_small_model_stay_below_its_tokens() -> None:
@@ -104,12 +105,24 @@ def test_measurements_without_an_origin_are_refused(tmp_path: Path) -> None:
         Measurements.from_file(tmp_path / "results.json")
 
 
-def test_the_oldest_transformers_is_said_where_it_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "mmtok_llava"}')
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch>=2.6", "transformers>=4.57.6"])
-    assert CardFacts.of_folder(tmp_path, release="0.1.0").transformers_minimum == "4.57.6"
-    assert "`transformers` (4.57.6 or later)" in render_card(facts(transformers_minimum="4.57.6"))
-    assert "or later" not in render_card(facts())
+def test_the_top_says_what_runs_it_and_under_which_releases() -> None:
+    top = render_card(facts(base_model="llava-hf/llava-1.5-7b-hf")).partition("## How to use it")[0]
+    tested = json.loads((FACTS / "tested_versions.json").read_text())
+    assert f"tested with {tested['oldest']} to {tested['newest']}" in top
+    assert f'pip install "transformers=={tested["newest"]}"' in top
+    assert "| vLLM | with the plugin of the mmtok package: `pip install mmtok vllm`" in top
+    assert "| SGLang, TGI, llama.cpp, Ollama | not at all" in top
+    assert "run the 1 Python file of this repository" in top
+    assert CODE_REPOSITORY in top
+    assert f"git clone {CODE_REPOSITORY}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_card_names_every_author_of_the_paper() -> None:
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    card = render_card(facts())
+    assert f"author    = {{{authors}}}," in card
+    assert f"title     = {{{paper['title']}}}," in card
 
 
 def test_a_card_is_known_as_edited_once_a_letter_changed() -> None:

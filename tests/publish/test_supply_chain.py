@@ -137,5 +137,5 @@ def test_workflows_pin_their_actions_and_ask_for_little() -> None:
 
 def test_security_page_says_how_to_report_and_verify() -> None:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    assert "hub_upload.py verify" in text
+    assert "mmtok verify" in text
     assert "trust_remote_code" in text
