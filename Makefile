@@ -56,6 +56,7 @@ family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with 
 	$(BIN)/python -m mmtok.publish.family
 
 bench: $(INSTALLED) ## selection and prefill ratios on this machine
+	$(BIN)/python benchmarks/host_ops.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py

@@ -40,19 +40,8 @@ class Phases:
     @contextmanager
     def watching(self, model: Any) -> Iterator[None]:
         """Counts the vision tower, the projector and the language model, and in our class selection and packing."""
-        modules = {
-            "vision tower": model.model.vision_tower,
-            "projector": model.model.multi_modal_projector,
-            "language model": model.model.language_model,
-        }
         with ExitStack() as stack:
-            for name, module in modules.items():
-                stack.enter_context(patch.object(module, "forward", self._counted(name, module.forward)))
-            for name, owner, function in (
-                ("selection", modeling, "select_units"),
-                ("packing", modeling.BatchSelection, "kept"),
-                ("packing", modeling.PrunedPrompt, "of"),
-            ):
+            for name, owner, function in parts_of(model):
                 stack.enter_context(patch.object(owner, function, self._counted(name, getattr(owner, function))))
             yield
 
@@ -66,6 +55,18 @@ class Phases:
             return result
 
         return counted
+
+
+def parts_of(model: Any) -> list[tuple[str, Any, str]]:
+    """The parts of the way to the first token: name, owner and attribute of each function that belongs to one."""
+    return [
+        ("vision tower", model.model.vision_tower, "forward"),
+        ("projector", model.model.multi_modal_projector, "forward"),
+        ("language model", model.model.language_model, "forward"),
+        ("selection", modeling, "select_units"),
+        ("packing", modeling.BatchSelection, "kept"),
+        ("packing", modeling.PrunedPrompt, "of"),
+    ]
 
 
 def new_tokens(model: Any, inputs: dict[str, torch.Tensor], count: int, **kwargs: Any) -> Any:

@@ -232,11 +232,34 @@ def counted() -> str:
     return table([*header, "cache, MiB", "smaller"], map(row, load("prefill-cpu")["counted"]))
 
 
+def operations() -> str:
+    results = load("host-ops")
+    names = ("vision tower", "projector", "selection", "packing", "language model", "rest")
+
+    def rows(case: dict[str, Any]) -> Iterable[list[str]]:
+        for way in ("stock", "mmtok, loop", "mmtok, kernel"):
+            first, reads = case[way]["first_token"], case[way]["first_token_reads"]
+            cells = [f"{first[name]:,}" if name in first else "-" for name in names]
+            waits = sum(reads.get(name, 0) for name in ("selection", "packing"))
+            step = f"{case[way]['decode_step']:,}"
+            yield [f"{case['model']}, {way}", *cells, f"{sum(first.values()):,}", str(waits), step]
+
+    header = ["started for one image", *names, "sum", "waits in selection and packing", "a decode step"]
+    return table(header, [row for case in results["counted"] for row in rows(case)]) + "\n\n" + counted_on(results)
+
+
+def counted_on(results: dict[str, Any]) -> str:
+    """One line on command and versions, for what does not depend on the machine."""
+    versions = ", ".join(f"{name} {number}" for name, number in results["machine"]["versions"].items())
+    return f"`{results['command']}`, {results['machine']['date']}; {versions}."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "comparison": comparison,
     "agreement": agreement,
     "growth": growth,
     "on a GPU": on_gpu,
+    "operations": operations,
     "similarity": similarity,
     "end to end": end_to_end,
     "limit": limit,

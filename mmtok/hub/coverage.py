@@ -21,9 +21,9 @@ from .devices import sent
 from .fused_greedy import fused_greedy, runs_on
 from .greedy import lazy_greedy, plain_greedy
 
-# Matrix entries times picks of an item above which computing only the gains that can win is faster; measured by
+# Entries of an item's matrix above which computing only the gains that can win is faster on the CPU; measured by
 # benchmarks/selection.py.
-_LAZY_FROM = 2**23
+_LAZY_FROM = 2**17
 
 
 class GreedySelection(NamedTuple):
@@ -157,7 +157,7 @@ def greedy_way(device: torch.device, rows: int, columns: int, steps: int) -> str
         "fused", one kernel on CUDA; "lazy", on the CPU for large matrices; "plain", every gain at every step.
     """
     if device.type == "cpu":
-        return "lazy" if rows * columns * steps >= _LAZY_FROM else "plain"
+        return "lazy" if rows * columns >= _LAZY_FROM else "plain"
     return "fused" if steps and runs_on(device, columns, rows) else "plain"
 
 

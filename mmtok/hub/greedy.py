@@ -19,10 +19,10 @@ from .devices import sent
 # Below any gain: marks columns that are picked or no candidates.
 _NEVER = -1.0
 
-# Entries that the lazy way computes before it looks for a winner again, at least: fewer take no less time.
-_FEWEST_ENTRIES = 2**15
-# Entries that it computes in one operation: few enough to stay in a core's cache.
+# Entries that the lazy way computes in one operation: few enough to stay in a core's cache.
 _ENTRIES_AT_ONCE = 2**17
+# Entries of the columns that it computes at every step, at most.
+_FRONT_ENTRIES = 2**18
 
 
 class GreedyPath(NamedTuple):
@@ -58,7 +58,8 @@ def plain_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int
     # An accelerator spends these steps on starting one small operation after another: as few as possible.
     for step in range(steps):
         gain, index = _gains(columns, best).masked_fill_(taken, _NEVER).max(-1, keepdim=True)
-        covered = torch.maximum(best, columns.take_along_dim(index[..., None], dim=1)[:, 0])
+        picked = columns.gather(1, index[..., None].expand(-1, -1, columns.shape[2]))[:, 0]
+        covered = torch.maximum(best, picked)
         best = covered if counts is None or step < fewest else torch.where(counts > step, covered, best)
         taken.scatter_(1, index, True)
         chosen.append(index)
@@ -86,62 +87,104 @@ def lazy_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int]
         columns.new_zeros(items, steps),
     )
     for item, count in enumerate(picks):
-        _lazy_item(columns[item], available[item], count, GreedyPath(*(part[item] for part in path)))
+        lazy = _LazyItem(columns[item], available[item], path.best[item])
+        for step in range(count):
+            path.indices[item, step], path.gains[item, step] = lazy.pick()
+        if count:
+            left = lazy.largest_left(count)
+            path.left[item, : len(left)] = left
     return path
 
 
-def _lazy_item(columns: torch.Tensor, available: torch.Tensor, picks: int, path: GreedyPath) -> None:
-    """Writes the path of one item, (n, rows) `columns`, into `path`."""
-    bounds = columns.sum(-1).masked_fill_(~available, _NEVER)
-    current = set(range(columns.shape[0]))
-    remaining = int(available.sum())
-    # Not one column alone: PyTorch may split a single long sum over its threads, and so add in another order.
-    at_once = max(2, _ENTRIES_AT_ONCE // columns.shape[1])
-    fewest = max(2, _FEWEST_ENTRIES // columns.shape[1])
+class _LazyItem:
+    """One item, (n, rows) `columns`, on its way; `best` (rows,) is raised in place.
 
-    def compute(candidates: torch.Tensor) -> None:
-        for block in candidates.split(at_once):
-            bounds.index_copy_(0, block, _summed(columns.index_select(0, block).sub_(path.best)))
-        current.update(candidates.tolist())
+    `bounds` are upper bounds of all gains, -1 for columns that are picked or no candidates. The front are the columns
+    with the largest ones, side by side in memory: their gains are computed at every step. As long as the best of them
+    is above all other bounds, it wins; where it is not, the others that could win are computed too, and the front is
+    chosen anew.
+    """
 
-    def compute_all() -> None:
-        gains = [_gains(block, path.best) for block in columns.split(at_once)]
-        bounds.copy_(torch.cat(gains).masked_fill_(bounds < 0, _NEVER))
-        current.update(range(columns.shape[0]))
+    def __init__(self, columns: torch.Tensor, available: torch.Tensor, best: torch.Tensor) -> None:
+        self._columns, self._best = columns, best
+        self._bounds = columns.sum(-1).masked_fill_(~available, _NEVER)
+        self._at_once = max(2, _ENTRIES_AT_ONCE // columns.shape[1])
+        self._widest = max(2, min(len(columns) // 8, _FRONT_ENTRIES // columns.shape[1]))
+        self._width = max(2, self._widest // 2)
+        self._picked = self._lasted = 0
 
-    indices: list[int] = []
-    gains: list[float] = []
-    width, rounds = fewest, 0
-    while len(indices) < picks:
-        # The first of equal bounds: where it is a gain, no column before it has as much.
-        index = int(bounds.argmax())
-        if index in current:
-            indices.append(index)
-            gains.append(bounds[index].item())
-            torch.maximum(path.best, columns[index], out=path.best)
-            bounds[index] = _NEVER
-            current.clear()
-            remaining -= 1
-            # As many gains have to be computed for the next pick, or somewhat fewer.
-            width, rounds = max(fewest, width - width // 4 if rounds < 2 else width), 0
-        elif 2 * width > remaining:
-            compute_all()
+    def pick(self) -> tuple[int, float]:
+        """Picks a column: its index and gain."""
+        if self._picked > 1:
+            index, gain, front_stays = self._from_front()
         else:
-            rounds += 1
-            width += width // 2 if rounds > 1 else 0
-            candidates = bounds.topk(width).indices
-            candidates[-1] = index
-            compute(candidates)
-    path.indices[:picks] = torch.tensor(indices, dtype=torch.long, device=columns.device)
-    path.gains[:picks] = torch.tensor(gains, dtype=torch.float32, device=columns.device)
+            if self._picked:
+                # The first pick lowers every gain, most of them by more than they differ.
+                gains = [_gains(block, self._best) for block in self._columns.split(self._at_once)]
+                self._bounds = torch.cat(gains).masked_fill_(self._bounds < 0, _NEVER)
+            index, gain = self._first_of_largest()
+            front_stays = self._picked == 0
+        torch.maximum(self._best, self._columns[index], out=self._best)
+        self._bounds[index] = _NEVER
+        self._picked += 1
+        if not front_stays:
+            self._choose_front()
+        return index, gain
 
-    while remaining and picks:
-        largest, candidates = bounds.topk(min(picks, remaining))
-        stale = [index for index in candidates.tolist() if index not in current]
-        if not stale:
-            path.left[: len(largest)] = largest
-            break
-        compute(torch.tensor(stale, device=columns.device))
+    def largest_left(self, count: int) -> torch.Tensor:
+        """The `count` largest gains that are left, fewer where fewer candidates are."""
+        count = min(count, int((self._bounds >= 0).sum()))
+        if count:
+            first = self._bounds.topk(count).indices
+            least = self._compute(first).min()
+            self._compute((self._bounds > least).index_fill_(0, first, False).nonzero()[:, 0])
+        return self._bounds.topk(count).values
+
+    def _from_front(self) -> tuple[int, float, bool]:
+        """The column that wins now: index, gain, and whether the front can stay."""
+        found = _summed(self._front - self._best).masked_fill_(self._front_taken, _NEVER)
+        top, place = found.max(0)
+        gain = float(top)
+        self._lasted += 1
+        if gain > self._outside:
+            self._front_taken[place] = True
+            return self._front_indices[int(place)], gain, True
+        self._bounds.index_copy_(0, self._front_columns, found)
+        # At least 0: nothing is left of a front whose columns are all picked.
+        could_win = (self._bounds >= max(gain, 0.0)).index_fill_(0, self._front_columns, False)
+        self._compute(could_win.nonzero()[:, 0])
+        # Wider where it lasted for a pick or two only, and narrower where it lasted for many.
+        if self._lasted < 3:
+            self._width = min(self._widest, self._width + self._width // 2 + 1)
+        elif self._lasted > 6:
+            self._width = max(2, self._width - self._width // 4)
+        return *self._first_of_largest(), False
+
+    def _choose_front(self) -> None:
+        largest = self._bounds.topk(min(self._width + 1, len(self._bounds)))
+        self._outside = float(largest.values[-1])
+        # In their order, so that the first of equal gains wins here, too.
+        self._front_columns = largest.indices[:-1].sort().values
+        self._front_indices = self._front_columns.tolist()
+        self._front = self._columns.index_select(0, self._front_columns)
+        self._front_taken = self._bounds.index_select(0, self._front_columns) < 0
+        self._lasted = 0
+
+    def _first_of_largest(self) -> tuple[int, float]:
+        """The first of the columns with the largest bound, which is known to be a gain."""
+        index = int(self._bounds.argmax())
+        return index, float(self._bounds[index])
+
+    def _compute(self, which: torch.Tensor) -> torch.Tensor:
+        """(c,) indices -> (c,) the gains, which are also written into the bounds."""
+        gains = []
+        for block in which.split(self._at_once):
+            # Not one column alone: PyTorch may split a single long sum over its threads, and so add in another order.
+            several = block if len(block) != 1 else block.expand(2)
+            gains.append(_summed(self._columns.index_select(0, several).sub_(self._best))[: len(block)])
+        computed = torch.cat(gains)
+        self._bounds.index_copy_(0, which, computed)
+        return computed
 
 
 def _gains(columns: torch.Tensor, best: torch.Tensor) -> torch.Tensor:

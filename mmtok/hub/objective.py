@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from .devices import reads_freely, sent
+
 # Tokens that are shorter than this count as having no direction.
 _SHORTEST = 1e-12
 
@@ -49,7 +51,8 @@ def coverage_matrix(
             deviations of a text row's cosines over the vision tokens, their root mean square over the text rows.
         text_mask: (..., m) bool, False for rows that are only there to fill a batch; they become zero rows.
         vision_mask: (..., n) bool, False for vision tokens that are only there to fill a batch; they become zero rows
-            and zero columns. Fillers change neither m and n nor any other entry.
+            and zero columns. Fillers change neither m and n nor any other entry. Both masks may stay on the CPU: there
+            it costs nothing to see that nothing is masked.
         check_values: False leaves out the one look at the features, which on an accelerator has to wait for them.
 
     Returns:
@@ -64,6 +67,7 @@ def coverage_matrix(
     if text_temperature_unit not in ("cosine", "spread"):
         raise ValueError(f"text_temperature_unit is {text_temperature_unit!r}: give 'cosine' or 'spread'.")
     _require_shapes(text, vision, raw_vision, text_mask, vision_mask)
+    text_mask, vision_mask = (_needed(mask, vision.device) for mask in (text_mask, vision_mask))
     given = {"text": text, "vision": vision, "raw_vision": raw_vision}
     features = {name: values.float() for name, values in given.items()}
     lengths = {name: torch.linalg.vector_norm(values, dim=-1) for name, values in features.items()}
@@ -77,16 +81,23 @@ def coverage_matrix(
     if text_temperature_unit == "spread":
         text_cosines = text_cosines / _spread(text_cosines, text_mask, vision_mask)[..., None, None]
     text_rows = _soft_rows(text_cosines / text_temperature, vision_mask)
-    text_rows.mul_(_row_weights(text, text_weight, text_mask)[..., None])
 
     directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[..., None]
     vision_columns, row_sums = _soft_columns(_inner_products(directions), vision_mask)
     row_scales = _row_weights(vision, vision_weight, vision_mask) / row_sums
 
     columns = vision_columns.new_empty(*vision_columns.shape[:-1], text.shape[-2] + vision.shape[-2])
-    columns[..., : text.shape[-2]] = text_rows.transpose(-1, -2)
+    text_weights = _row_weights(text, text_weight, text_mask)
+    torch.mul(text_rows.transpose(-1, -2), text_weights[..., None, :], out=columns[..., : text.shape[-2]])
     torch.mul(vision_columns, row_scales[..., None, :], out=columns[..., text.shape[-2] :])
     return columns.transpose(-1, -2)
+
+
+def _needed(mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """The mask on the device, or None where the host can see that it masks nothing."""
+    if mask is None or (reads_freely(mask) and bool(mask.all())):
+        return None
+    return sent(mask, device)
 
 
 def _soft_rows(logits: torch.Tensor, column_mask: torch.Tensor | None) -> torch.Tensor:
@@ -110,6 +121,8 @@ def _spread(cosines: torch.Tensor, row_mask: torch.Tensor | None, column_mask: t
 def _inner_products(vectors: torch.Tensor) -> torch.Tensor:
     """(..., n, d) -> (..., n, n), its own transpose; what is right of the diagonal blocks is computed once."""
     count = vectors.shape[-2]
+    if count <= _ROWS_AT_ONCE:
+        return vectors @ vectors.transpose(-1, -2)
     products = vectors.new_empty(*vectors.shape[:-1], count)
     for start in range(0, count, _ROWS_AT_ONCE):
         end = start + _ROWS_AT_ONCE
@@ -138,10 +151,14 @@ def _soft_columns(logits: torch.Tensor, mask: torch.Tensor | None) -> tuple[torc
 
 def _row_weights(rows: torch.Tensor, weight: float, mask: torch.Tensor | None) -> torch.Tensor:
     """(..., r, d) -> (..., r) float32: weight / (number of true rows), 0 for masked rows."""
+
+    def everywhere(value: float) -> torch.Tensor:
+        return torch.full(rows.shape[:-1], value, dtype=torch.float32, device=rows.device)
+
     if mask is None:
-        share = weight / max(rows.shape[-2], 1)
-        return torch.full(rows.shape[:-1], share, dtype=torch.float32, device=rows.device)
-    return mask * (weight / mask.sum(-1, keepdim=True).clamp_min(1))
+        return everywhere(weight / max(rows.shape[-2], 1))
+    # A quotient of two tensors is rounded as the one above, so that a mask in which nothing is masked changes no bit.
+    return everywhere(weight).div_(mask.sum(-1, keepdim=True).clamp_min(1)).mul_(mask)
 
 
 def _require_settings(

@@ -141,7 +141,7 @@ def select_units(
     units = units_of(images, candidates, settings.vision_token_budget, settings.budget_scope)
     flat = torch.cat(list(projected))
     device = flat.device
-    text, text_mask = text.to(device), sent(text_mask, device)
+    text = text.to(device)
     return BatchSelection(
         images,
         [
@@ -164,13 +164,14 @@ def _select_together(
 ) -> _Chunk:
     device = flat.device
     tables = UnitTables.of(units, images)
-    tokens, real = sent(tables.tokens, device), sent(tables.real, device)
-    owners = sent(torch.tensor([unit.image for unit in units]), device)
+    tokens = sent(tables.tokens, device)
+    owners = torch.tensor([unit.image for unit in units])
     behind, before = flat[tokens], raw[sent(tables.sources, raw.device)].to(device)
     if settings.center_features:
+        real = sent(tables.real, device)
         behind, before = _centered(behind, real), _centered(before, real)
     matrix = coverage_matrix(
-        text[owners],
+        text[sent(owners, device)],
         behind,
         before,
         text_weight=settings.text_coverage_weight,
@@ -179,7 +180,7 @@ def _select_together(
         vision_temperature=settings.vision_temperature,
         text_temperature_unit=settings.text_temperature_unit,
         text_mask=text_mask[owners],
-        vision_mask=real,
+        vision_mask=tables.real,
         check_values=reads_freely(flat),
     )
     picks = [unit.picks for unit in units]

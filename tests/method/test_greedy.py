@@ -18,11 +18,11 @@ PLAIN, LAZY = 10**18, 0
 
 
 def selected(
-    matrix: torch.Tensor, lazy_from: int, *arguments: Any, fewest: int = 2**15, at_once: int = 2**17
+    matrix: torch.Tensor, lazy_from: int, *arguments: Any, front: int = 2**18, at_once: int = 2**17
 ) -> GreedySelection:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coverage_module, "_LAZY_FROM", lazy_from)
-        patch.setattr(greedy, "_FEWEST_ENTRIES", fewest)
+        patch.setattr(greedy, "_FRONT_ENTRIES", front)
         patch.setattr(greedy, "_ENTRIES_AT_ONCE", at_once)
         return greedy_coverage(matrix, *arguments)
 
@@ -39,11 +39,11 @@ def assert_same(first: GreedySelection, second: GreedySelection) -> None:
     items=st.integers(1, 3),
     rows=st.integers(1, 40),
     columns=st.integers(1, 40),
-    fewest=st.sampled_from([1, 100, 2**15]),
+    front=st.sampled_from([1, 100, 2**18]),
     at_once=st.sampled_from([1, 200, 2**17]),
 )
 def test_same_picks_gains_and_certificates(
-    data: st.DataObject, seed: int, items: int, rows: int, columns: int, fewest: int, at_once: int
+    data: st.DataObject, seed: int, items: int, rows: int, columns: int, front: int, at_once: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.rand(items, rows, columns, generator=generator)
@@ -63,7 +63,7 @@ def test_same_picks_gains_and_certificates(
     budgets = torch.randint(1, columns + 3, (items,), generator=generator)
 
     plain = selected(matrix, PLAIN, budgets, mask)
-    assert_same(selected(matrix, LAZY, budgets, mask, fewest=fewest, at_once=at_once), plain)
+    assert_same(selected(matrix, LAZY, budgets, mask, front=front, at_once=at_once), plain)
 
 
 @pytest.mark.parametrize(("tokens", "budget", "spread"), [(576, 64, 0.3), (576, 576, 2.0), (1200, 90, 0.3)])
@@ -88,7 +88,7 @@ def test_the_lazy_way_computes_fewer_gains(monkeypatch: pytest.MonkeyPatch) -> N
     features = torch.randn(12, 32, generator=generator).repeat_interleave(25, 0)
     features = features + 0.1 * torch.randn(300, 32, generator=generator)
     matrix = coverage_matrix(features[:0], features, features)
-    selected(matrix, LAZY, 40, fewest=1)
+    selected(matrix, LAZY, 40)
     assert sum(computed) < 0.5 * 40 * 300
 
 
