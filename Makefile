@@ -20,7 +20,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
-	$(BIN)/python -m mmtok.apps.demo
+	$(BIN)/python -m mmtok demo
 
 test: $(INSTALLED) ## the tests
 	$(BIN)/python -m pytest

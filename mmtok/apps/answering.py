@@ -1,4 +1,4 @@
-"""Asks a staged model about a picture and records what it read: the library behind the commands, the demo and the page.
+"""Asks a staged model about an image and records what it read: the library behind the commands, the demo and the page.
 
 A staged folder or repository is loaded as every user loads it, through `pipeline(...)` with `trust_remote_code=True`.
 """
@@ -6,8 +6,8 @@ A staged folder or repository is loaded as every user loads it, through `pipelin
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,71 +19,11 @@ from configuration_mmtok import KNOB_NAMES
 from mmtok.prefill import prompt_lengths
 from mmtok.publish.hub_names import check_model_name
 
+from .answer import Answer, Budget, Explanation
+
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import ImageTextToTextPipeline
-
-    from mmtok.hub.selection_record import ImageSelection
-
-Budget = int | float | None
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a model reads of a picture with one budget.
-
-    Attributes:
-        question: as text.
-        budget: `vision_token_budget` of the call; None for every token.
-        prompt_tokens: length of the prompt for the language model.
-        full_prompt_tokens: length of the prompt without pruning.
-        vision_tokens: vision tokens in the prompt for the language model.
-        coverage: coverage of the kept tokens relative to that of all tokens, 0 to 1.
-        selection: what was kept, with the gains.
-    """
-
-    question: str
-    budget: Budget
-    prompt_tokens: int
-    full_prompt_tokens: int
-    vision_tokens: int
-    coverage: float
-    selection: ImageSelection
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values; the kept patches with their gains."""
-        kept = self.selection
-        columns = (kept.indices, kept.crop, kept.row, kept.column, kept.pick_order, kept.text_gain, kept.vision_gain)
-        names = ("index", "crop", "row", "column", "pick", "text_gain", "vision_gain")
-        return {
-            "question": self.question,
-            "vision_token_budget": self.budget,
-            "prompt_tokens": self.prompt_tokens,
-            "full_prompt_tokens": self.full_prompt_tokens,
-            "vision_tokens": self.vision_tokens,
-            "coverage": round(self.coverage, 6),
-            "kept": [
-                dict(zip(names, values, strict=True))
-                for values in zip(*(column.tolist() for column in columns), strict=True)
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class Answer(Explanation):
-    """What a model answered with one budget; `prompt_tokens` was counted where it reached the language model.
-
-    Attributes:
-        answer: as text.
-        seconds: wall time of the pipeline's call, from messages to text.
-    """
-
-    answer: str
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values; the kept patches with their gains."""
-        return {**super().as_json(), "answer": self.answer, "seconds": round(self.seconds, 4)}
 
 
 def load_pipeline(model: str | Path, **kwargs: Any) -> ImageTextToTextPipeline:
@@ -123,51 +63,77 @@ def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image, question: st
     return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
 
 
-def ask(
-    pipe: ImageTextToTextPipeline,
-    image: Image.Image,
-    question: str,
-    budget: Budget,
-    *,
-    max_new_tokens: int = 64,
-    calls: int = 1,
-    **generate_kwargs: Any,
-) -> Answer:
-    """Asks one question with one budget.
-
-    Args:
-        pipe: from `load_pipeline`.
-        image: the picture.
-        question: the text of the user's turn.
-        budget: `vision_token_budget` for this call.
-        max_new_tokens: most tokens of the answer.
-        calls: how often the pipeline is called, for a steadier `seconds`, their median.
-        **generate_kwargs: further arguments of `generate`, knobs of the pruning among them.
+def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **settings: Any) -> Answer:
+    """Asks one question with one budget; `settings` are those of `ask_with_budgets`.
 
     Raises:
         ValueError: a knob out of range.
     """
-    settings = {"do_sample": False, **generate_kwargs, "vision_token_budget": budget, "max_new_tokens": max_new_tokens}
-    seconds = []
-    with prompt_lengths(pipe.model) as lengths:
-        for _ in range(calls):
-            began = time.perf_counter()
-            [answer] = pipe([conversation(image, question)], return_full_text=False, generate_kwargs=dict(settings))
-            seconds.append(time.perf_counter() - began)
+    return ask_with_budgets(pipe, image, question, [budget], **settings)[0]
+
+
+def ask_with_budgets(
+    pipe: ImageTextToTextPipeline,
+    image: Image.Image,
+    question: str,
+    budgets: Sequence[Budget],
+    *,
+    max_new_tokens: int = 64,
+    calls: int = 1,
+    begin: Callable[[str], None] = lambda _: None,
+    **generate_kwargs: Any,
+) -> list[Answer]:
+    """Asks one question with several budgets. The image is processed once, and not counted in `seconds`.
+
+    Args:
+        pipe: from `load_pipeline`.
+        image: the image.
+        question: the text of the user's turn.
+        budgets: values of `vision_token_budget`.
+        max_new_tokens: most tokens of the answer.
+        calls: how often `generate` is called with each budget, for a steadier `seconds`, their median.
+        begin: called with the name of each step.
+        **generate_kwargs: further arguments of `generate`, knobs of the pruning among them.
+
+    Returns:
+        One answer for each budget.
+
+    Raises:
+        ValueError: a knob out of range.
+    """
+    inputs = model_inputs(pipe, image, question)
     knobs = {name: value for name, value in generate_kwargs.items() if name in KNOB_NAMES}
-    explained = explain(pipe, image, question, budget, **knobs)
-    known = {field.name: getattr(explained, field.name) for field in fields(explained)}
-    return Answer(**{**known, "prompt_tokens": lengths[0]}, answer=_text(answer), seconds=median(seconds))
+    answers = []
+    for budget in budgets:
+        begin("Answering")
+        settings = {"do_sample": False, **generate_kwargs, "vision_token_budget": budget}
+        seconds = []
+        with prompt_lengths(pipe.model) as lengths:
+            for _ in range(calls):
+                began = time.perf_counter()
+                output = pipe.model.generate(**inputs, **settings, max_new_tokens=max_new_tokens)
+                seconds.append(time.perf_counter() - began)
+        explained = explain_inputs(pipe, inputs, question, budget, **knobs)
+        known = {field.name: getattr(explained, field.name) for field in fields(explained)}
+        new_tokens = output[0, inputs["input_ids"].shape[1] :]
+        text = pipe.processor.decode(new_tokens, skip_special_tokens=True).strip()
+        answers.append(Answer(**{**known, "prompt_tokens": lengths[0]}, answer=text, seconds=median(seconds)))
+    return answers
+
+
+def warm_up(pipe: ImageTextToTextPipeline, image: Image.Image, question: str) -> None:
+    """Answers with all tokens and with one, so that no later time counts what a process does at its first call."""
+    ask_with_budgets(pipe, image, question, [None, 1], max_new_tokens=2)
 
 
 def explain(
     pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **knobs: Any
 ) -> Explanation:
-    """What a call would read of the picture, without generating.
+    """What a call would read of the image, without generating.
 
     Args:
         pipe: from `load_pipeline`.
-        image: the picture.
+        image: the image.
         question: the text of the user's turn.
         budget: `vision_token_budget`.
         **knobs: further knobs of the pruning.
@@ -175,7 +141,13 @@ def explain(
     Raises:
         ValueError: a knob out of range.
     """
-    inputs = model_inputs(pipe, image, question)
+    return explain_inputs(pipe, model_inputs(pipe, image, question), question, budget, **knobs)
+
+
+def explain_inputs(
+    pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], question: str, budget: Budget, **knobs: Any
+) -> Explanation:
+    """The same for `inputs` from `model_inputs`, so that an image is processed once for several budgets."""
     selected = pipe.model.select_vision_tokens(**inputs, **knobs, vision_token_budget=budget)
     is_image = inputs["input_ids"] == pipe.model.config.image_token_id
     kept = selected.images[0]
@@ -194,35 +166,32 @@ def explain(
 def answer_batch(
     pipe: ImageTextToTextPipeline,
     questions: Sequence[str],
-    pictures: Sequence[Sequence[Image.Image]],
+    images: Sequence[Sequence[Image.Image]],
     **generate_kwargs: Any,
 ) -> list[str]:
-    """Answers several questions at once, each about its own pictures; greedy unless `generate_kwargs` say otherwise.
+    """Answers several questions at once, each about its own images; greedy unless `generate_kwargs` say otherwise.
 
     Args:
         pipe: from `load_pipeline`.
         questions: the texts of the users' turns.
-        pictures: for each question its pictures, none for a question without.
+        images: for each question its images, none for a question without.
         **generate_kwargs: arguments of `generate`, knobs of the pruning among them.
 
     Returns:
         One answer for each question.
     """
     chats = [
-        [{"role": "user", "content": [*({"type": "image"} for _ in images), {"type": "text", "text": question}]}]
-        for question, images in zip(questions, pictures, strict=True)
+        [{"role": "user", "content": [*({"type": "image"} for _ in own), {"type": "text", "text": question}]}]
+        for question, own in zip(questions, images, strict=True)
     ]
     prompts = pipe.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    images = [image for images in pictures for image in images]
     inputs = pipe.processor(
-        images=images or None, text=prompts, padding=True, padding_side="left", return_tensors="pt"
+        images=[image for own in images for image in own] or None,
+        text=prompts,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
     ).to(pipe.model.device, dtype=pipe.model.dtype)
     output = pipe.model.generate(**inputs, **{"do_sample": False, **generate_kwargs})
     texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
-
-
-def _text(answer: Any) -> str:
-    """The generated text of one answer of the pipeline, with or without a list around it."""
-    record = answer[0] if isinstance(answer, list) else answer
-    return str(record["generated_text"]).strip()

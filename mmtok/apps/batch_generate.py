@@ -28,7 +28,8 @@ from mmtok.model_content import model_content
 from mmtok.publish.hub_names import check_model_name
 from mmtok.record_store import RecordStore
 
-from .answering import Budget, load_pipeline
+from .answer import Budget
+from .answering import load_pipeline
 from .batch_answers import answer_records
 from .question_file import read_questions
 

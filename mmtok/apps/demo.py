@@ -1,43 +1,32 @@
-"""The embedded model, staged, loaded through `pipeline()`, asked with all vision tokens and with few.
-
-    python -m mmtok.apps.demo
-
-Renders a picture, asks three questions with every budget, prints a table and writes demo.png: the picture with the kept
-patches, one row for each question and one column for each budget.
-"""
+"""The embedded model, staged, loaded through `pipeline()`, asked with all vision tokens and with fewer and fewer."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
-from mmtok.tiny.questions import Question, color_question, existence_question
-from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 
-from .answering import Answer, Budget, ask, load_pipeline, model_inputs
+from .answer import Answer, Budget
+from .answering import ask_with_budgets, load_pipeline, model_inputs, warm_up
+from .embedded import Example, example
 from .figure import Panel, comparison_figure
 from .overlay import overlay
 from .progress import steps
 from .seen_image import seen_images
+from .wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import ImageTextToTextPipeline
 
-BUDGETS: tuple[Budget, ...] = (None, 16, 8, 4)
-SCENE = SceneSettings(min_objects=5)
+# Down to a single token, where the last question of the demo is answered wrongly.
+BUDGETS: tuple[Budget, ...] = (None, 16, 4, 1)
 # Enough for a description of five objects; answers of a word end after it.
 ANSWER_TOKENS = 32
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
@@ -48,15 +37,13 @@ class Demo:
     """What the demo did.
 
     Attributes:
-        scene: the picture, with its ground truth.
-        questions: with their right answers.
+        example: the image and the questions, with their right answers.
         answers: for each question one `Answer` for each budget.
         model_class: where the model's class comes from and its name.
-        figure: the picture with the kept patches.
+        figure: the image with the kept vision tokens.
     """
 
-    scene: Scene
-    questions: tuple[Question, ...]
+    example: Example
     answers: tuple[tuple[Answer, ...], ...]
     model_class: str
     figure: Figure
@@ -76,71 +63,51 @@ def run_demo(
     Args:
         base: a stock checkpoint; the embedded one by default.
         folder: where to stage; a folder staged before is replaced.
-        seed: of the picture and the questions.
+        seed: of the image and the questions.
         budgets: values of `vision_token_budget`.
         check: staging loads the folder in a clean process and compares it with its base.
-        calls: how often each question is asked, for the median of the times.
+        calls: how often each question is asked with each budget, for the median of the times.
 
     Raises:
         ValueError: no usable base, or `folder` holds something else.
     """
-    rng = np.random.default_rng(seed)
-    scene = sample_scene(SCENE, rng)
-    questions = demo_questions(scene, rng)
-    with steps(3 + len(questions) * len(budgets)) as begin:
+    shown = example(seed)
+    with steps(4 + len(shown.questions) * len(budgets)) as begin:
         begin(f"Staging into {folder}")
         staged = stage(checkpoint_path() if base is None else base, folder, overwrite=True, check=check)
         begin("Loading it through pipeline()")
         pipe = load_pipeline(staged.path)
-        ask(pipe, scene.image(), questions[0].text, None)  # the first call of a process is slow for other reasons
-        answers = []
-        for question in questions:
-            row = []
-            for budget in budgets:
-                begin("Answering")
-                row.append(ask(pipe, scene.image(), question.text, budget, max_new_tokens=ANSWER_TOKENS, calls=calls))
-            answers.append(tuple(row))
+        begin("Warming up")
+        warm_up(pipe, shown.image, shown.questions[0].text)
+        given: dict[str, Any] = {"max_new_tokens": ANSWER_TOKENS, "calls": calls, "begin": begin}
+        answers = [ask_with_budgets(pipe, shown.image, each.text, budgets, **given) for each in shown.questions]
         begin("Drawing")
-        figure = demo_figure(pipe, scene, questions, answers)
+        figure = demo_figure(pipe, shown, answers)
     model_class = type(pipe.model)
-    return Demo(scene, questions, tuple(answers), f"{model_class.__module__}.{model_class.__name__}", figure)
+    name = f"{model_class.__module__}.{model_class.__name__}"
+    return Demo(shown, tuple(tuple(row) for row in answers), name, figure)
 
 
-def demo_questions(scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
-    """One question that is true, one about what is not there but nearly, and one about a colour."""
-    asked = [
-        existence_question(scene, rng, present=True),
-        existence_question(scene, rng, present=False),
-        color_question(scene, rng),
-    ]
-    return tuple(question for question in asked if question is not None)
-
-
-def demo_figure(
-    pipe: ImageTextToTextPipeline,
-    scene: Scene,
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
-) -> Figure:
+def demo_figure(pipe: ImageTextToTextPipeline, shown: Example, answers: Sequence[Sequence[Answer]]) -> Figure:
     """One row for each question, one column for each budget; right answers are green."""
-    inputs = model_inputs(pipe, scene.image(), questions[0].text)
-    [picture] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
+    inputs = model_inputs(pipe, shown.image, shown.questions[0].text)
+    [image] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
     rows = [
         [
             Panel(
-                overlay(picture, None if answer.budget is None else answer.selection),
+                overlay(image, None if answer.budget is None else answer.selection),
                 f"{_tokens(answer)} → {answer.answer or '(nothing)'}",
-                f"prompt of {answer.prompt_tokens} tokens · coverage {answer.coverage:.1%}",
+                f"prompt of {counted(answer.prompt_tokens, 'token')} · coverage {answer.coverage:.1%}",
                 _RIGHT if answer.answer == question.answer else _WRONG,
             )
             for answer in row
         ]
-        for question, row in zip(questions, answers, strict=True)
+        for question, row in zip(shown.questions, answers, strict=True)
     ]
     return comparison_figure(
         rows,
-        row_titles=[question.text for question in questions],
-        title="What the language model reads of the picture: vision tokens kept by MMTok for each question",
+        row_titles=[question.text for question in shown.questions],
+        title="What the language model reads of the image: vision tokens kept by MMTok for each question",
     )
 
 
@@ -150,7 +117,7 @@ def demo_table(demo: Demo) -> Table:
     table.add_column("question")
     for name in ("vision tokens", "answer", "", "tokens in the prompt", "coverage", "time"):
         table.add_column(name, justify="left" if name in ("answer", "") else "right", no_wrap=name != "answer")
-    for question, row in zip(demo.questions, demo.answers, strict=True):
+    for question, row in zip(demo.example.questions, demo.answers, strict=True):
         for index, answer in enumerate(row):
             right = answer.answer == question.answer
             table.add_row(
@@ -166,82 +133,30 @@ def demo_table(demo: Demo) -> Table:
     return table
 
 
+def where_it_breaks(demo: Demo) -> str:
+    """A sentence for each question that is right with all tokens and wrong with fewer; one that says so if none is."""
+    sentences = []
+    for question, row in zip(demo.example.questions, demo.answers, strict=True):
+        wrong = [answer for answer in row if answer.answer != question.answer]
+        if row[0].answer == question.answer and wrong:
+            most = max(wrong, key=lambda answer: answer.vision_tokens)
+            kept = counted(most.vision_tokens, "vision token")
+            sentences.append(f"“{question.text}” breaks at {kept}, with a coverage of {most.coverage:.1%}.")
+    return " ".join(sentences) or "No answer that is right with all vision tokens is wrong with fewer here."
+
+
 def as_json(demo: Demo) -> dict[str, Any]:
     """Plain values."""
     return {
         "model_class": demo.model_class,
-        "objects": [item.name for item in demo.scene.objects],
+        "objects": list(demo.example.objects),
         "questions": [
             {"right_answer": question.answer, "answers": [answer.as_json() for answer in row]}
-            for question, row in zip(demo.questions, demo.answers, strict=True)
+            for question, row in zip(demo.example.questions, demo.answers, strict=True)
         ],
     }
 
 
 def _tokens(answer: Answer) -> str:
-    return f"all {answer.vision_tokens} tokens" if answer.budget is None else f"{answer.vision_tokens} tokens"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the demo."""
-    parser.add_argument("--base", help="stock checkpoint to stage (default: the embedded one)")
-    parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("demo.png"), help="the picture (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="of the picture and the questions (default: %(default)s)")
-    parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
-    parser.add_argument("--web", action="store_true", help="open a page instead: your own pictures and questions")
-    parser.add_argument("--port", type=_port, metavar="N", help="of the page (default: the first free one from 7860)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535.")
-    return int(text)
-
-
-def run(options: argparse.Namespace) -> None:
-    """Runs the demo and shows what came out."""
-    if options.web:
-        serve_page(options)
-        return
-    demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
-    demo.figure.savefig(options.output, dpi=150)
-    if options.json:
-        print(json.dumps({**as_json(demo), "picture": str(options.output)}, indent=2))
-        return
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)
-    console.print("The picture shows " + ", ".join(item.name for item in demo.scene.objects) + ".", soft_wrap=True)
-    console.print(demo_table(demo))
-    console.print(f"The patches that were kept for each question: {options.output}", soft_wrap=True)
-
-
-def serve_page(options: argparse.Namespace) -> None:
-    """Stages, and serves the page on loopback until it is interrupted.
-
-    Raises:
-        ValueError: Gradio is not installed.
-    """
-    if find_spec("gradio") is None:
-        raise ValueError("The page needs Gradio: pip install 'mmtok[web]'.")
-    from .web import launch
-
-    with steps(2) as begin:
-        begin(f"Staging into {options.folder}")
-        base = checkpoint_path() if options.base is None else options.base
-        staged = stage(base, options.folder, overwrite=True, check=not options.no_check)
-        begin("Loading it through pipeline()")
-        pipe = load_pipeline(staged.path)
-    launch(pipe, embedded=options.base is None, server_name="127.0.0.1", server_port=options.port)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    run(parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    main()
+    kept = counted(answer.vision_tokens, "token")
+    return f"all {kept}" if answer.budget is None else kept

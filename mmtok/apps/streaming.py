@@ -12,7 +12,8 @@ from transformers import TextIteratorStreamer
 
 from mmtok.prefill import prompt_lengths
 
-from .answering import Budget, model_inputs
+from .answer import Budget
+from .answering import model_inputs
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,7 +15,8 @@ import mmtok
 from mmtok.machine import processor
 from mmtok.prefill import prompt_lengths
 
-from .answering import Budget, model_inputs
+from .answer import Budget
+from .answering import model_inputs
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
-from mmtok.tiny.scenes import sample_scene
-
 from .answering import Explanation, explain, model_inputs
-from .demo import SCENE, demo_questions
+from .embedded import example
 from .overlay import overlay
 from .seen_image import seen_images
 from .streaming import PartialAnswer, stream_answer
@@ -53,13 +50,13 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
         embedded: whether it is the embedded model, which only knows coloured shapes.
     """
     tokens = int(pipe.model.config.image_seq_length)
-    picture, question = new_scene(np.random.default_rng(7))
+    picture, question = new_example(7)
 
     def respond(canvas: Any, question: str, budget: int) -> Iterator[tuple[Any, ...]]:
         yield from answer_both(pipe, canvas, question, budget, max_new_tokens=64)
 
     def another() -> tuple[Image.Image, str]:
-        return new_scene(np.random.default_rng())
+        return new_example()
 
     with gr.Blocks(title=_TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {_TITLE}\n{_HELP}" + (f"\n\n{_EMBEDDED}" if embedded else ""))
@@ -114,12 +111,10 @@ def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, **settings: Any) ->
     return page.launch(theme=theme, css=_STYLE, footer_links=["api", "gradio", "settings"], **settings)
 
 
-def new_scene(rng: np.random.Generator) -> tuple[Image.Image, str]:
-    """A picture of coloured shapes on a canvas, and a question about it."""
-    scene = sample_scene(SCENE, rng)
-    questions = demo_questions(scene, rng)
-    image = scene.image().resize((_CANVAS, _CANVAS), Image.Resampling.NEAREST)
-    return image, questions[int(rng.integers(len(questions)))].text
+def new_example(seed: int | None = None) -> tuple[Image.Image, str]:
+    """An image on a canvas that is large enough to draw on, and a question about it."""
+    drawn = example(seed)
+    return drawn.image.resize((_CANVAS, _CANVAS), Image.Resampling.NEAREST), drawn.questions[0].text
 
 
 def answer_both(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmtok.apps.answering import ask
+from mmtok.apps.answering import ask_with_budgets, warm_up
 from mmtok.apps.progress import steps
 from mmtok.images import read_image
 
@@ -20,7 +20,7 @@ from .common import (
 from .tables import print_table
 
 _DESCRIPTION = """\
-Answers questions about a picture, each with every budget, and says how long a prompt the language model read, how much
+Answers questions about an image, each with every budget, and says how long a prompt the language model read, how much
 of the full coverage the kept tokens have, and how long it took."""
 
 
@@ -34,16 +34,16 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
-    picture, knobs = read_image(options.picture), call_knobs(options)
+    image, knobs = read_image(options.picture), call_knobs(options)
     answers = []
-    with steps(1 + len(options.questions) * len(options.budgets)) as begin:
+    with steps(2 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
+            begin("Warming up")
+            warm_up(pipe, image, options.questions[0])
             for question in options.questions:
-                for budget in options.budgets:
-                    begin("Answering")
-                    length = options.max_new_tokens
-                    answers.append(ask(pipe, picture, question, budget, max_new_tokens=length, **knobs))
+                given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **knobs}
+                answers += ask_with_budgets(pipe, image, question, options.budgets, **given)
     if options.json:
         print_json([answer.as_json() for answer in answers])
         return

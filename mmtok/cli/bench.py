@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmtok.apps.explained import TOO_SMALL
 from mmtok.apps.progress import steps
 from mmtok.apps.timing import setting, time_budgets
 from mmtok.cli.knob_options import add_call_options
 from mmtok.images import read_image
 
 from .common import (
+    EMBEDDED,
     add_budgets_option,
     add_model_options,
     add_parser,
@@ -26,7 +28,8 @@ from .values import at_least, question
 
 _DESCRIPTION = """\
 Times a model on this machine with several budgets: time to first token (vision tower, projector, selection, prefill)
-and total time of a longer answer. Medians over rounds in which every budget takes its turn."""
+and total time of a longer answer. Medians over rounds in which every budget takes its turn, after one round that warms
+up. The image is processed once, before the clock starts."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
@@ -49,13 +52,13 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
-    picture, knobs = read_image(options.picture), call_knobs(options)
+    image, knobs = read_image(options.picture), call_knobs(options)
     with steps(2 + options.repeats) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
             timings = time_budgets(
                 pipe,
-                picture,
+                image,
                 options.question,
                 options.budgets,
                 new_tokens=options.new_tokens,
@@ -83,3 +86,5 @@ def run(options: argparse.Namespace) -> None:
         ],
     )
     print(f"Totals are of {options.new_tokens} tokens; compared with the first budget of the table.")
+    if options.model == EMBEDDED:
+        print(TOO_SMALL)

@@ -3,24 +3,78 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from mmtok.apps import demo
+from rich.console import Console
 
-from .values import writable_picture
+from mmtok.apps.answering import load_pipeline
+from mmtok.apps.demo import as_json, demo_table, run_demo, where_it_breaks
+from mmtok.apps.explained import COVERAGE, TOO_SMALL
+from mmtok.apps.progress import steps
+from mmtok.publish import stage
+from mmtok.tiny import checkpoint_path
+
+from .common import add_json_option, add_parser, print_json
+from .values import port, writable_picture
+
+_DESCRIPTION = """\
+Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
+tokens and with fewer and fewer, prints a table and draws the kept vision tokens: one row for each question, one column
+for each budget."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
-        name, help=help, description=demo.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    demo.add_arguments(parser)
+    parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok demo --web")
+    parser.add_argument("--base", help="stock checkpoint to stage (default: the embedded one)")
+    parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("demo.png"), help="the drawing (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="of the image and the questions (default: %(default)s)")
+    parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
+    parser.add_argument("--web", action="store_true", help="open a page instead: your own images and questions")
+    parser.add_argument("--port", type=port, metavar="N", help="of the page (default: the first free one from 7860)")
+    add_json_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs the demo, if its picture can be written."""
-    if not options.web:
-        writable_picture(options.output)
-    demo.run(options)
+    """Runs the demo and shows what came out."""
+    if options.web:
+        serve_page(options)
+        return
+    writable_picture(options.output)
+    demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
+    demo.figure.savefig(options.output, dpi=150)
+    if options.json:
+        print_json({**as_json(demo), "picture": str(options.output)})
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)
+    console.print("The image shows " + ", ".join(demo.example.objects) + ".", soft_wrap=True)
+    console.print(demo_table(demo))
+    notes = [where_it_breaks(demo), COVERAGE, *([TOO_SMALL] if options.base is None else [])]
+    for note in notes:
+        console.print(note, markup=False)
+    console.print(f"The vision tokens that were kept for each question: {options.output}", soft_wrap=True)
+
+
+def serve_page(options: argparse.Namespace) -> None:
+    """Stages, and serves the page on loopback until it is interrupted.
+
+    Raises:
+        ValueError: Gradio is not installed.
+    """
+    if find_spec("gradio") is None:
+        raise ValueError("The page needs Gradio: pip install 'mmtok[web]'.")
+    from mmtok.apps.web import launch
+
+    with steps(2) as begin:
+        begin(f"Staging into {options.folder}")
+        base = checkpoint_path() if options.base is None else options.base
+        staged = stage(base, options.folder, overwrite=True, check=not options.no_check)
+        begin("Loading it through pipeline()")
+        pipe = load_pipeline(staged.path)
+    launch(pipe, embedded=options.base is None, server_name="127.0.0.1", server_port=options.port)

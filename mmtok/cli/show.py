@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmtok.apps.answering import Answer, Budget, Explanation, ask, explain, model_inputs
+from mmtok.apps.answer import Answer, Explanation
+from mmtok.apps.answering import ask_with_budgets, explain_inputs, model_inputs
 from mmtok.apps.colors import ColorBy
 from mmtok.apps.figure import Panel, comparison_figure
 from mmtok.apps.overlay import overlay
 from mmtok.apps.progress import steps
 from mmtok.apps.seen_image import SeenImage, seen_images
+from mmtok.apps.wording import counted
 from mmtok.images import read_image
 
 from .common import (
@@ -30,9 +33,9 @@ if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
 
 _DESCRIPTION = """\
-Draws which patches of a picture the language model reads: one row for each question, one column for each budget.
-A kept patch is framed in the colour of its gain; the bar in it splits the gain into what covers the question (orange)
-and what covers the picture (blue). Crops of LLaVA-NeXT are laid out as they were cut."""
+Draws which vision tokens of an image the language model reads: one row for each question, one column for each budget.
+The patch of a kept token is framed in the colour of its gain; the bar in it splits the gain into what covers the
+question (orange) and what covers the image (blue). Crops of LLaVA-NeXT are laid out as they were cut."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
@@ -40,7 +43,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     example = 'mmtok show photo.jpg "Is there a dog?" "What colour is the car?" --budgets all 64 16 4'
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
     add_question_options(parser, ["all", "16", "8", "4"], 32)
-    parser.add_argument("--output", type=Path, default=Path("kept.png"), help="the picture (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("kept.png"), help="the drawing (default: %(default)s)")
     parser.add_argument("--color-by", choices=["gain", "text share"], default="gain", help="colour of the frames")
     parser.add_argument("--answers", action="store_true", help="answer the questions too")
     parser.set_defaults(run=run)
@@ -48,18 +51,12 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws, and says what was kept."""
-    picture, output = read_image(options.picture), writable_picture(options.output)
+    image, output = read_image(options.picture), writable_picture(options.output)
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
-            rows = []
-            for question in options.questions:
-                row = []
-                for budget in options.budgets:
-                    begin("Answering" if options.answers else "Selecting")
-                    row.append(_read(pipe, picture, question, budget, options))
-                rows.append(row)
-            inputs = model_inputs(pipe, picture, options.questions[0])
+            rows = [_read(pipe, image, question, options, begin) for question in options.questions]
+            inputs = model_inputs(pipe, image, options.questions[0])
             [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
     panels = [[_panel(seen, read, options.color_by) for read in row] for row in rows]
     figure = comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
@@ -87,17 +84,27 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _read(
-    pipe: ImageTextToTextPipeline, picture: Image.Image, question: str, budget: Budget, options: argparse.Namespace
-) -> Explanation:
+    pipe: ImageTextToTextPipeline,
+    image: Image.Image,
+    question: str,
+    options: argparse.Namespace,
+    begin: Callable[[str], None],
+) -> Sequence[Explanation]:
+    """What is read with each budget, and with `--answers` what is answered."""
     knobs = call_knobs(options)
     if options.answers:
-        return ask(pipe, picture, question, budget, max_new_tokens=options.max_new_tokens, **knobs)
-    return explain(pipe, picture, question, budget, **knobs)
+        given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **knobs}
+        return ask_with_budgets(pipe, image, question, options.budgets, **given)
+    inputs, read = model_inputs(pipe, image, question), []
+    for budget in options.budgets:
+        begin("Selecting")
+        read.append(explain_inputs(pipe, inputs, question, budget, **knobs))
+    return read
 
 
 def _panel(seen: SeenImage, read: Explanation, color_by: ColorBy) -> Panel:
-    title = f"{read.vision_tokens} tokens"
+    title = counted(read.vision_tokens, "token")
     if isinstance(read, Answer):
         title += f" → {read.answer or '(nothing)'}"
     drawn = overlay(seen, None if read.budget is None else read.selection, color_by=color_by)
-    return Panel(drawn, title, f"prompt of {read.prompt_tokens} tokens · coverage {read.coverage:.1%}")
+    return Panel(drawn, title, f"prompt of {counted(read.prompt_tokens, 'token')} · coverage {read.coverage:.1%}")

@@ -49,6 +49,17 @@ def question(text: str) -> str:
     return text
 
 
+def port(text: str) -> int:
+    """A port of this machine.
+
+    Raises:
+        argparse.ArgumentTypeError: no number from 1 to 65535.
+    """
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535.")
+    return int(text)
+
+
 def device(text: str) -> str:
     """A device that is there.
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 from PIL import Image
 from small_checkpoints import TOKENS_PER_CROP, make_llava_checkpoint
 
-from mmtok.apps import demo
+from mmtok.apps import answering, demo
 from mmtok.apps.answering import ask, load_pipeline
+from mmtok.apps.embedded import example
+from mmtok.apps.explained import SPEEDUPS
+from mmtok.cli.main import main
 from mmtok.publish import stage
-from mmtok.tiny.scenes import sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +24,12 @@ def shown(tmp_path_factory) -> demo.Demo:
     return demo.run_demo(make_llava_checkpoint(folder / "base"), folder / "demo_staged", seed=3, check=False, calls=1)
 
 
-def test_three_questions_with_every_budget(shown) -> None:
-    assert [len(row) for row in shown.answers] == [len(demo.BUDGETS)] * 3
-    assert [question.answer for question in shown.questions][:2] == ["yes", "no"]
+def test_four_questions_with_every_budget(shown) -> None:
+    assert [len(row) for row in shown.answers] == [len(demo.BUDGETS)] * 4
+    assert [question.answer for question in shown.example.questions][:2] == ["yes", "no"]
     for row in shown.answers:
         text = row[0].full_prompt_tokens - TOKENS_PER_CROP
-        assert [answer.vision_tokens for answer in row] == [TOKENS_PER_CROP, TOKENS_PER_CROP, 8, 4]
+        assert [answer.vision_tokens for answer in row] == [TOKENS_PER_CROP, TOKENS_PER_CROP, 4, 1]
         assert [answer.prompt_tokens for answer in row] == [text + answer.vision_tokens for answer in row]
         coverage = [answer.coverage for answer in row]
         assert coverage[0] == pytest.approx(1.0)
@@ -39,7 +43,7 @@ def test_the_remote_code_of_the_staged_folder_answers(shown) -> None:
 
 def test_table_and_json_say_the_same(shown) -> None:
     table = demo.demo_table(shown)
-    assert table.row_count == 12
+    assert table.row_count == 16
     values = demo.as_json(shown)
     columns = [list(column.cells) for column in table.columns]
     flat = [answer for question in values["questions"] for answer in question["answers"]]
@@ -49,20 +53,65 @@ def test_table_and_json_say_the_same(shown) -> None:
 
 def test_figure_shows_every_answer(shown, tmp_path) -> None:
     titles = [axes.texts[0].get_text() for axes in shown.figure.axes if axes.texts]
-    assert len(titles) == 12
+    assert len(titles) == 16
     assert titles[0].startswith("all 16 tokens → ")
     shown.figure.savefig(tmp_path / "demo.png", dpi=40)
     assert Image.open(tmp_path / "demo.png").width > 300
 
 
-def test_questions_are_about_the_scene() -> None:
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        scene = sample_scene(demo.SCENE, rng)
-        present, absent, *_ = demo.demo_questions(scene, rng)
-        names = {item.name for item in scene.objects}
-        assert f"{present.color} {present.shape}" in names
-        assert f"{absent.color} {absent.shape}" not in names
+def test_the_embedded_model_breaks_at_a_budget_of_the_demo(tmp_path) -> None:
+    """What `mmtok demo` shows: questions for one thing survive, the count of all of them does not."""
+    shown = demo.run_demo(folder=tmp_path / "embedded_staged", check=False, calls=1)
+    right = [
+        [answer.answer == question.answer for answer in row]
+        for question, row in zip(shown.example.questions, shown.answers, strict=True)
+    ]
+    assert all(row[0] for row in right), "with all vision tokens the demo has to be right"
+    assert not all(row[-1] for row in right), "with one vision token the demo has to show where it ends"
+    sentence = demo.where_it_breaks(shown)
+    broken = [question.text for question, row in zip(shown.example.questions, right, strict=True) if not all(row)]
+    assert re.findall("“(.*?)” breaks at", sentence) == broken
+    assert re.search(r"breaks at \d+ vision tokens?, with a coverage of \d+\.\d%", sentence)
+
+
+def test_nothing_is_said_to_break_where_nothing_does(shown) -> None:
+    same = tuple(
+        tuple(replace(answer, answer=question.answer) for answer in row)
+        for question, row in zip(shown.example.questions, shown.answers, strict=True)
+    )
+    assert demo.where_it_breaks(replace(shown, answers=same)).startswith("No answer that is right")
+
+
+def test_the_speedups_that_are_told_are_those_that_were_measured() -> None:
+    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+    measured = [
+        case
+        for name in ("prefill-cpu-full", "prefill-cpu-next")
+        for case in json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["measured"]
+    ]
+    found = {case["model"]: round(case["mmtok_times_faster"]["1"], 1) for case in measured}
+    assert {model: times for model, (_, _, times) in SPEEDUPS.items()} == found
+    for case in measured:
+        kept, total, _ = SPEEDUPS[case["model"]]
+        assert case["prompt_tokens"]["stock"] - case["prompt_tokens"]["mmtok"] in (total - kept, total - kept + 48)
+
+
+def test_an_answer_is_the_pipelines_and_an_image_is_processed_once(tmp_path, monkeypatch) -> None:
+    staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "once_staged", check=False)
+    pipe = load_pipeline(staged.path)
+    image, question = example(3).image, "Where is the dog?"
+    chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+    expected = []
+    for budget in (None, 4):
+        given = {"vision_token_budget": budget, "max_new_tokens": 5, "do_sample": False}
+        [record] = pipe([chat], return_full_text=False, generate_kwargs=given)
+        expected.append((record[0] if isinstance(record, list) else record)["generated_text"].strip())
+    processed = []
+    process = answering.model_inputs
+    monkeypatch.setattr(answering, "model_inputs", lambda *given: processed.append(given) or process(*given))
+    answers = answering.ask_with_budgets(pipe, image, question, (None, 4), max_new_tokens=5, calls=3)
+    assert [answer.answer for answer in answers] == expected
+    assert len(processed) == 1
 
 
 def test_a_stock_checkpoint_is_refused(tmp_path) -> None:
@@ -75,18 +124,19 @@ def test_answers_with_other_knobs(tmp_path) -> None:
     """A knob given for one call reaches both the generation and the record of what was kept."""
     staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "knobs_staged", check=False)
     pipe = load_pipeline(staged.path)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
-    plain = ask(pipe, picture, "Where is the dog?", 4, max_new_tokens=2)
-    picture_alone = ask(pipe, picture, "Where is the dog?", 4, max_new_tokens=2, text_coverage_weight=0.0)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    plain = ask(pipe, image, "Where is the dog?", 4, max_new_tokens=2)
+    image_alone = ask(pipe, image, "Where is the dog?", 4, max_new_tokens=2, text_coverage_weight=0.0)
     assert float(plain.selection.text_gain.sum()) > 0
-    assert float(picture_alone.selection.text_gain.sum()) == 0
-    assert plain.prompt_tokens == picture_alone.prompt_tokens == plain.full_prompt_tokens - 12
+    assert float(image_alone.selection.text_gain.sum()) == 0
+    assert plain.prompt_tokens == image_alone.prompt_tokens == plain.full_prompt_tokens - 12
 
 
-def test_command_writes_the_picture(tmp_path, capsys) -> None:
+def test_the_command_writes_its_drawing(tmp_path, capsys) -> None:
     base = make_llava_checkpoint(tmp_path / "base")
     folder, output = tmp_path / "command_staged", tmp_path / "shown.png"
-    demo.main(["--base", str(base), "--folder", str(folder), "--output", str(output), "--no-check", "--json"])
+    given = ["--base", str(base), "--folder", str(folder), "--output", str(output), "--no-check"]
+    assert main(["demo", *given, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert Path(values["picture"]) == output
     assert Image.open(output).format == "PNG"

@@ -31,14 +31,13 @@ from web_browser import (
 )
 
 from mmtok.apps.answering import ask, load_pipeline
-from mmtok.apps.demo import SCENE
-from mmtok.tiny.scenes import sample_scene
+from mmtok.apps.embedded import example
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'mmtok[web]'")
 pytest.importorskip("selenium", reason="the browser is driven by selenium")
-OWN = sample_scene(SCENE, np.random.default_rng(7)).image()  # the picture that the page begins with
-OTHER = sample_scene(SCENE, np.random.default_rng(3)).image()
+OWN = example(7).image  # the picture that the page begins with
+OTHER = example(3).image
 NO_PICTURE = "There is no picture, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw."
 
 
