@@ -23,7 +23,9 @@ import torch
 from measure import machine, milliseconds, save, side_by_side, times_faster
 from shapes import SHAPES, Shape
 
-import modeling_mmtok_llava as modeling
+from mmtok.hub import pruner
+from mmtok.hub.pruned_prompt import PrunedPrompt
+from mmtok.hub.selection import BatchSelection
 
 # Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT picture with five crops.
 BUDGET, BUDGET_NEXT = 64, 32
@@ -63,9 +65,9 @@ def parts_of(model: Any) -> list[tuple[str, Any, str]]:
         ("vision tower", model.model.vision_tower, "forward"),
         ("projector", model.model.multi_modal_projector, "forward"),
         ("language model", model.model.language_model, "forward"),
-        ("selection", modeling, "select_units"),
-        ("packing", modeling.BatchSelection, "kept"),
-        ("packing", modeling.PrunedPrompt, "of"),
+        ("selection", pruner, "select"),
+        ("packing", BatchSelection, "kept"),
+        ("packing", PrunedPrompt, "of"),
     ]
 
 

@@ -16,14 +16,13 @@ _OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_seq
 # Knob -> what stands for its value in the help, and what the help says.
 _HELP: dict[str, tuple[str, str]] = {
     "vision_token_budget": ("N", "vision tokens kept per crop: a number, a share such as 0.25, or all"),
-    "budget_scope": ("SCOPE", "crop: every crop has its own budget, as in the paper; image: the crops share it"),
+    "vision_token_share": ("S", "share of each crop's vision tokens, in place of the budget"),
     "text_coverage_weight": ("W", "weight of covering the question"),
     "vision_coverage_weight": ("W", "weight of covering the picture, the paper's alpha"),
     "text_temperature": ("T", "temperature of the text rows, the paper's tau_t"),
     "vision_temperature": ("T", "temperature of the vision rows, the paper's tau_v"),
     "exclude_padding": ("", "bands of one colour at the borders are no candidates (the paper's MMTok++)"),
     "coverage_target": ("S", "share of the full coverage at which a budget is spent no further, or none"),
-    "center_features": ("", "subtract the mean of a crop's tokens before the cosine"),
     "text_temperature_unit": ("UNIT", "what text_temperature counts in: cosine, as in the paper, or spread"),
     "keep_image_newline": ("", "keep LLaVA-NeXT's row separators"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,7 @@ class Checkpoint:
             own |= text_knobs(processor.tokenizer, processor.chat_template)
         config = model_class.config_class.from_dict(own)
         model = model_class.from_pretrained(path, config=config, dtype=dtype if dtype is not None else "auto")
-        model = model.to(device).eval()
-        model._encode_images = _remembering(model._encode_images)
-        return cls(model, processor)
+        return cls(model.to(device).eval(), processor)
 
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """A padded batch of prompts, each an image with a text, on the model's device."""
@@ -82,19 +80,6 @@ class Checkpoint:
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
         return str(rendered)
-
-
-def _remembering(encode: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    """Encodes a batch of images once, however many methods and budgets are tried on it."""
-    last: list[tuple[torch.Tensor, Any]] = []
-
-    def encode_once(image_inputs: dict[str, Any]) -> Any:
-        pixels = image_inputs["pixel_values"]
-        if not last or last[0][0] is not pixels:
-            last[:] = [(pixels, encode(image_inputs))]
-        return last[0][1]
-
-    return encode_once
 
 
 def fingerprint(path: str | Path) -> dict[str, str]:

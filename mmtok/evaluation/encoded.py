@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from configuration_mmtok import PruningOptions
+from mmtok.hub.encoded_images import EncodedImages
 from mmtok.hub.image_tokens import ImageTokens, KeptVision
 from mmtok.hub.prompt import Prompt
 from mmtok.hub.pruned_prompt import PrunedPrompt
@@ -30,14 +31,12 @@ class EncodedBatch:
 
     Attributes:
         prompt: the full prompts.
-        projected: for each image (T, hidden), its vision tokens behind the projector.
-        images: for each image where its tokens come from.
+        encoded: their images.
         crops: every crop of every image.
     """
 
     prompt: Prompt
-    projected: list[torch.Tensor]
-    images: list[ImageTokens]
+    encoded: EncodedImages
     crops: list[_Crop]
 
     @classmethod
@@ -54,22 +53,21 @@ class EncodedBatch:
             seeds: one for each prompt.
         """
         image_inputs = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
-        prompt = model._read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
+        prompt = model.read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
         with cls_attention(model, wanted="cls_attention" in needs) as tower:
-            if tower is not None:
-                # The checkpoint may have encoded these images already, without anybody recording attention.
-                image_inputs["pixel_values"] = image_inputs["pixel_values"].clone()
-            projected, raw = model._encode_images(image_inputs)
-        images = model._image_tokens(projected, raw, image_inputs)
-        rows = prompt.rows_of_images([len(image.source) for image in images])
-        text, text_mask = model._text_embeddings(prompt, PruningOptions.from_config(model.config))
+            encoded = model.encode_images(**image_inputs)
+        images, projected, raw = list(encoded.layouts), encoded.projected, torch.cat(list(encoded.raw))
+        rows = prompt.rows_of_images(encoded.lengths)
+        text, text_mask = model.question_embeddings(prompt, PruningOptions.from_config(model.config))
         attention = None
         if "language_attention" in needs:
-            full = _prompt_of(model, prompt, projected, [torch.ones(len(image.source)).bool() for image in images])
+            full = _prompt_of(model, prompt, encoded, [torch.ones(length).bool() for length in encoded.lengths])
             attention = language_attention(model, full.inputs_embeds, full.attention_mask)
-        per_token = {"raw_vision": raw.flatten(0, 1)}
+        per_token = {"raw_vision": raw}
         if tower:
-            per_token |= {name: values.flatten(0, 1) for name, values in tower.per_token(raw.shape[1]).items()}
+            per_token |= {
+                name: values.flatten(0, 1) for name, values in tower.per_token(_tokens_per_crop(images)).items()
+            }
 
         crops, offset = [], 0
         for number, image in enumerate(images):
@@ -91,24 +89,24 @@ class EncodedBatch:
                 )
                 crops.append(_Crop(number, tokens, view))
             offset += image.tokens_before_packing
-        return cls(prompt, list(projected), images, crops)
+        return cls(prompt, encoded, crops)
 
     @torch.no_grad()
     def pruned(self, model: Any, selector: Selector, budget: int) -> PrunedPrompt:
         """The prompts with `budget` tokens of every crop; row separators stay in images that lose no token."""
-        kept_vision = [torch.zeros(len(image.source), dtype=torch.bool) for image in self.images]
-        projected = list(self.projected)
+        kept_vision = [torch.zeros(len(image.source), dtype=torch.bool) for image in self.encoded.layouts]
+        projected = list(self.encoded.projected)
         for crop in self.crops:
             kept = selector.select(crop.view, budget)
             tokens = crop.tokens[kept.indices.cpu()]
             kept_vision[crop.image][tokens] = True
             if kept.raw_vision is not None:
                 projected[crop.image] = _replaced(model, projected[crop.image], tokens, kept)
-        for flags, image in zip(kept_vision, self.images, strict=True):
+        for flags, image in zip(kept_vision, self.encoded.layouts, strict=True):
             separator = image.source < 0
             if bool((flags | separator).all()):
                 flags |= separator
-        return _prompt_of(model, self.prompt, projected, kept_vision)
+        return _prompt_of(model, self.prompt, replace(self.encoded, projected=projected), kept_vision)
 
 
 def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Kept) -> torch.Tensor:
@@ -116,8 +114,10 @@ def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Ke
     return features.index_copy(0, tokens.to(features.device), merged.to(features.dtype))
 
 
-def _prompt_of(
-    model: Any, prompt: Prompt, projected: Sequence[torch.Tensor], kept_vision: Sequence[torch.Tensor]
-) -> PrunedPrompt:
-    kept = KeptVision.of(kept_vision)
-    return PrunedPrompt.of(prompt, projected, kept, model.get_input_embeddings(), model._filler_id())
+def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedImages, kept_vision: Sequence[torch.Tensor]) -> PrunedPrompt:
+    return model.pack_prompt(prompt, encoded, KeptVision.of(kept_vision))
+
+
+def _tokens_per_crop(images: Sequence[ImageTokens]) -> int:
+    """Tokens of a crop before packing, the same for all crops."""
+    return images[0].tokens_before_packing // (int(images[0].crop.max()) + 1)

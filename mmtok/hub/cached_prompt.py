@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from .host import cached_keys, cached_length, given_cache
 from .packing import PackedOrder
 from .pruned_prompt import PrunedPrompt
 
-_NAME = "mmtok_prompt"
+# Attribute of a cache that holds the record.
+CACHED_PROMPT = "mmtok_prompt"
 
 
 @dataclass(frozen=True)
@@ -27,39 +29,65 @@ class CachedPrompt:
         attention_mask: (B, L') or None.
         order: where the slots come from.
         dropped_vision: (B, L) bool, vision tokens of the prompt that were not read.
+        fingerprint: (B, L') one component of the slots' first keys; None for a cache that does not show them.
     """
 
     input_ids: torch.Tensor | None
     attention_mask: torch.Tensor | None
     order: PackedOrder
     dropped_vision: torch.Tensor
+    fingerprint: torch.Tensor | None
 
     @staticmethod
     def attach(cache: Any, pruned: PrunedPrompt) -> None:
         """Leaves on a cache the record of the prompt that fills it."""
         if hasattr(cache, "get_seq_length"):
-            record = CachedPrompt(pruned.input_ids, pruned.attention_mask, pruned.order, pruned.dropped_vision)
-            setattr(cache, _NAME, record)
+            record = CachedPrompt(
+                pruned.input_ids,
+                pruned.attention_mask,
+                pruned.order,
+                pruned.dropped_vision,
+                _fingerprint(cache, pruned.length),
+            )
+            setattr(cache, CACHED_PROMPT, record)
 
     @contextmanager
-    def set_aside(self, cache: Any) -> Iterator[None]:
+    def detached(self, cache: Any) -> Iterator[None]:
         """Takes the record off a cache while stock generation runs with arguments that are shortened already."""
-        delattr(cache, _NAME)
+        delattr(cache, CACHED_PROMPT)
         try:
             yield
         finally:
-            setattr(cache, _NAME, self)
+            setattr(cache, CACHED_PROMPT, self)
 
     @staticmethod
     def of(cache: Any) -> CachedPrompt | None:
         """The record on a cache, None where there is none or the cache was emptied since."""
-        found = getattr(cache, _NAME, None)
-        return found if found is not None and int(cache.get_seq_length()) > 0 else None
+        found = getattr(cache, CACHED_PROMPT, None)
+        return found if found is not None and cached_length(cache) > 0 else None
 
     @property
     def length(self) -> int:
         """L"""
         return self.dropped_vision.shape[1]
+
+    @property
+    def dropped(self) -> int:
+        """By how much the slots are fewer than the tokens of the prompt."""
+        return self.length - self.order.index.shape[1]
+
+    def require_intact(self, cache: Any) -> None:
+        """Raises a ValueError unless the cache still begins with the pruned prompt, row by row.
+
+        Cropping a cache into the prompt and reordering or repeating its rows leave a record that does not fit any more.
+        """
+        slots = self.order.index.shape[1]
+        now = _fingerprint(cache, slots) if cached_length(cache) >= slots else None
+        if self.fingerprint is not None and (now is None or not torch.equal(now, self.fingerprint.to(now.device))):
+            raise ValueError(
+                f"The cache held a pruned prompt of {self.length} tokens in {slots} slots and was cropped or reordered "
+                f"since, it now holds {cached_length(cache)}: give the whole prompt with its images, and no cache."
+            )
 
     def shortened(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The token arguments of a call that repeats the prompt and continues it, without the dropped tokens.
@@ -71,11 +99,12 @@ class CachedPrompt:
         Raises:
             ValueError: the cache holds another prompt.
         """
+        self.require_intact(given_cache(inputs))
         given = {name: inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None}
         for name, values in given.items():
             if not self._begins(values):
                 raise ValueError(
-                    f"past_key_values holds a pruned prompt of {self.length} tokens, and {name} of shape "
+                    f"The cache holds a pruned prompt of {self.length} tokens, and {name} of shape "
                     f"{tuple(values.shape)} do not begin with it: continue from the returned sequences, or start with "
                     "an empty cache."
                 )
@@ -109,18 +138,18 @@ class CachedPrompt:
 
     def step(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `forward` for new tokens alone, whose mask and positions count the full prompt."""
+        self.require_intact(given_cache(inputs))
         new = inputs.get("input_ids", inputs.get("inputs_embeds"))
-        cached = int(inputs["past_key_values"].get_seq_length())
+        cached = cached_length(given_cache(inputs))
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-        dropped = self.length - self.order.index.shape[1]
         if new is None or len(new) != len(self.dropped_vision) or (mask is not None and mask.dim() != 2):
             return inputs
         if mask is not None and mask.shape[1] == cached + new.shape[1]:
             return inputs
-        if mask is not None and mask.shape[1] != cached + dropped + new.shape[1]:
+        if mask is not None and mask.shape[1] != cached + self.dropped + new.shape[1]:
             raise ValueError(
-                f"attention_mask has shape {tuple(mask.shape)}, but the cache stands for {cached + dropped} tokens of "
-                f"the prompt and {new.shape[1]} are new: give one value for each of them."
+                f"attention_mask has shape {tuple(mask.shape)}, but the cache stands for {cached + self.dropped} "
+                f"tokens of the prompt and {new.shape[1]} are new: give one value for each of them."
             )
         like = self.dropped_vision.new_zeros(len(new), cached + new.shape[1]).to(new.device)
         changed = {**inputs, "attention_mask": self.mask(mask, like)}
@@ -148,3 +177,9 @@ class CachedPrompt:
             return positions - behind
         rest = behind.expand(-1, positions.shape[1] - self.length)
         return (positions - torch.cat((dropped, rest), dim=1)).clamp_min(0)
+
+
+def _fingerprint(cache: Any, slots: int) -> torch.Tensor | None:
+    """(B, slots) one component of each key of the prompt, in the first layer and head."""
+    keys = cached_keys(cache)
+    return None if keys is None else keys[:, 0, :slots, 0].detach().clone()

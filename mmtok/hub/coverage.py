@@ -164,6 +164,30 @@ def greedy_way(device: torch.device, rows: int, columns: int, steps: int) -> str
 _MAXIMISERS = {"fused": fused_greedy, "lazy": lazy_greedy, "plain": plain_greedy}
 
 
+@torch.no_grad()
+def first_picks(
+    selection: GreedySelection, coverage: torch.Tensor, count: torch.Tensor, candidates: torch.Tensor
+) -> GreedySelection:
+    """The first picks of a selection, with the coverage and the bound that so many have.
+
+    Args:
+        selection: of `coverage`.
+        coverage: (..., rows, n) of any float dtype, non-negative.
+        count: (...) int64, picks to keep of each item, at most those that it has.
+        candidates: (..., n) bool, the columns that could be picked.
+    """
+    coverage, count = _as_coverage(coverage), count.to(coverage.device)
+    steps = int(count.max()) if count.numel() else 0
+    behind = torch.arange(steps, device=coverage.device) >= count[..., None]
+    indices = selection.indices[..., :steps].masked_fill(behind, -1)
+    covered = _columns(coverage, indices).amax(-1)
+    left = (coverage - covered[..., None]).clamp_min(0).sum(-2).masked_fill(~sent(candidates, coverage.device), 0)
+    left = left.topk(steps).values.masked_fill(behind, 0)
+    reached = covered.sum(-1)
+    gains = selection.gains[..., :steps].masked_fill(behind, 0)
+    return GreedySelection(indices, gains, count, reached, reached + left.sum(-1))
+
+
 def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
     """(..., rows, n) and (..., k) -> (..., rows, k), with zero columns where the index is -1."""
     index = selected.clamp_min(0)[..., None, :].expand(*coverage.shape[:-1], selected.shape[-1])

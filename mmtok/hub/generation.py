@@ -1,37 +1,39 @@
-"""What `generate` has to translate between the caller, who counts the full prompt, and stock code, which sees less."""
+"""What `generate` translates between the caller's full prompt and the shorter one that stock code sees."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from .host import cached_length, given_cache
 from .pruned_prompt import PrunedPrompt, with_full_prompt
 
 
-@dataclass(frozen=True)
-class PrunedPrefill:
-    """The vision tokens of a pruned prompt, which stock generation reads in place of the image tokens' embeddings.
+class GenerationStep:
+    """Marks a forward pass as a step of a `generate` that has dealt with the images already.
 
-    Stock generation sees token ids only, and so counts, pads, chunks, repeats and drafts as it does for text. This is
-    no tensor, because it would repeat one for beams.
-
-    Attributes:
-        embeds: (B, L', hidden).
-        given: (B, L') bool, slots that are taken from `embeds`; the others have the embeddings of their ids.
+    `generate` hands stock generation the token ids of the pruned prompt and this object, which stock passes on to our
+    `forward` as it passes every argument that it does not know. So stock counts, pads, chunks, repeats and drafts as it
+    does for text; given `inputs_embeds` instead, it cannot prefill in chunks, run without a cache or draft with an
+    assistant. This is no tensor, because stock would repeat one for beams.
     """
 
-    embeds: torch.Tensor
-    given: torch.Tensor
+    def __init__(self, embeds: torch.Tensor, given: torch.Tensor) -> None:
+        """
+        Args:
+            embeds: (B, L', hidden), embeddings of the pruned prompt.
+            given: (B, L') bool, slots that are taken from `embeds`; the others have the embeddings of their ids.
+        """
+        self._embeds: torch.Tensor | None = embeds
+        self._given: torch.Tensor | None = given
 
     @classmethod
-    def of(cls, pruned: PrunedPrompt, *, only_vision: bool) -> PrunedPrefill:
-        """What stock generation has to read of a pruned prompt: its vision tokens, or all where they are not alone.
+    def of(cls, pruned: PrunedPrompt, *, only_vision: bool) -> GenerationStep:
+        """For a pruned prompt.
 
         Args:
             pruned: the pruned prompt.
@@ -40,26 +42,46 @@ class PrunedPrefill:
         given = pruned.vision_slots if only_vision else torch.ones_like(pruned.vision_slots)
         return cls(pruned.inputs_embeds, given.to(pruned.inputs_embeds.device))
 
-    def embeddings(
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether a step may still need them: no cache holds the prompt yet."""
+        return self._embeds is not None
+
+    def arguments(self, given: dict[str, Any], embed: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+        """The arguments of a stock forward: those of the step, with the kept vision tokens in their places."""
+        ids = given.get("input_ids")
+        if self._embeds is None or ids is None:
+            return given
+        cache = given_cache(given)
+        start = 0 if cache is None else cached_length(cache)
+        embeds = self._embeddings(ids, start, embed)
+        if cache is not None and start + ids.shape[1] >= self._embeds.shape[1]:
+            # The cache holds the prompt now: no later step has to ask for its length.
+            self._embeds = self._given = None
+        return given if embeds is None else {**given, "input_ids": None, "inputs_embeds": embeds}
+
+    def _embeddings(
         self, input_ids: torch.Tensor, start: int, embed: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor | None:
         """(R, n, hidden) for (R, n) ids that stand at `start` of the prompt, R a multiple of the batch.
 
         None behind the prompt, where ids say everything.
         """
-        columns = slice(start, min(start + input_ids.shape[1], self.given.shape[1]))
+        if self._embeds is None or self._given is None:
+            return None
+        columns = slice(start, min(start + input_ids.shape[1], self._given.shape[1]))
         width = columns.stop - columns.start
         if width <= 0:
             return None
-        repeats = len(input_ids) // len(self.given)
+        repeats = len(input_ids) // len(self._given)
         embeds = embed(input_ids)
-        given = self.given[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device)[..., None]
-        own = self.embeds[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device, embeds.dtype)
+        given = self._given[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device)[..., None]
+        own = self._embeds[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device, embeds.dtype)
         return torch.cat((torch.where(given, own, embeds[:, :width]), embeds[:, width:]), dim=1)
 
 
 class FullPromptStreamer(BaseStreamer):
-    """Shows a streamer the prompt that the caller wrote instead of the pruned one."""
+    """Shows a streamer the prompt of the caller instead of the pruned one."""
 
     def __init__(self, streamer: BaseStreamer, input_ids: torch.Tensor) -> None:
         self._streamer = streamer
@@ -75,7 +97,7 @@ class FullPromptStreamer(BaseStreamer):
         self._streamer.end()
 
 
-class SeesFullPrompt:
+class FullPromptView:
     """Shows a caller's logits processor or stopping criterion the sequences that the caller will get.
 
     Stock generation asks such objects for attributes (`eos_token_id`, say); they are the wrapped object's.
@@ -93,11 +115,11 @@ class SeesFullPrompt:
         return getattr(self._function, name)
 
 
-def seeing_full_prompt(
+def full_prompt_views(
     functions: Sequence[Callable] | None, input_ids: torch.Tensor, pruned_length: int
-) -> list[SeesFullPrompt]:
+) -> list[FullPromptView]:
     """Each of a caller's logits processors or stopping criteria, wrapped."""
-    return [SeesFullPrompt(function, input_ids, pruned_length) for function in functions or ()]
+    return [FullPromptView(function, input_ids, pruned_length) for function in functions or ()]
 
 
 def corrected_lengths(
@@ -139,6 +161,25 @@ def inferred_attention_mask(
     return (input_ids != pad).long()
 
 
+def full_prompt_prefix(
+    function: Callable, input_ids: torch.Tensor, pruned_length: int, repeats: int
+) -> Callable[[int, torch.Tensor], Any]:
+    """Shows a caller's `prefix_allowed_tokens_fn` the sequence that the caller will get.
+
+    Args:
+        function: takes the number of a row and its ids so far.
+        input_ids: (B, L) the full prompts.
+        pruned_length: L'.
+        repeats: sequences a prompt that stock numbers as rows of their own.
+    """
+
+    def allowed(row: int, sequence: torch.Tensor) -> Any:
+        prompt = input_ids[row // repeats].to(sequence.device)
+        return function(row, torch.cat((prompt, sequence[pruned_length:])))
+
+    return allowed
+
+
 def refuse_assistant(assistant_model: Any, model: Any) -> None:
     """Raises a ValueError for an assistant model that cannot read the pruned prompt of `model`.
 
@@ -146,11 +187,11 @@ def refuse_assistant(assistant_model: Any, model: Any) -> None:
         assistant_model: drafts tokens from the same pruned prompt.
         model: checks them.
     """
-    if "pruned_prefill" not in inspect.signature(assistant_model.prepare_inputs_for_generation).parameters:
+    if not hasattr(assistant_model, "select_vision_tokens"):
         raise ValueError(
             f"The assistant model is a {type(assistant_model).__name__}, which cannot read a pruned prompt: give an "
             "MMTok model of the same width, use prompt_lookup_num_tokens, or turn pruning off with "
-            "vision_token_budget=None."
+            "vision_token_budget=None in the configuration."
         )
     own, other = (int(each.get_input_embeddings().weight.shape[-1]) for each in (model, assistant_model))
     if own != other:
@@ -160,11 +201,15 @@ def refuse_assistant(assistant_model: Any, model: Any) -> None:
         )
 
 
-def refuse_filled_cache(past_key_values: Any) -> None:
-    """Raises a ValueError for a cache that already holds tokens."""
-    length = int(past_key_values.get_seq_length()) if hasattr(past_key_values, "get_seq_length") else 0
+def refuse_filled_cache(cache: Any) -> None:
+    """Raises a ValueError for a cache that already holds tokens.
+
+    Args:
+        cache: what the caller gave together with an image.
+    """
+    length = cached_length(cache)
     if length > 0:
         raise ValueError(
-            f"past_key_values already holds {length} tokens: pruning reads the whole prompt, so give a picture with an "
-            "empty cache, or turn pruning off with vision_token_budget=None."
+            f"The cache already holds {length} tokens, and an image cannot be added behind a pruned prompt: give the "
+            "whole conversation with all its images, and no cache."
         )

@@ -1,157 +1,107 @@
-"""How each model family turns pictures into vision tokens: features on both sides of the projector, crops, padding."""
+"""The images of LLaVA-1.5 and LLaVA-NeXT: features on both sides of the projector, crops, padding."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from .encoded_images import EncodedImages
+from .host import projected_features
 from .image_tokens import ImageTokens, padding_bands
 
 
-class LlavaVisionMixin:
-    """The pictures of LLaVA-1.5: one crop each."""
+def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+    """The images of LLaVA-1.5, one crop each.
 
-    config: Any
-    model: Any
-    get_image_features: Callable[..., Any]
+    Args:
+        model: a `LlavaForConditionalGeneration`.
+        inputs: `pixel_values` (images, channels, height, width) and further arguments of `get_image_features`.
+        padding: whether to find the tokens of padding.
 
-    def _encode_images(self, image_inputs: dict[str, Any]) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
-        """Vision tokens behind the projector, (T, hidden) for each picture, and (crops, tokens, d_raw) before it.
-
-        Raises:
-            ValueError: pixels that are no pictures, NaN or infinite; sizes that do not belong to them.
-        """
-        self._require_pictures(image_inputs)
-        before: list[torch.Tensor] = []
-        caller = threading.get_ident()
-
-        def record(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            # Another thread may be using the same model; its pictures are none of ours.
-            if threading.get_ident() == caller:
-                before.append(args[0])
-
-        # Not every version returns the features before the projector; the projector's own input is the same in all.
-        handle = self.model.multi_modal_projector.register_forward_pre_hook(record)
-        try:
-            with _own_weights_at_hand(self.model):
-                encoded = self.get_image_features(**image_inputs)
-        finally:
-            handle.remove()
-        if isinstance(encoded, tuple):  # a model with return_dict=False: (last hidden state, features, ...)
-            encoded = encoded[1]
-        return getattr(encoded, "pooler_output", encoded), before[0]
-
-    def _require_pictures(self, image_inputs: dict[str, Any]) -> None:
-        """Raises a ValueError unless the pixels are pictures."""
-        _require_pixels(image_inputs["pixel_values"], ("pictures, channels, height, width",))
-
-    def _image_tokens(
-        self, projected: Sequence[torch.Tensor], raw: torch.Tensor, image_inputs: dict[str, Any]
-    ) -> list[ImageTokens]:
-        """Where the tokens of each picture come from: here one crop a picture, in order."""
-        return [
-            ImageTokens.of(
-                torch.arange(len(features)),
-                crops=1,
-                tokens_per_crop=len(features),
-                columns=self._grid_columns(len(features)),
-            )
-            for features in projected
-        ]
-
-    def _grid_columns(self, tokens: int) -> int:
-        """Patches in a row of a crop, 0 where `tokens` tokens are not the grid of the vision tower."""
-        vision = self.config.vision_config
-        image_size, patch_size = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
-        if not isinstance(image_size, int) or not isinstance(patch_size, int):
-            return 0
-        side = image_size // patch_size
-        return side if tokens in (side * side, side * side + 1) else 0
-
-    def _padding(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(..., rows, columns) bool on the CPU, patches of (..., channels, height, width) in a band of padding."""
-        bands = padding_bands(pixel_values.flatten(0, -4), self.config.vision_config.patch_size).cpu()
-        return bands.view(*pixel_values.shape[:-3], *bands.shape[1:])
-
-    def _candidates(self, images: Sequence[ImageTokens], padding: torch.Tensor) -> list[torch.Tensor]:
-        """For each picture (T,) bool: False for tokens whose patch lies in a band of `padding`."""
-        candidates = []
-        for image, bands in zip(images, self._crops_of_images(padding, images), strict=True):
-            placed = image.row >= 0
-            padded = torch.zeros_like(placed)
-            padded[placed] = bands[image.crop[placed], image.row[placed], image.column[placed]]
-            candidates.append(~padded)
-        return candidates
-
-    def _crops_of_images(self, padding: torch.Tensor, images: Sequence[ImageTokens]) -> list[torch.Tensor]:
-        """For each picture (crops, rows, columns)."""
-        return list(padding.split(1))
-
-
-class LlavaNextVisionMixin(LlavaVisionMixin):
-    """The pictures of LLaVA-NeXT: the whole picture and up to four tiles, unpadded, with row separators."""
-
-    pack_image_features: Callable[..., Any]
-
-    def _require_pictures(self, image_inputs: dict[str, Any]) -> None:
-        """Raises a ValueError unless the pixels are pictures in crops, and the sizes theirs."""
-        pixels = image_inputs["pixel_values"]
-        _require_pixels(pixels, ("crops, channels, height, width", "pictures, crops, channels, height, width"))
-        sizes = image_inputs.get("image_sizes")
-        if sizes is None:
-            raise ValueError("image_sizes is missing: give (height, width) of each picture, as the processor does.")
-        sizes = sizes.tolist() if isinstance(sizes, torch.Tensor) else [list(size) for size in sizes]
-        for size in sizes:
-            if len(size) != 2 or min(size) < 1:
-                raise ValueError(f"image_sizes contains {size}: give (height, width) in pixels of each picture.")
-        crops = [self._crop_count(size) for size in sizes]
-        there, needed = (len(pixels), len(sizes)) if pixels.dim() == 5 else (len(pixels), sum(crops))
-        if there != needed:
-            what = "pictures" if pixels.dim() == 5 else "crops"
-            raise ValueError(
-                f"image_sizes has {len(sizes)} rows, which makes {needed} {what}, but pixel_values holds {there}: give "
-                "one (height, width) for each picture."
-            )
-
-    def _crop_count(self, size: Sequence[int]) -> int:
-        return image_size_to_num_patches(
-            list(size), self.config.image_grid_pinpoints, self.config.vision_config.image_size
+    Raises:
+        ValueError: pixels that are no images, NaN or infinite.
+    """
+    pixels = inputs["pixel_values"]
+    _require_pixels(pixels, ("images, channels, height, width",))
+    bands = _padding(model, pixels).split(1) if padding else None
+    outputs, raw = encode(model, model.model.multi_modal_projector, inputs)
+    projected = projected_features(outputs)
+    layouts = [
+        ImageTokens.of(
+            torch.arange(len(tokens)), crops=1, tokens_per_crop=len(tokens), columns=_grid_columns(model, len(tokens))
         )
+        for tokens in projected
+    ]
+    raws = raw.flatten(0, -2).split([len(tokens) for tokens in projected])
+    return EncodedImages(projected, raws, layouts, _candidates(layouts, bands), outputs)
 
-    def _image_tokens(
-        self, projected: Sequence[torch.Tensor], raw: torch.Tensor, image_inputs: dict[str, Any]
-    ) -> list[ImageTokens]:
-        """Where the tokens of each picture come from: packs token numbers exactly as stock packs the features."""
-        sizes = image_inputs["image_sizes"]
-        sizes = sizes.tolist() if isinstance(sizes, torch.Tensor) else [list(size) for size in sizes]
-        strategy = image_inputs.get("vision_feature_select_strategy", self.config.vision_feature_select_strategy)
-        tokens = raw.shape[1]
-        crops = [self._crop_count(size) for size in sizes]
-        numbers = [torch.arange(count * tokens).reshape(count, tokens, 1) for count in crops]
-        packed, _ = self.pack_image_features(
-            numbers, sizes, vision_feature_select_strategy=strategy, image_newline=torch.tensor([-1])
-        )
-        return [
-            ImageTokens.of(source[:, 0], crops=count, tokens_per_crop=tokens, columns=self._grid_columns(tokens))
-            for source, count in zip(packed, crops, strict=True)
-        ]
 
-    def _crops_of_images(self, padding: torch.Tensor, images: Sequence[ImageTokens]) -> list[torch.Tensor]:
-        """For each picture (crops, rows, columns)."""
-        counts = [int(image.crop.max()) + 1 for image in images]
-        if padding.dim() == 4:
-            return [crops[:count] for crops, count in zip(padding, counts, strict=True)]
-        return list(padding.split(counts))
+def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+    """The images of LLaVA-NeXT: the whole image and up to four tiles, unpadded, with row separators.
+
+    Args:
+        model: a `LlavaNextForConditionalGeneration`.
+        inputs: `pixel_values` (crops, channels, height, width) or (images, crops, channels, height, width),
+            `image_sizes` (images, 2) and further arguments of `get_image_features`.
+        padding: whether to find the tokens of padding.
+
+    Raises:
+        ValueError: pixels that are no images, NaN or infinite; sizes that do not belong to them.
+    """
+    pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
+    _require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
+    # Read here, so that nothing waits for the vision tower later.
+    sizes = _image_sizes(sizes)
+    crops = [_crop_count(model.config, size) for size in sizes]
+    _require_crops(pixels, crops)
+    bands = _bands_of_images(_padding(model, pixels), crops) if padding else None
+    inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
+    outputs, raw = encode(model, model.model.multi_modal_projector, inputs)
+    tokens = raw.shape[1]
+    strategy = inputs.get("vision_feature_select_strategy") or model.config.vision_feature_select_strategy
+    # Packs token numbers exactly as stock packs the features.
+    numbers = [torch.arange(count * tokens).reshape(count, tokens, 1) for count in crops]
+    packed, _ = model.pack_image_features(
+        numbers, sizes, vision_feature_select_strategy=strategy, image_newline=torch.tensor([-1])
+    )
+    layouts = [
+        ImageTokens.of(source[:, 0], crops=count, tokens_per_crop=tokens, columns=_grid_columns(model, tokens))
+        for source, count in zip(packed, crops, strict=True)
+    ]
+    raws = raw.flatten(0, -2).split([count * tokens for count in crops])
+    return EncodedImages(projected_features(outputs), raws, layouts, _candidates(layouts, bands), outputs)
+
+
+def encode(model: Any, projector: torch.nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, torch.Tensor]:
+    """What `get_image_features` returns, and (crops, tokens, d_raw) the input of the projector.
+
+    Not every release returns the features before the projector; the projector's own input is the same in all.
+    """
+    before: list[torch.Tensor] = []
+    caller = threading.get_ident()
+
+    def record(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        # Another thread may be using the same model; its images are none of ours.
+        if threading.get_ident() == caller:
+            before.append(args[0])
+
+    handle = projector.register_forward_pre_hook(record)
+    try:
+        with _own_weights_loaded(model.model):
+            outputs = model.get_image_features(**inputs)
+    finally:
+        handle.remove()
+    return outputs, before[0]
 
 
 @contextmanager
-def _own_weights_at_hand(module: Any) -> Iterator[None]:
-    """Brings a module's own weights back while its methods are called, where accelerate has offloaded them.
+def _own_weights_loaded(module: Any) -> Iterator[None]:
+    """Loads a module's own weights while its methods are called, where accelerate has offloaded them.
 
     accelerate does so for `forward` only, and LLaVA-NeXT's row separator belongs to no smaller module.
     """
@@ -166,7 +116,76 @@ def _own_weights_at_hand(module: Any) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
+def _grid_columns(model: Any, tokens: int) -> int:
+    """Patches in a row of a crop, 0 where `tokens` tokens are not the grid of the vision tower."""
+    vision = model.config.vision_config
+    image_size, patch_size = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if not isinstance(image_size, int) or not isinstance(patch_size, int):
+        return 0
+    side = image_size // patch_size
+    return side if tokens in (side * side, side * side + 1) else 0
+
+
+def _padding(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """(..., rows, columns) bool on the CPU, patches of (..., channels, height, width) in a band of padding."""
+    bands = padding_bands(pixel_values.flatten(0, -4), model.config.vision_config.patch_size).cpu()
+    return bands.view(*pixel_values.shape[:-3], *bands.shape[1:])
+
+
+def _bands_of_images(padding: torch.Tensor, crops: Sequence[int]) -> Sequence[torch.Tensor]:
+    """For each image (crops, rows, columns)."""
+    if padding.dim() == 4:
+        return [bands[:count] for bands, count in zip(padding, crops, strict=True)]
+    return padding.split(list(crops))
+
+
+def _candidates(
+    layouts: Sequence[ImageTokens], padding: Sequence[torch.Tensor] | None
+) -> Sequence[torch.Tensor] | None:
+    """For each image (T,) bool: False for tokens whose patch lies in a band of `padding`, (crops, rows, columns)."""
+    if padding is None:
+        return None
+    candidates = []
+    for layout, bands in zip(layouts, padding, strict=True):
+        placed = layout.row >= 0
+        padded = torch.zeros_like(placed)
+        padded[placed] = bands[layout.crop[placed], layout.row[placed], layout.column[placed]]
+        candidates.append(~padded)
+    return candidates
+
+
+def _crop_count(config: Any, size: Sequence[int]) -> int:
+    return image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
+
+
+def _image_sizes(sizes: Any) -> list[list[int]]:
+    """(height, width) of each image.
+
+    Raises:
+        ValueError: none were given, or one is no size.
+    """
+    if sizes is None:
+        raise ValueError("image_sizes is missing: give (height, width) of each image, as the processor does.")
+    sizes = sizes.tolist() if isinstance(sizes, torch.Tensor) else [list(size) for size in sizes]
+    for size in sizes:
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"image_sizes contains {size}: give (height, width) in pixels of each image.")
+    return sizes
+
+
+def _require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
+    """Raises a ValueError unless there are as many images or crops as the sizes make."""
+    there, needed = (len(pixels), len(crops)) if pixels.dim() == 5 else (len(pixels), sum(crops))
+    if there != needed:
+        what = "images" if pixels.dim() == 5 else "crops"
+        raise ValueError(
+            f"image_sizes has {len(crops)} rows, which makes {needed} {what}, but pixel_values holds {there}: give "
+            "one (height, width) for each image."
+        )
+
+
 def _require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str]) -> None:
+    """Raises a ValueError unless the pixels are a tensor of one of the layouts, without NaN or infinity."""
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(f"pixel_values is a {type(pixel_values).__name__}: give a tensor.")
     if not pixel_values.is_floating_point():
@@ -177,4 +196,4 @@ def _require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str]) -> None:
     finite = torch.isfinite(pixel_values)
     if not bool(finite.all()):
         bad = float(pixel_values[~finite][0])
-        raise ValueError(f"pixel_values contains {bad}: check how the picture was read and normalised.")
+        raise ValueError(f"pixel_values contains {bad}: check how the image was read and normalised.")

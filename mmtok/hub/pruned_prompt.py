@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .devices import sent
+from .encoded_images import EncodedImages
 from .image_tokens import KeptVision
 from .packing import PackedOrder, edge_padding, packed_length
 from .prompt import Prompt
@@ -30,7 +31,8 @@ class PrunedPrompt:
         dropped_vision: (B, L) bool, vision tokens of the prompt that it does not.
         readable: (B, L') bool, slots that hold a token or padding of the prompt, and no dropped token.
         vision_slots: (B, L') bool, slots that hold a vision token.
-        image_features: (all vision tokens, hidden), before pruning.
+        lengths: tokens of each row that stay; the host knows without reading `kept`.
+        encoded: the images, before pruning.
     """
 
     input_ids: torch.Tensor | None
@@ -41,13 +43,14 @@ class PrunedPrompt:
     dropped_vision: torch.Tensor
     readable: torch.Tensor
     vision_slots: torch.Tensor
-    image_features: torch.Tensor
+    lengths: list[int]
+    encoded: EncodedImages
 
     @classmethod
     def of(
         cls,
         prompt: Prompt,
-        projected: Sequence[torch.Tensor],
+        encoded: EncodedImages,
         kept_vision: KeptVision,
         embed: Callable[[torch.Tensor], torch.Tensor],
         filler_id: int,
@@ -56,7 +59,7 @@ class PrunedPrompt:
 
         Args:
             prompt: the prompt.
-            projected: for each picture (T, hidden), its vision tokens.
+            encoded: the images.
             kept_vision: those that stay.
             embed: token ids -> embeddings.
             filler_id: token id for slots that nothing reads.
@@ -67,7 +70,7 @@ class PrunedPrompt:
         left_padded |= not bool(padding.any())
         padding = padding & ~prompt.image_mask
         text = (~prompt.image_mask & ~padding).sum(1).tolist()
-        rows = prompt.rows_of_images([len(tokens) for tokens in projected])
+        rows = prompt.rows_of_images(encoded.lengths)
         lengths = [
             own + sum(count for owner, count in zip(rows, kept_vision.counts, strict=True) if owner == row)
             for row, own in enumerate(text)
@@ -88,11 +91,11 @@ class PrunedPrompt:
         slots = (order.gather(sent(prompt.image_mask, device)) & order.valid).to(embeds.device)
         # The number of each vision token among those of all rows, wherever one stands.
         number = (prompt.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(prompt.image_mask.shape)
-        features = torch.cat(list(projected))
+        features = torch.cat(list(encoded.projected))
         own_features = features[order.gather(sent(number, device)).to(features.device)]
         embeds = torch.where(slots[..., None], own_features.to(embeds.device, embeds.dtype), embeds)
         dropped = sent(prompt.image_mask, device) & ~kept
-        return cls(pruned_ids, embeds, pruned_mask, order, kept, dropped, readable, slots, features)
+        return cls(pruned_ids, embeds, pruned_mask, order, kept, dropped, readable, slots, lengths, encoded)
 
     @property
     def length(self) -> int:
@@ -130,28 +133,46 @@ class PrunedPrompt:
         behind_the_end = self.labels(shift_labels)[:, -1:]
         return torch.cat((self.labels(own)[:, 1:], behind_the_end), dim=1)
 
-    def aligned(self, output: Mapping[str, Any], logits_to_keep: int | torch.Tensor) -> dict[str, Any]:
-        """The fields of a stock output, those with one value a token spread over the full prompt, 0 where dropped."""
+    def logits_to_keep(self, wanted: int | torch.Tensor) -> int | torch.Tensor:
+        """Slots whose logits are needed, as the stock forward takes it: 0 for all, n for the last n.
+
+        Args:
+            wanted: the same for the full prompt; positions in a tensor need all slots.
+        """
+        if isinstance(wanted, torch.Tensor) or wanted <= 0:
+            return 0
+        # The last columns of the full prompt hold at most so many kept tokens of a row, and behind those of the
+        # shortest row the others' fillers begin.
+        return min(self.length, wanted + self.length - min(self.lengths))
+
+    def align(self, output: Any, logits_to_keep: int | torch.Tensor) -> Any:
+        """Spreads the fields of a stock output that have one value a token over the full prompt, 0 where dropped.
+
+        Args:
+            output: the stock output for the pruned prompt; its fields are replaced.
+            logits_to_keep: positions of the full prompt that the caller wants logits of.
+        """
 
         def spread(values: torch.Tensor) -> torch.Tensor:
-            return self.order.spread(values, self.kept.shape[1], self.readable)
+            last = values.shape[1]
+            order = PackedOrder(self.order.index[:, -last:], self.order.valid[:, -last:])
+            return order.spread(values, self.kept.shape[1], self.readable[:, -last:])
 
         def spread_weights(weights: torch.Tensor) -> torch.Tensor:
             # (B, heads, L', L'): queries and keys move alike.
             return spread(spread(weights.transpose(1, 2)).permute(0, 3, 2, 1)).permute(0, 2, 3, 1)
 
-        aligned = {name: value for name, value in output.items() if name != "image_hidden_states"}
-        logits = spread(aligned["logits"])
+        logits = spread(output["logits"])
         if isinstance(logits_to_keep, torch.Tensor):
             logits = logits[:, logits_to_keep]
         elif logits_to_keep:
             logits = logits[:, -logits_to_keep:]
-        aligned["logits"] = logits
+        output["logits"] = logits
         for name, align in (("hidden_states", spread), ("attentions", spread_weights)):
-            if name in aligned:
+            if output.get(name) is not None:
                 # Layers that the caller did not ask for are None.
-                aligned[name] = tuple(None if values is None else align(values) for values in aligned[name])
-        return aligned
+                output[name] = tuple(None if values is None else align(values) for values in output[name])
+        return output
 
     def steps_aligned(
         self, steps: Sequence[Sequence[torch.Tensor | None]]

@@ -1,4 +1,4 @@
-"""The record of a selection for people: what was kept of every picture, in which order, and what for."""
+"""The record of a selection for people: what was kept of every image, in which order, and what for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .selection import BatchSelection
 
 @dataclass(frozen=True)
 class ImageSelection:
-    """What was kept of one picture. K is the number of kept tokens that are no row separators.
+    """What was kept of one image. K is the number of kept tokens that are no row separators.
 
     Attributes:
-        batch_row: row of the batch that the picture belongs to.
-        num_tokens: vision tokens of the picture, row separators included.
-        indices: (K,) int64, kept tokens among the picture's vision tokens, in ascending order.
+        batch_row: row of the batch that the image belongs to.
+        num_tokens: vision tokens of the image, row separators included.
+        indices: (K,) int64, kept tokens among the image's vision tokens, in ascending order.
         crop, row, column: (K,) int64, the crop of each and its place in the crop's grid of patches, -1 for no place.
         pick_order: (K,) int64, 0 for the first pick of the budget that the token was picked from.
-        text_gain, vision_gain: (K,) float32, what each pick added to covering the text and to covering the picture.
-        coverage: float, value of the objective for the kept tokens, a mean over the units of the picture.
+        text_gain, vision_gain: (K,) float32, what each pick added to covering the text and to covering the image.
+        coverage: float, value of the objective for the kept tokens, a mean over the crops of the image.
         full_coverage: float, the same for all tokens.
         upper_bound: float, the same for the best possible choice of as many tokens is not above this.
     """
@@ -42,10 +42,10 @@ class ImageSelection:
 
 @dataclass(frozen=True)
 class VisionTokenSelection:
-    """What was kept of every picture of a batch.
+    """What was kept of every image of a batch.
 
     Attributes:
-        images: one `ImageSelection` for each picture, in the order of `pixel_values`.
+        images: one `ImageSelection` for each image, in the order of `pixel_values`.
         kept_mask: (B, L) bool, prompt tokens that the language model reads.
     """
 
@@ -54,14 +54,14 @@ class VisionTokenSelection:
 
 
 def describe(selection: BatchSelection, batch_rows: Sequence[int]) -> list[ImageSelection]:
-    """Gathers the units of each picture into one record; the units must have been selected with `explain=True`."""
-    described, selections = [], selection.units()
-    for number, image in enumerate(selection.images):
-        own = [unit for unit in selections if unit.image == number]
-        picked = [unit.tokens[unit.greedy.indices] for unit in own]
+    """Gathers the crops of each image into one record; the crops must have been selected with `explain=True`."""
+    described, selections = [], selection.crops()
+    for number, image in enumerate(selection.layouts):
+        own = [crop for crop in selections if crop.image == number]
+        picked = [crop.tokens[crop.greedy.indices] for crop in own]
         indices, order = torch.cat(picked).sort() if picked else (torch.zeros(0, dtype=torch.long),) * 2
         ranks = torch.cat([torch.arange(len(tokens)) for tokens in picked]) if picked else indices
-        shares = torch.cat([unit.shares for unit in own if unit.shares is not None], dim=-1) if own else None
+        shares = torch.cat([crop.shares for crop in own if crop.shares is not None], dim=-1) if own else None
         text_gain, vision_gain = shares[:, order] if shares is not None else (torch.zeros(0),) * 2
         described.append(
             ImageSelection(
@@ -74,9 +74,9 @@ def describe(selection: BatchSelection, batch_rows: Sequence[int]) -> list[Image
                 pick_order=ranks[order],
                 text_gain=text_gain,
                 vision_gain=vision_gain,
-                coverage=_mean([unit.greedy.coverage for unit in own]),
-                full_coverage=_mean([unit.full_coverage for unit in own]),
-                upper_bound=_mean([unit.greedy.upper_bound for unit in own]),
+                coverage=_mean([crop.greedy.coverage for crop in own]),
+                full_coverage=_mean([crop.full_coverage for crop in own]),
+                upper_bound=_mean([crop.greedy.upper_bound for crop in own]),
             )
         )
     return described

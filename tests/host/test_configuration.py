@@ -10,11 +10,13 @@ import pytest
 from model_cases import FAMILIES, Family
 
 from configuration_mmtok import KNOB_NAMES, PruningOptions
+from mmtok.hub.options import REMOVED_OPTIONS
 
 REFUSED = [
     *[({"vision_token_budget": value}, r"vision_token_budget is .*: give a number of tokens of at least 1")
       for value in (0, -1, 1.5, 0.0, "many", True, float("nan"), [4])],
-    ({"budget_scope": "picture"}, "budget_scope is 'picture': give 'crop' or 'image'"),
+    ({"vision_token_share": 1.5}, r"vision_token_share is 1.5: give a share of the vision tokens in \(0, 1\]"),
+    ({"vision_token_share": True}, "vision_token_share is True"),
     ({"text_coverage_weight": -1}, "text_coverage_weight is -1: give a finite number that is not negative"),
     ({"vision_coverage_weight": float("inf")}, "vision_coverage_weight is inf"),
     ({"text_coverage_weight": 0, "vision_coverage_weight": 0}, "are both 0, which leaves nothing to cover"),
@@ -50,7 +52,7 @@ def test_a_refused_value_leaves_the_old_one(family: Family) -> None:
 
 
 def test_knobs_survive_saving_and_can_be_overridden(family: Family, tmp_path: Path) -> None:
-    knobs = {"vision_token_budget": 0.5, "budget_scope": "image", "ignored_token_sequences": [[5], [6, 7]]}
+    knobs = {"vision_token_budget": 0.5, "text_temperature_unit": "spread", "ignored_token_sequences": [[5], [6, 7]]}
     config = family.config(**knobs)
     config.save_pretrained(tmp_path)
     assert set(KNOB_NAMES) <= set(json.loads((tmp_path / "config.json").read_text()))
@@ -58,7 +60,7 @@ def test_knobs_survive_saving_and_can_be_overridden(family: Family, tmp_path: Pa
     assert all(getattr(read, name) == getattr(config, name) for name in KNOB_NAMES)
     overridden = family.config_class.from_pretrained(tmp_path, vision_token_budget=3)
     assert overridden.vision_token_budget == 3
-    assert overridden.budget_scope == "image"
+    assert overridden.text_temperature_unit == "spread"
 
 
 def test_defaults_are_the_papers() -> None:
@@ -70,3 +72,29 @@ def test_defaults_are_the_papers() -> None:
 def test_the_model_types_are_our_own() -> None:
     # A stock type would run unpruned, in silence, wherever trust_remote_code is forgotten.
     assert {family.config_class.model_type for family in FAMILIES.values()} == {"mmtok_llava", "mmtok_llava_next"}
+
+
+def test_an_integral_share_is_a_share(family: Family, tmp_path: Path) -> None:
+    # JSON from other languages has 1 for 1.0: as a budget it is one token, as a share all of them.
+    family.config(vision_token_share=1.0).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text().replace('"vision_token_share": 1.0', '"vision_token_share": 1')
+    (tmp_path / "config.json").write_text(text)
+    config = family.config_class.from_pretrained(tmp_path)
+    assert PruningOptions.from_config(config).budget_of(100) == 100
+    assert PruningOptions.from_config(config, vision_token_budget=1).budget_of(100) == 1
+    assert PruningOptions.from_config(config, vision_token_share=0.25).budget_of(100) == 25
+
+
+def test_both_weights_cannot_become_0_one_after_the_other(family: Family) -> None:
+    config = family.config(text_coverage_weight=0)
+    with pytest.raises(ValueError, match="are both 0, which leaves nothing to cover"):
+        config.vision_coverage_weight = 0
+    assert config.vision_coverage_weight == 0.5
+
+
+@pytest.mark.parametrize(("name", "value"), [("budget_scope", "image"), ("center_features", True)])
+def test_a_configuration_with_a_removed_option_loads_with_a_warning(family: Family, name: str, value: Any) -> None:
+    with pytest.warns(UserWarning, match=f"{name} is no option any more"):
+        config = family.config(**{name: value})
+    assert not hasattr(config, name)
+    assert not hasattr(family.config(**{name: REMOVED_OPTIONS[name]}), name)

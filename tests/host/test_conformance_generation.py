@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import IMAGE_SIZE, Family
+from model_cases import CACHE, IMAGE_SIZE, Family
 from transformers import DynamicCache
 from transformers.generation import GenerationMixin
 
@@ -106,7 +106,7 @@ def test_outputs_of_every_step_are_aligned_with_the_prompt(
         # What a query reads is read in full: nothing of the softmax is lost on the way.
         read = torch.stack([weight.sum(-1) for weight in weights])
         assert torch.all(torch.isclose(read, torch.ones(())) | (read == 0))
-    assert (output.past_key_values is not None) is use_cache
+    assert (output.get(CACHE) is not None) is use_cache
 
 
 def test_generation_continues_from_its_own_cache(family: Family, model: Any) -> None:
@@ -114,7 +114,7 @@ def test_generation_continues_from_its_own_cache(family: Family, model: Any) -> 
     expected = generated(model, inputs, max_new_tokens=5)
     first = generated(model, inputs, max_new_tokens=3, return_dict_in_generate=True)
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
-    rest = {"input_ids": first.sequences, "past_key_values": first.past_key_values}
+    rest = {"input_ids": first.sequences, CACHE: first[CACHE]}
     assert torch.equal(generated(model, {**rest, "attention_mask": mask}, max_new_tokens=2), expected)
 
 
@@ -127,7 +127,7 @@ def test_embeddings_continue_from_their_own_cache(family: Family, model: Any, wi
     first = generated(model, inputs, max_new_tokens=3, return_dict_in_generate=True)
     longer = torch.cat((inputs["inputs_embeds"], embed(first.sequences)), dim=1)
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
-    rest = {"inputs_embeds": longer, "past_key_values": first.past_key_values}
+    rest = {"inputs_embeds": longer, CACHE: first[CACHE]}
     if with_mask:
         rest["attention_mask"] = mask
     more = generated(model, rest, max_new_tokens=2)
@@ -136,12 +136,12 @@ def test_embeddings_continue_from_their_own_cache(family: Family, model: Any, wi
 
 def test_a_continued_cache_is_that_of_one_call(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS[:1], model)
-    wanted = generated(model, inputs, max_new_tokens=4, return_dict_in_generate=True).past_key_values
+    wanted = generated(model, inputs, max_new_tokens=4, return_dict_in_generate=True)[CACHE]
     first = generated(model, inputs, max_new_tokens=3, return_dict_in_generate=True)
     mask = torch.ones_like(first.sequences)
-    rest = {"input_ids": first.sequences, "past_key_values": first.past_key_values, "attention_mask": mask}
+    rest = {"input_ids": first.sequences, CACHE: first[CACHE], "attention_mask": mask}
     generated(model, rest, max_new_tokens=1)
-    for expected, continued in zip(wanted.layers, first.past_key_values.layers, strict=True):
+    for expected, continued in zip(wanted.layers, first[CACHE].layers, strict=True):
         torch.testing.assert_close(continued.keys, expected.keys)
 
 
@@ -150,7 +150,7 @@ def test_a_cache_of_another_prompt_is_refused(family: Family, model: Any) -> Non
     other = family.inputs(ROWS, model, seed=1)["input_ids"]
     longer = torch.cat((other, other[:, :6]), dim=1)
     with pytest.raises(ValueError, match="do not begin with it: continue from the returned sequences"):
-        generated(model, {"input_ids": longer, "past_key_values": first.past_key_values})
+        generated(model, {"input_ids": longer, CACHE: first[CACHE]})
 
 
 @pytest.mark.parametrize("with_mask", [True, False])
@@ -167,7 +167,7 @@ def test_decoding_by_hand_is_generation(family: Family, model: Any, with_mask: b
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             given = {"attention_mask": mask} if with_mask else {}
             positions = mask.cumsum(1)[:, -1:] - 1
-            output = model(token, past_key_values=output.past_key_values, position_ids=positions, **given)
+            output = model(token, **{CACHE: output[CACHE]}, position_ids=positions, **given)
     assert torch.equal(sequences, expected)
 
 
@@ -176,19 +176,19 @@ def test_a_mask_that_fits_neither_prompt_is_refused(family: Family, model: Any) 
     with torch.no_grad():
         output = model(**inputs, vision_token_budget=3, use_cache=True)
         with pytest.raises(ValueError, match="give one value for each of them"):
-            model(torch.tensor([[5], [6]]), past_key_values=output.past_key_values, attention_mask=torch.ones(2, 4))
+            model(torch.tensor([[5], [6]]), **{CACHE: output[CACHE]}, attention_mask=torch.ones(2, 4))
 
 
 def test_image_tokens_without_a_picture_are_refused(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS, model)
-    with pytest.raises(ValueError, match="image tokens and no pictures: give pixel_values"):
+    with pytest.raises(ValueError, match="image tokens and no images: give pixel_values"):
         model.generate(input_ids=inputs["input_ids"], max_new_tokens=1)
 
 
 def test_an_empty_cache_of_the_caller_is_filled(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS, model)
     cache = DynamicCache(config=model.config.get_text_config())
-    assert torch.equal(generated(model, inputs, past_key_values=cache), generated(model, inputs))
+    assert torch.equal(generated(model, inputs, **{CACHE: cache}), generated(model, inputs))
     assert cache.get_seq_length() > 0
 
 

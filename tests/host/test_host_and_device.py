@@ -30,9 +30,9 @@ SIZE, WIDE = (24, 24), (24, 48)
 ROWS = [[3, SIZE, 4], [5, SIZE, 1, WIDE, 2]]
 SETTINGS: list[dict[str, Any]] = [
     {"vision_token_budget": 3},
-    {"vision_token_budget": 0.25, "budget_scope": "image"},
+    {"vision_token_share": 0.25},
     {"vision_token_budget": 40},
-    {"vision_token_budget": 3, "center_features": True, "keep_image_newline": True},
+    {"vision_token_budget": 3, "exclude_padding": True, "keep_image_newline": True},
     {"vision_token_budget": 3, **RECOMMENDED_KNOBS["mmtok_llava"]},
 ]
 
@@ -44,18 +44,19 @@ def on_meta(family: Family, knobs: dict[str, Any], *, masked: bool = True) -> tu
     options = PruningOptions.from_config(model.config, **knobs)
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     mask = mask if masked else None
-    prompt = model._read_prompt(ids, None, mask)
+    prompt = model.read_prompt(ids, None, mask)
     with torch.no_grad():
-        expected = model._prune(prompt, inputs, options)
-        projected, raw = model._encode_images(inputs)
-        padding = model._padding(inputs["pixel_values"])
+        expected = model.prune_prompt(prompt, None, inputs, options)
+        encoded = model.encode_images(**inputs)
         model.to("meta")
-        away = [features.to("meta") for features in projected]
-        model._encode_images = lambda _: (away, raw.to("meta"))
-        model._padding = lambda _: padding
+        away = replace(
+            encoded,
+            projected=[tokens.to("meta") for tokens in encoded.projected],
+            raw=[tokens.to("meta") for tokens in encoded.raw],
+        )
         there = replace(prompt, input_ids=ids.to("meta"), attention_mask=None if mask is None else mask.to("meta"))
         with OneDevice():
-            return expected, model._prune(there, inputs, options)
+            return expected, model.prune_prompt(there, away, {}, options)
 
 
 @pytest.mark.parametrize("knobs", SETTINGS, ids=lambda knobs: ", ".join(map(str, knobs)))
@@ -84,13 +85,13 @@ def test_vision_tokens_leave_the_loop_once_a_cache_holds_them(
     model, _ = family.models()
     inputs = family.inputs(ROWS, model)
     carried = []
-    prepare = type(model).prepare_inputs_for_generation
+    forward = type(model).forward
 
-    @wraps(prepare)
-    def watched(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        carried.append(kwargs.get("pruned_prefill") is not None)
-        return prepare(self, *args, **kwargs)
+    @wraps(forward)
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        carried.append(kwargs["generation_step"].has_embeddings)
+        return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(model), "prepare_inputs_for_generation", watched)
+    monkeypatch.setattr(type(model), "forward", watched)
     model.generate(**inputs, vision_token_budget=3, max_new_tokens=4, use_cache=use_cache)
     assert carried == [True] + [not use_cache] * 3

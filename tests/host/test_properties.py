@@ -1,4 +1,4 @@
-"""Random prompts: turns, pictures of any shape, padding, dtypes, budgets and scopes; 2,000 of them in `make fuzz`."""
+"""Random prompts: turns, pictures of any shape, padding, dtypes, and budgets; 2,000 of them in `make fuzz`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 KNOBS = st.fixed_dictionaries(
     {
         "vision_token_budget": BUDGETS,
-        "budget_scope": st.sampled_from(["crop", "image"]),
         "exclude_padding": st.booleans(),
         "keep_image_newline": st.booleans(),
         "text_coverage_weight": st.sampled_from([0.0, 1.0]),

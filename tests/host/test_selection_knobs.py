@@ -1,4 +1,4 @@
-"""Knobs beyond the paper: adaptive budgets and centred features."""
+"""Options beyond the paper: adaptive budgets and temperatures in spreads."""
 
 from __future__ import annotations
 
@@ -11,30 +11,22 @@ from hypothesis import strategies as st
 from model_cases import Family, single
 
 from configuration_mmtok import RECOMMENDED_KNOBS, MMTokLlavaConfig, PruningOptions
+from mmtok.hub import selection
 from mmtok.hub.coverage import coverage_value
+from mmtok.hub.encoded_images import EncodedImages
 from mmtok.hub.image_tokens import ImageTokens
 from mmtok.hub.objective import coverage_matrix
-from mmtok.hub.selection import CoverageSettings, UnitSelection, select_units
-
-PAPER: dict[str, Any] = {
-    "vision_token_budget": 12,
-    "budget_scope": "crop",
-    "text_coverage_weight": 1.0,
-    "vision_coverage_weight": 0.5,
-    "text_temperature": 0.02,
-    "vision_temperature": 0.2,
-    "keep_image_newline": False,
-}
+from mmtok.hub.selection import CropSelection
 
 
 def select(
-    vision: torch.Tensor, raw: torch.Tensor, text: torch.Tensor, allowed: torch.Tensor | None = None, **knobs: Any
-) -> UnitSelection:
-    image = ImageTokens.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
-    options = CoverageSettings(**{**PAPER, **knobs})
-    candidates = None if allowed is None else [allowed]
+    vision: torch.Tensor, raw: torch.Tensor, text: torch.Tensor, allowed: torch.Tensor | None = None, **options: Any
+) -> CropSelection:
+    layout = ImageTokens.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
+    encoded = EncodedImages([vision], [raw], [layout], None if allowed is None else [allowed])
+    given = PruningOptions(**{"vision_token_budget": 12, "exclude_padding": True, **options})
     mask = torch.ones(1, len(text), dtype=torch.bool)
-    return select_units([vision], raw, [image], text[None], mask, candidates, options, explain=True).units()[0]
+    return selection.select(encoded, text[None], mask, given, explain=True).crops()[0]
 
 
 def features(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -100,28 +92,6 @@ def test_rows_without_padding_that_end_up_unequal_are_padded_in_front(family: Fa
         assert torch.equal(model.generate(**alone, **knobs, max_new_tokens=4, do_sample=False)[0, -4:], together[row])
 
 
-def test_centred_features_are_told_apart_by_what_they_do_not_share() -> None:
-    # Behind a large common part the second token has what the word asks for; with it the third is closest by angle.
-    shared = torch.tensor([0.0, 0.0, 100.0])
-    own = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
-    text = torch.tensor([[1.0, 0.0, 0.0]])
-    one = {"vision_token_budget": 1, "vision_coverage_weight": 0.0}
-    vision = torch.cat((own + shared, torch.tensor([[3.0, 3.0, 0.0]])))
-    assert select(vision, vision, text, **one).greedy.indices.tolist() == [4]
-    assert select(own + shared, own + shared, text, center_features=True, **one).greedy.indices.tolist() == [1]
-
-
-@given(seed=st.integers(0, 100), shift=st.floats(-50, 50))
-@settings(max_examples=20, deadline=None)
-def test_centred_selection_does_not_see_a_common_shift(seed: int, shift: float) -> None:
-    vision, raw, text = features(seed)
-    plain = select(vision.double(), raw.double(), text.double(), center_features=True).greedy.gains
-    shifted = select(
-        (vision + shift).double(), (raw - shift).double(), text.double(), center_features=True
-    ).greedy.gains
-    torch.testing.assert_close(shifted, plain, atol=2e-3, rtol=1e-2)
-
-
 def test_a_temperature_in_spreads_is_that_many_standard_deviations() -> None:
     vision, raw, text = features(3)
     cosines = torch.nn.functional.normalize(text, dim=-1) @ torch.nn.functional.normalize(vision, dim=-1).T
@@ -164,7 +134,7 @@ def test_knobs_are_live_in_the_model(family: Family) -> None:
     model, _ = family.models()
     inputs = family.inputs([[3, (50, 50), 25]], model)
     usual = model.select_vision_tokens(**inputs, vision_token_budget=6).kept_mask
-    for knobs in ({"coverage_target": 0.3}, {"center_features": True}, {"text_temperature_unit": "spread"}):
+    for knobs in ({"coverage_target": 0.3}, {"text_temperature_unit": "spread"}):
         assert not torch.equal(model.select_vision_tokens(**inputs, vision_token_budget=6, **knobs).kept_mask, usual)
 
 
@@ -179,8 +149,3 @@ def test_units_are_two() -> None:
         PruningOptions(text_temperature_unit="kelvin")
     with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
         coverage_matrix(*features(0)[::-1], text_temperature_unit="kelvin")
-
-
-def test_centering_is_on_or_off() -> None:
-    with pytest.raises(ValueError, match="center_features is 'yes': give True or False"):
-        PruningOptions(center_features="yes")  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ STANDARD_LIBRARY = {
     "collections",
     "contextlib",
     "dataclasses",
+    "difflib",
     "functools",
     "inspect",
     "io",
@@ -28,6 +29,7 @@ STANDARD_LIBRARY = {
     "math",
     "threading",
     "typing",
+    "warnings",
 }
 ALLOWED = {"torch", "transformers", *STANDARD_LIBRARY}
 OWN = set(installed_modules())

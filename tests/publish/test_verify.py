@@ -191,4 +191,4 @@ def test_findings_as_json(staged: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert hub_upload.main(["verify", str(staged), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == []
-    assert found["knobs"]["budget_scope"] == "crop"
+    assert found["knobs"]["text_temperature_unit"] == "cosine"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_cases import FAMILIES, IMAGE, IMAGE_SIZE, Family
+from model_cases import CACHE, FAMILIES, IMAGE, IMAGE_SIZE, Family
 from safetensors import SafetensorError
 from small_checkpoints import make_llava_checkpoint
 from transformers import DynamicCache
@@ -86,7 +86,7 @@ class Workshop:
     def filled_cache(self) -> DynamicCache:
         cache = DynamicCache(config=self.model.config.get_text_config())
         with torch.no_grad():
-            self.model(input_ids=torch.tensor([[5, 6], [7, 8]]), past_key_values=cache)
+            self.model(input_ids=torch.tensor([[5, 6], [7, 8]]), **{CACHE: cache})
         return cache
 
 
@@ -142,7 +142,7 @@ KNOBS = [
     knob("vision_token_budget", "many", "vision_token_budget is 'many'"),
     knob("vision_token_budget", True, "vision_token_budget is True"),
     knob("vision_token_budget", [4, 4], "vision_token_budget is [4, 4]"),
-    knob("budget_scope", "row", "budget_scope is 'row': give 'crop' or 'image'"),
+    knob("text_temperature_unit", "kelvin", "text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"),
     knob("text_coverage_weight", -1.0, "text_coverage_weight is -1.0: give a finite number that is not negative"),
     knob("vision_coverage_weight", NAN, "vision_coverage_weight is nan"),
     knob("vision_coverage_weight", "half", "vision_coverage_weight is 'half'"),
@@ -162,11 +162,11 @@ KNOBS = [
         lambda shop: shop.generate(text_coverage_weight=0, vision_coverage_weight=0),
         "text_coverage_weight and vision_coverage_weight are both 0",
     ),
-    Misuse("`generate(vision_budget=4)`, no knob", lambda shop: shop.generate(vision_budget=4), "['vision_budget']"),
+    Misuse("`generate(vision_budget=4)`, no option", lambda shop: shop.generate(vision_budget=4), "['vision_budget']"),
     Misuse(
-        "`select_vision_tokens(vision_budget=4)`, no knob",
+        "`select_vision_tokens(vision_budget=4)`, no option",
         lambda shop: shop.model.select_vision_tokens(**shop.inputs, vision_budget=4),
-        "vision_budget is neither an input nor a knob",
+        "vision_budget is neither an input nor an option",
     ),
     knob("vision_token_budget", 0, "vision_token_budget is 0", generate=False),
     knob("text_temperature", "cold", "text_temperature is 'cold'", generate=False),
@@ -203,7 +203,7 @@ PROMPTS = [
     Misuse(
         "image tokens without a picture",
         lambda shop: shop.generate(pixel_values=None, image_sizes=None),
-        "image tokens and no pictures: give pixel_values",
+        "image tokens and no images: give pixel_values",
     ),
     Misuse(
         "a picture without image tokens",
@@ -271,13 +271,13 @@ PROMPTS = [
     ),
     Misuse(
         "a picture with a cache that holds tokens",
-        lambda shop: shop.generate(past_key_values=shop.filled_cache()),
-        "past_key_values already holds 2 tokens",
+        lambda shop: shop.generate(**{CACHE: shop.filled_cache()}),
+        "The cache already holds 2 tokens",
     ),
     Misuse(
         "a cache of another prompt",
         lambda shop: shop.model.generate(
-            input_ids=torch.full((2, 60), 5), past_key_values=_cache_of_the_prompt(shop), max_new_tokens=1
+            input_ids=torch.full((2, 60), 5), **{CACHE: _cache_of_the_prompt(shop)}, max_new_tokens=1
         ),
         "do not begin with it: continue from the returned sequences",
     ),
@@ -289,7 +289,7 @@ PROMPTS = [
     Misuse(
         "encoded pictures in place of pixels",
         lambda shop: shop.model(input_ids=shop.inputs["input_ids"], mm_encoder_outputs={"image": object()}),
-        "mm_encoder_outputs holds encoded pictures",
+        "mm_encoder_outputs holds encoded images",
     ),
 ]
 
@@ -297,12 +297,12 @@ NEXT_PROMPTS = [
     Misuse(
         "LLaVA-NeXT without image_sizes",
         lambda shop: shop.generate(image_sizes=None),
-        "image_sizes is missing: give (height, width) of each picture",
+        "image_sizes is missing: give (height, width) of each image",
     ),
     Misuse(
         "fewer image sizes than pictures",
         lambda shop: shop.generate(image_sizes=shop.inputs["image_sizes"][:1]),
-        "image_sizes has 1 rows, which makes 1 pictures",
+        "image_sizes has 1 rows, which makes 1 images",
     ),
     Misuse(
         "an image size of 0",
@@ -440,7 +440,7 @@ def _straddling(shop: Workshop) -> torch.Tensor:
 
 
 def _cache_of_the_prompt(shop: Workshop) -> Any:
-    return shop.model.generate(**shop.inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+    return shop.model.generate(**shop.inputs, max_new_tokens=1, return_dict_in_generate=True)[CACHE]
 
 
 def _made(folder: Path, *files: str) -> Path:

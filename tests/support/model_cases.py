@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from transformers import (
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
+# What the release calls the key-value cache, as an argument and in outputs.
+CACHE = "cache" if "cache" in inspect.signature(LlavaForConditionalGeneration.forward).parameters else "past_key_values"
 PAD, BOS, EOS, IMAGE, VOCABULARY = 0, 1, 2, 99, 120
 IMAGE_SIZE, PATCH_SIZE = 24, 6
 TOKENS_PER_CROP = (IMAGE_SIZE // PATCH_SIZE) ** 2

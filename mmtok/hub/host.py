@@ -1,0 +1,144 @@
+"""What differs between releases of transformers: names of arguments and output fields, and tables of names.
+
+Nothing else in the published files mentions these names. `require_stock` checks them when a model class is made, so
+that a release which renames one of them ends in an ImportError and never in other tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import TransformersKwargs
+
+# The releases that the test-suite and the compatibility checks ran on, oldest and newest.
+OLDEST_TESTED, NEWEST_TESTED = "4.57.1", "5.24.0"
+
+# The key-value cache is called `cache` from 5.24 on.
+_CACHE_NAMES = ("cache", "past_key_values")
+_IMAGE_FIELDS = ("image_outputs", "image_hidden_states")
+_ARGUMENTS = ("input_ids", "pixel_values", "attention_mask", "position_ids", "inputs_embeds", "labels")
+# What the stock forwards take beside the arguments that they name.
+STOCK_ARGUMENTS = frozenset(
+    (*TransformersKwargs.__optional_keys__, *_CACHE_NAMES, "use_cache", "return_dict", "cache_position")
+)
+_OUTPUT_FIELDS = ("loss", "logits", "hidden_states", "attentions")
+
+
+class UnsupportedRelease(ImportError):
+    """The installed release of transformers lacks something that the model classes rely on."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} MMTok was tested with transformers {OLDEST_TESTED} to {NEWEST_TESTED}, and "
+            f"{transformers.__version__} is installed: install transformers=={NEWEST_TESTED}, or a newer release "
+            "of MMTok."
+        )
+
+
+def require_stock(stock_class: Any, output_class: type) -> None:
+    """Checks that a stock model class has the arguments and output fields that the pruned one passes and reads.
+
+    Raises:
+        UnsupportedRelease: one of them has another name, or is gone.
+    """
+    for method in ("forward", "generate", "get_image_features"):
+        if not callable(getattr(stock_class, method, None)):
+            raise UnsupportedRelease(f"{stock_class.__name__} has no method {method}.")
+    arguments = inspect.signature(stock_class.forward).parameters
+    for names in (*((name,) for name in (*_ARGUMENTS, "logits_to_keep")), _CACHE_NAMES):
+        if not any(name in arguments for name in names):
+            raise UnsupportedRelease(f"{stock_class.__name__}.forward has no argument {' or '.join(names)}.")
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in arguments.values()):
+        raise UnsupportedRelease(f"{stock_class.__name__}.forward takes no further keyword arguments.")
+    found = {field.name for field in fields(output_class)}
+    for names in (*((name,) for name in _OUTPUT_FIELDS), _CACHE_NAMES, _IMAGE_FIELDS):
+        if not found.intersection(names):
+            raise UnsupportedRelease(f"{output_class.__name__} has no field {' or '.join(names)}.")
+
+
+def given_cache(arguments: Mapping[str, Any]) -> Any:
+    """The key-value cache among keyword arguments or output fields, under either name; None where there is none."""
+    return next((arguments[name] for name in _CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def cached_length(cache: Any) -> int:
+    """Tokens that a cache holds; 0 for None and for objects that are no cache."""
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+
+
+def cached_keys(cache: Any) -> torch.Tensor | None:
+    """(B, heads, slots, d) the keys of a cache's first layer, None where the cache does not show them."""
+    layers = getattr(cache, "layers", None)
+    keys = getattr(layers[0], "keys", None) if layers else None
+    return keys if isinstance(keys, torch.Tensor) and keys.dim() == 4 else None
+
+
+def projected_features(encoded: Any) -> Sequence[torch.Tensor]:
+    """For each image (T, hidden), the projected vision tokens in what `get_image_features` returned.
+
+    That is an object with `pooler_output`, its tuple where the configuration says `return_dict=False`, or before 5.0
+    the features themselves.
+
+    Raises:
+        UnsupportedRelease: it is none of these.
+    """
+    if isinstance(encoded, tuple) and len(encoded) > 1 and isinstance(encoded[1], (list, tuple)):
+        encoded = encoded[1]
+    features = getattr(encoded, "pooler_output", encoded)
+    if isinstance(features, torch.Tensor) and features.dim() == 3:
+        features = list(features)
+    if not isinstance(features, (list, tuple)) or not all(
+        isinstance(each, torch.Tensor) and each.dim() == 2 for each in features
+    ):
+        raise UnsupportedRelease(f"get_image_features returned a {type(encoded).__name__} without features per image.")
+    return features
+
+
+def with_images(output: Any, encoded: Any, projected: Sequence[torch.Tensor]) -> Any:
+    """Puts into a stock output what the stock forward says of the images that it encoded.
+
+    Args:
+        output: the output of a stock forward that saw embeddings alone.
+        encoded: what `get_image_features` returned.
+        projected: for each image (T, hidden).
+    """
+    if _IMAGE_FIELDS[0] in {field.name for field in fields(output)}:
+        output[_IMAGE_FIELDS[0]] = encoded
+    else:
+        output[_IMAGE_FIELDS[1]] = torch.cat(list(projected))
+    return output
+
+
+def share_checkpoint_layout(model_class: type, model_type: str, *, stock_class: str, stock_type: str) -> None:
+    """Lets checkpoints in the key layout of a stock model load into `model_class`.
+
+    transformers looks its key conversions up by class name or, in releases about 5.5, by model type alone; ours are new
+    names for the same layout. Releases without the table convert through the class attribute that our classes inherit.
+    """
+    try:
+        from transformers import conversion_mapping
+    except ImportError:
+        return
+    lookup: Callable[[str], Any] = conversion_mapping.get_checkpoint_conversion_mapping
+    mapping = lookup(stock_class) or lookup(stock_type)
+    if mapping is not None:
+        for name in (model_class.__name__, model_type):
+            conversion_mapping.register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+
+
+def name_for_tasks(model_type: str, class_name: str) -> None:
+    """Names a model type in the tables in which transformers looks up what a model can do.
+
+    `transformers serve`, pipelines and the choice of labels for training ask them by name.
+    """
+    from transformers.models.auto import modeling_auto
+
+    for task in ("MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"):
+        names = getattr(modeling_auto, task, None)
+        if names is not None:
+            names.setdefault(model_type, class_name)
