@@ -17,7 +17,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -80,12 +79,14 @@ class Device(TorchDispatchMode):
     Attributes:
         started: for each part of the model, how often each operation was started on the device.
         reads: for each part, the operations for which the host waits.
+        entered: for each part, the numbers of operations and of waits before each of its calls.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.started: dict[str, Counter[str]] = {}
         self.reads: dict[str, Counter[str]] = {}
+        self.entered: dict[str, list[tuple[int, int]]] = {}
         self.part = REST
         self._quiet = False
 
@@ -102,6 +103,8 @@ class Device(TorchDispatchMode):
         """The function, whose operations count for a part of the model."""
 
         def within(*args: Any, **kwargs: Any) -> Any:
+            so_far = (sum(totals(self.started).values()), sum(totals(self.reads).values()))
+            self.entered.setdefault(part, []).append(so_far)
             before, self.part = self.part, part
             try:
                 return function(*args, **kwargs)
@@ -201,9 +204,8 @@ def _kernel(device: Device) -> Callable[..., None]:
 
 
 @torch.no_grad()
-def operations(model: Any, inputs: dict[str, torch.Tensor], *, kernel: bool = False) -> dict[str, Any]:
-    """What `generate` starts on the device up to the first new token, part by part, and in a decode step."""
-    at_tokens: list[tuple[dict[str, Counter[str]], dict[str, Counter[str]]]] = []
+def generated(model: Any, inputs: dict[str, torch.Tensor], tokens: int, *, kernel: bool = False) -> Device:
+    """The device behind a call of `generate` for so many new tokens."""
     with ExitStack() as stack:
         device = stack.enter_context(Device())
         stack.enter_context(FusedAttention(device))
@@ -213,20 +215,20 @@ def operations(model: Any, inputs: dict[str, torch.Tensor], *, kernel: bool = Fa
         device.moved(model)
         for part, owner, function in parts_of(model):
             stack.enter_context(patch.object(owner, function, device.counted(part, getattr(owner, function))))
+        new_tokens(model, {name: OnDevice(values) for name, values in inputs.items()}, tokens)
+    return device
 
-        def note(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-            at_tokens.append((deepcopy(device.started), deepcopy(device.reads)))
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
-        new_tokens(model, {name: OnDevice(values) for name, values in inputs.items()}, 3, stopping_criteria=[note])
-    started, reads = at_tokens[0]
-    (second, second_reads), (third, third_reads) = at_tokens[1:]
+def operations(model: Any, inputs: dict[str, torch.Tensor], *, kernel: bool = False) -> dict[str, Any]:
+    """What `generate` starts on the device up to the first new token, part by part, and in a decode step."""
+    first = generated(model, inputs, 1, kernel=kernel)
+    entered = generated(model, inputs, 3, kernel=kernel).entered["language model"]
     return {
-        "first_token": totals(started),
-        "first_token_reads": totals(reads),
-        "decode_step": sum(totals(third).values()) - sum(totals(second).values()),
-        "decode_step_reads": sum(totals(third_reads).values()) - sum(totals(second_reads).values()),
-        "by_operation": {part: dict(started[part]) for part in ("selection", "packing") if part in started},
+        "first_token": totals(first.started),
+        "first_token_reads": totals(first.reads),
+        "decode_step": entered[2][0] - entered[1][0],
+        "decode_step_reads": entered[2][1] - entered[1][1],
+        "by_operation": {part: dict(first.started[part]) for part in ("selection", "packing") if part in first.started},
     }
 
 
