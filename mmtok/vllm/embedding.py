@@ -1,0 +1,157 @@
+"""The embedding step of both models: vision tower in bounded batches, cache of features, projector, selection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from mmtok.vllm.feature_cache import FeatureCache
+from mmtok.vllm.method import LlavaLayout, kept_flags
+from mmtok.vllm.processor import REQUEST
+from mmtok.vllm.request import PruningRequest
+
+# Name in vLLM's --additional-config, and what counts without it.
+CACHE_OPTION = "mmtok_feature_cache_gib"
+CACHE_GIB = 0.5
+
+
+class PruningEmbeddingMixin:
+    """Modifications of a LLaVA model of vLLM: what `embed_multimodal` returns of an image are the tokens that stay."""
+
+    layout_class: type[LlavaLayout]
+    # An adapter of the vision tower would have to count the crops that the tower sees, and vLLM counts the tokens that
+    # stay; and features of one adapter must not be cached for another.
+    supports_tower_connector_lora = False
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        _refuse_tower_adapters(vllm_config)
+        cache_bytes = _cache_bytes(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.layout = self.layout_class(self.config)  # type: ignore[has-type]
+        self.features = FeatureCache(cache_bytes)
+        self.crops_at_once = _crops_at_once(vllm_config, self.layout)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Loads weights; features of the old ones are forgotten."""
+        self.features.clear()
+        return super().load_weights(weights)  # type: ignore[misc]
+
+    def embed_multimodal(self, **kwargs: object) -> Any:
+        """For each image (kept, hidden), the tokens that its request keeps."""
+        sent: Any = kwargs.pop(REQUEST, None)
+        if sent is None:  # image_embeds
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        requests = [PruningRequest.from_tensor(each) for each in sent]
+        pixels, sizes = self._images(self._parse_and_validate_image_input(**kwargs))  # type: ignore[attr-defined]
+        embedded: list[torch.Tensor] = []
+        for start, end in _batches([len(each) for each in pixels], self.crops_at_once):
+            embedded += self._embed(pixels[start:end], sizes[start:end], requests[start:end])
+        return embedded
+
+    def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+        """For each image (crops, channels, h, w), and its (height, width)."""
+        raise NotImplementedError
+
+    def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(crops, tokens, hidden) behind the projector -> (T, hidden) as they stand in the prompt."""
+        raise NotImplementedError
+
+    def _embed(
+        self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], requests: Sequence[PruningRequest]
+    ) -> list[torch.Tensor]:
+        raw = self._raw_features(pixels, [request.image_key for request in requests])
+        projected = self.multi_modal_projector(torch.cat(raw)).split([len(each) for each in raw])  # type: ignore[attr-defined]
+        packed = [self._packed(each, size) for each, size in zip(projected, sizes, strict=True)]
+        result = list(packed)
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            if request.budget is not None:
+                groups.setdefault(json.dumps(request.options, sort_keys=True), []).append(index)
+        for members in groups.values():
+            first = requests[members[0]]
+            candidates = None
+            if first.excludes_padding:
+                candidates = [self.layout.candidates(pixels[index].cpu(), sizes[index]) for index in members]
+            flags, counts = kept_flags(
+                [packed[index] for index in members],
+                [raw[index] for index in members],
+                [self.layout.tokens(sizes[index]) for index in members],
+                candidates,
+                [requests[index].text_ids for index in members],
+                self.language_model.model.embed_input_ids,  # type: ignore[attr-defined]
+                first.options,
+            )
+            for index, flag, count in zip(members, flags, counts, strict=True):
+                result[index] = _rows(packed[index], flag, count)
+        return result
+
+    def _raw_features(self, pixels: Sequence[torch.Tensor], keys: Sequence[str]) -> list[torch.Tensor]:
+        """For each image (crops, tokens, d_raw) before the projector; the vision tower runs once for equal images."""
+        found = {key: self.features.get(key) for key in keys if key}
+        wanted: list[int] = []
+        for index, key in enumerate(keys):
+            if not key or (found[key] is None and key not in {keys[other] for other in wanted}):
+                wanted.append(index)
+        new: dict[int, torch.Tensor] = {}
+        if wanted:
+            crops = torch.cat([pixels[index] for index in wanted])
+            encoded = self._image_pixels_to_features(self.vision_tower, crops)  # type: ignore[attr-defined]
+            new = dict(zip(wanted, encoded.split([len(pixels[index]) for index in wanted]), strict=True))
+        for index, features in new.items():
+            if keys[index]:
+                found[keys[index]] = features
+                self.features.put(keys[index], features)
+        device = pixels[0].device
+        return [
+            new[index] if index in new else found[key].to(device)  # type: ignore[union-attr]
+            for index, key in enumerate(keys)
+        ]
+
+
+def _rows(tokens: torch.Tensor, flags: torch.Tensor, count: int) -> torch.Tensor:
+    """(T, d), (T,) bool -> (count, d) in order, without waiting for the device to count the flags."""
+    places = torch.arange(len(tokens), device=tokens.device)
+    order = torch.where(flags, places, places + len(tokens)).argsort()[:count]
+    return tokens[order]
+
+
+def _batches(crops: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Runs of images, from and up to, of at most `most` crops each, or of one image."""
+    runs: list[tuple[int, int]] = []
+    start = total = 0
+    for index, count in enumerate(crops):
+        if index > start and total + count > most:
+            runs.append((start, index))
+            start, total = index, 0
+        total += count
+    return [*runs, (start, len(crops))] if len(crops) else []
+
+
+def _crops_at_once(vllm_config: Any, layout: LlavaLayout) -> int:
+    """Crops that vLLM encoded at once when it measured the memory.
+
+    Its scheduler counts the tokens that stay, so that many more images than were measured can come in one step.
+    """
+    size = layout.largest_image
+    tokens, scheduler, model = len(layout.tokens(size).source), vllm_config.scheduler_config, vllm_config.model_config
+    in_prompt = min(model.get_multimodal_config().get_limit_per_prompt("image"), model.max_model_len // tokens)
+    images = min(scheduler.max_num_encoder_input_tokens // tokens, scheduler.max_num_seqs * max(1, in_prompt))
+    return max(1, images) * layout.crops(size)
+
+
+def _cache_bytes(vllm_config: Any) -> int:
+    given = (vllm_config.additional_config or {}).get(CACHE_OPTION, CACHE_GIB)
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < float("inf"):
+        raise ValueError(f"{CACHE_OPTION} is {given!r}: give the size of the cache of features in GiB, 0 for none.")
+    return int(given * 2**30)
+
+
+def _refuse_tower_adapters(vllm_config: Any) -> None:
+    if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
+        raise ValueError(
+            "enable_tower_connector_lora is True: MMTok runs adapters of the language model only. Leave it off, and "
+            "merge an adapter of the vision tower or the projector into the weights."
+        )

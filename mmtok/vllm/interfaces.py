@@ -1,0 +1,120 @@
+"""What the plugin relies on in vLLM, checked before a model class is made.
+
+vLLM's interfaces for multimodal models change between minor releases. An override whose method vLLM no longer calls would
+leave images unpruned, or serve one question the tokens of another, without any error: so each is looked up first.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+# The releases that `make test-vllm` has passed on: from, and up to but without.
+TESTED = ((0, 31), (0, 33))
+
+_LLAVA, _NEXT = "vllm.model_executor.models.llava", "vllm.model_executor.models.llava_next"
+_PROCESSING = "vllm.multimodal.processing"
+
+# Methods that the plugin overrides: vLLM has to call them with just these arguments.
+OVERRIDDEN = {
+    f"{_PROCESSING}:BaseMultiModalProcessor.apply": ["inputs", "timing_ctx"],
+    f"{_PROCESSING}:BaseMultiModalProcessor.get_dummy_inputs": ["seq_len", "mm_counts", "mm_options"],
+    f"{_PROCESSING}:BaseMultiModalProcessor._apply_hf_processor_main": ["mm_items", "hf_kwargs"],
+    f"{_LLAVA}:LlavaMultiModalProcessor._get_mm_fields_config": ["hf_inputs", "hf_processor_mm_kwargs"],
+    f"{_NEXT}:LlavaNextMultiModalProcessor._get_mm_fields_config": ["hf_inputs", "hf_processor_mm_kwargs"],
+    f"{_LLAVA}:LlavaMultiModalProcessor._get_prompt_updates": ["mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"],
+    f"{_PROCESSING}:BaseProcessingInfo.get_mm_max_tokens_per_item": ["seq_len", "mm_counts"],
+    f"{_LLAVA}:LlavaForConditionalGeneration.embed_multimodal": ["kwargs"],
+    f"{_NEXT}:LlavaNextForConditionalGeneration.embed_multimodal": ["kwargs"],
+    f"{_LLAVA}:LlavaForConditionalGeneration.load_weights": ["weights"],
+    f"{_NEXT}:LlavaNextForConditionalGeneration.load_weights": ["weights"],
+}
+
+# What the plugin calls or asks for, with the arguments that it gives.
+CALLED = {
+    f"{_PROCESSING}:ProcessorInputs": ["prompt", "mm_data_items", "hf_processor_mm_kwargs"],
+    f"{_PROCESSING}:PromptReplacement": ["modality", "target", "replacement"],
+    "vllm.multimodal.inputs:MultiModalFieldConfig.batched": ["modality", "keep_on_cpu"],
+    "vllm.multimodal.parse:ImageProcessorItems.get_image_size": ["item_idx"],
+    "vllm.multimodal.parse:ImageEmbeddingItems": [],
+    f"{_LLAVA}:LlavaProcessingInfo.get_max_image_tokens": [],
+    f"{_LLAVA}:LlavaDummyInputsBuilder": [],
+    f"{_LLAVA}:LlavaForConditionalGeneration._parse_and_validate_image_input": [],
+    f"{_LLAVA}:LlavaForConditionalGeneration._image_pixels_to_features": ["vision_tower", "pixel_values"],
+    f"{_NEXT}:LlavaNextProcessingInfo": [],
+    f"{_NEXT}:LlavaNextForConditionalGeneration._parse_and_validate_image_input": [],
+    f"{_NEXT}:LlavaNextForConditionalGeneration._image_pixels_to_features": ["vision_tower", "pixel_values"],
+    f"{_NEXT}:LlavaNextForConditionalGeneration._merge_image_patch_embeddings": [
+        "image_size",
+        "patch_embeddings",
+        "strategy",
+    ],
+}
+
+
+def require_interfaces() -> None:
+    """Raises a RuntimeError that names the installed vLLM unless it has all that the plugin relies on."""
+    from vllm import __version__
+
+    problems = list(_problems())
+    if problems:
+        raise RuntimeError(
+            f"MMTok cannot serve this model with vLLM {__version__}: {'; '.join(problems)}. The plugin has been tested "
+            f"with {_range()}: install one of these, or a newer mmtok."
+        )
+    release = tuple(int(part) for part in __version__.split(".")[:2] if part.isdecimal())
+    if not TESTED[0] <= release < TESTED[1]:
+        logging.getLogger(__name__).warning(
+            "MMTok has been tested with %s, and this is vLLM %s; all of the interfaces that it relies on are there.",
+            _range(),
+            __version__,
+        )
+
+
+def _range() -> str:
+    first, end = (".".join(map(str, release)) for release in TESTED)
+    return f"vLLM {first} up to, but without, {end}"
+
+
+def _problems() -> Iterator[str]:
+    for table, exact in ((OVERRIDDEN, True), (CALLED, False)):
+        for place, wanted in table.items():
+            found = _find(place)
+            if found is None:
+                yield f"there is no {place.replace(':', '.')}"
+                continue
+            if not wanted:
+                continue
+            names = [name for name in inspect.signature(found).parameters if name != "self"]
+            if exact and names != wanted or not set(wanted) <= set(names):
+                yield f"{place.replace(':', '.')} takes ({', '.join(names)}) instead of ({', '.join(wanted)})"
+    if _find(f"{_PROCESSING}:ProcessorInputs") is not None and not _options_are_hashed():
+        yield "the keys of its caches leave the options of a request out"
+
+
+def _find(place: str) -> Any:
+    module, _, path = place.partition(":")
+    try:
+        found: Any = import_module(module)
+    except ImportError:
+        return None
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _options_are_hashed() -> bool:
+    """Whether one image has two keys in vLLM's caches when the options of the request differ."""
+    from PIL import Image
+    from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
+    from vllm.multimodal.processing import ProcessorInputs
+
+    items = MultiModalDataItems({"image": ImageProcessorItems([Image.new("RGB", (2, 2))])})
+    keys = [
+        ProcessorInputs([0], items, hf_processor_mm_kwargs={"mmtok_request": text}).get_mm_hashes("model", "sha256")
+        for text in ("one question", "another")
+    ]
+    return keys[0] != keys[1]

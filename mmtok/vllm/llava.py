@@ -1,0 +1,29 @@
+"""LLaVA-1.5 in vLLM, with the vision tokens that each request keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.model_executor.models.llava import LlavaDummyInputsBuilder, LlavaForConditionalGeneration
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from mmtok.vllm.embedding import PruningEmbeddingMixin
+from mmtok.vllm.method import LlavaLayout
+from mmtok.vllm.processor import PruningLlavaInfo, PruningLlavaProcessor
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    PruningLlavaProcessor, info=PruningLlavaInfo, dummy_inputs=LlavaDummyInputsBuilder
+)
+class MMTokLlavaForConditionalGeneration(PruningEmbeddingMixin, LlavaForConditionalGeneration):
+    """vLLM's LLaVA-1.5 with pruned images."""
+
+    layout_class = LlavaLayout
+
+    def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+        images = [pixels[None] for pixels in image_input["pixel_values"]]
+        return images, [(pixels.shape[-2], pixels.shape[-1]) for pixels in images]
+
+    def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return crops[0]

@@ -1,0 +1,29 @@
+"""LLaVA-NeXT in vLLM, with the vision tokens that each request keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.model_executor.models.llava import LlavaDummyInputsBuilder
+from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from mmtok.vllm.embedding import PruningEmbeddingMixin
+from mmtok.vllm.method import LlavaNextLayout
+from mmtok.vllm.processor import PruningLlavaNextInfo, PruningLlavaNextProcessor
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    PruningLlavaNextProcessor, info=PruningLlavaNextInfo, dummy_inputs=LlavaDummyInputsBuilder
+)
+class MMTokLlavaNextForConditionalGeneration(PruningEmbeddingMixin, LlavaNextForConditionalGeneration):
+    """vLLM's LLaVA-NeXT with pruned images."""
+
+    layout_class = LlavaNextLayout
+
+    def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+        return list(image_input["pixel_values"]), [tuple(size) for size in image_input["image_sizes"].tolist()]
+
+    def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return self._merge_image_patch_embeddings(torch.tensor(size), crops, strategy="spatial_unpad")

@@ -1,0 +1,156 @@
+"""vLLM's front end: as many placeholders as vision tokens stay, and the request's options and text beside the pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from vllm.model_executor.models.llava import LlavaMultiModalProcessor, LlavaProcessingInfo
+from vllm.model_executor.models.llava_next import LlavaNextMultiModalProcessor, LlavaNextProcessingInfo
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import ImageEmbeddingItems
+from vllm.multimodal.processing import PromptReplacement
+
+from configuration_mmtok import KNOB_NAMES
+from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, kept_count
+from mmtok.vllm.request import PruningRequest
+
+# The request among the processor's keyword arguments, which vLLM hashes into the key of each image.
+REQUEST = "mmtok_request"
+# Marks the images of the profiling run, which are all the same.
+PROFILING = "mmtok_profiling"
+
+
+class PruningProcessorMixin:
+    """Modifications of a LLaVA processor of vLLM: an image is expanded to the tokens that the request keeps of it.
+
+    The request travels as one of the processor's keyword arguments. vLLM hashes those into the key of an image in its
+    processor, encoder and prefix caches, so that what was selected for one question is never used for another.
+    """
+
+    layout_class: type[LlavaLayout]
+    info: Any
+
+    def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
+        """vLLM's inputs for measuring memory, marked: they repeat one image, and each has to be encoded."""
+        inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)  # type: ignore[misc]
+        return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, PROFILING: True})
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Processes a prompt.
+
+        Raises:
+            ValueError: options out of range, or that vLLM cannot honour; `image_embeds` in a request that prunes. A
+                server answers 400 with the sentence.
+        """
+        given = dict(inputs.hf_processor_mm_kwargs)
+        given.pop(REQUEST, None)  # a client's own
+        engine = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
+        overrides = {name: engine[name] for name in KNOB_NAMES if name in engine}
+        overrides.update({name: given.pop(name) for name in KNOB_NAMES if name in given})
+        request = PruningRequest.of(self.info.get_hf_config(), list(inputs.prompt), overrides)
+        if request.budget is not None and isinstance(inputs.mm_data_items.get("image"), ImageEmbeddingItems):
+            raise ValueError(
+                f"image_embeds cannot be pruned to vision_token_budget={request.budget!r}: they lack the features in "
+                "front of the projector, which the selection compares. Send the image, or turn pruning off with "
+                "vision_token_budget null."
+            )
+        given[REQUEST] = request.to_json()
+        return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        request, rest = _request_of(hf_kwargs)
+        shared = not rest.pop(PROFILING, False)
+        data = super()._apply_hf_processor_main(mm_items, rest)  # type: ignore[misc]
+        if "pixel_values" in data:
+            layout = self.layout_class(self.info.get_hf_config())
+            images, sizes = list(data["pixel_values"]), _sizes(mm_items)
+            # Crops that only fill an image up to its neighbour's number would make it depend on the neighbour.
+            images = [pixels[: layout.crops(size)] if pixels.dim() == 4 else pixels for pixels, size in zip(images, sizes)]
+            for pixels in images:
+                _require_finite(pixels)
+            keys = [_key(pixels, size) if shared else "" for pixels, size in zip(images, sizes, strict=True)]
+            data["pixel_values"] = images
+            data[REQUEST] = [request.about(key).to_tensor() for key in keys]
+        return data
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
+        _, rest = _request_of(hf_processor_mm_kwargs)
+        fields = dict(super()._get_mm_fields_config(hf_inputs, rest))  # type: ignore[misc]
+        fields[REQUEST] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return fields
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        request, rest = _request_of(hf_processor_mm_kwargs)
+        config = self.info.get_hf_config()
+        layout = self.layout_class(config)
+        [stock] = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
+        if isinstance(mm_items.get("image"), ImageEmbeddingItems):
+            return [stock]
+
+        def placeholders(index: int) -> list[int]:
+            size = _sizes(mm_items)[index]
+            candidates = None
+            if request.excludes_padding:
+                pixels = out_mm_kwargs["image"][index]["pixel_values"].data
+                candidates = layout.candidates(pixels if pixels.dim() == 4 else pixels[None], size)
+            return [config.image_token_index] * kept_count(layout.tokens(size), candidates, request.options)
+
+        return [PromptReplacement(modality="image", target=[config.image_token_index], replacement=placeholders)]
+
+
+class PruningInfoMixin:
+    """Modifications of a LLaVA model's facts for vLLM's planning."""
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+        """All of an image's tokens: a request may turn pruning off and must still fit the encoder's budget."""
+        return {"image": self.get_max_image_tokens()}  # type: ignore[attr-defined]
+
+
+class PruningLlavaInfo(PruningInfoMixin, LlavaProcessingInfo):
+    pass
+
+
+class PruningLlavaNextInfo(PruningInfoMixin, LlavaNextProcessingInfo):
+    pass
+
+
+class PruningLlavaProcessor(PruningProcessorMixin, LlavaMultiModalProcessor):
+    layout_class = LlavaLayout
+
+
+class PruningLlavaNextProcessor(PruningProcessorMixin, LlavaNextMultiModalProcessor):
+    layout_class = LlavaNextLayout
+
+
+def _request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[str, Any]]:
+    rest = dict(hf_kwargs)
+    return PruningRequest.from_json(str(rest.pop(REQUEST))), rest
+
+
+def _sizes(mm_items: Any) -> list[tuple[int, int]]:
+    """(height, width) of each image in pixels."""
+    images = mm_items["image"]
+    sizes = [images.get_image_size(index) for index in range(len(images))]
+    return [(size.height, size.width) for size in sizes]
+
+
+def _require_finite(pixels: torch.Tensor) -> None:
+    finite = torch.isfinite(pixels)
+    if not bool(finite.all()):
+        raise ValueError(
+            f"pixel_values contains {float(pixels[~finite][0])}: check the image and image_std among the request's "
+            "mm_processor_kwargs."
+        )
+
+
+def _key(pixels: torch.Tensor, size: tuple[int, int]) -> str:
+    """Names an image for the cache of features: its pixels as the vision tower gets them, and its size."""
+    content = hashlib.sha256(f"{size} {tuple(pixels.shape)} {pixels.dtype}".encode())
+    content.update(pixels.contiguous().view(torch.uint8).numpy().data)
+    return content.hexdigest()

@@ -1,0 +1,86 @@
+"""What one request asks of the selection, and how that travels from vLLM's front end to the model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from configuration_mmtok import KNOB_NAMES, PruningOptions
+from mmtok.hub.question import text_to_cover
+from mmtok.vllm.method import TEXT_OPTIONS, text_rules
+
+# What travels to the model: the ids of the text to cover are known by then, and what they were found with is not needed.
+_SENT_OPTIONS = tuple(name for name in KNOB_NAMES if name not in TEXT_OPTIONS)
+
+
+@dataclass(frozen=True)
+class PruningRequest:
+    """The options of one prompt and the text that its kept vision tokens have to cover.
+
+    Attributes:
+        options: values of `PruningOptions` by name, without those that describe the tokenizer. Of an unpruned request
+            only the budget, None: its images are the same for every question.
+        text_ids: token ids of the text to cover, in order.
+        image_key: names the image's pixels, so that requests about one image can share the vision tower's work; empty
+            where they must not.
+    """
+
+    options: dict[str, Any]
+    text_ids: list[int]
+    image_key: str = ""
+
+    @classmethod
+    def of(cls, config: Any, prompt: list[int], overrides: dict[str, Any]) -> PruningRequest:
+        """Reads a prompt in which one image token stands for each image.
+
+        Args:
+            config: an MMTok configuration; its options count where `overrides` has none.
+            prompt: token ids.
+            overrides: options of the request, by name.
+
+        Raises:
+            ValueError: an option out of range, or `coverage_target`, which vLLM cannot honour.
+        """
+        options = PruningOptions.from_config(config, **overrides)
+        if options.vision_token_budget is None:
+            return cls({"vision_token_budget": None}, [])
+        if options.coverage_target is not None:
+            raise ValueError(
+                f"coverage_target is {options.coverage_target!r}: vLLM plans with the number of tokens before it encodes "
+                "an image, and a target makes that number depend on the image. Set it to null and give "
+                "vision_token_budget."
+            )
+        ids = torch.tensor([prompt])
+        marked = text_to_cover(ids, None, text_rules(config, options))
+        return cls({name: getattr(options, name) for name in _SENT_OPTIONS}, ids[marked].tolist())
+
+    @property
+    def budget(self) -> int | float | None:
+        return self.options["vision_token_budget"]
+
+    @property
+    def excludes_padding(self) -> bool:
+        return bool(self.options.get("exclude_padding"))
+
+    def about(self, image_key: str) -> PruningRequest:
+        """The request for one of the prompt's images."""
+        return replace(self, image_key=image_key)
+
+    def to_json(self) -> str:
+        """Equal requests, and no others, have equal text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PruningRequest:
+        return cls(**json.loads(text))
+
+    def to_tensor(self) -> torch.Tensor:
+        """(n,) uint8: what vLLM carries beside the pixels has to be a tensor, whose dtype it leaves alone."""
+        return torch.frombuffer(bytearray(self.to_json().encode()), dtype=torch.uint8)
+
+    @classmethod
+    def from_tensor(cls, data: torch.Tensor) -> PruningRequest:
+        return cls.from_json(bytes(data.tolist()).decode())
