@@ -29,8 +29,8 @@ class PruningEmbeddingMixin:
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         _refuse_tower_adapters(vllm_config)
         cache_bytes = _cache_bytes(vllm_config)
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.layout = self.layout_class(self.config)  # type: ignore[has-type]
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self.layout = self.layout_class(vllm_config.model_config.hf_config)
         self.features = FeatureCache(cache_bytes)
         self.crops_at_once = _crops_at_once(vllm_config, self.layout)
 
@@ -65,28 +65,44 @@ class PruningEmbeddingMixin:
         raw = self._raw_features(pixels, [request.image_key for request in requests])
         projected = self.multi_modal_projector(torch.cat(raw)).split([len(each) for each in raw])  # type: ignore[attr-defined]
         packed = [self._packed(each, size) for each, size in zip(projected, sizes, strict=True)]
-        result = list(packed)
-        groups: dict[str, list[int]] = {}
+        embedded = list(packed)
+        alike: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             if request.budget is not None:
-                groups.setdefault(json.dumps(request.options, sort_keys=True), []).append(index)
-        for members in groups.values():
-            first = requests[members[0]]
-            candidates = None
-            if first.excludes_padding:
-                candidates = [self.layout.candidates(pixels[index].cpu(), sizes[index]) for index in members]
-            flags, counts = kept_flags(
+                alike.setdefault(json.dumps(request.options, sort_keys=True), []).append(index)
+        for members in alike.values():
+            flags, counts = self._kept(
                 [packed[index] for index in members],
                 [raw[index] for index in members],
-                [self.layout.tokens(sizes[index]) for index in members],
-                candidates,
-                [requests[index].text_ids for index in members],
-                self.language_model.model.embed_input_ids,  # type: ignore[attr-defined]
-                first.options,
+                [pixels[index] for index in members],
+                [sizes[index] for index in members],
+                [requests[index] for index in members],
             )
             for index, flag, count in zip(members, flags, counts, strict=True):
-                result[index] = _rows(packed[index], flag, count)
-        return result
+                embedded[index] = _rows(packed[index], flag, count)
+        return embedded
+
+    def _kept(
+        self,
+        packed: Sequence[torch.Tensor],
+        raw: Sequence[torch.Tensor],
+        pixels: Sequence[torch.Tensor],
+        sizes: Sequence[tuple[int, int]],
+        requests: Sequence[PruningRequest],
+    ) -> tuple[Sequence[torch.Tensor], list[int]]:
+        """For each of some images whose requests have equal options (T,) bool, and how many stay."""
+        candidates = None
+        if requests[0].excludes_padding:
+            candidates = [self.layout.candidates(each.cpu(), size) for each, size in zip(pixels, sizes, strict=True)]
+        return kept_flags(
+            packed,
+            raw,
+            [self.layout.tokens(size) for size in sizes],
+            candidates,
+            [request.text_ids for request in requests],
+            self.language_model.model.embed_input_ids,  # type: ignore[attr-defined]
+            requests[0].options,
+        )
 
     def _raw_features(self, pixels: Sequence[torch.Tensor], keys: Sequence[str]) -> list[torch.Tensor]:
         """For each image (crops, tokens, d_raw) before the projector; the vision tower runs once for equal images."""

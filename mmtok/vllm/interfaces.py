@@ -1,7 +1,7 @@
 """What the plugin relies on in vLLM, checked before a model class is made.
 
-vLLM's interfaces for multimodal models change between minor releases. An override whose method vLLM no longer calls would
-leave images unpruned, or serve one question the tokens of another, without any error: so each is looked up first.
+vLLM's interfaces for multimodal models change between minor releases. An override whose method vLLM no longer calls
+would leave images unpruned, or serve one question the tokens of another, without any error: so each is looked up first.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _problems() -> Iterator[str]:
             if not wanted:
                 continue
             names = [name for name in inspect.signature(found).parameters if name != "self"]
-            if exact and names != wanted or not set(wanted) <= set(names):
+            if (exact and names != wanted) or not set(wanted) <= set(names):
                 yield f"{place.replace(':', '.')} takes ({', '.join(names)}) instead of ({', '.join(wanted)})"
     if _find(f"{_PROCESSING}:ProcessorInputs") is not None and not _options_are_hashed():
         yield "the keys of its caches leave the options of a request out"

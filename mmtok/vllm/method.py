@@ -1,4 +1,4 @@
-"""All that the plugin asks of the method layer: the text to cover, where an image's tokens come from, and the selection."""
+"""All that the plugin asks of the method layer: the text to cover, where an image's tokens come from, the selection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from mmtok.hub.selection import CoverageSettings, select_units
 from mmtok.hub.units import units_of
 
 # Options that say which tokens of a prompt are its question.
-TEXT_OPTIONS = tuple(field.name for field in fields(TextRules) if field.name not in ("image_token_id", "special_token_ids"))
+TEXT_OPTIONS = tuple(
+    field.name for field in fields(TextRules) if field.name not in ("image_token_id", "special_token_ids")
+)
 
 
 def text_rules(config: Any, options: PruningOptions) -> TextRules:
@@ -75,6 +77,10 @@ class LlavaNextLayout(LlavaNextVisionMixin, LlavaLayout):
 
     def crops(self, size: Sequence[int]) -> int:
         return self._crop_count(size)
+
+    def candidates(self, pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        # As one row of a batch, which may have more crops than tokens of it stay: a thin strip loses all of its tiles.
+        return super().candidates(pixels[None], size)
 
     def tokens(self, size: Sequence[int]) -> ImageTokens:
         return self._image_tokens([], torch.empty(1, self.tokens_per_crop, 0), {"image_sizes": [list(size)]})[0]

@@ -1,7 +1,8 @@
-"""vLLM's front end: as many placeholders as vision tokens stay, and the request's options and text beside the pixels."""
+"""vLLM's front end: as many placeholders as vision tokens stay, and the request's text beside the pixels."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,8 @@ class PruningProcessorMixin:
         """
         given = dict(inputs.hf_processor_mm_kwargs)
         given.pop(REQUEST, None)  # a client's own
+        _refuse_misspelt(given)
+        # vLLM merges the server's --mm-processor-kwargs under the request's, but only where it calls the processor.
         engine = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
         overrides = {name: engine[name] for name in KNOB_NAMES if name in engine}
         overrides.update({name: given.pop(name) for name in KNOB_NAMES if name in given})
@@ -69,7 +72,10 @@ class PruningProcessorMixin:
             layout = self.layout_class(self.info.get_hf_config())
             images, sizes = list(data["pixel_values"]), _sizes(mm_items)
             # Crops that only fill an image up to its neighbour's number would make it depend on the neighbour.
-            images = [pixels[: layout.crops(size)] if pixels.dim() == 4 else pixels for pixels, size in zip(images, sizes)]
+            images = [
+                pixels[: layout.crops(size)] if pixels.dim() == 4 else pixels
+                for pixels, size in zip(images, sizes, strict=True)
+            ]
             for pixels in images:
                 _require_finite(pixels)
             keys = [_key(pixels, size) if shared else "" for pixels, size in zip(images, sizes, strict=True)]
@@ -131,6 +137,13 @@ class PruningLlavaNextProcessor(PruningProcessorMixin, LlavaNextMultiModalProces
 def _request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[str, Any]]:
     rest = dict(hf_kwargs)
     return PruningRequest.from_json(str(rest.pop(REQUEST))), rest
+
+
+def _refuse_misspelt(given: Mapping[str, object]) -> None:
+    for name in given:
+        close = difflib.get_close_matches(name, KNOB_NAMES, n=1, cutoff=0.85)
+        if close and name not in KNOB_NAMES:
+            raise ValueError(f"mm_processor_kwargs has {name!r}, which is no option: did you mean {close[0]!r}?")
 
 
 def _sizes(mm_items: Any) -> list[tuple[int, int]]:

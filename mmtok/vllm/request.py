@@ -12,7 +12,7 @@ from configuration_mmtok import KNOB_NAMES, PruningOptions
 from mmtok.hub.question import text_to_cover
 from mmtok.vllm.method import TEXT_OPTIONS, text_rules
 
-# What travels to the model: the ids of the text to cover are known by then, and what they were found with is not needed.
+# What travels to the model; the text to cover is known by then, and what it was found with is not needed.
 _SENT_OPTIONS = tuple(name for name in KNOB_NAMES if name not in TEXT_OPTIONS)
 
 
@@ -49,8 +49,8 @@ class PruningRequest:
             return cls({"vision_token_budget": None}, [])
         if options.coverage_target is not None:
             raise ValueError(
-                f"coverage_target is {options.coverage_target!r}: vLLM plans with the number of tokens before it encodes "
-                "an image, and a target makes that number depend on the image. Set it to null and give "
+                f"coverage_target is {options.coverage_target!r}: vLLM plans with the number of tokens before it "
+                "encodes an image, and a target makes that number depend on the image. Set it to null and give "
                 "vision_token_budget."
             )
         ids = torch.tensor([prompt])

@@ -84,7 +84,7 @@ def make_llava_checkpoint(
         tokenizer_model: a SentencePiece file, such as Llama's; a small tokenizer is trained without it.
         dtype: of the weights.
         seed: of the weights.
-        config: further fields of `LlavaConfig`.
+        config: further fields of `LlavaConfig`, and `hidden_size` of the language model.
     """
     fields = {"image_seq_length": TOKENS_PER_CROP, **config}
     return _make(Path(folder), "llava", "vicuna", layout, sharded, tokenizer_model, dtype, seed, fields)
@@ -130,7 +130,7 @@ def _make(
 
     config_class = LlavaConfig if model_type == "llava" else LlavaNextConfig
     config = config_class(
-        text_config=_text_config(backbone, vocabulary=-(-tokenizer.get_vocab_size() // 64) * 64),
+        text_config=_text_config(backbone, -(-tokenizer.get_vocab_size() // 64) * 64, fields.pop("hidden_size", 32)),
         vision_config=_vision_config(),
         image_token_index=image_id,
         pad_token_id=pad_id,
@@ -168,8 +168,8 @@ def random_model(model_class: Any, config: Any, seed: int) -> Any:
     return model
 
 
-def _text_config(backbone: Backbone, vocabulary: int) -> dict[str, Any]:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+def _text_config(backbone: Backbone, vocabulary: int, hidden_size: int) -> dict[str, Any]:
+    sizes = {"hidden_size": hidden_size, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     common = {"vocab_size": vocabulary, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, **sizes}
     if backbone == "vicuna":
         return {"model_type": "llama", **common}

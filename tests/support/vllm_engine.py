@@ -1,80 +1,219 @@
 """A vLLM engine in this process beside the transformers model of the same folder, and what each kept of every request.
 
-vLLM reads its own settings from the environment while it is imported, so this module sets them first.
+vLLM reads its settings from the environment: import this module before anything of vLLM.
 """
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from transformers import AutoProcessor
+
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a test looks at the model
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that a test can look at the model
 }
+os.environ.update(SETTINGS)
+# Two threads that wait for each other on a core that other programs use take a hundred times as long as one.
+torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request: a chat about images with its options."""
+    """One request: a question about images with its options, and the turn before it."""
 
     question: str
     images: Sequence[Image.Image]
     options: dict[str, Any] = field(default_factory=dict)
+    earlier: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: new tokens, tokens in the prompt, and for each pruned image the places that were kept."""
+    """What came of a request: new tokens, prompt length, and for each image the places of its kept tokens."""
 
     tokens: list[int]
     prompt_length: int
-    kept: list[list[int]] | None
+    kept: list[list[int]]
 
 
 class Engine:
-    """vLLM with a model, and what it selected so far."""
+    """vLLM with a model, what it selected so far, and the transformers model to compare with.
 
-    def __init__(self, llm: Any) -> None:
-        self.llm = llm
-        self.model = llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+    Attributes:
+        tower_crops: crops of each run of the vision tower.
+        selected: places of the kept tokens by the request for an image, as JSON.
+    """
+
+    def __init__(self, folder: Path, *, dtype: str = "float32", **options: Any) -> None:
+        from vllm import LLM
+
+        from mmtok.vllm import register
+
+        register()  # as vLLM does; the processor's loading asks for the configuration
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        kinds = {"LlavaProcessor": MMTokLlavaForConditionalGeneration}
+        model_class = kinds.get(type(self.processor).__name__, MMTokLlavaNextForConditionalGeneration)
+        self.dtype = getattr(torch, dtype)
+        self.reference = model_class.from_pretrained(folder, dtype=self.dtype).eval()
+        defaults = {
+            "enforce_eager": True,
+            "max_model_len": 1024,
+            "max_num_seqs": 16,
+            "limit_mm_per_prompt": {"image": 2},
+        }
+        self.llm = LLM(model=str(folder), dtype=dtype, **{**defaults, **options})
+        self.model = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+        self.tower_crops: list[int] = []
         self.selected: dict[str, list[int]] = {}
-        self.tower_runs: list[int] = []
         self._watch()
 
     def _watch(self) -> None:
-        """Notes what the embedding step of this one model object is asked and returns."""
-        from mmtok.vllm import embedding
-
-        select, tower = embedding.kept_flags, self.model._image_pixels_to_features
+        tower, kept = self.model._image_pixels_to_features, self.model._kept
 
         def noted_tower(vision_tower: Any, pixels: torch.Tensor) -> torch.Tensor:
-            self.tower_runs.append(len(pixels))
+            self.tower_crops.append(len(pixels))
             return tower(vision_tower, pixels)
 
-        self.model._image_pixels_to_features = noted_tower
+        def noted_kept(*arguments: Any) -> Any:
+            flags, counts = kept(*arguments)
+            for request, flag in zip(arguments[-1], flags, strict=True):
+                self.selected[request.to_json()] = flag.nonzero()[:, 0].tolist()
+            return flags, counts
 
-    def answers(self, cases: Sequence[Case], prompts: Sequence[str], new_tokens: int = 8) -> list[Any]:
+        self.model._image_pixels_to_features, self.model._kept = noted_tower, noted_kept
+
+    def differences(self, cases: Sequence[Case], together: int = 30) -> list[tuple[Case, Outcome, Outcome]]:
+        """The cases of which vLLM and transformers don't agree; so many are in flight at once."""
+        got = [
+            outcome for start in range(0, len(cases), together) for outcome in self.run(cases[start : start + together])
+        ]
+        wanted = [self.expected(case) for case in cases]
+        return [(case, *pair) for case, *pair in zip(cases, got, wanted, strict=True) if pair[0] != pair[1]]
+
+    def prompt(self, case: Case) -> str:
+        images = [{"type": "image"}] * len(case.images)
+        turns = [case.question] if case.earlier is None else [*case.earlier, case.question]
+        chat = [
+            {"role": ("user", "assistant")[index % 2], "content": [{"type": "text", "text": text}]}
+            for index, text in enumerate(turns)
+        ]
+        chat[0]["content"] = [*images, *chat[0]["content"]]
+        return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+
+    def run(self, cases: Sequence[Case], new_tokens: int = 6) -> list[Outcome]:
+        """vLLM's outcome of requests that are in flight together."""
         from vllm import SamplingParams
 
-        requests = [
-            {
-                "prompt": prompt,
-                "multi_modal_data": {"image": list(case.images)},
-                "mm_processor_kwargs": case.options,
-            }
-            for case, prompt in zip(cases, prompts, strict=True)
-        ]
+        requests = []
+        for case in cases:
+            request: dict[str, Any] = {"prompt": self.prompt(case), "mm_processor_kwargs": dict(case.options)}
+            if case.images:
+                request["multi_modal_data"] = {"image": list(case.images)}
+            requests.append(request)
         parameters = SamplingParams(temperature=0, max_tokens=new_tokens)
-        return self.llm.generate(requests, parameters, use_tqdm=False)
+        outputs = self.llm.generate(requests, parameters, use_tqdm=False)
+        return [
+            Outcome(list(output.outputs[0].token_ids), len(output.prompt_token_ids), self._selected(case))
+            for case, output in zip(cases, outputs, strict=True)
+        ]
+
+    def _selected(self, case: Case) -> list[list[int]]:
+        """What vLLM kept of each image of a case; nothing where it never selected for the case's text."""
+        from mmtok.vllm.processor import _key
+        from mmtok.vllm.request import PruningRequest
+
+        if not case.images:
+            return []
+        ids = self.processor.tokenizer(self.prompt(case))["input_ids"]
+        request = PruningRequest.of(self.reference.config, ids, case.options)
+        kept = []
+        for image in case.images:
+            pixels = self.processor.image_processor(image, return_tensors="pt")["pixel_values"][0].to(self.dtype)
+            size = (image.height, image.width)
+            if request.budget is None:
+                kept.append(list(range(len(self.model.layout.tokens(size).source))))
+            else:
+                kept.append(self.selected.get(request.about(_key(pixels, size)).to_json(), []))
+        return kept
+
+    def expected(self, case: Case, new_tokens: int = 6) -> Outcome:
+        """The outcome of the transformers model, alone with the case."""
+        text, images = self.prompt(case), list(case.images) or None
+        inputs = self.processor(text=text, images=images, return_tensors="pt").to(self.dtype)
+        length = inputs["input_ids"].shape[1]
+        sequences = self.reference.generate(
+            **inputs, **case.options, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0
+        )
+        tokens = sequences[0, length:].tolist()
+        if not case.images:
+            return Outcome(tokens, length, [])
+        mask = self.reference.select_vision_tokens(**inputs, **case.options).kept_mask[0]
+        places = mask[inputs["input_ids"][0] == self.reference.config.image_token_id]
+        sizes = [(image.height, image.width) for image in case.images]
+        parts = places.split([len(self.model.layout.tokens(size).source) for size in sizes])
+        return Outcome(tokens, int(mask.sum()), [part.nonzero()[:, 0].tolist() for part in parts])
+
+
+_TEXT = "is there a red star in the image how many people walk where does dog and circle , ? yes no"
+WORDS = tuple(_TEXT.split())
+
+
+def noise(size: tuple[int, int], seed: int) -> Image.Image:
+    """An image of (width, height) pixels: a few random colours, so that its tokens differ."""
+    values = torch.randint(0, 256, (5, 5, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(values.numpy()).resize(size, Image.Resampling.NEAREST)
+
+
+def random_images(seed: int, count: int) -> list[Image.Image]:
+    """Images of many shapes, some with black bands above and below."""
+    random = Random(seed)
+    images = []
+    for index in range(count):
+        size = random.choice([(24, 24), (48, 48), (60, 30), (30, 70), (100, 20), (37, 41), (64, 48)])
+        image = noise(size, seed * 1000 + index)
+        if random.random() < 0.3:
+            image = ImageOps.expand(image, (0, image.height // 2))
+        images.append(image)
+    return images
+
+
+def random_cases(seed: int, count: int) -> list[Case]:
+    """Questions of random words about a few images, so that many share an image, with random options."""
+    random, images = Random(seed), random_images(seed, 8)
+    choices: dict[str, Sequence[Any]] = {
+        "vision_token_budget": (None, 1, 2, 4, 8, 16, 200, 0.1, 0.5, 1.0),
+        "text_coverage_weight": (0.0, 0.5, 2.0),
+        "vision_coverage_weight": (0.25, 4.0),
+        "text_temperature": (0.1, 1.0),
+        "vision_temperature": (0.05, 1.6),
+        "text_temperature_unit": ("spread",),
+        "exclude_padding": (True,),
+        "keep_image_newline": (True,),
+    }
+
+    def words() -> str:
+        return " ".join(random.choices(WORDS, k=random.randint(1, 12)))
+
+    return [
+        Case(
+            words(),
+            random.choices(images, k=random.choice([0, 1, 1, 1, 1, 2])),
+            {name: random.choice(choices[name]) for name in random.sample(sorted(choices), random.randint(0, 3))},
+            (words(), words()) if random.random() < 0.2 else None,
+        )
+        for _ in range(count)
+    ]

@@ -1,0 +1,57 @@
+"""vLLM with the plugin against the transformers classes: tokens, prompt lengths and kept tokens of each request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm_engine import Case, Engine, noise, random_cases
+
+pytestmark = pytest.mark.vllm
+
+# Folder, requests, and what the engine is given beside its defaults. 1,060 requests in all.
+ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "LLaVA-1.5": ("llava", 250, {}),
+    "LLaVA-NeXT": ("next", 250, {}),
+    "LLaVA-NeXT on Mistral": ("next-mistral", 250, {}),
+    "the embedded model": ("embedded", 70, {}),
+    "no prefix cache": ("next", 60, {"enable_prefix_caching": False}),
+    "no processor cache": ("llava", 60, {"mm_processor_cache_gb": 0}),
+    "no cache of features": ("next", 60, {"additional_config": {"mmtok_feature_cache_gib": 0}}),
+    "prefill in chunks of 16 tokens": ("next", 60, {"max_num_batched_tokens": 16}),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_request_gets_what_transformers_gives(name: str, folders: dict[str, Path]) -> None:
+    folder, requests, options = ENGINES[name]
+    engine = Engine(folders[folder], **options)
+    assert engine.differences(random_cases(len(name), requests)) == []
+
+
+def test_leaving_the_text_out_of_the_cache_key_is_found(folders: dict[str, Path], monkeypatch: Any) -> None:
+    from vllm.multimodal.processing import ProcessorInputs
+
+    from mmtok.vllm.processor import REQUEST
+
+    engine, words = Engine(folders["llava"]), ("dog", "red star", "people", "circle", "1 2 3")
+
+    def cases(seed: int) -> list[Case]:
+        return [Case(text, [noise((48, 48), seed)]) for text in words]
+
+    assert engine.differences(cases(1), together=1) == []
+    stock = ProcessorInputs.get_mm_hashes
+
+    def without_text(inputs: Any, *arguments: Any) -> Any:
+        given = dict(inputs.hf_processor_mm_kwargs)
+        request = json.loads(given[REQUEST])
+        return stock(
+            replace(inputs, hf_processor_mm_kwargs={**given, REQUEST: json.dumps(request | {"text_ids": []})}),
+            *arguments,
+        )
+
+    monkeypatch.setattr(ProcessorInputs, "get_mm_hashes", without_text)
+    assert len(engine.differences(cases(2), together=1)) == len(words) - 1
