@@ -4,9 +4,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
 OLDEST_TESTS := card orphans presets push stage supply_chain verify
+VLLM := .venv-vllm
+VLLM_PYTHON ?= python3.11
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-oldest test-heavy fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
+.PHONY: help install demo test test-oldest test-heavy test-vllm fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +34,19 @@ test-oldest: ## publishing and the command line under the oldest supported trans
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m heavy
+
+test-vllm: $(VLLM)/.installed ## the tests of the vLLM plugin, in an environment of their own (.venv-vllm, Python 3.11)
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m 'vllm or not vllm' tests/vllm_plugin
+
+# vLLM for the CPU comes with builds of torchaudio and torchcodec for CUDA, which do not load, and one of torchvision,
+# which does with a line more.
+$(VLLM)/.installed: setup.cfg tests/vllm_plugin/requirements.txt
+	$(VLLM_PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm_plugin/requirements.txt
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM)/bin/python tests/vllm_plugin/declare_torchvision_ops.py
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
 
 fuzz: $(INSTALLED) ## 2,000 random prompts
 	$(BIN)/python -m pytest tests/host/test_properties.py -m 'heavy or not heavy' --fuzz

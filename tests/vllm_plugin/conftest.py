@@ -8,6 +8,7 @@ import pytest
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
 import mmtok.tiny
+from mmtok.publish.recipe import Recipe
 from mmtok.publish.stage import stage
 
 # vLLM's attention on the CPU needs heads of at least 32.
@@ -34,5 +35,5 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "embedded": Path(mmtok.tiny.__file__).parent / "checkpoint",
     }
     for name, base in stock.items():
-        stage(base, root / name, knobs={"vision_token_budget": 4}, check=False)
+        stage(base, root / name, Recipe(options={"vision_token_budget": 4}), check=False)
     return {name: root / name for name in stock}
