@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmtok.tiny import questions as ask
-from mmtok.tiny.questions import Question
+from mmtok.tiny.questions import SceneQuestion
 from mmtok.tiny.scenes import COLORS, SHAPES, Scene, sample_scene
 
 from .architecture import CROWDED, PLAIN
@@ -93,7 +93,7 @@ class ConversationEncoder:
         """The column of the first image token: after <s> and "USER:"."""
         return 1 + len(self.ids("USER:"))
 
-    def encode(self, turns: list[Question], patches: int, ended: int = 0) -> tuple[list[int], list[int]]:
+    def encode(self, turns: list[SceneQuestion], patches: int, ended: int = 0) -> tuple[list[int], list[int]]:
         """Return ids and labels of a conversation about one image of `patches` image tokens.
 
         Labels are the answers. Of the short ones only that of turn `ended` also labels its </s>: that it follows one
@@ -115,7 +115,7 @@ def sample_conversation(
     scene: Scene,
     seen: NDArray[np.int64],
     rng: np.random.Generator,
-) -> list[Question]:
+) -> list[SceneQuestion]:
     """Draw the questions of one scene: mostly POPE's, a third of those about one attribute.
 
     `seen`: the labels of the patches that are kept.
@@ -129,7 +129,7 @@ def sample_conversation(
     if rng.random() < INSTRUCTION:
         index = int(rng.integers(len(drawn)))
         if drawn[index].text != ask.DESCRIBE:
-            drawn[index] = Question(f"{drawn[index].text}\n{ask.SHORT_ANSWER}", drawn[index].answer)
+            drawn[index] = SceneQuestion(f"{drawn[index].text}\n{ask.SHORT_ANSWER}", drawn[index].answer)
     return drawn
 
 
@@ -159,7 +159,7 @@ def sample_batch(encoder: ConversationEncoder, rng: np.random.Generator, size: i
     )
 
 
-def _sample_question(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _sample_question(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     kind = _KINDS[int(np.searchsorted(_BOUNDS, rng.random(), side="right"))]
     present = bool(rng.random() < 0.5)
     if kind == "existence":

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
-from mmtok.evaluation.questions import read_image
 from mmtok.evaluation.selectors import Method, Selector
+from mmtok.images import read_image
 
 from .held_out import HeldOutScene, presence_questions
 
@@ -36,7 +36,7 @@ def share_of_picks(
     seen: dict[tuple[str, int], list[tuple[bool, float, float]]] = {}
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
-        inputs = checkpoint.inputs([text for _, text, _ in batch], [read_image(images, i.image) for i, _, _ in batch])
+        inputs = checkpoint.inputs([text for _, text, _ in batch], [read_image(images / i.image) for i, _, _ in batch])
         encoded = EncodedBatch.of(checkpoint.model, inputs, needs, range(start, start + len(batch)))
         for method in methods:
             for budget in budgets:

@@ -198,11 +198,11 @@ def _part(labels: NDArray[np.int64], count: int, rng: np.random.Generator) -> ND
     return tokens[sample_kept(labels[tokens], max(count, CLUTTERED.max_objects), rng)]
 
 
-def _conversation(scene: Scene, rng: np.random.Generator) -> list[ask.Question]:
-    drawn: list[ask.Question] = []
+def _conversation(scene: Scene, rng: np.random.Generator) -> list[ask.SceneQuestion]:
+    drawn: list[ask.SceneQuestion] = []
     while len(drawn) < TURNS:
         kind, holds = rng.random(), bool(rng.random() < 0.5)
-        question: ask.Question | None
+        question: ask.SceneQuestion | None
         if kind < 0.45:
             question = ask.existence_question(
                 scene, rng, present=holds, negative="hard" if rng.random() < 0.6 else "random"

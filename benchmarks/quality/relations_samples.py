@@ -16,12 +16,12 @@ from .scene_sets import relation_question
 TURNS = 8
 
 
-def conversation(scene: Scene, relations: float, rng: np.random.Generator) -> list[ask.Question]:
+def conversation(scene: Scene, relations: float, rng: np.random.Generator) -> list[ask.SceneQuestion]:
     """Draws questions about a scene, so large a share of them for relations, the others as the embedded model's."""
-    drawn: list[ask.Question] = []
+    drawn: list[ask.SceneQuestion] = []
     while len(drawn) < TURNS:
         kind, holds = rng.random(), bool(rng.random() < 0.5)
-        question: ask.Question | None = None
+        question: ask.SceneQuestion | None = None
         if kind < relations:
             if len(scene.objects) > 1:
                 question = relation_question(scene, rng, holds=holds)
@@ -41,7 +41,7 @@ def conversation(scene: Scene, relations: float, rng: np.random.Generator) -> li
 
 def searched(
     scenes: list[Scene],
-    turns: list[list[ask.Question]],
+    turns: list[list[ask.SceneQuestion]],
     ids: torch.Tensor,
     labels: torch.Tensor,
     encoder: ExtendedEncoder,

@@ -15,11 +15,12 @@ from accelerate import PartialState
 from benchmarks.embedded_model.architecture import CROWDED
 from benchmarks.embedded_model.held_out import HELD_OUT
 from mmtok.evaluation import RunResult, RunSettings, compare, lead, run, summarize
-from mmtok.evaluation.answers import Answer, Key
-from mmtok.evaluation.checkpoint import Checkpoint, fingerprint
+from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
+from mmtok.evaluation.recorded_answers import Key, RecordedAnswer
 from mmtok.evaluation.selectors import Method, ModelPruning
 from mmtok.machine import machine
+from mmtok.model_content import model_content
 from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
 
 from .cases import (
@@ -74,7 +75,7 @@ def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
     return {
         "case": "evidence",
         "machine": machine("mmtok", "transformers"),
-        "checkpoint": fingerprint(checkpoint),
+        "checkpoint": model_content(checkpoint),
         "seconds": round(time.perf_counter() - started),
         "sets": sets,
     }
@@ -97,7 +98,7 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
         return answered(reader, rendered, tasks, methods, budgets, folder / place, batch_size)
 
     questions: list[Question] = []
-    answers: dict[Key, Answer] = {}
+    answers: dict[Key, RecordedAnswer] = {}
     for methods, budgets in case.groups:
         result = answer(case.tasks, methods, budgets, "answers")
         questions = result.questions
@@ -111,7 +112,7 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
     return {
         "case": name,
         "machine": machine("mmtok", "transformers"),
-        "checkpoint": fingerprint(checkpoint),
+        "checkpoint": model_content(checkpoint),
         **taught,
         "seconds": round(seconds),
         "small_budgets": list(case.small_budgets),
@@ -177,7 +178,7 @@ def measure_preset(checkpoint: Path, folder: Path, tiles: Path, batch_size: int)
     return {
         "case": "preset",
         "machine": machine("mmtok", "transformers"),
-        "checkpoint": fingerprint(checkpoint),
+        "checkpoint": model_content(checkpoint),
         "seconds": round(time.perf_counter() - started),
         "options": dict(ONE_CROP.options),
         "sets": sets,
@@ -192,9 +193,9 @@ def taught_reader(
     """The embedded model after teaching, from an earlier run if it learned from the same weights."""
     reader, record = folder / "reader", folder / "reader.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if known.get("from") != fingerprint(checkpoint):
+    if known.get("from") != model_content(checkpoint):
         started = time.perf_counter()
         found = teach(checkpoint, reader)
-        known = {"from": fingerprint(checkpoint), "seconds": round(time.perf_counter() - started), **found}
+        known = {"from": model_content(checkpoint), "seconds": round(time.perf_counter() - started), **found}
         record.write_text(json.dumps(known), encoding="utf-8")
     return reader, {"taught": known}

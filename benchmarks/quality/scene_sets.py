@@ -114,14 +114,14 @@ def _on_canvas(image: Image.Image, side: int | None) -> Image.Image:
 _Absent = Callable[[Scene, np.random.Generator], tuple[str, str]]
 
 
-def _existence(scenes: list[Scene], seed: int, absent: _Absent) -> list[tuple[int, ask.Question]]:
+def _existence(scenes: list[Scene], seed: int, absent: _Absent) -> list[tuple[int, ask.SceneQuestion]]:
     asked = []
     for number, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, number, 1])
         asked.append((number, ask.existence_question(scene, rng, present=True)))
         color, shape = absent(scene, rng)
         text = f"Is there {ask.with_article(f'{color} {shape}')} in the image?"
-        asked.append((number, ask.Question(text, "no", color=color, shape=shape)))
+        asked.append((number, ask.SceneQuestion(text, "no", color=color, shape=shape)))
     return asked
 
 
@@ -158,13 +158,13 @@ def _adversarial_absent(scene: Scene, rng: np.random.Generator) -> tuple[str, st
 
 
 def _each(
-    scenes: list[Scene], seed: int, question: Callable[[Scene, np.random.Generator], ask.Question | None]
-) -> list[tuple[int, ask.Question]]:
+    scenes: list[Scene], seed: int, question: Callable[[Scene, np.random.Generator], ask.SceneQuestion | None]
+) -> list[tuple[int, ask.SceneQuestion]]:
     asked = [(number, question(scene, np.random.default_rng([seed, number, 2]))) for number, scene in enumerate(scenes)]
     return [(number, found) for number, found in asked if found is not None]
 
 
-def _relations(scenes: list[Scene], seed: int) -> list[tuple[int, ask.Question]]:
+def _relations(scenes: list[Scene], seed: int) -> list[tuple[int, ask.SceneQuestion]]:
     asked = []
     for number, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, number, 3])
@@ -172,7 +172,7 @@ def _relations(scenes: list[Scene], seed: int) -> list[tuple[int, ask.Question]]
     return asked
 
 
-def relation_question(scene: Scene, rng: np.random.Generator, *, holds: bool) -> ask.Question:
+def relation_question(scene: Scene, rng: np.random.Generator, *, holds: bool) -> ask.SceneQuestion:
     """Asks "Is the red circle left of the blue star?" of two objects that are clearly apart in that direction.
 
     Raises:
@@ -184,4 +184,4 @@ def relation_question(scene: Scene, rng: np.random.Generator, *, holds: bool) ->
     # The direction in which the two are farther apart; the question that holds is asked of it, or its opposite.
     distances = {name: distance(first, second) for name, distance in _RELATIONS.items()}
     name = max(distances, key=lambda key: distances[key]) if holds else min(distances, key=lambda key: distances[key])
-    return ask.Question(f"Is the {first.name} {name} the {second.name}?", "yes" if holds else "no")
+    return ask.SceneQuestion(f"Is the {first.name} {name} the {second.name}?", "yes" if holds else "no")

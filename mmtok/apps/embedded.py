@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mmtok.tiny.questions import Question, color_question, count_question, existence_question
+from mmtok.tiny.questions import SceneQuestion, color_question, count_question, existence_question
 from mmtok.tiny.scenes import COLORS, SHAPES, SceneSettings, sample_scene
 
 SCENE = SceneSettings(min_objects=5)
@@ -33,7 +33,7 @@ class Example:
 
     image: Image.Image
     objects: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[SceneQuestion, ...]
 
 
 def example(seed: int | None = None) -> Example:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, PretrainedConfig
 
 from mmtok.publish.hub_names import check_model_name
 from mmtok.publish.ignored_text import text_knobs
@@ -23,8 +21,6 @@ _CLASSES: dict[str, Any] = {
     "llava_next": MMTokLlavaNextForConditionalGeneration,
     "mmtok_llava_next": MMTokLlavaNextForConditionalGeneration,
 }
-
-_HASHED_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -82,32 +78,7 @@ class Checkpoint:
         return str(rendered)
 
 
-def fingerprint(path: str | Path) -> dict[str, str]:
-    """What tells one checkpoint from another: its name, and hashes of its configuration and of its weights.
-
-    Of each weights file in a folder its size, beginning and end are hashed; on the Hub the commit, which is part of the
-    configuration as it is read, stands for the weights.
-    """
-    _, config = _model_class(path)
-    content = json.dumps(config, sort_keys=True, default=str)
-    weights = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")):
-        size = file.stat().st_size
-        weights.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as opened:
-            weights.update(opened.read(_HASHED_BYTES))
-            opened.seek(max(0, size - _HASHED_BYTES))
-            weights.update(opened.read())
-    return {
-        "name": Path(path).name,
-        "config_sha256": hashlib.sha256(content.encode()).hexdigest(),
-        "weights_sha256": weights.hexdigest(),
-    }
-
-
 def _model_class(path: str | Path) -> tuple[Any, dict[str, Any]]:
-    from transformers import PretrainedConfig
-
     config, _ = PretrainedConfig.get_config_dict(check_model_name(path))
     model_type = config.get("model_type")
     if model_type not in _CLASSES:

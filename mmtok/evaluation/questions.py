@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
-
 
 @dataclass(frozen=True)
 class Question:
@@ -37,7 +35,8 @@ def read_questions(path: str | Path) -> list[Question]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: it also splits at characters such as U+2028, which stand in JSON as they are.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as text: {error}") from error
     questions, seen = [], set()
@@ -87,9 +86,3 @@ def require_images(questions: Sequence[Question], folder: str | Path) -> None:
             f"{len(missing)} of {len(names)} images are not in {folder}, the first is {missing[0]}: give the folder "
             "that holds the images of these questions (for POPE, COCO's val2014)."
         )
-
-
-def read_image(folder: str | Path, name: str) -> Image.Image:
-    """The image in RGB."""
-    with Image.open(Path(folder) / name) as image:
-        return image.convert("RGB")

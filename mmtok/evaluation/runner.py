@@ -13,13 +13,16 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from mmtok.images import read_image
+from mmtok.model_content import model_content
 from mmtok.publish.presets import preset_knobs
+from mmtok.record_store import RecordStore
 
-from .answering import answer_by_model, answer_by_selector
-from .answers import Answer, AnswerLog, Budget
-from .checkpoint import Checkpoint, fingerprint
+from .checkpoint import Checkpoint
 from .encoded import EncodedBatch
-from .questions import Question, read_image, read_questions, require_images
+from .pruned_generation import generate_by_model, generate_by_selector
+from .questions import Question, read_questions, require_images
+from .recorded_answers import Budget, Key, RecordedAnswer, recorded
 from .selectors import METHODS, NAMED_METHODS, PAPER_SETTINGS, Method, ModelPruning, Selector
 
 INSTRUCTION = "Answer the question using a single word or phrase."
@@ -79,7 +82,7 @@ class RunResult:
     """The questions of a run and all answers to them; the same in every process."""
 
     questions: list[Question]
-    answers: list[Answer]
+    answers: list[RecordedAnswer]
 
 
 def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
@@ -94,15 +97,17 @@ def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
     state = PartialState(cpu=not torch.cuda.is_available())
     questions = [question for path in settings.questions for question in read_questions(path)[: settings.limit]]
     require_images(questions, settings.images)
-    log = AnswerLog(settings.output, _described(settings), process=state.process_index)
-    done = {answer.key: answer for answer in log.read()}
-    state.wait_for_everyone()  # nobody adds to the files that others are still reading
     cells = _cells(settings)
-    todo = [question for question in questions if any(_key(cell, question) not in done for cell in cells)]
-    new: list[Answer] = []
-    if todo:
-        with state.split_between_processes(todo) as share:
-            new = _answer(settings, share, cells, set(done), log, state, progress)
+    with state.main_process_first():  # it says in the store what the run does
+        store = RecordStore(settings.output, _described(settings), process=state.process_index, may_grow="methods")
+    with store:
+        done = recorded(store)
+        state.wait_for_everyone()  # nobody adds to the files that others are still reading
+        todo = [question for question in questions if any(_key(cell, question) not in done for cell in cells)]
+        new: list[RecordedAnswer] = []
+        if todo:
+            with state.split_between_processes(todo) as share:
+                new = _answer(settings, share, cells, set(done), store, state, progress)
     gathered = gather_object(new) if state.num_processes > 1 else new
     done.update((answer.key, answer) for answer in gathered)
     wanted = [_key(cell, question) for question in questions for cell in cells]
@@ -113,21 +118,21 @@ def _answer(
     settings: RunSettings,
     questions: Sequence[Question],
     cells: Sequence[tuple[Method | None, Budget]],
-    done: set[Any],
-    log: AnswerLog,
+    done: set[Key],
+    store: RecordStore,
     state: PartialState,
     progress: bool,
-) -> list[Answer]:
+) -> list[RecordedAnswer]:
     checkpoint = Checkpoint.load(settings.model, device=state.device, dtype=settings.dtype)
     needs = {need for method in settings.methods if isinstance(method, Selector) for need in method.needs}
-    new: list[Answer] = []
+    new: list[RecordedAnswer] = []
     bar = tqdm(total=len(questions), desc="questions", disable=not (progress and state.is_main_process), mininterval=5)
     for start in range(0, len(questions), settings.batch_size):
         batch = questions[start : start + settings.batch_size]
         texts = [f"{question.text}\n{settings.instruction}".strip() for question in batch]
-        inputs = checkpoint.inputs(texts, [read_image(settings.images, question.image) for question in batch])
+        inputs = checkpoint.inputs(texts, [read_image(Path(settings.images) / question.image) for question in batch])
         encoded: EncodedBatch | None = None
-        answers: list[Answer] = []
+        answers: list[RecordedAnswer] = []
         for cell in cells:
             if all(_key(cell, question) in done for question in batch):
                 continue
@@ -135,16 +140,16 @@ def _answer(
             if isinstance(method, Selector) and budget is not None:
                 if encoded is None:
                     encoded = EncodedBatch.of(checkpoint.model, inputs, needs, [_seed(question) for question in batch])
-                found = answer_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
+                found = generate_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
             else:
                 pruning = method if isinstance(method, ModelPruning) else None
-                found = answer_by_model(checkpoint, inputs, pruning, budget, settings.max_new_tokens)
+                found = generate_by_model(checkpoint, inputs, pruning, budget, settings.max_new_tokens)
             answers += [
-                Answer(*_key(cell, question), text, tokens)
+                RecordedAnswer(*_key(cell, question), text, tokens)
                 for question, text, tokens in zip(batch, *found, strict=True)
                 if _key(cell, question) not in done
             ]
-        log.append(answers)
+        store.append(answer.as_record() for answer in answers)
         new += answers
         bar.update(len(batch))
     bar.close()
@@ -169,7 +174,7 @@ def _seed(question: Question) -> int:
 
 def _described(settings: RunSettings) -> Mapping[str, Any]:
     return {
-        "model": fingerprint(settings.model),
+        "model": model_content(settings.model),
         "questions": {Path(path).stem: _sha256(path) for path in settings.questions},
         "instruction": settings.instruction,
         "max_new_tokens": settings.max_new_tokens,

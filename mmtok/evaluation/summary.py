@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .answers import Answer, Budget
 from .bootstrap import Interval, TaskOutcomes, retention, retention_lead
 from .metrics import Counts, metric_of, outcomes, score
 from .questions import Question
+from .recorded_answers import Budget, RecordedAnswer
 from .runner import FULL, RunResult
 
 # Behind the decimal point, of shares.
@@ -90,7 +90,7 @@ class _Tables:
             self.by_task.setdefault(question.task, []).append(question)
         self._answers = {answer.key: answer for answer in result.answers}
 
-    def answers(self, method: str, budget: Budget, task: str) -> list[Answer]:
+    def answers(self, method: str, budget: Budget, task: str) -> list[RecordedAnswer]:
         """In the order of the task's questions."""
         return [self._answers[method, budget, task, question.question_id] for question in self.by_task[task]]
 

@@ -21,7 +21,7 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question and its answer; `color` and `shape` say what it asks for, where it asks for something."""
 
     text: str
@@ -37,7 +37,7 @@ def with_article(noun: str) -> str:
 
 def existence_question(
     scene: Scene, rng: np.random.Generator, *, present: bool, negative: Negative = "hard"
-) -> Question:
+) -> SceneQuestion:
     """Ask whether an object of one colour and shape is there: "Is there a red circle in the image?".
 
     `present` is the answer. Of the absent objects, `negative` "hard" takes one that shares its colour or its shape
@@ -52,10 +52,10 @@ def existence_question(
             colors, shapes = {color for color, _ in there}, {shape for _, shape in there}
             pool = [(color, shape) for color, shape in pool if color in colors or shape in shapes]
     color, shape = pool[rng.integers(len(pool))]
-    return Question(_is_there(f"{color} {shape}"), "yes" if present else "no", color=color, shape=shape)
+    return SceneQuestion(_is_there(f"{color} {shape}"), "yes" if present else "no", color=color, shape=shape)
 
 
-def attribute_question(scene: Scene, rng: np.random.Generator, *, present: bool) -> Question | None:
+def attribute_question(scene: Scene, rng: np.random.Generator, *, present: bool) -> SceneQuestion | None:
     """Ask for one attribute: "Is there a circle in the image?", "Is there a red object in the image?".
 
     None where the scene leaves nothing to ask for, such as every shape being present.
@@ -65,46 +65,46 @@ def attribute_question(scene: Scene, rng: np.random.Generator, *, present: bool)
         if not colors:
             return None
         color = colors[rng.integers(len(colors))]
-        return Question(_is_there(f"{color} object"), "yes" if present else "no", color=color)
+        return SceneQuestion(_is_there(f"{color} object"), "yes" if present else "no", color=color)
     shapes = [shape for shape in SHAPES if any(o.shape == shape for o in scene.objects) == present]
     if not shapes:
         return None
     shape = shapes[rng.integers(len(shapes))]
-    return Question(_is_there(shape), "yes" if present else "no", shape=shape)
+    return SceneQuestion(_is_there(shape), "yes" if present else "no", shape=shape)
 
 
-def color_question(scene: Scene, rng: np.random.Generator) -> Question | None:
+def color_question(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     """Ask "What color is the circle?" for a shape that occurs once; None where no shape does."""
     shapes = [o.shape for o in scene.objects]
     single = [o for o in scene.objects if shapes.count(o.shape) == 1]
     if not single:
         return None
     item = single[rng.integers(len(single))]
-    return Question(f"What color is the {item.shape}?", item.color, shape=item.shape)
+    return SceneQuestion(f"What color is the {item.shape}?", item.color, shape=item.shape)
 
 
-def shape_question(scene: Scene, rng: np.random.Generator) -> Question | None:
+def shape_question(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     """Ask "What shape is the red object?" for a colour that occurs once; None where no colour does."""
     colors = [o.color for o in scene.objects]
     single = [o for o in scene.objects if colors.count(o.color) == 1]
     if not single:
         return None
     item = single[rng.integers(len(single))]
-    return Question(f"What shape is the {item.color} object?", item.shape, color=item.color)
+    return SceneQuestion(f"What shape is the {item.color} object?", item.shape, color=item.color)
 
 
-def count_question(scene: Scene) -> Question:
+def count_question(scene: Scene) -> SceneQuestion:
     """Ask how many objects there are; the answer is in digits."""
-    return Question(COUNT, str(len(scene.objects)))
+    return SceneQuestion(COUNT, str(len(scene.objects)))
 
 
-def description(scene: Scene, patches: NDArray[np.int64] | None = None) -> Question:
+def description(scene: Scene, patches: NDArray[np.int64] | None = None) -> SceneQuestion:
     """Ask for a description; the answer names every object in reading order, "a red circle and a blue star".
 
     `patches`: the labels of the patches that the reader sees (see `Scene.patch_labels`), by default all.
     """
     order = reading_order(scene, scene.patch_labels() if patches is None else patches)
-    return Question(DESCRIBE, " and ".join(with_article(item.name) for item in order))
+    return SceneQuestion(DESCRIBE, " and ".join(with_article(item.name) for item in order))
 
 
 def reading_order(scene: Scene, patches: NDArray[np.int64]) -> list[SceneObject]:

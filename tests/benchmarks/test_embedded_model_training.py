@@ -18,7 +18,7 @@ from benchmarks.embedded_model.report import require_targets
 from benchmarks.embedded_model.samples import IGNORED, ConversationEncoder, Lesson, sample_batch
 from benchmarks.embedded_model.stages import Stage, image_loss, part_of, sight_loss, symbolic_loss, writing_loss
 from benchmarks.embedded_model.vocabulary import IMAGE, words
-from mmtok.tiny.questions import Question, description
+from mmtok.tiny.questions import SceneQuestion, description
 from mmtok.tiny.scenes import SceneSettings, sample_scene
 
 STAGES = (
@@ -50,7 +50,11 @@ def message(role, text, *parts):
 
 def test_training_ids_are_the_chat_template_s(processor):
     scene = sample_scene(SceneSettings(), np.random.default_rng(0))
-    turns = [description(scene), Question("Is there a red circle in the image?", "no"), Question("How many?", "2")]
+    turns = [
+        description(scene),
+        SceneQuestion("Is there a red circle in the image?", "no"),
+        SceneQuestion("How many?", "2"),
+    ]
     image = {"type": "image", "image": scene.image()}
     chat = []
     for index, turn in enumerate(turns):
@@ -68,7 +72,11 @@ def test_training_ids_are_the_chat_template_s(processor):
 
 def test_labels_are_the_answers():
     encoder = ConversationEncoder()
-    turns = [Question("Describe the image.", "a red circle"), Question("Is there?", "yes"), Question("How many?", "1")]
+    turns = [
+        SceneQuestion("Describe the image.", "a red circle"),
+        SceneQuestion("Is there?", "yes"),
+        SceneQuestion("How many?", "1"),
+    ]
     for ended, answers in ((0, ["yes", "1"]), (1, ["yes", "</s>", "1"]), (2, ["yes", "1", "</s>"])):
         ids, labels = encoder.encode(turns, patches=4, ended=ended)
         asked = encoder.tokenizer.convert_ids_to_tokens([label for label in labels if label != IGNORED])

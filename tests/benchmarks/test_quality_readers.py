@@ -12,11 +12,11 @@ from benchmarks.quality.place_probe import place_kept, places
 from benchmarks.quality.relations_reader import make_related_checkpoint
 from benchmarks.quality.relations_samples import conversation, searched
 from mmtok.evaluation import RunResult, lead
-from mmtok.evaluation.answers import Answer
 from mmtok.evaluation.checkpoint import Checkpoint
-from mmtok.evaluation.questions import Question as Asked
+from mmtok.evaluation.questions import Question
+from mmtok.evaluation.recorded_answers import RecordedAnswer
 from mmtok.tiny import checkpoint_path
-from mmtok.tiny.questions import Question
+from mmtok.tiny.questions import SceneQuestion
 from mmtok.tiny.scenes import Scene, SceneObject
 
 SCENE = Scene(PLAIN, (SceneObject("red", "circle", 24.0, 48.0, 8.0), SceneObject("blue", "star", 72.0, 12.0, 8.0)), 0)
@@ -31,9 +31,9 @@ def encoder(tmp_path_factory) -> ExtendedEncoder:
 
 def test_places_and_distances_stand_where_they_are_asked_for(encoder) -> None:
     turns = [
-        Question("What color is the circle?", "red"),
-        Question("Is the red circle left of the blue star?", "yes"),
-        Question("Is the blue star below the red circle?", "no"),
+        SceneQuestion("What color is the circle?", "red"),
+        SceneQuestion("Is the red circle left of the blue star?", "yes"),
+        SceneQuestion("Is the blue star below the red circle?", "no"),
     ]
     ids, labels = (torch.tensor([values]) for values in encoder.encode(turns, 4))
     names, asked = searched([SCENE], [turns], ids, labels, encoder)
@@ -75,9 +75,9 @@ def test_a_taught_reader_answers_and_its_tower_keeps_places(tmp_path) -> None:
 
 def test_the_lead_is_a_mean_over_the_tasks_of_all_runs() -> None:
     def result(task: str, right: dict[str, str]) -> RunResult:
-        questions = [Asked(task, 1, "a.png", "What color is the circle?", "red")]
-        given = [Answer("all", None, task, 1, "red", 9)]
-        return RunResult(questions, given + [Answer(name, 2, task, 1, text, 2) for name, text in right.items()])
+        questions = [Question(task, 1, "a.png", "What color is the circle?", "red")]
+        given = [RecordedAnswer("all", None, task, 1, "red", 9)]
+        return RunResult(questions, given + [RecordedAnswer(name, 2, task, 1, text, 2) for name, text in right.items()])
 
     better, same = result("color", {"one": "red", "other": "blue"}), result("shape", {"one": "red", "other": "red"})
     assert lead([(better, [2])], "one", "other", resamples=10) == {"estimate": 1, "low": 1, "high": 1}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.quality.scene_sets import relation_question, write_scene_set
-from mmtok.evaluation.questions import read_image, read_questions, require_images
+from mmtok.evaluation.questions import read_questions, require_images
+from mmtok.images import read_image
 from mmtok.tiny.scenes import Scene, SceneObject, SceneSettings, sample_scene
 
 
@@ -28,7 +29,7 @@ def test_rendered_sets_hold_what_they_ask_for(tmp_path: Path) -> None:
     assert [question.text for question in tasks["random"][::2]] == [q.text for q in tasks["popular"][::2]]
     assert [question.label for question in tasks["count"]] == [str(len(scene.objects)) for scene in scenes]
     require_images([question for asked in tasks.values() for question in asked], rendered.images)
-    assert np.array_equal(np.asarray(read_image(rendered.images, "scene-0003.png")), scenes[3].pixels())
+    assert np.array_equal(np.asarray(read_image(rendered.images / "scene-0003.png")), scenes[3].pixels())
 
 
 def test_adversarial_negatives_borrow_colour_and_shape_from_two_objects(tmp_path: Path) -> None:

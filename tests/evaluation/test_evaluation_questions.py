@@ -24,7 +24,10 @@ def test_the_real_pope_files_are_read(kind: str) -> None:
 
 
 def test_questions_come_back_as_they_were_written(tmp_path: Path) -> None:
-    asked = [Question("café", 1, "a.png", "Is there a “dog”?", "yes"), Question("café", 2, "a.png", "What?", "red")]
+    asked = [
+        Question("café", 1, "a.png", "Is there a “dog”?", "yes"),
+        Question("café", 2, "a.png", "Which\u2028line?", "red"),
+    ]
     write_questions(tmp_path / "café.json", asked)
     assert read_questions(tmp_path / "café.json") == asked
 

@@ -16,10 +16,10 @@ from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
 from mmtok.evaluation import FULL, RunSettings, run, summarize
 from mmtok.evaluation.__main__ import main, table
-from mmtok.evaluation.answering import answer_by_model, answer_by_selector
 from mmtok.evaluation.attention import cls_attention, language_attention
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
+from mmtok.evaluation.pruned_generation import generate_by_model, generate_by_selector
 from mmtok.evaluation.questions import Question, write_questions
 from mmtok.evaluation.selectors import METHODS, MMTOK, CropView, Kept, ModelPruning, Selector, UniformGrid
 from mmtok.hub.coverage import greedy_coverage
@@ -90,14 +90,14 @@ def test_a_selector_reaches_the_model_as_the_models_own_pruning_does(
     checkpoint: Checkpoint, inputs: dict[str, torch.Tensor], budget: int
 ) -> None:
     encoded = EncodedBatch.of(checkpoint.model, inputs, (), [0, 1, 2])
-    by_selector = answer_by_selector(checkpoint, inputs, encoded, CoverageSelector(), budget, 6)
-    assert by_selector == answer_by_model(checkpoint, inputs, MMTOK, budget, 6)
+    by_selector = generate_by_selector(checkpoint, inputs, encoded, CoverageSelector(), budget, 6)
+    assert by_selector == generate_by_model(checkpoint, inputs, MMTOK, budget, 6)
 
 
 def test_all_tokens_of_a_selector_are_the_full_prompt(checkpoint: Checkpoint, inputs: dict[str, torch.Tensor]) -> None:
     encoded = EncodedBatch.of(checkpoint.model, inputs, (), [0, 1, 2])
-    full = answer_by_model(checkpoint, inputs, None, None, 6)
-    assert answer_by_selector(checkpoint, inputs, encoded, UniformGrid(), 16, 6) == full
+    full = generate_by_model(checkpoint, inputs, None, None, 6)
+    assert generate_by_selector(checkpoint, inputs, encoded, UniformGrid(), 16, 6) == full
 
 
 def test_merged_features_take_the_place_of_the_tokens_own(
@@ -180,7 +180,7 @@ def test_all_methods_run_side_by_side(settings: RunSettings) -> None:
 
 def test_an_interrupted_run_goes_on_and_ends_alike(settings: RunSettings) -> None:
     whole = run(settings, progress=False)
-    path = Path(settings.output) / "answers-0.jsonl"
+    path = Path(settings.output) / "00000.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:8]) + lines[8][:20])  # cut within the ninth line
     again = run(settings, progress=False)
@@ -197,8 +197,8 @@ def test_a_finished_run_loads_no_model(settings: RunSettings, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"instruction": "Be brief."}, "holds answers of another run: instruction was .*Be brief"),
-        ({"methods": [ModelPruning("MMTok", {"vision_coverage_weight": 2.0})]}, "the method 'MMTok' was"),
+        ({"instruction": "Be brief."}, "holds unfinished work of another run: instruction was .*Be brief"),
+        ({"methods": [ModelPruning("MMTok", {"vision_coverage_weight": 2.0})]}, "methods had 'MMTok' as"),
     ],
     ids=["instruction", "method"],
 )
@@ -242,7 +242,7 @@ def test_other_weights_under_the_same_name_are_another_run(settings: RunSettings
     before = path.read_bytes()
     path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     try:
-        with pytest.raises(ValueError, match="holds answers of another run: model was"):
+        with pytest.raises(ValueError, match="of another run: model was"):
             run(settings, progress=False)
     finally:
         path.write_bytes(before)
@@ -297,8 +297,8 @@ def test_two_processes_answer_what_one_does(settings: RunSettings, tmp_path: Pat
         capture_output=True,
         timeout=300,
     )
-    written = sorted((tmp_path / "parallel").glob("answers-*.jsonl"))
-    assert [path.name for path in written] == ["answers-0.jsonl", "answers-1.jsonl"]
+    written = sorted((tmp_path / "parallel").glob("*.jsonl"))
+    assert [path.name for path in written] == ["00000.jsonl", "00001.jsonl"]
     shared = run(RunSettings(**{**vars(settings), "output": tmp_path / "parallel"}), progress=False)
     assert shared == alone
 

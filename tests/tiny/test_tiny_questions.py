@@ -66,7 +66,7 @@ def test_attribute_questions_are_true():
 def test_colour_and_shape_are_asked_of_what_occurs_once(scene):
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        assert ask.color_question(scene, rng) == ask.Question("What color is the star?", "orange", shape="star")
+        assert ask.color_question(scene, rng) == ask.SceneQuestion("What color is the star?", "orange", shape="star")
         question = ask.shape_question(scene, rng)
         assert question is not None
         assert question.answer == {"blue": "circle", "red": "circle", "orange": "star"}[str(question.color)]

@@ -23,11 +23,11 @@ class ModelPruning:
 
 
 # Written out, so that the name means the paper's settings also on a model that was staged with others.
-# The defaults are the paper's; empty ones are tables of token ids, which describe the model's tokenizer.
+# The defaults are the paper's; tables of token ids describe the model's tokenizer and are no setting.
 PAPER_SETTINGS: dict[str, Any] = {
     option.name: option.default
     for option in fields(PruningOptions)
-    if not option.name.startswith("vision_token_") and option.default not in ((), "")
+    if not option.metadata["table"] and option.name not in ("vision_token_budget", "vision_token_share")
 }
 
 MMTOK = ModelPruning("MMTok", PAPER_SETTINGS)

@@ -14,7 +14,7 @@ from .selectors import ModelPruning, Selector
 
 
 @torch.no_grad()
-def answer_by_model(
+def generate_by_model(
     checkpoint: Checkpoint,
     inputs: Mapping[str, torch.Tensor],
     method: ModelPruning | None,
@@ -42,7 +42,7 @@ def answer_by_model(
 
 
 @torch.no_grad()
-def answer_by_selector(
+def generate_by_selector(
     checkpoint: Checkpoint,
     inputs: Mapping[str, torch.Tensor],
     encoded: EncodedBatch,
@@ -53,13 +53,13 @@ def answer_by_selector(
     """Stock `generate` on the same prompts with the tokens that a selector keeps.
 
     Args:
-        checkpoint, inputs, max_new_tokens: as in `answer_by_model`.
+        checkpoint, inputs, max_new_tokens: as in `generate_by_model`.
         encoded: of `inputs`.
         selector: the method.
         budget: tokens per crop.
 
     Returns:
-        As `answer_by_model`.
+        As `generate_by_model`.
     """
     pruned = encoded.pruned(checkpoint.model, selector, budget)
     with prompt_lengths(checkpoint.model) as lengths:
