@@ -12,7 +12,7 @@ from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS
 from mmtok.publish.presets import PRESETS, preset_knobs
 
 # The tables of token ids describe the tokenizer and are derived; every other knob is an option.
-_OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_sequences", "_bitmap")))
+_OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_sequences", "_bitmap", "_texts")))
 # Knob -> what stands for its value in the help, and what the help says.
 _HELP: dict[str, tuple[str, str]] = {
     "vision_token_budget": ("N", "vision tokens kept per crop: a number, a share such as 0.25, or all"),

@@ -20,6 +20,8 @@ class EncodedImages:
         raw: for each image (crops x tokens, d_raw), vision tokens before the projector, crops one after another.
         layouts: for each image where its T_i tokens come from; on the CPU.
         candidates: for each image (T_i,) bool on the CPU, False for tokens of padding; None where nobody asked.
+        before_unpadding: the same images with all tokens of all crops, crops one after another and no row separators;
+            None for a family whose prompts hold all of them.
         outputs: what the stock model's `get_image_features` returned; None for images that were put together anew.
     """
 
@@ -27,6 +29,7 @@ class EncodedImages:
     raw: Sequence[torch.Tensor]
     layouts: Sequence[ImageTokens]
     candidates: Sequence[torch.Tensor] | None = None
+    before_unpadding: EncodedImages | None = None
     outputs: Any = None
 
     def __len__(self) -> int:
@@ -46,6 +49,7 @@ class EncodedImages:
             [self.raw[number] for number in numbers],
             [self.layouts[number] for number in numbers],
             None if self.candidates is None else [self.candidates[number] for number in numbers],
+            None if self.before_unpadding is None else self.before_unpadding[numbers],
         )
 
     @property

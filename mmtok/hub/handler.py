@@ -42,6 +42,7 @@ PARAMETERS: frozenset[str] = frozenset(
         "min_new_tokens",
         "num_beams",
         "repetition_penalty",
+        "select_before_unpadding",
         "stop_strings",
         "temperature",
         "text_coverage_weight",

@@ -29,7 +29,7 @@ def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> Enc
     pixels = inputs["pixel_values"]
     _require_pixels(pixels, ("images, channels, height, width",))
     bands = _padding(model, pixels).split(1) if padding else None
-    outputs, raw = encode(model, model.model.multi_modal_projector, inputs)
+    outputs, raw, _ = encode(model, model.model.multi_modal_projector, inputs)
     projected = projected_features(outputs)
     layouts = [
         ImageTokens.of(
@@ -38,7 +38,7 @@ def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> Enc
         for tokens in projected
     ]
     raws = raw.flatten(0, -2).split([len(tokens) for tokens in projected])
-    return EncodedImages(projected, raws, layouts, _candidates(layouts, bands), outputs)
+    return EncodedImages(projected, raws, layouts, _candidates(layouts, bands), outputs=outputs)
 
 
 def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
@@ -61,7 +61,7 @@ def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     _require_crops(pixels, crops)
     bands = _bands_of_images(_padding(model, pixels), crops) if padding else None
     inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
-    outputs, raw = encode(model, model.model.multi_modal_projector, inputs)
+    outputs, raw, every = encode(model, model.model.multi_modal_projector, inputs)
     tokens = raw.shape[1]
     strategy = inputs.get("vision_feature_select_strategy") or model.config.vision_feature_select_strategy
     # Packs token numbers exactly as stock packs the features.
@@ -69,34 +69,40 @@ def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     packed, _ = model.pack_image_features(
         numbers, sizes, vision_feature_select_strategy=strategy, image_newline=torch.tensor([-1])
     )
-    layouts = [
-        ImageTokens.of(source[:, 0], crops=count, tokens_per_crop=tokens, columns=_grid_columns(model, tokens))
-        for source, count in zip(packed, crops, strict=True)
-    ]
-    raws = raw.flatten(0, -2).split([count * tokens for count in crops])
-    return EncodedImages(projected_features(outputs), raws, layouts, _candidates(layouts, bands), outputs)
+
+    def layouts_of(sources: Sequence[torch.Tensor]) -> list[ImageTokens]:
+        columns = _grid_columns(model, tokens)
+        return [
+            ImageTokens.of(source.flatten(), crops=count, tokens_per_crop=tokens, columns=columns)
+            for source, count in zip(sources, crops, strict=True)
+        ]
+
+    lengths = [count * tokens for count in crops]
+    raws, layouts, whole = raw.flatten(0, -2).split(lengths), layouts_of(packed), layouts_of(numbers)
+    before = EncodedImages(every.flatten(0, -2).split(lengths), raws, whole, _candidates(whole, bands))
+    return EncodedImages(projected_features(outputs), raws, layouts, _candidates(layouts, bands), before, outputs)
 
 
-def encode(model: Any, projector: torch.nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, torch.Tensor]:
-    """What `get_image_features` returns, and (crops, tokens, d_raw) the input of the projector.
+def encode(model: Any, projector: torch.nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """What `get_image_features` returns, and the projector's input (crops, tokens, d_raw) and output (.., hidden).
 
     Not every release returns the features before the projector; the projector's own input is the same in all.
     """
-    before: list[torch.Tensor] = []
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     caller = threading.get_ident()
 
-    def record(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    def record(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         # Another thread may be using the same model; its images are none of ours.
         if threading.get_ident() == caller:
-            before.append(args[0])
+            seen.append((args[0], output))
 
-    handle = projector.register_forward_pre_hook(record)
+    handle = projector.register_forward_hook(record)
     try:
         with _own_weights_loaded(model.model):
             outputs = model.get_image_features(**inputs)
     finally:
         handle.remove()
-    return outputs, before[0]
+    return outputs, *seen[0]
 
 
 @contextmanager

@@ -77,6 +77,11 @@ def _sequences(name: str, value: Any) -> None:
         _refuse(name, value, "a list of lists of token ids, none of them empty")
 
 
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        _refuse(name, value, "a string, as staging writes it")
+
+
 def _bitmap(name: str, value: Any) -> None:
     digits = isinstance(value, str) and value.isascii() and (not value or value.isalnum()) and len(value) % 2 == 0
     if not digits or any(digit not in "0123456789abcdefABCDEF" for digit in value):
@@ -132,11 +137,20 @@ class PruningOptions:
     keep_image_newline: bool = _option(
         False, _flag, "keep LLaVA-NeXT's row separators of a pruned image; the paper drops them"
     )
+    select_before_unpadding: bool = _option(
+        False,
+        _flag,
+        "LLaVA-NeXT: select among all tokens of every crop, also those of the padding that the stock model removes, as "
+        "the paper's reference code does",
+    )
     ignored_token_ids: tuple[int, ...] | list[int] = _option(
         (), _ids, "token ids that are not covered: punctuation and further special tokens", table=True
     )
     ignored_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
         (), _sequences, "sequences of token ids that are not covered: stop words", table=True
+    )
+    punctuation_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
+        (), _sequences, "punctuation marks that are several tokens each, which are not covered", table=True
     )
     instruction_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
         (), _sequences, "sequences that are no part of the question: fixed benchmark instructions", table=True
@@ -152,6 +166,13 @@ class PruningOptions:
         _bitmap,
         "hexadecimal bitmap over the vocabulary; bit i % 8 of byte i // 8 is set when token id i continues the word of "
         "the token before it; without it every token begins a word",
+        table=True,
+    )
+    word_piece_texts: str = _option(
+        "",
+        _text,
+        "the packed texts of the pieces that words are made of, from which a word is tokenised as it is behind a "
+        "space, whatever it stands behind; without it words keep the tokens that they have",
         table=True,
     )
 
@@ -193,6 +214,17 @@ class PruningOptions:
 
 OPTION_NAMES: tuple[str, ...] = tuple(each.name for each in fields(PruningOptions))
 _CHECKS: dict[str, Callable[[str, Any], None]] = {each.name: each.metadata["check"] for each in fields(PruningOptions)}
+
+# The paper's reference code, pick for pick. The defaults differ in the last one only: they read the tokens that the
+# stock model reads.
+PAPER_OPTIONS: dict[str, Any] = {
+    **{
+        each.name: each.default
+        for each in fields(PruningOptions)
+        if not each.metadata["table"] and not each.name.startswith("vision_token_")
+    },
+    "select_before_unpadding": True,
+}
 
 # Options of earlier releases that were behind the others in our measurements, and the value at which they did nothing.
 REMOVED_OPTIONS: dict[str, Any] = {"budget_scope": "crop", "center_features": False}

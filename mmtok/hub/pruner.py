@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -19,7 +20,7 @@ from .generation_call import GenerationCall
 from .host import STOCK_ARGUMENTS, given_cache, require_stock, with_images
 from .image_tokens import KeptVision
 from .options import OPTION_NAMES, PruningOptions, options_within
-from .packing import PackedOrder
+from .paper_selection import in_first_places, selects_before_unpadding
 from .prompt import Prompt
 from .pruned_prompt import PrunedPrompt
 from .question import TextRules, ids_of_embeddings, text_to_cover
@@ -130,7 +131,10 @@ class MMTokPruningMixin:
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
             encoded = self._encoded(encoded, taken(kwargs, self.image_arguments), options)
             selection, rows = self._select(prompt, encoded, options, explain=True)
-        kept = prompt.kept_mask(selection.kept(options.keep_image_newline))
+        kept_vision = selection.kept(options.keep_image_newline)
+        if selects_before_unpadding(encoded, options):
+            _, kept_vision = in_first_places(encoded, kept_vision)
+        kept = prompt.kept_mask(kept_vision)
         return VisionTokenSelection(describe(selection, rows), kept)
 
     @torch.no_grad()
@@ -252,7 +256,11 @@ class MMTokPruningMixin:
         text = self.question_embeddings(prompt, options)
         encoded = self._encoded(encoded, images, options)
         selection, _ = self._select(prompt, encoded, options, text=text)
-        return self.pack_prompt(prompt, encoded, selection.kept(options.keep_image_newline))
+        kept_vision = selection.kept(options.keep_image_newline)
+        if not selects_before_unpadding(encoded, options):
+            return self.pack_prompt(prompt, encoded, kept_vision)
+        placed, kept_vision = in_first_places(encoded, kept_vision)
+        return replace(self.pack_prompt(prompt, placed, kept_vision), encoded=encoded)
 
     def pack_prompt(self, prompt: Prompt, encoded: EncodedImages, kept_vision: KeptVision) -> PrunedPrompt:
         """The prompt without the vision tokens that were not kept, whoever chose them."""
@@ -272,6 +280,8 @@ class MMTokPruningMixin:
         rows = prompt.rows_of_images(encoded.lengths)
         owners = torch.tensor(rows, dtype=torch.long)
         own = embeddings[sent(owners, embeddings.device)]
+        if selects_before_unpadding(encoded, options) and encoded.before_unpadding is not None:
+            encoded = encoded.before_unpadding
         return select(encoded, own, text_mask[owners], options, explain=explain), rows
 
     def question_embeddings(self, prompt: Prompt, options: PruningOptions) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,10 +291,14 @@ class MMTokPruningMixin:
             assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
             vocabulary = torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
             ids = ids_of_embeddings(prompt.inputs_embeds.detach(), embed(vocabulary).detach()).cpu()
-        order = PackedOrder.of(text_to_cover(ids, prompt.mask_on_host, self._text_rules(options)))
-        if prompt.inputs_embeds is not None:
-            return order.gather(prompt.inputs_embeds), order.valid
-        return embed(order.gather(ids).to(prompt.device)), order.valid
+        text = text_to_cover(ids, prompt.mask_on_host, self._text_rules(options))
+        if prompt.inputs_embeds is None:
+            return embed(sent(text.ids, prompt.device)), text.valid
+        # What stands in the prompt as it is covered counts with the caller's own vector.
+        as_written = sent(ids.gather(1, text.positions) == text.ids, prompt.device)[..., None]
+        places = sent(text.positions, prompt.device)[..., None].expand(-1, -1, prompt.inputs_embeds.shape[-1])
+        known = sent(text.ids, prompt.device).masked_fill(as_written[..., 0], self.config.image_token_id)
+        return torch.where(as_written, prompt.inputs_embeds.gather(1, places), embed(known)), text.valid
 
     def _text_rules(self, options: PruningOptions) -> TextRules:
         special: list[int] = []

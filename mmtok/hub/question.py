@@ -1,6 +1,6 @@
-"""The question: which text tokens of a prompt the kept vision tokens have to cover.
+"""The question: which text of a prompt the kept vision tokens have to cover.
 
-Everything here works on whole batches of token ids, (B, L), on any device; nothing depends on a model.
+Everything here works on whole batches of token ids, (B, L); nothing depends on a model.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from .packing import PackedOrder
+from .word_pieces import WordPieces
 
 
 @dataclass(frozen=True)
 class TextRules:
-    """What is known about the token ids of a prompt; see `PruningOptions` for the last six.
+    """What is known about the token ids of a prompt; see `PruningOptions` for the last eight.
 
     `special_token_ids` and `image_token_id` are never covered; the rest is derived from tokenizer and chat template.
     """
@@ -24,17 +25,35 @@ class TextRules:
     special_token_ids: Sequence[int] = ()
     ignored_token_ids: Sequence[int] = ()
     ignored_token_sequences: Sequence[Sequence[int]] = ()
+    punctuation_token_sequences: Sequence[Sequence[int]] = ()
     instruction_token_sequences: Sequence[Sequence[int]] = ()
     user_turn_token_sequences: Sequence[Sequence[int]] = ()
     assistant_turn_token_sequences: Sequence[Sequence[int]] = ()
     word_continuation_bitmap: str = ""
+    word_piece_texts: str = ""
 
 
-def text_to_cover(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, rules: TextRules) -> torch.Tensor:
-    """Marks the text tokens that the kept vision tokens have to cover: the words of the last user turn.
+@dataclass(frozen=True)
+class CoveredText:
+    """The text to cover of B prompts, M pieces each.
+
+    Attributes:
+        ids: (B, M) int64, token ids. A word counts as it is written behind a space, whatever it stands behind.
+        positions: (B, M) int64, where in the prompt each piece stands; for a piece that is written otherwise there,
+            where its word begins.
+        valid: (B, M) bool, False for fillers, which stand behind the pieces of a row.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    valid: torch.Tensor
+
+
+def text_to_cover(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, rules: TextRules) -> CoveredText:
+    """Finds the text that the kept vision tokens have to cover: the words of the last user turn.
 
     Role markers, special tokens, fixed instructions, punctuation and stop words are left out. Where nothing is left,
-    punctuation and stop words come back; where there is still nothing, a row has no marked token.
+    punctuation and stop words come back; where there is still nothing, the words of the instructions.
 
     Args:
         input_ids: (B, L) integer.
@@ -42,48 +61,112 @@ def text_to_cover(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, 
         rules: what is known about the ids.
 
     Returns:
-        (B, L) bool.
+        `CoveredText` on the device of `input_ids`.
+
+    Raises:
+        ValueError: `rules.word_piece_texts` holds no texts.
     """
     image = input_ids == rules.image_token_id
     real = torch.ones_like(image) if attention_mask is None else attention_mask.to(image.device).bool()
-    # One token stands for a whole run of image tokens, so that no sequence matches across a picture and the work
+    # One token stands for a whole run of image tokens, so that no sequence matches across an image and the work
     # below grows with the text alone.
     repeated = torch.nn.functional.pad(image[:, 1:] & image[:, :-1] & real[:, :-1], (1, 0))
     shortened = PackedOrder.of(real & ~repeated)
-    marked = _words_to_cover(shortened.gather(input_ids), shortened.valid, rules)
-    return torch.zeros_like(image).scatter(1, shortened.index, marked & shortened.valid)
+    ids = shortened.gather(input_ids)
+    marked, begins = _words_to_cover(ids, shortened.valid, rules)
+    marked &= shortened.valid
+    if not rules.word_piece_texts:
+        order = PackedOrder.of(marked)
+        return CoveredText(order.gather(ids), order.gather(shortened.index), order.valid)
+    bare = begins & _from_bitmap(ids, rules.word_continuation_bitmap)
+    vocabulary = WordPieces.of(rules.word_piece_texts)
+    rows = [
+        _as_behind_a_space(*row, vocabulary)
+        for row in zip(ids.tolist(), marked.tolist(), begins.tolist(), bare.tolist(), strict=True)
+    ]
+    return _side_by_side(rows, shortened.index)
 
 
-def _words_to_cover(ids: torch.Tensor, valid: torch.Tensor, rules: TextRules) -> torch.Tensor:
-    """(B, L) ids without padding inside -> (B, L) bool."""
+def _words_to_cover(ids: torch.Tensor, valid: torch.Tensor, rules: TextRules) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, L) ids without padding inside -> (B, L) bool, pieces to cover; (B, L) bool, pieces that begin a word."""
     specials = _is_any(ids, [*rules.special_token_ids, rules.image_token_id]) | ~valid
-    ignored = _is_any(ids, rules.ignored_token_ids)
-    continues = _from_bitmap(ids, rules.word_continuation_bitmap)
+    nowhere = torch.zeros_like(valid)
+    # The bytes of one character are found wherever they stand: no other character contains them.
+    punctuation, _ = _find_sequences(ids, valid, nowhere, rules.punctuation_token_sequences)
+    ignored = _is_any(ids, rules.ignored_token_ids) | punctuation
+    no_word = specials | ignored
     # A sequence of ids stands for whole words only: neither its first nor the next token may continue a word.
-    glued = continues & torch.nn.functional.pad(~(specials | ignored)[:, :-1], (1, 0))
+    glued = (
+        _from_bitmap(ids, rules.word_continuation_bitmap)
+        & ~punctuation
+        & torch.nn.functional.pad(~no_word[:, :-1], (1, 0))
+    )
 
     def matched(sequences: Iterable[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         return _find_sequences(ids, valid, glued, sequences)
 
-    user, user_ends = matched(rules.user_turn_token_sequences)
+    _, user_ends = matched(rules.user_turn_token_sequences)
     assistant, _ = matched(rules.assistant_turn_token_sequences)
-    turn = _last_user_turn(user_ends, assistant)
+    turn = _last_user_turn(user_ends, assistant, alternating=bool(rules.assistant_turn_token_sequences))
     instructions, _ = matched(rules.instruction_token_sequences)
     stop_words, _ = matched(rules.ignored_token_sequences)
 
-    question = turn & ~(specials | user | assistant | instructions)
-    words = question & ~(ignored | stop_words)
-    return torch.where(words.any(1, keepdim=True), words, question)
+    text = turn & ~(specials | assistant)
+    question = text & ~instructions
+    marked = question & ~(ignored | stop_words)
+    for otherwise in (question, text & ~(ignored | stop_words)):
+        marked = torch.where(marked.any(1, keepdim=True), marked, otherwise)
+    return marked, ~(glued | no_word)
 
 
-def _last_user_turn(user_ends: torch.Tensor, assistant: torch.Tensor) -> torch.Tensor:
-    """(B, L) bool: behind the last opening of a user turn, up to the assistant's turn that follows it."""
+def _last_user_turn(user_ends: torch.Tensor, assistant: torch.Tensor, *, alternating: bool) -> torch.Tensor:
+    """(B, L) bool: behind the last opening of a user turn, up to the assistant's turn that follows it.
+
+    Where turns are `alternating`, a marker of the user inside the user's own turn is text and opens nothing.
+    """
     positions = torch.arange(user_ends.shape[1], device=user_ends.device)
-    start = torch.where(user_ends, positions + 1, 0).amax(1, keepdim=True)
+
+    def latest_before(flags: torch.Tensor) -> torch.Tensor:
+        latest = torch.where(flags, positions, -1).cummax(1).values
+        return torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
+
+    opens = user_ends
+    if alternating:
+        opens = user_ends & ((latest_before(assistant) > latest_before(user_ends)) | (latest_before(user_ends) < 0))
+    start = torch.where(opens, positions + 1, 0).amax(1, keepdim=True)
     behind = positions >= start
     answered = (assistant & behind).cumsum(1) > 0
     # Without any user marker the whole row counts, whatever the assistant said in it.
-    return behind & ~(answered & user_ends.any(1, keepdim=True))
+    return behind & ~(answered & opens.any(1, keepdim=True))
+
+
+def _as_behind_a_space(
+    ids: list[int], marked: list[bool], begins: list[bool], bare: list[bool], vocabulary: WordPieces
+) -> list[tuple[int, int]]:
+    """The marked pieces of one row as (id, position); words that lack the space in front as they are with it."""
+    pieces: list[tuple[int, int]] = []
+    position = 0
+    while position < len(ids):
+        end = position + 1
+        if begins[position]:
+            while end < len(ids) and marked[end] and not begins[end]:
+                end += 1
+        if marked[position]:
+            if begins[position] and (bare[position] or vocabulary.lacks_space(ids[position])):
+                pieces += [(index, position) for index in vocabulary.behind_a_space(ids[position:end])]
+            else:
+                pieces += [(ids[place], place) for place in range(position, end)]
+        position = end
+    return pieces
+
+
+def _side_by_side(rows: Sequence[Sequence[tuple[int, int]]], index: torch.Tensor) -> CoveredText:
+    """Rows of (id, position), filled up; `index` (B, L) is where in the prompt the positions are."""
+    width = max(map(len, rows), default=0)
+    filled = [[*row, *[(0, -1)] * (width - len(row))] for row in rows]
+    table = torch.tensor(filled, dtype=torch.long, device=index.device).reshape(len(rows), width, 2)
+    valid = table[..., 1] >= 0
+    return CoveredText(table[..., 0], index.gather(1, table[..., 1].clamp_min(0)), valid)
 
 
 def _find_sequences(

@@ -6,6 +6,7 @@ A published model sees ids alone, so everything that takes text to decide is dec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product, takewhile
 from typing import TYPE_CHECKING, Any
@@ -28,10 +29,17 @@ INSTRUCTIONS: tuple[str, ...] = (
     "Answer with the option's letter from the given choices directly.",
 )
 
+# Punctuation that a vocabulary may hold as bytes only; what it holds as a piece is found by its text.
+PUNCTUATION = (
+    "؟،؛٪۔«»‹›¿¡„“”‘’‚…–—―·•†‡‰′″※€£¥₹°§¶©®™×÷≤≥≠→←"  # noqa: RUF001
+    "。、，．！？：；（）［］｛｝【】「」『』《》〈〉〔〕・～〜￥"  # noqa: RUF001
+    "।॥၊။៕།።፣፤፥፦፧՞՝՜՛׃־᠂᠃"  # noqa: RUF001
+)
+
 _BEFORE_A_WORD = ("x ", "x\n", "x\n\n", "(", '"', "x,", "x-", "x/")
 _BEHIND_A_WORD = (" x", "", "?", ".", ",", ":", ";", "!", ")", '"', "'", "-", "/", "\n")
 _BEFORE_AN_INSTRUCTION = ("x?\n", "x? ", "x\n", "x ", "x.\n", "x)\n", "x?\n\n", "\n", "")
-_BEHIND_AN_INSTRUCTION = ("", " ", "\n", " x")
+_BEHIND_AN_INSTRUCTION = ("", " ", "\n", " x", "<", "<|", "</s>", "[", " [")
 _BEFORE_A_ROLE = ("", "x ", "x\n", "x. ", "x? ", "x?\n", "x\n\n")
 _TURN_OPENINGS = ("Is x", "is x", "3 x", '"x"', "(x)", "\nx", "éx", "<image>\nx")
 _TURN_ENDINGS = ("x?", "x.", "x", "x\n", 'x"', "x)", "3", "é")
@@ -53,9 +61,10 @@ def text_knobs(
         instructions: sentences that are no part of a question.
 
     Returns:
-        `ignored_token_ids`, `ignored_token_sequences`, `instruction_token_sequences`, `user_turn_token_sequences`,
-        `assistant_turn_token_sequences` and `word_continuation_bitmap`. Pieces of pure space are among the
-        instructions: templates put them between picture and question, and no question is made of them.
+        `ignored_token_ids`, `ignored_token_sequences`, `punctuation_token_sequences`, `instruction_token_sequences`,
+        `user_turn_token_sequences`, `assistant_turn_token_sequences`, `word_continuation_bitmap` and
+        `word_piece_texts`. Pieces of pure space are among the
+        instructions: templates put them between image and question, and no question is made of them.
 
     Raises:
         ValueError: a stop word that is no single word, an empty instruction, a chat template that cannot write a
@@ -68,11 +77,13 @@ def text_knobs(
     sentences = _in_contexts(vocabulary, instructions, _BEFORE_AN_INSTRUCTION, _BEHIND_AN_INSTRUCTION)
     return {
         "ignored_token_ids": vocabulary.without_words(),
+        "punctuation_token_sequences": vocabulary.characters(PUNCTUATION),
         "ignored_token_sequences": _in_contexts(vocabulary, cased, _BEFORE_A_WORD, _BEHIND_A_WORD),
         "instruction_token_sequences": [*vocabulary.pure_space(), *sentences],
         "user_turn_token_sequences": user,
         "assistant_turn_token_sequences": assistant,
         "word_continuation_bitmap": vocabulary.continuation_bitmap(),
+        "word_piece_texts": vocabulary.word_piece_texts(),
     }
 
 
@@ -89,12 +100,13 @@ def check_word_lists(stop_words: Sequence[str], instructions: Sequence[str]) -> 
             raise ValueError(f"The instruction {instruction!r} is empty: give a sentence.")
 
 
-def role_markers(render: Callable[..., str]) -> tuple[str, str]:
+def role_markers(render: Callable[..., str], tokens: Iterable[str] = ()) -> tuple[str, str]:
     """The texts that open a turn of the user and of the assistant, such as "USER:" and "ASSISTANT:".
 
     Args:
         render: writes a conversation; called with the texts of the first question, which has a picture, of the answer
             and of the second question, and with the system message or None as `system`.
+        tokens: texts that are one token each, such as "<|im_start|>": a marker holds all of one or nothing.
 
     Returns:
         User's and assistant's marker, without space around them; "" where a template has none.
@@ -115,12 +127,16 @@ def role_markers(render: Callable[..., str]) -> tuple[str, str]:
         beginning = text[: where[0]].split(picture)[0]
         user += [beginning, text[where[1] + len(answer) : where[2]].split(picture)[0]]
         assistant += [text[where[0] + len(first) : where[1]], text[where[2] + len(second) :]]
-    return _common_prefix([text[::-1] for text in user])[::-1].strip(), _common_prefix(assistant).strip()
+    longest_first = sorted(tokens, key=len, reverse=True)
+    units = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
+    openings = [units.findall(text)[::-1] for text in user]
+    shared = _common_prefix(openings)[::-1], _common_prefix([units.findall(text) for text in assistant])
+    return "".join(shared[0]).strip(), "".join(shared[1]).strip()
 
 
-def _common_prefix(texts: Sequence[str]) -> str:
-    shared = takewhile(lambda characters: len(set(characters)) == 1, zip(*texts, strict=False))
-    return "".join(characters[0] for characters in shared)
+def _common_prefix(sequences: Sequence[Sequence[str]]) -> list[str]:
+    shared = takewhile(lambda units: len(set(units)) == 1, zip(*sequences, strict=False))
+    return [units[0] for units in shared]
 
 
 def _role_sequences(
@@ -131,7 +147,7 @@ def _role_sequences(
     def render(first: str, answer: str, second: str, system: str | None = None) -> str:
         return render_chat(tokenizer, chat_template, first, answer, second, system=system)
 
-    user, assistant = role_markers(render)
+    user, assistant = role_markers(render, tokenizer.get_added_vocab())
     texts = [render(begin, end, begin) for begin, end in product(_TURN_OPENINGS, _TURN_ENDINGS)]
     texts += [render(end, begin, end) for begin, end in product(_TURN_OPENINGS, _TURN_ENDINGS)]
     ends_of_turns = [*_BEFORE_A_ROLE, str(tokenizer.eos_token or "")]

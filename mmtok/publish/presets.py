@@ -1,4 +1,4 @@
-"""Presets of knobs. What is recommended differs between the model families, so that a preset asks for a model."""
+"""Presets of options: `paper`, and `recommended`, which differs between the model families and asks for a model."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 from typing import Any
 
 from configuration_mmtok import RECOMMENDED_KNOBS, MMTokLlavaConfig
+from mmtok.hub.options import PAPER_OPTIONS
 
 from .families import FAMILIES, PREFIX
 
-PRESETS = ("recommended",)
+PRESETS = ("paper", "recommended")
 
 
 def preset_knobs(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
     """The knobs that a preset sets for a model.
 
     Args:
-        preset: of `PRESETS`.
+        preset: of `PRESETS`. "paper" is the paper's reference code pick for pick, on every model.
         model: folder or Hub id, of a stock or a staged model; only its `config.json` is read.
         revision: branch, tag or commit of the Hub repository.
 
@@ -26,6 +27,8 @@ def preset_knobs(preset: str, model: str | os.PathLike[str], *, revision: str | 
     """
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}: choose from {', '.join(PRESETS)}.")
+    if preset == "paper":
+        return PAPER_OPTIONS
     # Any configuration class reads the file of any other; their common base has two names, by the version.
     config, _ = MMTokLlavaConfig.get_config_dict(os.fspath(model), revision=revision)
     model_type = config.get("model_type")

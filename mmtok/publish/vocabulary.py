@@ -6,11 +6,15 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mmtok.hub.word_pieces import WordPieces, packed_texts
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _WORD_CHARACTER = re.compile(r"\w")
 _PART_OF_A_CHARACTER = "\ufffd"
+# Words on which merging by the smallest id is compared with the tokenizer.
+_TRIED = 2000
 
 
 class Vocabulary:
@@ -62,6 +66,45 @@ class Vocabulary:
             if index not in self.special_ids and _has_word_character(text[:1]):
                 table[index // 8] |= 1 << index % 8
         return table.hex()
+
+    def word_piece_texts(self) -> str:
+        """The texts from which a published model tokenises a word anew, see `WordPieces`.
+
+        Returns:
+            The packed texts of the pieces that words are made of; "" for a tokenizer whose words are not what merging
+            by the smallest id makes of them.
+        """
+        texts = self._texts_of_words()
+        packed = packed_texts(texts)
+        pieces = WordPieces.of(packed)
+        words = [word for text in texts if (word := text.strip()).isalpha()]
+        for word in words[:: max(1, len(words) // _TRIED)]:
+            if pieces.behind_a_space(self._behind("x\n", word)) != self._behind("x ", word):
+                return ""
+        return packed
+
+    def _texts_of_words(self) -> list[str]:
+        """For each id its text, "" where no word is made of it."""
+        return [
+            text
+            if index not in self.special_ids
+            and _PART_OF_A_CHARACTER not in text
+            and (text == " " or _has_word_character(text))
+            else ""
+            for index, text in enumerate(self.texts)
+        ]
+
+    def _behind(self, before: str, word: str) -> list[int]:
+        """The ids of `word`, with the space in front of it, behind the first character of `before`."""
+        context, anchor = before + word, before.rstrip(" ")
+        ids = self._backend.encode(context, add_special_tokens=False).ids
+        return list(ids[len(self._backend.encode(anchor, add_special_tokens=False).ids) :])
+
+    def characters(self, characters: str) -> list[list[int]]:
+        """The ids of each character that is several pieces, none of which holds anything else, sorted."""
+        found = {self.pieces("x", character, "x") for character in characters}
+        whole = set(self.without_words())
+        return sorted(list(ids) for ids in found if ids and len(ids) > 1 and not whole.issuperset(ids))
 
     def pieces(self, before: str, text: str, after: str) -> tuple[int, ...] | None:
         """The ids that `text` becomes between `before` and `after`.

@@ -42,7 +42,7 @@ class PruningRequest:
             overrides: options of the request, by name.
 
         Raises:
-            ValueError: an option out of range, or `coverage_target`, which vLLM cannot honour.
+            ValueError: an option out of range, or `coverage_target` or `select_before_unpadding`, which vLLM cannot honour.
         """
         options = PruningOptions.from_config(config, **overrides)
         if options.vision_token_budget is None:
@@ -53,9 +53,14 @@ class PruningRequest:
                 "encodes an image, and a target makes that number depend on the image. Set it to null and give "
                 "vision_token_budget."
             )
+        if options.select_before_unpadding and hasattr(config, "image_grid_pinpoints"):
+            raise ValueError(
+                "select_before_unpadding is True: vLLM hands out the tokens of an image without their padding. Set it "
+                "to False, or use the transformers classes for the selection of the paper."
+            )
         ids = torch.tensor([prompt])
-        marked = text_to_cover(ids, None, text_rules(config, options))
-        return cls({name: getattr(options, name) for name in _SENT_OPTIONS}, ids[marked].tolist())
+        text = text_to_cover(ids, None, text_rules(config, options))
+        return cls({name: getattr(options, name) for name in _SENT_OPTIONS}, text.ids[0].tolist())
 
     @property
     def budget(self) -> int | float | None:

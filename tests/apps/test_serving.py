@@ -101,7 +101,9 @@ def test_handler_takes_every_knob_but_the_tables_of_token_ids(folder) -> None:
         "instruction_token_sequences",
         "user_turn_token_sequences",
         "assistant_turn_token_sequences",
+        "punctuation_token_sequences",
         "word_continuation_bitmap",
+        "word_piece_texts",
     }
     assert set(KNOB_NAMES) - handler_module(folder).PARAMETERS == tables
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_checkpoints import MISTRAL_TEMPLATE, VICUNA_TEMPLATE, llama_tokenizer, small_tokenizer
+from reference_prompts import DATA, llama_or_skip
+from small_checkpoints import MISTRAL_TEMPLATE, VICUNA_TEMPLATE, small_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mmtok.hub.question import TextRules, text_to_cover
 from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS, render_chat, role_markers, text_knobs
 from mmtok.publish.vocabulary import Vocabulary
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 TEMPLATES = {"vicuna": VICUNA_TEMPLATE, "mistral": MISTRAL_TEMPLATE}
 SINGLE = {"vicuna": "USER: <image>\n{} ASSISTANT:", "mistral": "[INST] <image>\n{} [/INST]"}
-ENDINGS = {"vicuna": "ASSISTANT:", "mistral": "[/INST]"}
 SHORT_ANSWER = "\n" + INSTRUCTIONS[0]
 
 
@@ -37,10 +35,7 @@ def small() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def llama() -> PreTrainedTokenizerFast:
-    model = DATA / "llama_tokenizer.model"
-    if not model.is_file():
-        pytest.skip(f"needs Llama's tokenizer at {model}")
-    return fast(llama_tokenizer(model))
+    return llama_or_skip()
 
 
 def rules(tokenizer: PreTrainedTokenizerFast, template: str | None, **settings: Any) -> TextRules:
@@ -52,37 +47,28 @@ def rules(tokenizer: PreTrainedTokenizerFast, template: str | None, **settings: 
 def covered_pieces(
     tokenizer: PreTrainedTokenizerFast, prompts: list[str], text_rules: TextRules
 ) -> tuple[list[list[int]], Any]:
-    """Positions of the covered pieces of each prompt, and the encoding."""
-    batch = tokenizer(prompts, padding=True, return_tensors="pt", return_offsets_mapping=True)
+    """Ids of the covered pieces of each prompt, and the encoding."""
+    batch = tokenizer(prompts, padding=True, return_tensors="pt")
     covered = text_to_cover(batch["input_ids"], batch["attention_mask"], text_rules)
-    return [row.nonzero()[:, 0].tolist() for row in covered], batch
+    return [ids[valid].tolist() for ids, valid in zip(covered.ids, covered.valid, strict=True)], batch
 
 
-def words_of_the_reference(question: str) -> list[tuple[int, int]]:
-    """Spans of the words that the reference covers; of all text where no word is left."""
+def rows_of_the_reference(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
+    """The ids that the reference covers: it tokenises the words that are left anew, or else the whole question."""
     for instruction in INSTRUCTIONS:
-        question = question.replace(instruction, " " * len(instruction))
-    words = [match for match in re.finditer(r"\b\w+\b", question) if match.group().lower() not in STOP_WORDS]
-    return [match.span() for match in words or re.finditer(r"\S+", question)]
+        question = question.replace(instruction, "")
+    words = [word for word in re.findall(r"\b\w+\b", question) if word.lower() not in STOP_WORDS]
+    return tokenizer(" ".join(words) or question.strip(), add_special_tokens=False)["input_ids"]
 
 
 def check_against_the_reference(
     tokenizer: PreTrainedTokenizerFast, template: str, write: Callable[[str], str], questions: list[str]
 ) -> None:
-    """`write` puts a question into a prompt; two prompts that differ in the question alone say where it stands."""
-    prompts = [write(question) for question in questions]
-    start = len(write("").rstrip()) - len(ENDINGS[template])
-    found, batch = covered_pieces(tokenizer, prompts, rules(tokenizer, TEMPLATES[template]))
-    for row, (prompt, question) in enumerate(zip(prompts, questions, strict=True)):
-        begins = prompt.index(question, start - 2)
-        wanted = [(begins + first, begins + last) for first, last in words_of_the_reference(question)]
-        offsets = batch["offset_mapping"][row].tolist()
-        expected = [
-            position
-            for position, (first, last) in enumerate(offsets)
-            if any(first < end and last > begin for begin, end in wanted)
-        ]
-        assert found[row] == expected, prompt
+    """`write` puts a question into a prompt."""
+    found, _ = covered_pieces(tokenizer, [write(question) for question in questions], rules(tokenizer, template))
+    for question, ids in zip(questions, found, strict=True):
+        wanted = rows_of_the_reference(tokenizer, question)
+        assert tokenizer.convert_ids_to_tokens(ids) == tokenizer.convert_ids_to_tokens(wanted), write(question)
 
 
 def pope_questions() -> list[str]:
@@ -103,15 +89,14 @@ def test_pope_questions_cover_what_the_reference_covers(llama: PreTrainedTokeniz
         def in_a_second_turn(question: str, first: str = asked[0]) -> str:
             return render_chat(llama, TEMPLATES[template], first, "Yes.", question)
 
-        check_against_the_reference(llama, template, SINGLE[template].format, asked)
-        check_against_the_reference(llama, template, in_a_second_turn, asked)
+        check_against_the_reference(llama, TEMPLATES[template], SINGLE[template].format, asked)
+        check_against_the_reference(llama, TEMPLATES[template], in_a_second_turn, asked)
 
 
 def test_one_question_by_hand(llama: PreTrainedTokenizerFast) -> None:
     prompt = "USER: <image>\nIs there a snowboard in the image? ASSISTANT:"
-    [found], batch = covered_pieces(llama, [prompt], rules(llama, VICUNA_TEMPLATE))
-    pieces = llama.convert_ids_to_tokens(batch["input_ids"][0].tolist())
-    assert [pieces[position] for position in found] == ["▁there", "▁snow", "board", "▁in", "▁image"]
+    [found], _ = covered_pieces(llama, [prompt], rules(llama, VICUNA_TEMPLATE))
+    assert llama.convert_ids_to_tokens(found) == ["▁there", "▁snow", "board", "▁in", "▁image"]
 
 
 QUESTIONS = [
@@ -138,15 +123,38 @@ def test_unusual_questions_cover_what_the_reference_covers(
     def in_a_second_turn(question: str) -> str:
         return render_chat(tokenizer, TEMPLATES[template], "A dog?", "The word.", question)
 
-    check_against_the_reference(tokenizer, template, SINGLE[template].format, QUESTIONS)
-    check_against_the_reference(tokenizer, template, in_a_second_turn, QUESTIONS)
+    check_against_the_reference(tokenizer, TEMPLATES[template], SINGLE[template].format, QUESTIONS)
+    check_against_the_reference(tokenizer, TEMPLATES[template], in_a_second_turn, QUESTIONS)
+
+
+WORDS = ["Describe", "Read", "snowboard", "cat", "Stop", "42", "日本", "tokenizer", "lettering"]
+BEFORE = ["is ", "\n", "\n\n", '"', "(", "<", "is: ", "“", "-", "/", ""]
+
+
+@pytest.mark.parametrize("name", ["small", "llama"])
+def test_a_word_has_the_same_rows_whatever_it_stands_behind(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(name)
+    text_rules = rules(tokenizer, VICUNA_TEMPLATE)
+    for word in WORDS:
+        prompts = [f"USER: <image>\n{left}{word}? ASSISTANT:" for left in BEFORE]
+        for left, ids in zip(BEFORE, covered_pieces(tokenizer, prompts, text_rules)[0], strict=True):
+            assert tokenizer.convert_ids_to_tokens(ids) == tokenizer.tokenize(word), left + word
+
+
+def test_every_word_of_the_vocabulary_behind_a_newline_and_a_bracket(llama: PreTrainedTokenizerFast) -> None:
+    pieces = llama.convert_ids_to_tokens(list(range(len(llama))))
+    words = [piece[1:] for piece in pieces if re.fullmatch(r"▁\w+", piece) and piece[1:].lower() not in STOP_WORDS][::9]
+    assert len(words) > 1000
+    prompts = [f"USER: <image>\n{left}{word} ASSISTANT:" for left in ("", "(") for word in words]
+    found, _ = covered_pieces(llama, prompts, rules(llama, VICUNA_TEMPLATE))
+    assert [llama.convert_ids_to_tokens(ids) for ids in found] == [["▁" + word] for word in words] * 2
 
 
 def test_stop_words_are_a_setting(small: PreTrainedTokenizerFast) -> None:
     prompt = ["USER: <image>\nWhere is the dog? ASSISTANT:"]
     only_dog = rules(small, VICUNA_TEMPLATE, stop_words=["dog"])
-    [found], batch = covered_pieces(small, prompt, only_dog)
-    assert small.decode(batch["input_ids"][0, found]).split() == ["Where", "is", "the"]
+    [found], _ = covered_pieces(small, prompt, only_dog)
+    assert small.decode(found).split() == ["Where", "is", "the"]
     with pytest.raises(ValueError, match=r"'the dog' is no single word"):
         text_knobs(small, None, stop_words=["the dog"])
     with pytest.raises(ValueError, match=r"give a list of texts"):
@@ -156,8 +164,8 @@ def test_stop_words_are_a_setting(small: PreTrainedTokenizerFast) -> None:
 
 
 def test_without_a_template_every_word_counts(small: PreTrainedTokenizerFast) -> None:
-    [found], batch = covered_pieces(small, ["USER: <image>\nWhere is the dog? ASSISTANT:"], rules(small, None))
-    assert small.decode(batch["input_ids"][0, found]).split() == ["USER", "dog", "ASSISTANT"]
+    [found], _ = covered_pieces(small, ["USER: <image>\nWhere is the dog? ASSISTANT:"], rules(small, None))
+    assert small.decode(found).split() == ["USER", "dog", "ASSISTANT"]
 
 
 def conversation(write: Any) -> Any:
@@ -224,4 +232,4 @@ def test_byte_level_vocabulary() -> None:
     knobs = text_knobs(PreTrainedTokenizerFast(tokenizer_object=backend), None, stop_words=["a", "is"])
     ids = torch.tensor([backend.encode("Is a snowboard? à").ids])
     covered = text_to_cover(ids, None, TextRules(image_token_id=10_000, **knobs))
-    assert backend.decode(ids[covered].tolist()) == " snowboardà"  # the space in front of à is a piece of its own
+    assert backend.decode(covered.ids[0].tolist()) == " snowboard à"

@@ -14,6 +14,7 @@ from mmtok.cli.common import EMBEDDED, call_knobs
 from mmtok.cli.knob_options import add_call_options
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
+from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
 from mmtok.publish.presets import preset_knobs
 
 
@@ -32,6 +33,12 @@ def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(fam
     assert method.options["vision_coverage_weight"] == (4.0 if family.name == "llava" else 0.5)
 
 
+def test_the_paper_is_the_same_on_every_model(tmp_path: Path) -> None:
+    assert preset_knobs("paper", tmp_path / "nothing") == PAPER_OPTIONS
+    differing = {name for name, value in PAPER_OPTIONS.items() if value != getattr(PruningOptions(), name)}
+    assert differing == {"select_before_unpadding"}
+
+
 def test_a_command_without_a_model_gets_what_is_recommended_for_the_embedded_one() -> None:
     parser = argparse.ArgumentParser()
     add_call_options(parser)
@@ -43,5 +50,5 @@ def test_a_command_without_a_model_gets_what_is_recommended_for_the_embedded_one
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a qwen2_vl: the preset is for LLaVA-1\.5 and LLaVA-NeXT"):
         preset_knobs("recommended", config_of("qwen2_vl", tmp_path))
-    with pytest.raises(ValueError, match="There is no preset 'fast': choose from recommended"):
+    with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper, recommended"):
         preset_knobs("fast", tmp_path)

@@ -1,0 +1,209 @@
+"""Compares the preset `paper` with the reference's formula: `python -m benchmarks.fidelity TOKENIZER FILE...`.
+
+Both start from an image and a question. The models are random, with LLaVA's 576 tokens a crop; the tokenizer is
+LLaVA-1.5's and the questions are POPE's, which are no part of the project. The reference is the restatement in
+`reference.py`; it encodes the crops itself. Writes benchmarks/results/fidelity.json; docs/fidelity.md shows its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessor, LlavaNextImageProcessor, PreTrainedTokenizerFast
+
+from benchmarks.reference import select_crop, text_rows
+from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
+from mmtok.evaluation.questions import read_questions
+from mmtok.hub.options import PAPER_OPTIONS
+from mmtok.machine import machine
+from mmtok.publish.ignored_text import text_knobs
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+
+RESULTS = Path(__file__).resolve().parent / "results" / "fidelity.json"
+IMAGE_SIZE, PATCH_SIZE, WIDTH = 336, 14, 64
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+CASES: dict[str, tuple[str, tuple[tuple[int, int], ...], int]] = {
+    # (family, sizes of the images as (width, height), tokens kept of each crop)
+    "LLaVA-1.5": ("llava", ((336, 336), (640, 480)), 64),
+    "LLaVA-NeXT, tiles without padding": ("llava_next", ((672, 672), (672, 336), (336, 1008)), 32),
+    "LLaVA-NeXT, tiles with padding": ("llava_next", ((640, 480), (480, 640), (640, 427), (1000, 250)), 32),
+}
+OTHER_QUESTIONS = (
+    "Describe this image in detail.",
+    "Read the text in the image.",
+    "Describe",
+    "What is it?",
+    "What does the sign say?\nAnswer the question using a single word or phrase.",
+    "Which animal is this?\nA. cat\nB. dog\nC. horse\nAnswer with the option's letter from the given choices directly.",
+    'What is written next to "Exit"?\nReference OCR token: STOP, 42, Main, St.',
+    "(a) Red or (b) blue?",
+    "Provide a one-sentence caption for the provided image.\nReference OCR token: RAMEN, cup, 1999",
+    "Où est l'été?",
+    "How many dogs are there? 3 or 12?",
+    "Transcribe <title> and </title>.",
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What became of one prompt: the crops' picks of both sides, as sets."""
+
+    ours: list[set[int]]
+    reference: list[set[int]]
+
+    @property
+    def identical(self) -> bool:
+        return self.ours == self.reference
+
+    @property
+    def overlap(self) -> float:
+        both = sum(len(one & other) for one, other in zip(self.ours, self.reference, strict=True))
+        return both / sum(map(len, self.reference))
+
+
+def random_model(family: str, tokenizer: PreTrainedTokenizerFast, chat_template: str) -> Any:
+    """A seeded model with LLaVA's crops and a small width, told about the tokenizer as staging tells it."""
+    classes: dict[str, tuple[Any, Any]] = {
+        "llava": (MMTokLlavaConfig, MMTokLlavaForConditionalGeneration),
+        "llava_next": (MMTokLlavaNextConfig, MMTokLlavaNextForConditionalGeneration),
+    }
+    config_class, model_class = classes[family]
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 4}
+    fields = {"image_grid_pinpoints": PINPOINTS} if family == "llava_next" else {}
+    config = config_class(
+        text_config={"model_type": "llama", "vocab_size": len(tokenizer), "num_hidden_layers": 1, **sizes},
+        vision_config={
+            "model_type": "clip_vision_model",
+            "num_hidden_layers": 3,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+            **sizes,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        **fields,
+        **text_knobs(tokenizer, chat_template),
+    )
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
+    return model
+
+
+def random_image(size: tuple[int, int], seed: int) -> Image.Image:
+    """Smooth coloured noise."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def pixels_of(image: Image.Image, family: str) -> dict[str, torch.Tensor]:
+    """The model's image arguments, as the stock processor makes them."""
+    sides = {"size": {"shortest_edge": IMAGE_SIZE}, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
+    if family == "llava":
+        return {"pixel_values": CLIPImageProcessor(**sides)(image, return_tensors="pt")["pixel_values"]}
+    processor = LlavaNextImageProcessor(**sides, image_grid_pinpoints=PINPOINTS)
+    return dict(processor(image, return_tensors="pt"))
+
+
+@torch.no_grad()
+def compare(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    question: str,
+    inputs: dict[str, torch.Tensor],
+    budget: int,
+    **options: Any,
+) -> Compared:
+    """Selects for one prompt on both sides."""
+    [length] = model.encode_images(**inputs).lengths
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    ids = tokenizer(f"USER: <image>\n{question} ASSISTANT:")["input_ids"]
+    place = ids.index(image)
+    expanded = torch.tensor([[*ids[:place], *[image] * length, *ids[place + 1 :]]])
+    [chosen] = model.select_vision_tokens(expanded, vision_token_budget=budget, **options, **inputs).images
+
+    crops = inputs["pixel_values"].flatten(0, -4)
+    hidden = model.model.vision_tower(crops, output_hidden_states=True).hidden_states[-2][:, 1:]
+    projected = model.model.multi_modal_projector(hidden)
+    text = text_rows(
+        question,
+        lambda words: tokenizer(words, add_special_tokens=False)["input_ids"],
+        model.get_input_embeddings().weight,
+    )
+    reference = [set(select_crop(text, *each, budget)) for each in zip(projected, hidden, strict=True)]
+    columns = IMAGE_SIZE // PATCH_SIZE
+    places = (chosen.row * columns + chosen.column).tolist()
+    ours: list[set[int]] = [set() for _ in reference]
+    for crop, token in zip(chosen.crop.tolist(), places, strict=True):
+        ours[crop].add(token)
+    return Compared(ours, reference)
+
+
+def measure(tokenizer: PreTrainedTokenizerFast, chat_template: str, pope: Sequence[str]) -> dict[str, Any]:
+    """All cases, with the preset `paper` and, where tiles have padding, with the default selection beside it."""
+    models = {family: random_model(family, tokenizer, chat_template) for family in ("llava", "llava_next")}
+    cases = {}
+    for name, (family, sizes, budget) in CASES.items():
+        found: list[tuple[tuple[int, int], Compared, Compared]] = []
+        for size, question, seed in _prompts(sizes, pope if family == "llava" else pope[: len(pope) // 5]):
+            inputs = pixels_of(random_image(size, seed), family)
+            both = [compare(models[family], tokenizer, question, inputs, budget, **o) for o in (PAPER_OPTIONS, {})]
+            found.append((size, *both))
+        cases[name] = {
+            "budget": budget,
+            "prompts": len(found),
+            "paper": _summary([paper for _, paper, _ in found]),
+            "default": _summary([default for *_, default in found]),
+            "default_overlap": {
+                f"{width}x{height}": round(
+                    float(np.mean([d.overlap for size, _, d in found if size == (width, height)])), 4
+                )
+                for width, height in sizes
+            },
+        }
+    return cases
+
+
+def _prompts(sizes: Sequence[tuple[int, int]], pope: Sequence[str]) -> Iterator[tuple[tuple[int, int], str, int]]:
+    for number, question in enumerate([*pope, *OTHER_QUESTIONS]):
+        yield sizes[number % len(sizes)], question, number
+
+
+def _summary(compared: Sequence[Compared]) -> dict[str, Any]:
+    return {
+        "identical": sum(each.identical for each in compared),
+        "overlap": round(float(np.mean([each.overlap for each in compared])), 4),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokenizer", help="folder or Hub id of LLaVA-1.5's tokenizer, with its chat template")
+    parser.add_argument("questions", nargs="+", type=Path, help="POPE's question files")
+    parser.add_argument("--count", type=int, default=240, help="questions for LLaVA-1.5; LLaVA-NeXT gets a fifth")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    started = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
+    asked = sorted({question.text for path in options.questions for question in read_questions(path)})
+    pope = [asked[number] for number in np.linspace(0, len(asked) - 1, options.count).round().astype(int)]
+    cases = measure(tokenizer, tokenizer.chat_template, pope)
+    results = {"machine": machine(), "seconds": round(time.perf_counter() - started), "cases": cases}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(cases, indent=1))
+
+
+if __name__ == "__main__":
+    main()

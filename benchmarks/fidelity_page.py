@@ -1,0 +1,57 @@
+"""Puts the tables of fidelity.json into docs/fidelity.md: `python -m benchmarks.fidelity_page`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "fidelity.md"
+
+
+def agreement() -> str:
+    """How many prompts have the reference's picks in every crop."""
+    header = ["images", "kept of each crop", "prompts", "preset `paper`: identical", "default: identical"]
+    rows = [f"| {' | '.join(header)} | default: picks in common |", "| --- " + "| ---: " * 5 + "|"]
+    for name, case in _load("fidelity")["cases"].items():
+        paper, default = case["paper"], case["default"]
+        rows.append(
+            f"| {name} | {case['budget']} | {case['prompts']} | {paper['identical']} | {default['identical']} | "
+            f"{100 * default['overlap']:.1f} % |"
+        )
+    return "\n".join(rows)
+
+
+def sizes() -> str:
+    """The default's picks in common with the reference, by the size of an image whose tiles are padded."""
+    case = _load("fidelity")["cases"]["LLaVA-NeXT, tiles with padding"]
+    found = case["default_overlap"]
+    shares = [f"{100 * each:.1f} %" for each in found.values()]
+    return f"| {' | '.join(found)} |\n|{' ---: |' * len(found)}\n| {' | '.join(shares)} |"
+
+
+def _load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "agreement": agreement,
+    "sizes": sizes,
+}
+
+
+def rendered(page: str) -> str:
+    """The page with every table made anew from the results; a table that is not known is a KeyError."""
+    return re.sub(
+        r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)",
+        lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3],
+        page,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,71 @@
+"""What the paper's reference code selects, restated as plainly as possible: one image, one question, no batches.
+
+Nothing here is shared with the package, so that the two can be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+
+_STOP_WORDS = (
+    "a an the is are was were be been being have has had do does did it they he she we you i what where when why how "
+    "who which and or but so if then question answer to for with by from at into onto upon"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+INSTRUCTIONS = (
+    "Answer the question using a single word or phrase.",
+    "Answer with the option's letter from the given choices directly.",
+)
+
+
+def text_to_tokenize(question: str) -> str:
+    """The words of a question that are to be covered; the whole question where none is left."""
+    for instruction in INSTRUCTIONS:
+        question = question.replace(instruction, "")
+    words = [word for word in re.findall(r"\b\w+\b", question) if word.lower() not in STOP_WORDS]
+    return " ".join(words) or question.strip()
+
+
+def select_crop(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int) -> list[int]:
+    """The picks of one crop, in the order in which they are made.
+
+    Args:
+        text: (m, d) embeddings of the tokens to cover.
+        vision: (n, d) vision tokens after the projector.
+        raw: (n, d_raw) the same before it.
+        budget: tokens to keep.
+    """
+    to_text = torch.softmax(_cosines(text, vision) / 0.02, dim=1)
+    to_vision = torch.softmax(_cosines(raw, raw) / 0.2, dim=1)
+    best_text, best_vision = torch.zeros(len(text)), torch.zeros(len(raw))
+    picked: list[int] = []
+    for _ in range(budget):
+        text_gain = (to_text - best_text[:, None]).clamp(min=0).sum(0) / max(len(text), 1)
+        vision_gain = (to_vision - best_vision[:, None]).clamp(min=0).mean(0)
+        gain = text_gain + 0.5 * vision_gain
+        gain[picked] = -1.0
+        pick = int(gain.argmax())
+        picked.append(pick)
+        best_text = torch.maximum(best_text, to_text[:, pick])
+        best_vision = torch.maximum(best_vision, to_vision[:, pick])
+    return picked
+
+
+def select_image(
+    text: torch.Tensor, vision: Sequence[torch.Tensor], raw: Sequence[torch.Tensor], budget: int
+) -> list[list[int]]:
+    """The picks of every crop of an image, each among all of its tokens, whether they show padding or not."""
+    return [select_crop(text, one, other, budget) for one, other in zip(vision, raw, strict=True)]
+
+
+def text_rows(question: str, tokenize: Callable[[str], list[int]], embeddings: torch.Tensor) -> torch.Tensor:
+    """(m, d): the embeddings of the tokens to cover."""
+    return embeddings[tokenize(text_to_tokenize(question))]
+
+
+def _cosines(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    rows, columns = rows.float(), columns.float()
+    return (rows / rows.norm(dim=1, keepdim=True)) @ (columns / columns.norm(dim=1, keepdim=True)).T

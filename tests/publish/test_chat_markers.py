@@ -1,0 +1,103 @@
+"""Prompts whose turns are marked by registered special tokens: ChatML, as Qwen's and Yi's, and Llama 3's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from small_checkpoints import small_tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mmtok.hub.question import TextRules, text_to_cover
+from mmtok.publish.ignored_text import INSTRUCTIONS, render_chat, text_knobs
+
+_CONTENT = (
+    "{% for content in message['content'] %}{{ '<image>\n' if content['type'] == 'image' else content['text'] }}"
+    "{% endfor %}"
+)
+TEMPLATES = {
+    "chatml": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    + _CONTENT
+    + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    # LLaVA-OneVision's: a space behind the role, nothing behind the end of a turn.
+    "onevision": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    + _CONTENT
+    + "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "llama3": "{{ '<|begin_of_text|>' }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    + _CONTENT
+    + "{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+}
+MARKERS = ("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+CORPUS = [
+    "Is there a snowboard in the image? What does the sign say? Describe the cat. Read it. user system assistant",
+    'x\nDescribe "Read" (cat) Which one?\n(a) snowboard\n(b) sign',
+    *INSTRUCTIONS,
+]
+
+
+def byte_level() -> Tokenizer:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(CORPUS * 9, trainer)
+    return backend
+
+
+@dataclass(frozen=True)
+class Chat:
+    tokenizer: PreTrainedTokenizerFast
+    template: str
+    rules: TextRules
+
+    def words_covered(self, prompt: str) -> list[str]:
+        ids = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        return self.tokenizer.decode(text_to_cover(ids, None, self.rules).ids[0].tolist()).split()
+
+
+@pytest.fixture(scope="module", params=[(kind, name) for kind in ("byte-level", "byte-fallback") for name in TEMPLATES])
+def chat(request: pytest.FixtureRequest) -> Chat:
+    kind, name = request.param
+    backend = byte_level() if kind == "byte-level" else small_tokenizer()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*MARKERS, "<image>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    knobs = text_knobs(tokenizer, TEMPLATES[name])
+    return Chat(tokenizer, TEMPLATES[name], TextRules(tokenizer.convert_tokens_to_ids("<image>"), **knobs))
+
+
+def single(chat: Chat, question: str, system: str | None = None) -> str:
+    """The prompt of one question: a conversation cut off where the answer begins."""
+    text = render_chat(chat.tokenizer, chat.template, question, "Qanswer", "Qsecond", system=system)
+    return text[: text.index("Qanswer")]
+
+
+QUESTIONS = {
+    "Is there a snowboard in the image?": ["there", "snowboard", "in", "image"],
+    "Describe the cat.": ["Describe", "cat"],
+    'What does "USER: Read" say?\n' + INSTRUCTIONS[0]: ["USER", "Read", "say"],
+    "Who is the user, the assistant or the system?": ["user", "assistant", "system"],
+    "Which sign?\n(a) Stop\n(b) Go\n" + INSTRUCTIONS[1]: ["sign", "Stop", "b", "Go"],
+    "هل هذا user؟": ["هل", "هذا", "user"],
+    INSTRUCTIONS[0]: ["using", "single", "word", "phrase"],
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_words_of_a_question(chat: Chat, question: str) -> None:
+    assert chat.words_covered(single(chat, question)) == QUESTIONS[question]
+    with_system = single(chat, question, system="You are an assistant for the user.")
+    assert chat.words_covered(with_system) == QUESTIONS[question]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_words_of_the_last_of_two_questions(chat: Chat, question: str) -> None:
+    prompt = render_chat(chat.tokenizer, chat.template, "Is there a cat?", "The user.", question)
+    assert chat.words_covered(prompt) == QUESTIONS[question]
+
+
+def test_markers_and_roles_alone_give_no_rows(chat: Chat) -> None:
+    assert chat.words_covered(single(chat, "")) == []
