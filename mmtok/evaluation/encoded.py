@@ -42,7 +42,12 @@ class EncodedBatch:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, model: Any, inputs: Mapping[str, torch.Tensor], needs: Collection[Need], seeds: Sequence[int]
+        cls,
+        model: Any,
+        inputs: Mapping[str, torch.Tensor],
+        needs: Collection[Need],
+        seeds: Sequence[int],
+        images: EncodedImages | None = None,
     ) -> EncodedBatch:
         """Encodes the images of a batch.
 
@@ -51,12 +56,14 @@ class EncodedBatch:
             inputs: what the processor made, padded on the left.
             needs: what the selectors to come look at besides features.
             seeds: one for each prompt.
+            images: those of the batch, where they have been encoded already; encoded again where the attention of the
+                tower is needed.
         """
-        image_inputs = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+        image_inputs = {name: inputs[name] for name in model.image_arguments if name in inputs}
         prompt = model.read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
         with cls_attention(model, wanted="cls_attention" in needs) as tower:
-            encoded = model.encode_images(**image_inputs)
-        images, projected, raw = list(encoded.layouts), encoded.projected, torch.cat(list(encoded.raw))
+            encoded = images if images is not None and tower is None else model.encode_images(**image_inputs)
+        layouts, projected, raw = list(encoded.layouts), encoded.projected, torch.cat(list(encoded.raw))
         rows = prompt.rows_of_images(encoded.lengths)
         text, text_mask = model.question_embeddings(prompt, PruningOptions.from_config(model.config))
         attention = None
@@ -66,11 +73,11 @@ class EncodedBatch:
         per_token = {"raw_vision": raw}
         if tower:
             per_token |= {
-                name: values.flatten(0, 1) for name, values in tower.per_token(_tokens_per_crop(images)).items()
+                name: values.flatten(0, 1) for name, values in tower.per_token(_tokens_per_crop(layouts)).items()
             }
 
         crops, offset = [], 0
-        for number, image in enumerate(images):
+        for number, image in enumerate(layouts):
             row = rows[number]
             place = torch.nonzero(prompt.image_mask[row])[:, 0]
             for crop in image.crop[image.crop >= 0].unique():
@@ -118,6 +125,6 @@ def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedImages, kept_vision: 
     return model.pack_prompt(prompt, encoded, KeptVision.of(kept_vision))
 
 
-def _tokens_per_crop(images: Sequence[ImageTokens]) -> int:
+def _tokens_per_crop(layouts: Sequence[ImageTokens]) -> int:
     """Tokens of a crop before packing, the same for all crops."""
-    return images[0].tokens_before_packing // (int(images[0].crop.max()) + 1)
+    return layouts[0].tokens_before_packing // (int(layouts[0].crop.max()) + 1)

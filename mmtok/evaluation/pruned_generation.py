@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from mmtok.hub.encoded_images import EncodedImages
 from mmtok.prefill import prompt_lengths
 
 from .checkpoint import Checkpoint
@@ -20,6 +21,7 @@ def generate_by_model(
     method: ModelPruning | None,
     budget: int | None,
     max_new_tokens: int,
+    images: EncodedImages | None = None,
 ) -> tuple[list[str], list[int]]:
     """The model's own `generate`, end to end.
 
@@ -29,14 +31,19 @@ def generate_by_model(
         method: with which options; None, together with a budget of None, for the full prompt.
         budget: `vision_token_budget`.
         max_new_tokens: length of an answer.
+        images: those of the batch, where they have been encoded already.
 
     Returns:
         The answers, and how many vision tokens the language model read for each.
     """
     options = {} if method is None else dict(method.options)
+    given = dict(inputs)
+    if images is not None:
+        given = {name: values for name, values in given.items() if name not in checkpoint.model.image_arguments}
+        given["encoded_images"] = images
     with prompt_lengths(checkpoint.model) as lengths:
         output = checkpoint.model.generate(
-            **inputs, **options, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+            **given, **options, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
         )
     return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
 

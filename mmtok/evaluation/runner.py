@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import read_image
 from mmtok.model_content import model_content
 from mmtok.publish.presets import preset_knobs
@@ -45,6 +46,7 @@ class RunSettings:
         max_new_tokens: length of an answer.
         limit: only the first questions of each file.
         dtype: of the weights; None for the checkpoint's own.
+        image_memory: bytes of encoded images that are kept for further questions about them.
     """
 
     model: str | Path
@@ -58,6 +60,7 @@ class RunSettings:
     max_new_tokens: int = 16
     limit: int | None = None
     dtype: torch.dtype | None = None
+    image_memory: int = MEMORY_LIMIT
 
     def __post_init__(self) -> None:
         for budget in self.budgets:
@@ -104,6 +107,7 @@ def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
         done = recorded(store)
         state.wait_for_everyone()  # nobody adds to the files that others are still reading
         todo = [question for question in questions if any(_key(cell, question) not in done for cell in cells)]
+        todo.sort(key=lambda question: question.image)  # questions about one image find it encoded
         new: list[RecordedAnswer] = []
         if todo:
             with state.split_between_processes(todo) as share:
@@ -124,36 +128,52 @@ def _answer(
     progress: bool,
 ) -> list[RecordedAnswer]:
     checkpoint = Checkpoint.load(settings.model, device=state.device, dtype=settings.dtype)
-    needs = {need for method in settings.methods if isinstance(method, Selector) for need in method.needs}
+    cache = EncodedImageCache(checkpoint.model, settings.image_memory)
     new: list[RecordedAnswer] = []
     bar = tqdm(total=len(questions), desc="questions", disable=not (progress and state.is_main_process), mininterval=5)
     for start in range(0, len(questions), settings.batch_size):
         batch = questions[start : start + settings.batch_size]
-        texts = [f"{question.text}\n{settings.instruction}".strip() for question in batch]
-        inputs = checkpoint.inputs(texts, [read_image(Path(settings.images) / question.image) for question in batch])
-        encoded: EncodedBatch | None = None
-        answers: list[RecordedAnswer] = []
-        for cell in cells:
-            if all(_key(cell, question) in done for question in batch):
-                continue
-            method, budget = cell
-            if isinstance(method, Selector) and budget is not None:
-                if encoded is None:
-                    encoded = EncodedBatch.of(checkpoint.model, inputs, needs, [_seed(question) for question in batch])
-                found = generate_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
-            else:
-                pruning = method if isinstance(method, ModelPruning) else None
-                found = generate_by_model(checkpoint, inputs, pruning, budget, settings.max_new_tokens)
-            answers += [
-                RecordedAnswer(*_key(cell, question), text, tokens)
-                for question, text, tokens in zip(batch, *found, strict=True)
-                if _key(cell, question) not in done
-            ]
+        wanted = [cell for cell in cells if any(_key(cell, question) not in done for question in batch)]
+        answers = [
+            answer for answer in _batch_answers(settings, checkpoint, cache, batch, wanted) if answer.key not in done
+        ]
         store.append(answer.as_record() for answer in answers)
         new += answers
         bar.update(len(batch))
     bar.close()
     return new
+
+
+def _batch_answers(
+    settings: RunSettings,
+    checkpoint: Checkpoint,
+    cache: EncodedImageCache,
+    batch: Sequence[Question],
+    cells: Sequence[tuple[Method | None, Budget]],
+) -> list[RecordedAnswer]:
+    """The answers of all `cells` to a batch, whose images are encoded once for all of them."""
+    texts = [f"{question.text}\n{settings.instruction}".strip() for question in batch]
+    inputs = checkpoint.inputs(texts, [read_image(Path(settings.images) / question.image) for question in batch])
+    images = cache.encode(inputs["pixel_values"], inputs.get("image_sizes"))
+    selectors = [method for method, _ in cells if isinstance(method, Selector)]
+    encoded: EncodedBatch | None = None
+    if selectors:
+        needs = {need for selector in selectors for need in selector.needs}
+        seeds = [_seed(question) for question in batch]
+        encoded = EncodedBatch.of(checkpoint.model, inputs, needs, seeds, images)
+    answers: list[RecordedAnswer] = []
+    for cell in cells:
+        method, budget = cell
+        if isinstance(method, Selector) and encoded is not None and budget is not None:
+            found = generate_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
+        else:
+            pruning = method if isinstance(method, ModelPruning) else None
+            found = generate_by_model(checkpoint, inputs, pruning, budget, settings.max_new_tokens, images)
+        answers += [
+            RecordedAnswer(*_key(cell, question), text, tokens)
+            for question, text, tokens in zip(batch, *found, strict=True)
+        ]
+    return answers
 
 
 def _cells(settings: RunSettings) -> list[tuple[Method | None, Budget]]:

@@ -188,6 +188,28 @@ def test_an_interrupted_run_goes_on_and_ends_alike(settings: RunSettings) -> Non
     assert sorted(path.read_text().splitlines(keepends=True)) == sorted(lines)
 
 
+def test_each_image_is_encoded_once_for_all_questions_and_budgets(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    load = Checkpoint.load
+
+    def counting(*args: Any, **kwargs: Any) -> Checkpoint:
+        checkpoint = load(*args, **kwargs)
+        encode = checkpoint.model.encode_images
+
+        def encode_images(**inputs: torch.Tensor) -> Any:
+            counted.append(len(inputs["pixel_values"]))
+            return encode(**inputs)
+
+        monkeypatch.setattr(checkpoint.model, "encode_images", encode_images)
+        return checkpoint
+
+    monkeypatch.setattr(Checkpoint, "load", counting)
+    run(settings, progress=False)
+    assert sum(counted) == len(SIZES)  # of two files with three questions each, at two budgets with two methods
+
+
 def test_a_finished_run_loads_no_model(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(settings, progress=False)
     monkeypatch.setattr(Checkpoint, "load", lambda *args, **kwargs: pytest.fail("loaded"))
