@@ -32,8 +32,6 @@ MAX_ASPECT_RATIO = 200
 # What a request may set: lengths, sampling, and the knobs of the pruning that are no tables of token ids.
 PARAMETERS: frozenset[str] = frozenset(
     {
-        "budget_scope",
-        "center_features",
         "coverage_target",
         "do_sample",
         "exclude_padding",
@@ -53,6 +51,7 @@ PARAMETERS: frozenset[str] = frozenset(
         "vision_coverage_weight",
         "vision_temperature",
         "vision_token_budget",
+        "vision_token_share",
     }
 )
 

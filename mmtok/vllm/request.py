@@ -42,7 +42,8 @@ class PruningRequest:
             overrides: options of the request, by name.
 
         Raises:
-            ValueError: an option out of range, or `coverage_target` or `select_before_unpadding`, which vLLM cannot honour.
+            ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, and for LLaVA-NeXT
+                `select_before_unpadding`.
         """
         options = PruningOptions.from_config(config, **overrides)
         if options.vision_token_budget is None:
