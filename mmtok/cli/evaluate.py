@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from contextlib import redirect_stdout
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mmtok.evaluation.__main__ import add_arguments, evaluate
+import torch
+from accelerate import PartialState
 
-from .common import add_json_option, add_parser, print_json
+from configuration_mmtok import MMTokLlavaConfig
+from mmtok.evaluation import INSTRUCTION, RunSettings, methods_named, summarize, table
+from mmtok.evaluation import run as run_evaluation
+from mmtok.evaluation.selectors import NAMED_METHODS, ModelPruning
+from mmtok.machine import machine
+
+from .common import add_length_option, add_model_options, add_parser, base_of, call_knobs, print_json
+from .knob_options import add_call_options
+from .values import at_least, budget
 
 _DESCRIPTION = """\
-Accuracy on question files in POPE's format with the pictures in a folder: all tokens, and every method with every
+Accuracy on question files in POPE's format with the images in a folder: all tokens, and every method with every
 budget. Answers are kept in the output folder, so that an interrupted run goes on; under `accelerate launch -m mmtok`
 the questions are shared between the processes."""
+# What results call the model's own settings with the options of the command line in their place.
+_GIVEN = "given"
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
@@ -23,14 +35,75 @@ def add_command(commands: Any, name: str, help: str) -> None:
         "mmtok eval --model ./llava-mmtok --questions coco_pope_random.json --images val2014 --budgets 192 128 64 4"
     )
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
-    add_arguments(parser)
-    add_json_option(parser)
+    parser.add_argument("--questions", required=True, nargs="+", type=Path, metavar="FILE", help="in POPE's format")
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the images")
+    parser.add_argument(
+        "--budgets",
+        required=True,
+        nargs="+",
+        metavar="N",
+        type=budget,
+        help="vision tokens kept per crop: numbers, shares such as 0.25, or all, which is measured in any case",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", default=["MMTok"], help=f"of {', '.join(NAMED_METHODS)}; MMTok alone if not given"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/evaluation"),
+        help="folder for answers and results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--instruction", default=INSTRUCTION, help='written behind every question (default: "%(default)s")'
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=at_least(1), default=16, help="questions at once (default: %(default)s)"
+    )
+    add_length_option(parser, 16)
+    parser.add_argument("--limit", metavar="N", type=at_least(1), help="only the first questions of each file")
+    add_model_options(parser, required=True)
+    add_call_options(parser, f"for one more method, {_GIVEN}: the model's own settings with these in their place")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluates; the runner prints its table, with --json to standard error."""
-    with redirect_stdout(sys.stderr if options.json else sys.stdout):
-        results = evaluate(options)
+    """Evaluates, writes `results.json` into the output folder, and prints a table."""
+    model, pruning = base_of(options.model), call_knobs(options)
+    given = [ModelPruning(_GIVEN, pruning)] if pruning else []
+    settings = RunSettings(
+        model=model,
+        questions=options.questions,
+        images=options.images,
+        budgets=_token_counts(options.budgets, model, options.revision),
+        output=options.output,
+        methods=[*methods_named(options.methods, model, options.revision), *given],
+        instruction=options.instruction,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        limit=options.limit,
+        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        revision=options.revision,
+        device=options.device,
+    )
+    result = run_evaluation(settings)
+    if not PartialState().is_main_process:
+        return
+    results = {"machine": machine("mmtok", "transformers"), **summarize(result)}
+    (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if options.json:
         print_json(results)
+    else:
+        print(table(results))
+
+
+def _token_counts(budgets: Sequence[int | float | None], model: str | Path, revision: str | None) -> list[int]:
+    """The budgets as numbers of tokens: methods that are no pruning of the model know no shares."""
+    counts = [value for value in budgets if isinstance(value, int)]
+    shares = [value for value in budgets if isinstance(value, float)]
+    if shares:
+        config, _ = MMTokLlavaConfig.get_config_dict(str(model), revision=revision)
+        vision = config["vision_config"]
+        tokens = (vision["image_size"] // vision["patch_size"]) ** 2
+        counts += [max(1, round(share * tokens)) for share in shares]
+    return sorted(set(counts), reverse=True)

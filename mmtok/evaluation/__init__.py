@@ -9,13 +9,13 @@
     runner       the whole run, resumable and in parallel
     metrics, bootstrap, summary   what the answers are worth
 
-A run is `python -m mmtok.evaluation --model MODEL --questions FILE ... --images FOLDER --budgets 64 16`.
+A run is `mmtok eval --model MODEL --questions FILE ... --images FOLDER --budgets 64 16`.
 """
 
 from __future__ import annotations
 
 from .runner import FULL, INSTRUCTION, RunResult, RunSettings, methods_named, run
-from .summary import compare, lead, summarize
+from .summary import compare, lead, summarize, table
 
 __all__ = [
     "FULL",
@@ -27,4 +27,5 @@ __all__ = [
     "methods_named",
     "run",
     "summarize",
+    "table",
 ]

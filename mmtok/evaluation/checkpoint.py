@@ -32,7 +32,12 @@ class Checkpoint:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
     ) -> Checkpoint:
         """Loads a staged folder, or a stock LLaVA-1.5 or LLaVA-NeXT checkpoint, from disk or from the Hub.
 
@@ -43,13 +48,14 @@ class Checkpoint:
             path: folder or Hub id.
             device: where to.
             dtype: of the weights; None for the checkpoint's own.
+            revision: branch, tag or commit on the Hub.
 
         Raises:
             ValueError: a model of another type, or a processor without a chat template.
         """
-        model_class, stored = _model_class(path)
+        model_class, stored = _model_class(path, revision)
         # Told that no remote code is wanted, for which it would else ask on the terminal: the classes are ours.
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
         if not processor.chat_template:
             raise ValueError(f"The processor of {path} has no chat template, which the prompts are written with.")
         processor.tokenizer.padding_side = "left"
@@ -58,7 +64,9 @@ class Checkpoint:
         if not stored["model_type"].startswith("mmtok"):
             own |= text_knobs(processor.tokenizer, processor.chat_template)
         config = model_class.config_class.from_dict(own)
-        model = model_class.from_pretrained(path, config=config, dtype=dtype if dtype is not None else "auto")
+        model = model_class.from_pretrained(
+            path, config=config, revision=revision, dtype=dtype if dtype is not None else "auto"
+        )
         return cls(model.to(device).eval(), processor)
 
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
@@ -78,8 +86,8 @@ class Checkpoint:
         return str(rendered)
 
 
-def _model_class(path: str | Path) -> tuple[Any, dict[str, Any]]:
-    config, _ = PretrainedConfig.get_config_dict(check_model_name(path))
+def _model_class(path: str | Path, revision: str | None = None) -> tuple[Any, dict[str, Any]]:
+    config, _ = PretrainedConfig.get_config_dict(check_model_name(path), revision=revision)
     model_type = config.get("model_type")
     if model_type not in _CLASSES:
         raise ValueError(f"{path} is a model of type {model_type!r}: give one of {', '.join(sorted(_CLASSES))}.")

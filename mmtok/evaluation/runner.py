@@ -47,6 +47,8 @@ class RunSettings:
         limit: only the first questions of each file.
         dtype: of the weights; None for the checkpoint's own.
         image_memory: bytes of encoded images that are kept for further questions about them.
+        revision: branch, tag or commit of a model on the Hub.
+        device: of a run with one process; None for the accelerator, if there is one.
     """
 
     model: str | Path
@@ -61,6 +63,8 @@ class RunSettings:
     limit: int | None = None
     dtype: torch.dtype | None = None
     image_memory: int = MEMORY_LIMIT
+    revision: str | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         for budget in self.budgets:
@@ -97,7 +101,7 @@ def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
         ValueError: settings, questions or images that do not fit together, before the model is loaded; an output
             folder that belongs to another run.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available() or settings.device == "cpu")
     questions = [question for path in settings.questions for question in read_questions(path)[: settings.limit]]
     require_images(questions, settings.images)
     cells = _cells(settings)
@@ -127,7 +131,8 @@ def _answer(
     state: PartialState,
     progress: bool,
 ) -> list[RecordedAnswer]:
-    checkpoint = Checkpoint.load(settings.model, device=state.device, dtype=settings.dtype)
+    device = settings.device if settings.device and state.num_processes == 1 else state.device
+    checkpoint = Checkpoint.load(settings.model, device=device, dtype=settings.dtype, revision=settings.revision)
     cache = EncodedImageCache(checkpoint.model, settings.image_memory)
     new: list[RecordedAnswer] = []
     bar = tqdm(total=len(questions), desc="questions", disable=not (progress and state.is_main_process), mininterval=5)
@@ -194,7 +199,7 @@ def _seed(question: Question) -> int:
 
 def _described(settings: RunSettings) -> Mapping[str, Any]:
     return {
-        "model": model_content(settings.model),
+        "model": model_content(settings.model, settings.revision),
         "questions": {Path(path).stem: _sha256(path) for path in settings.questions},
         "instruction": settings.instruction,
         "max_new_tokens": settings.max_new_tokens,
@@ -211,7 +216,7 @@ def _sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def methods_named(names: Iterable[str], model: str | Path) -> list[Method]:
+def methods_named(names: Iterable[str], model: str | Path, revision: str | None = None) -> list[Method]:
     """The methods of `NAMED_METHODS` with these names, in any case.
 
     Args:
@@ -227,6 +232,6 @@ def methods_named(names: Iterable[str], model: str | Path) -> list[Method]:
         name = known.get(given.lower())
         if name is None:
             raise ValueError(f"There is no method {given!r}: choose from {', '.join(NAMED_METHODS)}.")
-        preset = {} if name in METHODS else preset_knobs(name, model)
+        preset = {} if name in METHODS else preset_knobs(name, model, revision=revision)
         found.append(METHODS.get(name) or ModelPruning(name, {**PAPER_SETTINGS, **preset}))
     return found

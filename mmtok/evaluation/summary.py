@@ -130,6 +130,29 @@ def _cell(method: str, budget: Budget, tables: _Tables, resamples: int) -> dict[
     return cell
 
 
+def table(results: dict[str, Any]) -> str:
+    """One line for each method and budget: tokens read, the metric of every task in percent, mean retention."""
+    tasks = results["tasks"]
+    lines = [["method", "budget", "tokens", *(f"{task} {tasks[task]['metric']}" for task in tasks), "kept"]]
+    for cell in results["cells"]:
+        scores = [f"{100 * cell['metrics'][task][tasks[task]['metric']]:.1f}" for task in tasks]
+        budget = "" if cell["method"] == FULL else str(cell["budget"])
+        lines.append([cell["method"], budget, f"{cell['vision_tokens']:.1f}", *scores, _kept(cell)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(_aligned(line, widths) for line in lines)
+
+
+def _kept(cell: dict[str, Any]) -> str:
+    mean = cell.get("retention", {}).get("mean")
+    return "" if mean is None else f"{100 * mean['estimate']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """One line of a table: its first cell on the left, the others on the right."""
+    first, *others = [(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
+
+
 def _metrics(texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
     if metric_of(labels) == "accuracy":
         table = outcomes(texts, labels)

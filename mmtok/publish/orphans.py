@@ -21,6 +21,7 @@ EARLIER_FILES: frozenset[str] = frozenset(
         "configuration_mmtok.py",
         "coverage.py",
         "devices.py",
+        "fused_greedy.py",
         "full_prompt.py",
         "generation.py",
         "greedy.py",

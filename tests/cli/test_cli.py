@@ -244,7 +244,7 @@ def test_generate_takes_the_embedded_model_and_where_to_run_it(picture, tmp_path
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
 
 
-@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate"])
+@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate", "eval"])
 def test_commands_that_load_a_model_have_the_same_options(command, capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

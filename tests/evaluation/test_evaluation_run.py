@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from PIL import Image
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
-from mmtok.evaluation import FULL, RunSettings, run, summarize
-from mmtok.evaluation.__main__ import main, table
+from mmtok.cli.main import main
+from mmtok.evaluation import FULL, RunSettings, run, summarize, table
 from mmtok.evaluation.attention import cls_attention, language_attention
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
@@ -288,7 +289,7 @@ def test_a_staged_folder_is_loaded_without_a_question(folder: Path, tmp_path: Pa
 
 def command(settings: RunSettings, output: Path) -> list[str]:
     return [
-        *("--model", str(settings.model), "--questions", *map(str, settings.questions)),
+        *("eval", "--model", str(settings.model), "--questions", *map(str, settings.questions)),
         *("--images", str(settings.images), "--budgets", "4", "2", "--methods", "mmtok", "uniform"),
         *("--output", str(output), "--batch-size", "2", "--max-new-tokens", "3"),
     ]
@@ -297,11 +298,10 @@ def command(settings: RunSettings, output: Path) -> list[str]:
 def test_the_command_writes_results_and_refuses_in_a_sentence(
     settings: RunSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(command(settings, tmp_path / "out"))
+    assert main(command(settings, tmp_path / "out")) == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text())["cells"][0]["method"] == FULL
-    assert "MMTok\t2" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*command(settings, tmp_path / "out"), "--methods", "magic"])
+    assert re.search(r"^MMTok +2 +\d+\.\d ", capsys.readouterr().out, re.MULTILINE)
+    assert main([*command(settings, tmp_path / "out"), "--methods", "magic"]) == 1
     assert "There is no method 'magic': choose from MMTok" in capsys.readouterr().err
 
 
@@ -312,7 +312,7 @@ def test_two_processes_answer_what_one_does(settings: RunSettings, tmp_path: Pat
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(
-        [*launch, "mmtok.evaluation", *command(settings, tmp_path / "parallel")],
+        [*launch, "mmtok.evaluation", *command(settings, tmp_path / "parallel")[1:]],
         check=True,
         cwd=ROOT,
         env=environment,
@@ -327,11 +327,21 @@ def test_two_processes_answer_what_one_does(settings: RunSettings, tmp_path: Pat
 
 def test_knobs_of_the_command_line_are_one_more_method(settings, tmp_path, capsys) -> None:
     given = ["--vision-coverage-weight", "0", "--text-temperature", "5"]
-    main([*command(settings, tmp_path / "out"), *given])
+    assert main([*command(settings, tmp_path / "out"), *given]) == 0
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [cell["method"] for cell in results["cells"]][-1] == "given"
-    assert "\ngiven\t" in printed
-    with pytest.raises(SystemExit):
-        main([*command(settings, tmp_path / "out"), "--vision-coverage-weight", "1"])
+    assert "\ngiven  " in printed
+    assert main([*command(settings, tmp_path / "out"), "--vision-coverage-weight", "1"]) == 1
     assert "another run" in capsys.readouterr().err
+
+
+def test_the_command_takes_shares_and_all_where_it_runs_and_json(settings, tmp_path, capsys) -> None:
+    arguments = command(settings, tmp_path / "out")
+    start, end = arguments.index("--budgets") + 1, arguments.index("--methods")
+    arguments[start:end] = ["all", "0.25", "2"]
+    vision = json.loads((Path(settings.model) / "config.json").read_text())["vision_config"]
+    quarter = round(0.25 * (vision["image_size"] // vision["patch_size"]) ** 2)
+    assert main([*arguments, "--device", "cpu", "--dtype", "float32", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [cell["budget"] for cell in results["cells"]] == [None, quarter, 2, quarter, 2]
