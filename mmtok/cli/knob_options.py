@@ -1,37 +1,28 @@
-"""The knobs of `PruningOptions` and the lists of words as options of a command."""
+"""The fields of `PruningOptions` and the lists of words as options of a command.
+
+A new field is an option of every command with its own help text; nothing is added here.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from configuration_mmtok import KNOB_NAMES, PruningOptions, check_knob, check_weights
+from configuration_mmtok import PruningOptions, check_knob, check_weights
 from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS
 from mmtok.publish.presets import PRESETS, preset_knobs
 
-# The tables of token ids describe the tokenizer and are derived; every other knob is an option.
-_OPTIONS = tuple(name for name in KNOB_NAMES if not name.endswith(("_ids", "_sequences", "_bitmap", "_texts")))
-# Knob -> what stands for its value in the help, and what the help says.
-_HELP: dict[str, tuple[str, str]] = {
-    "vision_token_budget": ("N", "vision tokens kept per crop: a number, a share such as 0.25, or all"),
-    "vision_token_share": ("S", "share of each crop's vision tokens, in place of the budget"),
-    "text_coverage_weight": ("W", "weight of covering the question"),
-    "vision_coverage_weight": ("W", "weight of covering the picture, the paper's alpha"),
-    "text_temperature": ("T", "temperature of the text rows, the paper's tau_t"),
-    "vision_temperature": ("T", "temperature of the vision rows, the paper's tau_v"),
-    "exclude_padding": ("", "bands of one colour at the borders are no candidates (the paper's MMTok++)"),
-    "coverage_target": ("S", "share of the full coverage at which a budget is spent no further, or none"),
-    "text_temperature_unit": ("UNIT", "what text_temperature counts in: cosine, as in the paper, or spread"),
-    "keep_image_newline": ("", "keep LLaVA-NeXT's row separators"),
-}
+# The tables of token ids describe the tokenizer and are derived; every other field is an option of the command line.
+_FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(PruningOptions) if not each.metadata["table"]}
 
 
 def add_knob_options(parser: argparse.ArgumentParser) -> None:
     """Adds an option for each knob of a model that is made."""
     group = parser.add_argument_group("knobs", "what config.json says; every one can be overridden in a call")
-    _add_options(group, {name: f" (default: {getattr(PruningOptions(), name)})" for name in _OPTIONS})
+    _add_options(group, {name: f" (default: {each.default})" for name, each in _FIELDS.items()})
 
 
 def add_call_options(
@@ -39,7 +30,7 @@ def add_call_options(
 ) -> None:
     """Adds an option for each knob of calls of a model, but the budget, for which commands have one of their own."""
     group = parser.add_argument_group("knobs", description)
-    _add_options(group, {name: "" for name in _OPTIONS if name != "vision_token_budget"})
+    _add_options(group, {name: "" for name in _FIELDS if name != "vision_token_budget"})
 
 
 def _add_options(group: Any, defaults: dict[str, str]) -> None:
@@ -51,12 +42,11 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
         "the family of the model (RECOMMENDED_KNOBS)",
     )
     for name, suffix in defaults.items():
-        metavar, text = _HELP.get(name, ("VALUE", "a knob of the configuration"))
-        option, default, text = "--" + name.replace("_", "-"), getattr(PruningOptions(), name), text + suffix
-        if isinstance(default, bool):
+        option, text = "--" + name.replace("_", "-"), (_FIELDS[name].metadata["help"] + suffix).replace("%", "%%")
+        if isinstance(_FIELDS[name].default, bool):
             group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            group.add_argument(option, dest=name, metavar=metavar, type=_reader(name), default=None, help=text)
+            group.add_argument(option, dest=name, metavar="VALUE", type=_reader(name), default=None, help=text)
 
 
 def add_word_options(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +82,7 @@ def knobs_of(
         ValueError: both weights are 0, or a preset for a model of another family.
         OSError: a preset for a model that is not there.
     """
-    given = {name: getattr(arguments, name, None) for name in _OPTIONS}
+    given = {name: getattr(arguments, name, None) for name in _FIELDS}
     knobs = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
     check_weights(knobs.get("text_coverage_weight", 1), knobs.get("vision_coverage_weight", 1))
     preset = preset_knobs(arguments.preset, model, revision=revision) if arguments.preset else {}
@@ -117,7 +107,7 @@ _NONE_VALUES: dict[Any, None] = {_NONE: None}
 
 def _reader(name: str) -> Any:
     """A function from an option's text to the value of the knob `name`."""
-    default = getattr(PruningOptions(), name)
+    default = _FIELDS[name].default
 
     def read(text: str) -> Any:
         value: Any = text
