@@ -21,7 +21,7 @@ from .generation import (
     refuse_assistant,
     refuse_filled_cache,
 )
-from .host import given_cache
+from .host import ROWS_ARE_PROMPTS, given_cache
 from .pruned_prompt import PrunedPrompt, with_full_prompt
 
 
@@ -132,10 +132,10 @@ class GenerationCall:
         if given.get("streamer") is not None:
             views["streamer"] = FullPromptStreamer(given["streamer"], ids)
         if given.get("prefix_allowed_tokens_fn") is not None:
-            # Stock numbers beams by their prompt, and other returned sequences one after another.
-            beams, returned = (self._setting(name) or 1 for name in ("num_beams", "num_return_sequences"))
+            returned = self._setting("num_return_sequences") or 1
+            own_rows = returned if (self._setting("num_beams") or 1) == 1 and not ROWS_ARE_PROMPTS else 1
             views["prefix_allowed_tokens_fn"] = full_prompt_prefix(
-                given["prefix_allowed_tokens_fn"], ids, length, returned if beams == 1 else 1
+                given["prefix_allowed_tokens_fn"], ids, length, own_rows
             )
         return views
 

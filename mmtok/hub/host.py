@@ -26,6 +26,9 @@ _ARGUMENTS = ("input_ids", "pixel_values", "attention_mask", "position_ids", "in
 STOCK_ARGUMENTS = frozenset(
     (*TransformersKwargs.__optional_keys__, *_CACHE_NAMES, "use_cache", "return_dict", "cache_position")
 )
+# Whether a `prefix_allowed_tokens_fn` gets the number of the prompt for every returned sequence, as for beams; before,
+# sequences that are no beams had numbers of their own.
+ROWS_ARE_PROMPTS = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (5, 24)
 _OUTPUT_FIELDS = ("loss", "logits", "hidden_states", "attentions")
 
 

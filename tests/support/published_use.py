@@ -86,7 +86,7 @@ def tune(model_id: str, target: str) -> None:
 
 
 def cards(card: str) -> None:
-    for file in ("picture.jpg", "table.jpg", "garden.jpg"):
+    for file in ("photo.jpg", "table.jpg", "garden.jpg"):
         picture().save(file)
     blocks = re.findall(r"```python\n(.*?)```", Path(card).read_text(encoding="utf-8"), re.DOTALL)
     for block in blocks:

@@ -1,0 +1,148 @@
+"""Equal to stock in every mode, on every supported release: short enough to run in many environments.
+
+With a full budget or none the reference is stock on the same inputs; pruned, it is stock on the prompt pruned by hand.
+Greedy tokens do not depend on how generation is organised, so one reference serves all modes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from model_cases import CACHE, IMAGE, Family
+
+ROWS = {
+    "text first": [[3, (24, 24), 4], [2, (24, 48), 6]],
+    "image first": [[(24, 24), 4], [(24, 48), 6]],
+}
+# The end of a text is a token that no vocabulary here has, so that every answer has five tokens.
+GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": 10_000, "pad_token_id": 0}
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no cache": {"use_cache": False},
+    "static cache": {"cache_implementation": "static"},
+    "chunked prefill": {"prefill_chunk_size": 3},
+    "prompt lookup": {"prompt_lookup_num_tokens": 2},
+    "assistant": {"assistant_model": "own"},
+}
+# Stock drafts for one row at a time, and before 5.0 its chunked prefill takes no notice of padding.
+ONE_ROW = {"chunked prefill", "prompt lookup", "assistant"}
+
+
+@pytest.fixture(params=["text first", "image first"])
+def rows(request: pytest.FixtureRequest) -> list[Any]:
+    return ROWS[request.param]
+
+
+def inputs_of(family: Family, model: Any, rows: list[Any]) -> dict[str, torch.Tensor]:
+    """Inputs; a prompt that begins with its image has no BOS in front."""
+    inputs = family.inputs(rows, model)
+    if not isinstance(rows[0][0], int) and len(rows) == 1:
+        return {**inputs, "input_ids": inputs["input_ids"][:, 1:], "attention_mask": inputs["attention_mask"][:, 1:]}
+    return inputs
+
+
+def pruned_by_hand(model: Any, stock: Any, inputs: dict[str, torch.Tensor], budget: int) -> dict[str, torch.Tensor]:
+    """Stock's embeddings of the kept tokens of one row."""
+    kept = model.select_vision_tokens(**inputs, vision_token_budget=budget).kept_mask[0]
+    ids = inputs["input_ids"]
+    embeds = stock.get_input_embeddings()(ids)
+    images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    encoded = stock.get_image_features(**images, **feature_arguments(stock))
+    embeds[ids == IMAGE] = torch.cat(list(getattr(encoded, "pooler_output", encoded)))
+    return {"inputs_embeds": embeds[:, kept], "input_ids": ids[:, kept]}
+
+
+def feature_arguments(stock: Any) -> dict[str, Any]:
+    names = ("vision_feature_layer", "vision_feature_select_strategy")
+    return {name: getattr(stock.config, name) for name in names}
+
+
+def generated(model: Any, inputs: dict[str, Any], mode: dict[str, Any], **options: Any) -> torch.Tensor:
+    mode = {**mode, "assistant_model": model} if "assistant_model" in mode else mode
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        return model.generate(**inputs, **GREEDY, **mode, **options)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_full_budget_and_off_are_stock(family: Family, rows: list[Any], mode: str, batch: int) -> None:
+    if batch > 1 and mode in ONE_ROW:
+        batch = 1
+    model, stock = family.models()
+    inputs = inputs_of(family, model, rows[:batch])
+    with torch.no_grad():
+        expected = stock.generate(**inputs, **GREEDY)
+    assert torch.equal(generated(model, inputs, MODES[mode], vision_token_budget=10**6), expected)
+    if mode != "chunked prefill":  # stock cannot split pixels into chunks on every release
+        assert torch.equal(generated(model, inputs, MODES[mode], vision_token_budget=None), expected)
+
+
+@pytest.mark.parametrize("mode", [*MODES, "ids and embeddings"])
+def test_pruned_is_stock_on_the_kept_tokens(family: Family, rows: list[Any], mode: str) -> None:
+    model, stock = family.models()
+    inputs = inputs_of(family, model, rows[:1])
+    shorter = pruned_by_hand(model, stock, inputs, budget=2)
+    expected = stock.generate(**shorter, **GREEDY)[:, -5:]
+    if mode == "ids and embeddings":
+        inputs = {**inputs, "inputs_embeds": stock.get_input_embeddings()(inputs["input_ids"])}
+    sequences = generated(model, inputs, MODES.get(mode, {}), vision_token_budget=2)
+    assert torch.equal(sequences[:, :-5], inputs["input_ids"])
+    assert torch.equal(sequences[:, -5:], expected)
+
+
+def test_beams(family: Family, rows: list[Any]) -> None:
+    model, stock = family.models()
+    inputs = inputs_of(family, model, rows[:1])
+    beams = {"num_beams": 3, "num_return_sequences": 2}
+    for budget in (None, 10**6):
+        assert torch.equal(
+            generated(model, inputs, beams, vision_token_budget=budget), stock.generate(**inputs, **GREEDY, **beams)
+        )
+    shorter = pruned_by_hand(model, stock, inputs, budget=2)
+    found = generated(model, inputs, beams, vision_token_budget=2)
+    assert torch.equal(found[:, -5:], stock.generate(**shorter, **GREEDY, **beams)[:, -5:])
+
+
+def test_forward_and_labels(family: Family, rows: list[Any]) -> None:
+    model, stock = family.models()
+    inputs = inputs_of(family, model, rows)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    with torch.no_grad():
+        expected = stock(**inputs, labels=labels)
+        for budget in (None, 10**6):
+            found = model(**inputs, labels=labels, vision_token_budget=budget)
+            assert torch.equal(found.logits, expected.logits)
+            assert torch.equal(found.loss, expected.loss)
+        one = inputs_of(family, model, rows[:1])
+        shorter = pruned_by_hand(model, stock, one, budget=2)
+        ids = shorter.pop("input_ids")
+        kept = model(**one, labels=one["input_ids"], vision_token_budget=2)
+        by_hand = stock(**shorter, labels=ids)
+    torch.testing.assert_close(kept.logits[kept.kept_mask][None], by_hand.logits)
+    torch.testing.assert_close(kept.loss, by_hand.loss)
+
+
+def test_a_second_turn_from_a_returned_cache(family: Family, rows: list[Any]) -> None:
+    model, _ = family.models()
+    inputs = inputs_of(family, model, rows[:1])
+    settings = {**GREEDY, "vision_token_budget": 2}
+    first = model.generate(**inputs, **settings, return_dict_in_generate=True)
+    longer = torch.cat((first.sequences, torch.tensor([[7, 8, 9]])), 1)
+    mask = torch.ones_like(longer)  # generated tokens may be padding ids
+    again = model.generate(input_ids=longer, attention_mask=mask, **{CACHE: first[CACHE]}, **settings)
+    selection = model.select_vision_tokens(**inputs, vision_token_budget=2)
+    kept = torch.cat((selection.kept_mask[0], torch.ones(longer.shape[1] - inputs["input_ids"].shape[1]).bool()))
+    _, stock = family.models()
+    whole = pruned_by_hand(model, stock, inputs, budget=2)["inputs_embeds"]
+    rest = stock.get_input_embeddings()(longer[:, inputs["input_ids"].shape[1] :])
+    expected = stock.generate(
+        input_ids=longer[:, kept],
+        attention_mask=mask[:, kept],
+        inputs_embeds=torch.cat((whole, rest), 1).detach(),
+        **GREEDY,
+    )
+    assert torch.equal(again[:, -5:], expected[:, -5:])
