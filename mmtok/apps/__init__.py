@@ -1,1 +1,1 @@
-"""What people run on a model: questions, batches, timing, pictures, a page; each is one module."""
+"""What people run on a model: questions, batches, timing, drawings, a page; each is one module."""

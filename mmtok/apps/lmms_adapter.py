@@ -88,13 +88,12 @@ class MMTokLlava(lmms):
         progress = tqdm(total=len(requests), disable=self.rank != 0, desc="answers")
         for chunk in collator.get_batched(n=self.batch_size, batch_fn=None):
             contexts, settings, to_visuals, numbers, tasks, splits = zip(*chunk, strict=True)
-            pictures = [
-                to_visual(self.task_dict[task][split][number])
+            images = [
+                to_visual(self.task_dict[task][split][number]) or ()
                 for to_visual, task, split, number in zip(to_visuals, tasks, splits, numbers, strict=True)
             ]
-            # Where pictures stand in the prompt is the chat template's business.
+            # The chat template says where images stand in the prompt.
             questions = [context.replace(_IMAGE, "").strip() for context in contexts]
-            images = [visuals or () for visuals in pictures]
             texts = answer_batch(self.pipeline, questions, images, **self.knobs, **_generation(settings[0]))
             texts = [_until(text, settings[0].get("until")) for text in texts]
             for context, text in zip(contexts, texts, strict=True):

@@ -1,45 +1,46 @@
-"""A page to try a staged model: upload or draw a picture, ask, slide the budget, compare with all tokens."""
+"""A page to try a staged model: upload or draw an image, ask, slide the budget, compare with all vision tokens."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from PIL import Image
 
-from .answering import Explanation, explain, model_inputs
-from .embedded import example
-from .overlay import overlay
-from .seen_image import seen_images
-from .streaming import PartialAnswer, stream_answer
+from . import page_text
+from .answering import warm_up
+from .embedded import KNOWS, example
+from .explained import COVERAGE, TOO_SMALL
+from .page_answers import answers
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
 
-_TITLE = "MMTok: ask with fewer vision tokens"
-_HELP = """\
-A LLaVA reads a picture as hundreds of vision tokens. MMTok keeps the few that together cover your question and the
-picture. Upload or paste a picture, or draw on this one, and ask. **Bright patches** are what the language model reads;
-the frame shows the gain of a patch, from yellow to dark violet, and the bar in it what the gain covers: orange your
-question, blue the picture."""
-_EMBEDDED = """\
-This is the small model that comes with the package. It knows circles, squares, triangles, diamonds, crosses, rings,
-stars and bars in red, green, blue, yellow, purple, orange, cyan and pink. Try *Is there a red circle in the image?*,
-*What color is the star?*, *How many objects are in the image?* or *Describe the image.*"""
-_CANVAS = 384  # pixels of the canvas: small pictures are shown larger, so that they can be drawn on
+_SEED = 7  # of the image that the page begins with
+_CANVAS = 384  # pixels of the canvas: small images are shown larger, so that they can be drawn on
+_ANSWER_TOKENS = 64
+_QUESTIONS = ("Describe the image.", "What is in the middle of the image?", "How many people are there?")
 # Fonts of the reader's own machine: the page fetches nothing from other servers.
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
-_STYLE = """
-.answer { font-size: 1.35rem; font-weight: 600; min-height: 2.2rem; overflow-wrap: anywhere; }
-.result .html-container { padding: 0 !important; }
-/* The pictures stay side by side, however long the answers are. */
-.result > * { flex-grow: 0 !important; }
-.result > .grows { flex-grow: 1 !important; }
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-@media (max-width: 500px) { #canvas { height: 360px !important; } }
-"""
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What the reader gives."""
+
+    canvas: gr.ImageEditor
+    question: gr.Textbox
+    budget: gr.Slider
+    ask: gr.Button
+    examples: dict[str, gr.Button]
+    another: gr.Button | None
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.canvas, self.question, self.budget]
 
 
 def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
@@ -47,60 +48,38 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
 
     Args:
         pipe: from `mmtok.apps.answering.load_pipeline`; shared by all readers of the page.
-        embedded: whether it is the embedded model, which only knows coloured shapes.
+        embedded: whether it is the embedded model, of which the page says what it is and for which it draws images.
     """
-    tokens = int(pipe.model.config.image_seq_length)
-    picture, question = new_example(7)
 
     def respond(canvas: Any, question: str, budget: int) -> Iterator[tuple[Any, ...]]:
-        yield from answer_both(pipe, canvas, question, budget, max_new_tokens=64)
+        yield from answers(pipe, canvas, question, budget, max_new_tokens=_ANSWER_TOKENS)
 
-    def another() -> tuple[Image.Image, str]:
-        return new_example()
-
-    with gr.Blocks(title=_TITLE, analytics_enabled=False) as page:
-        gr.Markdown(f"# {_TITLE}\n{_HELP}" + (f"\n\n{_EMBEDDED}" if embedded else ""))
+    with gr.Blocks(title=page_text.TITLE, analytics_enabled=False) as page:
+        gr.HTML(page_text.heading(_model_address(pipe, embedded), KNOWS if embedded else ""), elem_id="head")
         with gr.Row():
-            with gr.Column(min_width=300):
-                canvas = gr.ImageEditor(
-                    picture,
-                    label="Picture",
-                    type="pil",
-                    sources=["upload", "clipboard"],
-                    brush=gr.Brush(default_size=28, colors=["#dc2828", "#28aa3c", "#3250dc", "#ebd732"]),
-                    layers=False,
-                    height=440,
-                    elem_id="canvas",
-                )
-            with gr.Column(min_width=300):
-                # One line at first: Enter then asks, where in a box of several it would begin a new line.
-                asked = gr.Textbox(question, label="Question", lines=1, max_lines=4, elem_id="question")
-                budget = gr.Slider(
-                    1, tokens, value=min(8, tokens), step=1, label="Vision tokens kept per crop", elem_id="budget"
-                )
-                ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                if embedded:
-                    gr.Button("Another picture", elem_id="another").click(another, outputs=[canvas, asked])
-        with gr.Row(equal_height=True):
-            with gr.Column(min_width=300, elem_classes="result"):
-                gr.Markdown("### All tokens")
-                full = _result("full", "What the language model reads")
-            with gr.Column(min_width=300, elem_classes="result"):
-                gr.Markdown("### MMTok")
-                pruned = _result("pruned", "The patches that were kept")
-        gr.on(
-            [ask.click, asked.submit],
-            respond,
-            inputs=[canvas, asked, budget],
-            outputs=[*full, *pruned],
-            show_progress_on=[full[0], pruned[0]],
-            concurrency_limit=2,
-        )
+            with gr.Column(min_width=300, scale=4):
+                asking = _asking(pipe, embedded=embedded)
+            with gr.Column(min_width=300, scale=5):
+                outputs = _results()
+        gr.HTML(page_text.note(COVERAGE + (f" {TOO_SMALL}" if embedded else "")), elem_id="explained")
+        answer = {"fn": respond, "inputs": asking.inputs, "outputs": outputs, "concurrency_limit": 2}
+        gr.on([asking.ask.click, asking.question.submit], **answer, concurrency_id="answers")
+        # The slider answers while it is moved: of the moves that come meanwhile, the last one counts.
+        asking.budget.change(**answer, trigger_mode="always_last", concurrency_id="answers", show_progress="hidden")
+        for text, button in asking.examples.items():
+            # A default argument: each button keeps its own text.
+            button.click(lambda text=text: text, outputs=asking.question).then(**answer, concurrency_id="answers")
+        if asking.another is not None:
+            drawn = asking.another.click(_another, outputs=[asking.canvas, asking.question])
+            drawn.then(**answer, concurrency_id="answers")
+        # Not for the canvas: Gradio's editor hands its image to one listener only, and that one has to answer.
+        asking.question.input(lambda: page_text.headline(None, stale=True), outputs=outputs[0], show_progress="hidden")
     return page
 
 
 def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, **settings: Any) -> Any:
     """Serves the page; `settings` are those of `gradio.Blocks.launch`."""
+    warm_up(pipe, example(_SEED).image, _QUESTIONS[0])
     theme = gr.themes.Soft(font=_FONT, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
@@ -108,88 +87,82 @@ def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, **settings: Any) ->
         block_title_text_color="*primary_700",
     )
     page = build_page(pipe, embedded=embedded)
-    return page.launch(theme=theme, css=_STYLE, footer_links=["api", "gradio", "settings"], **settings)
+    return page.launch(theme=theme, css=page_text.STYLE, footer_links=["api", "gradio", "settings"], **settings)
 
 
-def new_example(seed: int | None = None) -> tuple[Image.Image, str]:
-    """An image on a canvas that is large enough to draw on, and a question about it."""
+def new_example(seed: int | None = None) -> tuple[Image.Image, list[str]]:
+    """An image on a canvas that is large enough to draw on, and questions about it."""
     drawn = example(seed)
-    return drawn.image.resize((_CANVAS, _CANVAS), Image.Resampling.NEAREST), drawn.questions[0].text
+    image = drawn.image.resize((_CANVAS, _CANVAS), Image.Resampling.NEAREST)
+    return image, [question.text for question in drawn.questions]
 
 
-def answer_both(
-    pipe: ImageTextToTextPipeline, canvas: Any, question: str, budget: int, *, max_new_tokens: int
-) -> Iterator[tuple[Any, ...]]:
-    """Yields answer, facts and picture for all tokens and for the budget, as the answers grow.
-
-    The pictures come first and once: Gradio writes each of them to a file that browsers read meanwhile.
-
-    Raises:
-        gradio.Error: no picture or no question, or what the model refused; the page shows the sentence.
-    """
-    picture = drawn_picture(canvas)
-    if picture is None:
-        raise _refusal("There is no picture, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw.")
-    if not question or not question.strip():
-        raise _refusal("There is no question: write one, such as “Is there a red circle in the image?”")
-    try:
-        kept = [explain(pipe, picture, question, chosen) for chosen in (None, int(budget))]
-        [seen] = seen_images(model_inputs(pipe, picture, question), pipe.model.config, pipe.processor.image_processor)
-        waiting = _answer(""), ""
-        yield *waiting, overlay(seen, None), *waiting, overlay(seen, kept[1].selection)
-        full = pruned = waiting
-        for part in stream_answer(pipe, picture, question, None, max_new_tokens=max_new_tokens):
-            full = _answer(part.text), _facts(part, kept[0])
-            yield *full, gr.skip(), *pruned, gr.skip()
-        for part in stream_answer(pipe, picture, question, int(budget), max_new_tokens=max_new_tokens):
-            pruned = _answer(part.text), _facts(part, kept[1])
-            yield *full, gr.skip(), *pruned, gr.skip()
-    except ValueError as error:
-        raise _refusal(str(error)) from error
+def _asking(pipe: ImageTextToTextPipeline, *, embedded: bool) -> _Asking:
+    tokens = int(pipe.model.config.image_seq_length)
+    image, questions = new_example(_SEED)
+    # One line at first: Enter then asks, where in a box of several it would begin a new line.
+    question = gr.Textbox(questions[0], label="Question", lines=1, max_lines=4, elem_id="question")
+    budget = gr.Slider(
+        1, tokens, value=min(8, tokens), step=1, label="Vision tokens per crop",
+        elem_id="budget",
+    )  # fmt: skip
+    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+    canvas = gr.ImageEditor(
+        image,
+        label="Image: upload, paste or draw",
+        type="pil",
+        sources=["upload", "clipboard"],
+        brush=gr.Brush(default_size=28, colors=["#dc2828", "#28aa3c", "#3250dc", "#ebd732"]),
+        layers=False,
+        height=320,
+        elem_id="canvas",
+    )
+    with gr.Row(elem_id="examples"):
+        texts = questions if embedded else _QUESTIONS
+        buttons = {text: gr.Button(text, size="sm", min_width=150) for text in texts}
+        another = gr.Button("Another image", size="sm", min_width=120, elem_id="another") if embedded else None
+    return _Asking(canvas, question, budget, ask, buttons, another)
 
 
-def drawn_picture(canvas: Any) -> Image.Image | None:
-    """The picture on the canvas as RGB, on white; None for an empty canvas."""
-    composite = canvas.get("composite") if isinstance(canvas, dict) else canvas
-    if composite is None or composite.width < 1 or composite.height < 1:
-        return None
-    if composite.mode == "RGBA":
-        if composite.getchannel("A").getextrema()[1] == 0:
-            return None
-        return Image.alpha_composite(Image.new("RGBA", composite.size, "white"), composite).convert("RGB")
-    return composite.convert("RGB")
+def _results() -> list[Any]:
+    """The outputs, in the order of `page_answers`."""
+    headline = gr.HTML(page_text.headline(None), elem_id="headline")
+    with gr.Row():
+        with gr.Column(min_width=200):
+            pruned = _texts("pruned", "MMTok")
+        with gr.Column(min_width=120):
+            full = _texts("full", "All vision tokens")
+    cut_off = gr.HTML("", elem_id="cut-off")
+    with gr.Row():
+        with gr.Column(min_width=200):
+            pruned_image = _drawing("pruned")
+        with gr.Column(min_width=120):
+            gr.HTML(page_text.legend(), elem_id="legend")
+            table = gr.HTML("", elem_id="budgets")
+    gr.HTML(page_text.note("What the model reads with all vision tokens:"))
+    full_image = _drawing("full")
+    return [headline, *full, full_image, *pruned, pruned_image, cut_off, table]
 
 
-def _refusal(sentence: str) -> gr.Error:
-    """What the reader did is no failure of the program, which would be worth a traceback in its log."""
-    return gr.Error(html.escape(sentence, quote=False), print_exception=False)
+def _texts(name: str, title: str) -> tuple[gr.HTML, gr.HTML]:
+    gr.HTML(f"<b>{title}</b>")
+    return gr.HTML("", elem_id=f"{name}-answer"), gr.HTML("", elem_id=f"{name}-facts")
 
 
-def _result(name: str, label: str) -> tuple[gr.HTML, gr.HTML, gr.Image]:
-    return (
-        gr.HTML(_answer(""), elem_id=f"{name}-answer", elem_classes="grows"),
-        gr.HTML("", elem_id=f"{name}-facts"),
-        gr.Image(
-            label=label,
-            show_label=False,
-            type="pil",
-            interactive=False,
-            elem_id=f"{name}-picture",
-            buttons=["fullscreen"],
-        ),
+def _drawing(name: str) -> gr.Image:
+    return gr.Image(
+        show_label=False, type="pil", interactive=False, height=300, elem_id=f"{name}-image", buttons=["fullscreen"]
     )
 
 
-def _answer(text: str) -> str:
-    """The answer as it grows, announced by screen readers."""
-    return f'<div class="answer" aria-live="polite">{html.escape(text) or "&nbsp;"}</div>'
+def _another() -> tuple[Image.Image, str]:
+    image, questions = new_example()
+    return image, questions[0]
 
 
-def _facts(part: PartialAnswer, kept: Explanation) -> str:
-    """What was read and how long it took; the whole time stands there when the answer is whole."""
-    prompt = part.prompt_tokens or kept.prompt_tokens
-    whole = f", all after {1000 * part.seconds:.0f} ms" if part.finished else ""
-    return (
-        f"<div>{kept.vision_tokens} vision tokens, prompt of {prompt}, coverage {kept.coverage:.1%}<br>"
-        f"first word after {1000 * part.first_token:.0f} ms{whole}</div>"
-    )
+def _model_address(pipe: ImageTextToTextPipeline, embedded: bool) -> str:
+    """Where the model can be read about."""
+    name = str(pipe.model.name_or_path)
+    if embedded:
+        return f"{page_text.CODE}/tree/main/mmtok/tiny"
+    return f"{page_text.CODE}/blob/main/docs/publishing.md" if Path(name).exists() else f"https://huggingface.co/{name}"

@@ -102,7 +102,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     """
     try:
         with Image.open(file) as image:
-            refusal = _size_refusal(*image.size)
+            refusal = size_refusal(*image.size)
             if not refusal:
                 return ImageOps.exif_transpose(image).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -114,7 +114,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     raise ValueError(refusal)
 
 
-def _size_refusal(width: int, height: int) -> str:
+def size_refusal(width: int, height: int) -> str:
     """Why an image of this size is not decoded; "" if it is."""
     if width * height > MAX_PIXELS:
         return f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}: scale it down."

@@ -23,7 +23,7 @@ from web_browser import (
     draw,
     keep_screenshot,
     press,
-    shown_picture,
+    read_with_all_tokens,
     text_of,
     until,
     upload,
@@ -31,14 +31,16 @@ from web_browser import (
 )
 
 from mmtok.apps.answering import ask, load_pipeline
-from mmtok.apps.embedded import example
+from mmtok.apps.embedded import KNOWS, example
+from mmtok.apps.explained import COVERAGE, TOO_SMALL
+from mmtok.apps.page_text import CODE, PAPER
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'mmtok[web]'")
 pytest.importorskip("selenium", reason="the browser is driven by selenium")
-OWN = example(7).image  # the picture that the page begins with
+OWN = example(7).image  # the image that the page begins with
 OTHER = example(3).image
-NO_PICTURE = "There is no picture, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw."
+NO_PICTURE = "There is no image, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw."
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def pipe(page) -> Any:
 
 
 def test_click_through(address) -> None:
-    """Ask about the picture that is there, then with another budget set by the keyboard."""
+    """Ask about the image that is there, then with another budget set by the keyboard."""
     from selenium.webdriver.common.keys import Keys
 
     with browser(address) as driver:
@@ -120,8 +122,8 @@ def test_keyboard_alone(address) -> None:
         assert "vision tokens" in answered(driver)[1]
 
 
-def test_an_uploaded_picture_is_what_is_asked_about(address, pipe, tmp_path) -> None:
-    """Descriptions tell the two pictures apart: both answers are the model's about the uploaded one."""
+def test_an_uploaded_image_is_what_is_asked_about(address, pipe, tmp_path) -> None:
+    """Descriptions tell the two images apart: both answers are the model's about the uploaded one."""
     OTHER.save(tmp_path / "other.png")
     question = "Describe the image."
     expected = [ask(pipe, OTHER, question, budget).answer for budget in (None, 8)]
@@ -132,15 +134,13 @@ def test_an_uploaded_picture_is_what_is_asked_about(address, pipe, tmp_path) -> 
         press(driver, "#ask")
         answered(driver)
         keep_screenshot(driver, "uploaded")
-        places = [driver.find_element("css selector", name).rect for name in ("#full-picture", "#pruned-picture")]
-        assert places[0]["y"] == places[1]["y"], "answers of different lengths push the pictures apart"
         assert [text_of(driver, name) for name in ("#full-answer", "#pruned-answer")] == expected
-        seen = shown_picture(driver, "#full-picture")
+        seen = read_with_all_tokens(driver)
         assert abs(seen - as_seen(OTHER)).mean() < 4 < abs(seen - as_seen(OWN)).mean()
 
 
 def test_what_is_drawn_is_asked_about(address, pipe) -> None:
-    """A red stroke over the page's own picture, where the model saw no red bar before."""
+    """A red stroke over the page's own image, where the model saw no red bar before."""
     question = "Is there a red bar in the image?"
     assert ask(pipe, OWN, question, None).answer == "no"
     with browser(address) as driver:
@@ -150,20 +150,20 @@ def test_what_is_drawn_is_asked_about(address, pipe) -> None:
         answered(driver)
         keep_screenshot(driver, "drawn")
         assert text_of(driver, "#full-answer") == "yes"
-        seen = shown_picture(driver, "#full-picture")
+        seen = read_with_all_tokens(driver)
     new = _is_red(seen) & ~_is_red(as_seen(OWN))
     assert new.sum() > 300
     rows, columns = np.nonzero(new)
     assert np.ptp(columns) > 2 * np.ptp(rows)
 
 
-def _is_red(picture: np.ndarray) -> np.ndarray:
-    """Where a picture has the first colour of the brush."""
-    return abs(picture - (220, 40, 40)).max(axis=-1) < 30
+def _is_red(image: np.ndarray) -> np.ndarray:
+    """Where a image has the first colour of the brush."""
+    return abs(image - (220, 40, 40)).max(axis=-1) < 30
 
 
 def test_mistakes_are_explained(address) -> None:
-    """No question, then no picture: a sentence, no facts, and the next question is answered."""
+    """No question, then no image: a sentence, no facts, and the next question is answered."""
     with browser(address) as driver:
         write(driver, " ")
         press(driver, "#ask")
@@ -182,34 +182,106 @@ def test_mistakes_are_explained(address) -> None:
         answered(driver)
 
 
-def test_a_file_that_is_no_picture(address, tmp_path) -> None:
-    """The canvas stays empty, the answer is a sentence, and a picture can be uploaded after it."""
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_a_file_that_is_no_image(address, tmp_path) -> None:
+    """The canvas stays empty, the answer is a sentence, and a image can be uploaded after it."""
+    (tmp_path / "broken.png").write_bytes(b"no image")
     OTHER.save(tmp_path / "other.png")
     with browser(address) as driver:
         upload(driver, tmp_path / "broken.png")
         press(driver, "#ask")
         until(lambda: NO_PICTURE in text_of(driver, "body"))
-        keep_screenshot(driver, "no-picture")
+        keep_screenshot(driver, "no-image")
         upload(driver, tmp_path / "other.png")
         press(driver, "#ask")
         answered(driver)
-        assert abs(shown_picture(driver, "#full-picture") - as_seen(OTHER)).mean() < 4
+        assert abs(read_with_all_tokens(driver) - as_seen(OTHER)).mean() < 4
 
 
-def test_pictures_are_sent_once(pipe) -> None:
-    """Gradio writes a file for each, and a browser that reads it meanwhile shows a broken picture."""
-    from mmtok.apps.web import answer_both
+def test_drawings_are_sent_once(pipe) -> None:
+    """Gradio writes a file for each, and a browser that reads it meanwhile shows a broken image."""
+    from mmtok.apps.page_answers import answers
 
-    parts = list(answer_both(pipe, OWN, "Describe the image.", 4, max_new_tokens=8))
-    assert len(parts) > 3
-    assert [[isinstance(part[place], Image.Image) for place in (2, 5)] for part in parts] == [
-        [number == 0] * 2 for number in range(len(parts))
+    parts = list(answers(pipe, OWN, "Describe the image.", 4, max_new_tokens=8))
+    assert len(parts) > 4
+    assert [[isinstance(part[place], Image.Image) for place in (3, 6)] for part in parts] == [
+        [number == 1] * 2 for number in range(len(parts))
     ]
 
 
+def test_the_slider_answers(address) -> None:
+    """Moved by a key, without the button: headline, facts and drawing are those of the new budget."""
+    from selenium.webdriver.common.keys import Keys
+
+    with browser(address) as driver:
+        press(driver, "#ask")
+        answered(driver)
+        assert text_of(driver, "#headline") == "8 of 144 vision tokens, 18x fewer"
+        driver.find_element("css selector", "#budget input[type=range]").send_keys(Keys.ARROW_LEFT)
+        until(lambda: text_of(driver, "#headline") == "7 of 144 vision tokens, 21x fewer")
+        assert answered(driver)[1].startswith("7 vision tokens")
+
+
+def test_a_changed_question_marks_the_answer_as_old(address) -> None:
+    with browser(address) as driver:
+        press(driver, "#ask")
+        answered(driver)
+        box = write(driver, "What color is the circle?")
+        until(lambda: text_of(driver, "#headline").startswith("The question has changed"))
+        box.send_keys("\n")
+        until(lambda: text_of(driver, "#headline").startswith("8 of 144"))
+        answered(driver)
+
+
+def test_an_example_asks_at_a_click(address, pipe) -> None:
+    count = example(7).questions[-1].text
+    with browser(address) as driver:
+        [button] = [each for each in driver.find_elements("css selector", "#examples button") if each.text == count]
+        button.click()
+        answered(driver)
+        assert driver.find_element("css selector", "#question textarea").get_attribute("value") == count
+        assert text_of(driver, "#pruned-answer") == ask(pipe, OWN, count, 8).answer
+
+
+def test_what_the_page_says_of_itself(address) -> None:
+    """Links, what the model is, what coverage is, the legend beside the drawing, and several budgets side by side."""
+    with browser(address, width=1280, height=800) as driver:
+        links = {each.text: each.get_attribute("href") for each in driver.find_elements("css selector", "#head a")}
+        assert links == {"paper": PAPER, "code": CODE, "model": f"{CODE}/tree/main/mmtok/tiny"}
+        assert KNOWS in text_of(driver, "#head")
+        assert COVERAGE in text_of(driver, "#explained")
+        assert TOO_SMALL in text_of(driver, "#explained")
+        press(driver, "#ask")
+        answered(driver)
+        legend, drawing, headline, answer = (
+            driver.find_element("css selector", name).rect
+            for name in ("#legend", "#pruned-image", "#headline", "#pruned-answer")
+        )
+        assert legend["x"] >= drawing["x"] + drawing["width"]
+        assert legend["y"] < drawing["y"] + drawing["height"]
+        assert headline["y"] < answer["y"] + answer["height"] <= 800, "the answer is below the fold"
+        rows = driver.find_elements("css selector", "#budgets tr")
+        assert [row.text.split()[:2] for row in rows[1:]] == [
+            ["all", "144"],
+            *([str(tokens), "yes"] for tokens in (36, 14, 7, 1)),
+        ]
+        keep_screenshot(driver, "desktop")
+
+
+def test_what_the_centre_crop_cuts_off_is_said(address, tmp_path) -> None:
+    wide = Image.new("RGB", (600, 400), "white")
+    wide.paste(OTHER.resize((400, 400)), (100, 0))
+    wide.save(tmp_path / "wide.png")
+    with browser(address) as driver:
+        press(driver, "#ask")
+        answered(driver)
+        assert not text_of(driver, "#cut-off").strip()
+        upload(driver, tmp_path / "wide.png")
+        press(driver, "#ask")
+        until(lambda: "400 x 400 pixels alone: 100 pixels on the left and on the right" in text_of(driver, "#cut-off"))
+
+
 def test_phone(address) -> None:
-    """At 375 pixels everything is in one column and nothing sticks out."""
+    """At 375 pixels everything is in one column, nothing sticks out, and the answer is one scroll away."""
     with browser(address, width=375, height=812) as driver:
         widths = driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
         assert widths[0] <= widths[1] == 375
@@ -217,9 +289,12 @@ def test_phone(address) -> None:
         driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
         button.click()
         answered(driver)
-        boxes = [driver.find_element("css selector", name).rect for name in ("#full-picture", "#pruned-picture")]
-        assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
+        names = ("#canvas", "#headline", "#pruned-answer", "#pruned-image", "#legend")
+        boxes = [driver.find_element("css selector", name).rect for name in names]
+        assert [box["y"] for box in boxes] == sorted(box["y"] for box in boxes)
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes)
+        assert boxes[2]["y"] + boxes[2]["height"] <= 2 * 812
+        driver.execute_script("window.scrollTo(0, 812)")
         keep_screenshot(driver, "phone")
 
 

@@ -22,7 +22,7 @@ SCREENSHOTS = Path(__file__).resolve().parents[2] / "runs" / "screenshots"
 
 @contextmanager
 def browser(address: str, width: int = 1200, height: int = 1400) -> Iterator[Any]:
-    """A window of its own with the page loaded and its picture drawn."""
+    """A window of its own with the page loaded and its image drawn."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -70,23 +70,23 @@ def press(driver: Any, name: str) -> None:
 
 
 def answered(driver: Any) -> tuple[str, str]:
-    """Waits for both answers and both pictures, and returns the facts."""
-    until(lambda: "all after" in text_of(driver, "#pruned-facts") and text_of(driver, "#pruned-answer"))
-    for name in ("#full-picture", "#pruned-picture"):
-        loaded = f"const i = document.querySelector('{name} img'); return i && i.complete && i.naturalWidth > 0"
-        until(lambda loaded=loaded: driver.execute_script(loaded))
+    """Waits for both answers, the drawing and the table of budgets, and returns the facts."""
+    until(lambda: all("all after" in text_of(driver, f"#{name}-facts") for name in ("pruned", "full")))
+    until(lambda: "coverage" in text_of(driver, "#budgets"))
+    loaded = "const i = document.querySelector('#pruned-image img'); return i && i.complete && i.naturalWidth > 0"
+    until(lambda: driver.execute_script(loaded))
     return text_of(driver, "#full-facts"), text_of(driver, "#pruned-facts")
 
 
-def shown_picture(driver: Any, name: str) -> np.ndarray:
-    """The picture of a result as 96 x 96 pixels, which is what the embedded model sees."""
-    address = driver.find_element("css selector", f"{name} img").get_attribute("src")
+def read_with_all_tokens(driver: Any) -> np.ndarray:
+    """What the model reads with all vision tokens, as 96 x 96 pixels, which is what the embedded model sees."""
+    address = until(lambda: driver.find_element("css selector", "#full-image img").get_attribute("src"))
     with urllib.request.urlopen(address) as answer:
         return as_seen(Image.open(io.BytesIO(answer.read())))
 
 
-def as_seen(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("RGB").resize((96, 96), Image.Resampling.BOX)).astype(int)
+def as_seen(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB").resize((96, 96), Image.Resampling.BOX)).astype(int)
 
 
 def write(driver: Any, question: str) -> Any:

@@ -1,0 +1,90 @@
+"""What the page shows when it is asked: the answers as they grow, drawings, and several budgets side by side."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from PIL import Image
+
+from mmtok.hub.handler import size_refusal
+
+from . import page_text
+from .answer import Budget
+from .answering import ask_with_budgets, explain_inputs, model_inputs
+from .overlay import overlay
+from .seen_image import seen_images
+from .streaming import stream_answer
+
+if TYPE_CHECKING:
+    from transformers import ImageTextToTextPipeline
+
+# The outputs of the page, in this order: headline, then answer, facts and drawing of all tokens and of the budget, the
+# note on what was cut off, the table of budgets.
+CLEARED = (page_text.headline(None), *("", "", None) * 2, "", "")
+_COMPARED: tuple[Budget, ...] = (None, 0.25, 0.1, 0.05, 1)  # shares of a crop's tokens, and a single one
+
+
+def answers(
+    pipe: ImageTextToTextPipeline, canvas: Any, question: str, budget: int, *, max_new_tokens: int
+) -> Iterator[tuple[Any, ...]]:
+    """Yields the outputs of the page as the answers grow.
+
+    The drawings come first and once: Gradio writes each of them to a file that browsers read meanwhile.
+
+    Raises:
+        gradio.Error: no image or no question, or what the model refused; the page shows the sentence, and no older
+            answer beside it.
+    """
+    yield CLEARED
+    try:
+        image = canvas_image(canvas)
+        if not question or not question.strip():
+            raise ValueError("There is no question: write one, such as “Describe the image.”")
+        yield from _growing(pipe, image, question, int(budget), max_new_tokens)
+    except ValueError as error:
+        yield CLEARED
+        # What the reader did is no failure of the program, which would be worth a traceback in its log.
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+
+
+def _growing(
+    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: int, max_new_tokens: int
+) -> Iterator[tuple[Any, ...]]:
+    inputs = model_inputs(pipe, image, question)
+    all_read, read = (explain_inputs(pipe, inputs, question, chosen) for chosen in (None, budget))
+    [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
+    cut_off = page_text.note(page_text.cut_off(image.size, pipe.processor.image_processor))
+    # Once: what is said meanwhile of a change of the question has to stay.
+    yield page_text.headline(read), "", "", overlay(seen, None), "", "", overlay(seen, read.selection), cut_off, ""
+    shown = {None: ("", ""), budget: ("", "")}
+    for chosen, explained in ((budget, read), (None, all_read)):
+        for part in stream_answer(pipe, image, question, chosen, max_new_tokens=max_new_tokens):
+            shown[chosen] = page_text.answer(part.text), page_text.facts(part, explained)
+            yield gr.skip(), *shown[None], gr.skip(), *shown[budget], gr.skip(), gr.skip(), gr.skip()
+    compared = ask_with_budgets(pipe, image, question, _COMPARED, max_new_tokens=max_new_tokens)
+    yield *(gr.skip(),) * 8, page_text.budget_table(compared)
+
+
+def canvas_image(canvas: Any) -> Image.Image:
+    """The image on the canvas as RGB, on white.
+
+    Raises:
+        ValueError: an empty canvas, or an image that is too large or too thin.
+    """
+    composite = canvas.get("composite") if isinstance(canvas, dict) else canvas
+    if composite is None or _is_empty(composite):
+        raise ValueError("There is no image, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw.")
+    refusal = size_refusal(*composite.size)
+    if refusal:
+        raise ValueError(f"The image cannot be used: {refusal}")
+    if composite.mode == "RGBA":
+        composite = Image.alpha_composite(Image.new("RGBA", composite.size, "white"), composite)
+    return composite.convert("RGB")
+
+
+def _is_empty(image: Image.Image) -> bool:
+    transparent = image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0
+    return image.width < 1 or image.height < 1 or transparent
