@@ -28,17 +28,12 @@ def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> Enc
     """
     pixels = inputs["pixel_values"]
     _require_pixels(pixels, ("images, channels, height, width",))
-    bands = _padding(model, pixels).split(1) if padding else None
+    bands = padding_of(model.config, pixels).split(1) if padding else None
     outputs, raw, _ = encode(model, model.model.multi_modal_projector, inputs)
     projected = projected_features(outputs)
-    layouts = [
-        ImageTokens.of(
-            torch.arange(len(tokens)), crops=1, tokens_per_crop=len(tokens), columns=_grid_columns(model, len(tokens))
-        )
-        for tokens in projected
-    ]
+    layouts = [llava_layout(model.config, len(tokens)) for tokens in projected]
     raws = raw.flatten(0, -2).split([len(tokens) for tokens in projected])
-    return EncodedImages(projected, raws, layouts, _candidates(layouts, bands), outputs=outputs)
+    return EncodedImages(projected, raws, layouts, candidates_outside(layouts, bands), outputs=outputs)
 
 
 def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
@@ -57,30 +52,51 @@ def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     _require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
     # Read here, so that nothing waits for the vision tower later.
     sizes = _image_sizes(sizes)
-    crops = [_crop_count(model.config, size) for size in sizes]
+    crops = [crop_count(model.config, size) for size in sizes]
     _require_crops(pixels, crops)
-    bands = _bands_of_images(_padding(model, pixels), crops) if padding else None
+    bands = _bands_of_images(padding_of(model.config, pixels), crops) if padding else None
     inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
     outputs, raw, every = encode(model, model.model.multi_modal_projector, inputs)
     tokens = raw.shape[1]
     strategy = inputs.get("vision_feature_select_strategy") or model.config.vision_feature_select_strategy
+    layouts, lengths = llava_next_layouts(model, sizes, tokens, strategy), [count * tokens for count in crops]
+    raws = raw.flatten(0, -2).split(lengths)
+    whole = _next_layouts(model.config, [torch.arange(length) for length in lengths], crops, tokens)
+    before = EncodedImages(every.flatten(0, -2).split(lengths), raws, whole, candidates_outside(whole, bands))
+    candidates = candidates_outside(layouts, bands)
+    return EncodedImages(projected_features(outputs), raws, layouts, candidates, before, outputs)
+
+
+def llava_layout(config: Any, tokens: int) -> ImageTokens:
+    """Where the tokens of a LLaVA-1.5 image come from; known without its features."""
+    return ImageTokens.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=_grid_columns(config, tokens))
+
+
+def llava_next_layouts(model: Any, sizes: Sequence[Sequence[int]], tokens: int, strategy: str) -> list[ImageTokens]:
+    """Where the tokens of LLaVA-NeXT images come from; known without their features.
+
+    Args:
+        model: has the stock model's `config` and `pack_image_features`.
+        sizes: (height, width) of each image in pixels.
+        tokens: of a crop, in front of the projector.
+        strategy: `vision_feature_select_strategy`.
+    """
+    crops = [crop_count(model.config, size) for size in sizes]
     # Packs token numbers exactly as stock packs the features.
     numbers = [torch.arange(count * tokens).reshape(count, tokens, 1) for count in crops]
     packed, _ = model.pack_image_features(
         numbers, sizes, vision_feature_select_strategy=strategy, image_newline=torch.tensor([-1])
     )
+    return _next_layouts(model.config, packed, crops, tokens)
 
-    def layouts_of(sources: Sequence[torch.Tensor]) -> list[ImageTokens]:
-        columns = _grid_columns(model, tokens)
-        return [
-            ImageTokens.of(source.flatten(), crops=count, tokens_per_crop=tokens, columns=columns)
-            for source, count in zip(sources, crops, strict=True)
-        ]
 
-    lengths = [count * tokens for count in crops]
-    raws, layouts, whole = raw.flatten(0, -2).split(lengths), layouts_of(packed), layouts_of(numbers)
-    before = EncodedImages(every.flatten(0, -2).split(lengths), raws, whole, _candidates(whole, bands))
-    return EncodedImages(projected_features(outputs), raws, layouts, _candidates(layouts, bands), before, outputs)
+def _next_layouts(config: Any, sources: Sequence[torch.Tensor], crops: Sequence[int], tokens: int) -> list[ImageTokens]:
+    """Layouts of images whose tokens have these numbers among the tokens of their crops."""
+    columns = _grid_columns(config, tokens)
+    return [
+        ImageTokens.of(source.flatten(), crops=count, tokens_per_crop=tokens, columns=columns)
+        for source, count in zip(sources, crops, strict=True)
+    ]
 
 
 def encode(model: Any, projector: torch.nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
@@ -122,9 +138,9 @@ def _own_weights_loaded(module: Any) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def _grid_columns(model: Any, tokens: int) -> int:
+def _grid_columns(config: Any, tokens: int) -> int:
     """Patches in a row of a crop, 0 where `tokens` tokens are not the grid of the vision tower."""
-    vision = model.config.vision_config
+    vision = config.vision_config
     image_size, patch_size = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     if not isinstance(image_size, int) or not isinstance(patch_size, int):
         return 0
@@ -132,9 +148,9 @@ def _grid_columns(model: Any, tokens: int) -> int:
     return side if tokens in (side * side, side * side + 1) else 0
 
 
-def _padding(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+def padding_of(config: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     """(..., rows, columns) bool on the CPU, patches of (..., channels, height, width) in a band of padding."""
-    bands = padding_bands(pixel_values.flatten(0, -4), model.config.vision_config.patch_size).cpu()
+    bands = padding_bands(pixel_values.flatten(0, -4), config.vision_config.patch_size).cpu()
     return bands.view(*pixel_values.shape[:-3], *bands.shape[1:])
 
 
@@ -145,7 +161,7 @@ def _bands_of_images(padding: torch.Tensor, crops: Sequence[int]) -> Sequence[to
     return padding.split(list(crops))
 
 
-def _candidates(
+def candidates_outside(
     layouts: Sequence[ImageTokens], padding: Sequence[torch.Tensor] | None
 ) -> Sequence[torch.Tensor] | None:
     """For each image (T,) bool: False for tokens whose patch lies in a band of `padding`, (crops, rows, columns)."""
@@ -160,7 +176,7 @@ def _candidates(
     return candidates
 
 
-def _crop_count(config: Any, size: Sequence[int]) -> int:
+def crop_count(config: Any, size: Sequence[int]) -> int:
     return image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
 
 

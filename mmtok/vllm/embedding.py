@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mmtok.hub.encoded_images import EncodedImages
 from mmtok.vllm.feature_cache import FeatureCache
 from mmtok.vllm.method import LlavaLayout, kept_flags
 from mmtok.vllm.processor import REQUEST
@@ -68,41 +69,31 @@ class PruningEmbeddingMixin:
         embedded = list(packed)
         alike: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
-            if request.budget is not None:
+            if request.pruning.prunes:
                 alike.setdefault(json.dumps(request.options, sort_keys=True), []).append(index)
         for members in alike.values():
-            flags, counts = self._kept(
+            options = requests[members[0]].pruning
+            candidates = None
+            if options.exclude_padding:
+                candidates = [self.layout.candidates(pixels[index].cpu(), sizes[index]) for index in members]
+            encoded = EncodedImages(
                 [packed[index] for index in members],
-                [raw[index] for index in members],
-                [pixels[index] for index in members],
-                [sizes[index] for index in members],
-                [requests[index] for index in members],
+                [raw[index].flatten(0, 1) for index in members],
+                [self.layout.tokens(sizes[index]) for index in members],
+                candidates,
             )
+            flags, counts = self._kept(encoded, [requests[index] for index in members])
             for index, flag, count in zip(members, flags, counts, strict=True):
                 embedded[index] = _rows(packed[index], flag, count)
         return embedded
 
     def _kept(
-        self,
-        packed: Sequence[torch.Tensor],
-        raw: Sequence[torch.Tensor],
-        pixels: Sequence[torch.Tensor],
-        sizes: Sequence[tuple[int, int]],
-        requests: Sequence[PruningRequest],
+        self, encoded: EncodedImages, requests: Sequence[PruningRequest]
     ) -> tuple[Sequence[torch.Tensor], list[int]]:
         """For each of some images whose requests have equal options (T,) bool, and how many stay."""
-        candidates = None
-        if requests[0].excludes_padding:
-            candidates = [self.layout.candidates(each.cpu(), size) for each, size in zip(pixels, sizes, strict=True)]
-        return kept_flags(
-            packed,
-            raw,
-            [self.layout.tokens(size) for size in sizes],
-            candidates,
-            [request.text_ids for request in requests],
-            self.language_model.model.embed_input_ids,  # type: ignore[attr-defined]
-            requests[0].options,
-        )
+        texts = [request.text_ids for request in requests]
+        embed = self.language_model.model.embed_input_ids  # type: ignore[attr-defined]
+        return kept_flags(encoded, texts, embed, requests[0].pruning)
 
     def _raw_features(self, pixels: Sequence[torch.Tensor], keys: Sequence[str]) -> list[torch.Tensor]:
         """For each image (crops, tokens, d_raw) before the projector; the vision tower runs once for equal images."""

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
-from configuration_mmtok import PruningOptions
+from mmtok.hub.crops import crops_of
+from mmtok.hub.encoded_images import EncodedImages
 from mmtok.hub.image_tokens import ImageTokens
-from mmtok.hub.llava_images import LlavaNextVisionMixin, LlavaVisionMixin
-from mmtok.hub.question import TextRules
-from mmtok.hub.selection import CoverageSettings, select_units
-from mmtok.hub.units import units_of
-
-# Options that say which tokens of a prompt are its question.
-TEXT_OPTIONS = tuple(
-    field.name for field in fields(TextRules) if field.name not in ("image_token_id", "special_token_ids")
+from mmtok.hub.llava_images import (
+    candidates_outside,
+    crop_count,
+    llava_layout,
+    llava_next_layouts,
+    padding_of,
 )
+from mmtok.hub.options import PruningOptions
+from mmtok.hub.question import TextRules, text_to_cover
+from mmtok.hub.selection import select
 
 
-def text_rules(config: Any, options: PruningOptions) -> TextRules:
-    """What is known about the token ids of a prompt, from an MMTok configuration and options."""
+def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) -> list[int]:
+    """The token ids of a prompt that the kept vision tokens have to cover.
+
+    Args:
+        config: an MMTok configuration.
+        prompt: token ids, with one or more image tokens for each image.
+        options: with the tables of token ids.
+    """
     special: list[int] = []
     for each in (config, config.get_text_config()):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(each, name, None)
             special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-    given = {name: getattr(options, name) for name in TEXT_OPTIONS}
-    return TextRules(image_token_id=config.image_token_id, special_token_ids=special, **given)
+    rules = TextRules(config.image_token_id, special, **options.tables)
+    return text_to_cover(torch.tensor([list(prompt)]), None, rules).ids[0].tolist()
 
 
-class LlavaLayout(LlavaVisionMixin):
+class LlavaLayout:
     """Where the tokens of a LLaVA-1.5 image come from, known without features or weights."""
 
     def __init__(self, config: Any) -> None:
@@ -58,87 +65,74 @@ class LlavaLayout(LlavaVisionMixin):
 
     def tokens(self, size: Sequence[int]) -> ImageTokens:
         """Where the tokens of an image of (height, width) pixels come from."""
-        return self._image_tokens([range(self.tokens_per_crop)], torch.empty(1, self.tokens_per_crop, 0), {})[0]
+        return llava_layout(self.config, self.tokens_per_crop)
 
     def candidates(self, pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """(T,) bool on the CPU: tokens outside of the bands of padding of (crops, channels, h, w) pixels."""
-        return self._candidates([self.tokens(size)], self._padding(pixels))[0]
+        candidates = candidates_outside([self.tokens(size)], [padding_of(self.config, pixels)])
+        assert candidates is not None, "there is padding to look at"
+        return candidates[0]
 
 
-class LlavaNextLayout(LlavaNextVisionMixin, LlavaLayout):
+class LlavaNextLayout(LlavaLayout):
     """Where the tokens of a LLaVA-NeXT image come from, known without features or weights."""
-
-    def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
-        return LlavaNextModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
 
     @property
     def largest_image(self) -> Sequence[int]:
         return max(self.config.image_grid_pinpoints, key=lambda size: len(self.tokens(size).source))
 
     def crops(self, size: Sequence[int]) -> int:
-        return self._crop_count(size)
-
-    def candidates(self, pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-        # As one row of a batch, which may have more crops than tokens of it stay: a thin strip loses all of its tiles.
-        return super().candidates(pixels[None], size)
+        return crop_count(self.config, size)
 
     def tokens(self, size: Sequence[int]) -> ImageTokens:
-        return self._image_tokens([], torch.empty(1, self.tokens_per_crop, 0), {"image_sizes": [list(size)]})[0]
+        strategy = self.config.vision_feature_select_strategy
+        return llava_next_layouts(self, [list(size)], self.tokens_per_crop, strategy)[0]
+
+    def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
+        """The stock model's, which reads nothing but its configuration."""
+        return LlavaNextModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
 
 
-def kept_count(image: ImageTokens, candidates: torch.Tensor | None, options: dict[str, Any]) -> int:
+def kept_count(image: ImageTokens, candidates: torch.Tensor | None, options: PruningOptions) -> int:
     """How many vision tokens of an image stay; none of it depends on the features.
 
     Args:
         image: where its tokens come from.
         candidates: (T,) bool, tokens that may be kept; None for all.
-        options: as in `PruningRequest`.
+        options: the budget.
     """
-    budget, total = options["vision_token_budget"], len(image.source)
-    if budget is None:
+    total = len(image.source)
+    if not options.prunes:
         return total
-    units = units_of([image], None if candidates is None else [candidates], budget, options["budget_scope"])
-    picks, separators = sum(unit.picks for unit in units), int((image.source < 0).sum())
-    return picks + separators * (options["keep_image_newline"] or picks + separators == total)
+    crops = crops_of([image], None if candidates is None else [candidates], options)
+    picks, separators = sum(crop.picks for crop in crops), int((image.source < 0).sum())
+    return picks + separators * (options.keep_image_newline or picks + separators == total)
 
 
 def kept_flags(
-    projected: Sequence[torch.Tensor],
-    raw: Sequence[torch.Tensor],
-    images: Sequence[ImageTokens],
-    candidates: Sequence[torch.Tensor] | None,
+    encoded: EncodedImages,
     texts: Sequence[Sequence[int]],
     embed: Callable[[torch.Tensor], torch.Tensor],
-    options: dict[str, Any],
+    options: PruningOptions,
 ) -> tuple[Sequence[torch.Tensor], list[int]]:
     """Selects the vision tokens of some images that share their options.
 
     Args:
-        projected: for each image (T, d), its tokens behind the projector, with row separators.
-        raw: for each image (crops, tokens, d_raw), its features before the projector.
-        images: for each image where its T tokens come from.
-        candidates: for each image (T,) bool, tokens that may be kept; None for all.
+        encoded: the images.
         texts: for each image the token ids of the text to cover.
         embed: (n,) ids -> (n, d) embeddings.
-        options: as in `PruningRequest`.
+        options: of all of them.
 
     Returns:
         For each image (T,) bool on the features' device, and how many stay.
     """
-    device, longest = projected[0].device, max(map(len, texts))
+    first, longest = encoded.projected[0], max(map(len, texts))
     mask = torch.arange(longest) < torch.tensor([len(text) for text in texts])[:, None]
     ids = torch.zeros(len(texts), longest, dtype=torch.long)
     ids[mask] = torch.tensor([each for text in texts for each in text], dtype=torch.long)
-    rows = embed(ids.flatten().to(device)) if longest else projected[0].new_zeros(0, projected[0].shape[-1])
-    settings = {field.name: options[field.name] for field in fields(CoverageSettings)}
-    selection = select_units(
-        projected,
-        torch.cat([each.flatten(0, 1) for each in raw]),
-        images,
-        rows.view(len(texts), longest, -1) if longest else rows.view(len(texts), 0, rows.shape[-1]),
-        mask,
-        candidates,
-        CoverageSettings(**settings),
-    )
-    kept = selection.kept(options["keep_image_newline"])
-    return kept.flags.split([len(each) for each in projected]), kept.counts
+    if longest:
+        rows = embed(ids.flatten().to(first.device)).view(len(texts), longest, -1)
+    else:
+        rows = first.new_zeros(len(texts), 0, first.shape[-1])
+    kept = select(encoded, rows, mask, options).kept(options.keep_image_newline)
+    return kept.flags.split(encoded.lengths), kept.counts

@@ -15,7 +15,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageEmbeddingItems
 from vllm.multimodal.processing import PromptReplacement
 
-from configuration_mmtok import KNOB_NAMES
+from mmtok.hub.options import OPTION_NAMES, REMOVED_OPTIONS
 from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, kept_count
 from mmtok.vllm.request import PruningRequest
 
@@ -52,14 +52,14 @@ class PruningProcessorMixin:
         _refuse_misspelt(given)
         # vLLM merges the server's --mm-processor-kwargs under the request's, but only where it calls the processor.
         engine = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
-        overrides = {name: engine[name] for name in KNOB_NAMES if name in engine}
-        overrides.update({name: given.pop(name) for name in KNOB_NAMES if name in given})
+        overrides = {name: engine[name] for name in OPTION_NAMES if name in engine}
+        overrides.update({name: given.pop(name) for name in OPTION_NAMES if name in given})
         request = PruningRequest.of(self.info.get_hf_config(), list(inputs.prompt), overrides)
-        if request.budget is not None and isinstance(inputs.mm_data_items.get("image"), ImageEmbeddingItems):
+        if request.pruning.prunes and isinstance(inputs.mm_data_items.get("image"), ImageEmbeddingItems):
             raise ValueError(
-                f"image_embeds cannot be pruned to vision_token_budget={request.budget!r}: they lack the features in "
-                "front of the projector, which the selection compares. Send the image, or turn pruning off with "
-                "vision_token_budget null."
+                f"image_embeds cannot be pruned to vision_token_budget={request.pruning.vision_token_budget!r}: they "
+                "lack the features in front of the projector, which the selection compares. Send the image, or turn "
+                "pruning off with vision_token_budget null."
             )
         given[REQUEST] = request.to_json()
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
@@ -99,13 +99,15 @@ class PruningProcessorMixin:
         if isinstance(mm_items.get("image"), ImageEmbeddingItems):
             return [stock]
 
+        options = request.pruning
+
         def placeholders(index: int) -> list[int]:
             size = _sizes(mm_items)[index]
             candidates = None
-            if request.excludes_padding:
+            if options.exclude_padding:
                 pixels = out_mm_kwargs["image"][index]["pixel_values"].data
                 candidates = layout.candidates(pixels if pixels.dim() == 4 else pixels[None], size)
-            return [config.image_token_index] * kept_count(layout.tokens(size), candidates, request.options)
+            return [config.image_token_index] * kept_count(layout.tokens(size), candidates, options)
 
         return [PromptReplacement(modality="image", target=[config.image_token_index], replacement=placeholders)]
 
@@ -141,8 +143,10 @@ def _request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[s
 
 def _refuse_misspelt(given: Mapping[str, object]) -> None:
     for name in given:
-        close = difflib.get_close_matches(name, KNOB_NAMES, n=1, cutoff=0.85)
-        if close and name not in KNOB_NAMES:
+        close = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.85)
+        if name in REMOVED_OPTIONS:
+            raise ValueError(f"mm_processor_kwargs has {name!r}, an option of earlier releases: leave it out.")
+        if close and name not in OPTION_NAMES:
             raise ValueError(f"mm_processor_kwargs has {name!r}, which is no option: did you mean {close[0]!r}?")
 
 

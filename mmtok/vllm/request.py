@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 
-from configuration_mmtok import KNOB_NAMES, PruningOptions
-from mmtok.hub.question import text_to_cover
-from mmtok.vllm.method import TEXT_OPTIONS, text_rules
+from mmtok.hub.options import OPTION_NAMES, PruningOptions
+from mmtok.vllm.method import ids_to_cover
 
-# What travels to the model; the text to cover is known by then, and what it was found with is not needed.
-_SENT_OPTIONS = tuple(name for name in KNOB_NAMES if name not in TEXT_OPTIONS)
+_NO_PRUNING = {"vision_token_budget": None}
 
 
 @dataclass(frozen=True)
@@ -21,8 +19,8 @@ class PruningRequest:
     """The options of one prompt and the text that its kept vision tokens have to cover.
 
     Attributes:
-        options: values of `PruningOptions` by name, without those that describe the tokenizer. Of an unpruned request
-            only the budget, None: its images are the same for every question.
+        options: values of `PruningOptions` by name, without its tables. Of an unpruned request only the budget, None:
+            its images are the same for every question.
         text_ids: token ids of the text to cover, in order.
         image_key: names the image's pixels, so that requests about one image can share the vision tower's work; empty
             where they must not.
@@ -46,8 +44,8 @@ class PruningRequest:
                 `select_before_unpadding`.
         """
         options = PruningOptions.from_config(config, **overrides)
-        if options.vision_token_budget is None:
-            return cls({"vision_token_budget": None}, [])
+        if not options.prunes:
+            return cls(_NO_PRUNING, [])
         if options.coverage_target is not None:
             raise ValueError(
                 f"coverage_target is {options.coverage_target!r}: vLLM plans with the number of tokens before it "
@@ -59,17 +57,14 @@ class PruningRequest:
                 "select_before_unpadding is True: vLLM hands out the tokens of an image without their padding. Set it "
                 "to False, or use the transformers classes for the selection of the paper."
             )
-        ids = torch.tensor([prompt])
-        text = text_to_cover(ids, None, text_rules(config, options))
-        return cls({name: getattr(options, name) for name in _SENT_OPTIONS}, text.ids[0].tolist())
+        # The text to cover is known by now, and the tables of token ids that it was found with are not needed.
+        sent = {name: getattr(options, name) for name in OPTION_NAMES if name not in options.tables}
+        return cls(sent, ids_to_cover(config, prompt, options))
 
     @property
-    def budget(self) -> int | float | None:
-        return self.options["vision_token_budget"]
-
-    @property
-    def excludes_padding(self) -> bool:
-        return bool(self.options.get("exclude_padding"))
+    def pruning(self) -> PruningOptions:
+        """The options, without tables."""
+        return PruningOptions(**self.options)
 
     def about(self, image_key: str) -> PruningRequest:
         """The request for one of the prompt's images."""

@@ -144,7 +144,7 @@ class Engine:
         for image in case.images:
             pixels = self.processor.image_processor(image, return_tensors="pt")["pixel_values"][0].to(self.dtype)
             size = (image.height, image.width)
-            if request.budget is None:
+            if not request.pruning.prunes:
                 kept.append(list(range(len(self.model.layout.tokens(size).source))))
             else:
                 kept.append(self.selected.get(request.about(_key(pixels, size)).to_json(), []))

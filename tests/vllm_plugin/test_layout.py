@@ -27,7 +27,7 @@ def sizes(count: int) -> list[tuple[int, int]]:
         {},
         {"vision_token_budget": 4},
         {"vision_token_budget": 200},
-        {"vision_token_budget": 0.3},
+        {"vision_token_share": 0.3},
         {"vision_token_budget": 4, "keep_image_newline": True},
         {"vision_token_budget": 16, "exclude_padding": True},
     ],
@@ -42,8 +42,8 @@ def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any])
         kept = int((selection.kept_mask & (inputs["input_ids"] == model.config.image_token_id)).sum())
         request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options)
         pixels = inputs["pixel_values"].flatten(0, -4)
-        candidates = layout.candidates(pixels, size) if request.excludes_padding else None
-        assert kept_count(layout.tokens(size), candidates, request.options) == kept, (size, options)
+        candidates = layout.candidates(pixels, size) if request.pruning.exclude_padding else None
+        assert kept_count(layout.tokens(size), candidates, request.pruning) == kept, (size, options)
 
 
 def test_the_largest_image_has_the_most_tokens_and_crops(family: Family) -> None:

@@ -16,7 +16,7 @@ PROMPT = [BOS, 5, IMAGE, 6, 7, EOS]
 def test_a_request_holds_its_options_and_the_text_to_cover(family: Family) -> None:
     request = PruningRequest.of(family.config(vision_token_budget=4), PROMPT, {"vision_coverage_weight": 2.0})
     assert request.text_ids == [5, 6, 7]
-    assert request.budget == 4
+    assert request.pruning.vision_token_budget == 4
     assert request.options["vision_coverage_weight"] == 2.0
     assert request.options["text_coverage_weight"] == 1.0
 
@@ -33,7 +33,7 @@ def test_a_request_survives_its_way_to_the_model(family: Family) -> None:
     sent = request.to_tensor()
     assert sent.dtype == torch.uint8
     assert PruningRequest.from_tensor(sent) == request
-    assert isinstance(PruningRequest.from_tensor(sent).budget, float)
+    assert isinstance(PruningRequest.from_tensor(sent).pruning.vision_token_budget, float)
 
 
 @pytest.mark.parametrize(

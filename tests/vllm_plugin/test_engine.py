@@ -1,0 +1,129 @@
+"""What the plugin saves and what it bounds: runs of the vision tower, bytes of features, crops at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from vllm_engine import Case, Engine, noise, random_cases
+
+pytestmark = pytest.mark.vllm
+
+SQUARE = (48, 48)
+
+
+def test_questions_about_one_image_run_the_tower_once(folders: dict[str, Path]) -> None:
+    engine, image = Engine(folders["next"]), noise(SQUARE, 1)
+    budgets = (4, 2, None, 4, 0.5)
+    cases = [
+        Case(f"is it {index} dogs ?", [image], {"vision_token_budget": budget}) for index, budget in enumerate(budgets)
+    ]
+    assert engine.differences(cases, together=1) == []
+    assert engine.tower_crops == [engine.model.layout.crops(SQUARE)]
+
+
+def test_features_of_evicted_images_are_computed_again(folders: dict[str, Path]) -> None:
+    one = 16 * 32 * 4  # bytes of an image: tokens, features before the projector, float32
+    engine = Engine(folders["llava"], additional_config={"mmtok_feature_cache_gib": 2 * one / 2**30})
+    images = [noise(SQUARE, seed) for seed in range(3)]
+    cases = [Case(f"where is {turn} ?", [images[index]]) for turn, index in enumerate((0, 1, 0, 2, 0, 1))]
+    assert engine.differences(cases, together=1) == []
+    assert engine.tower_crops == [1, 1, 1, 1]  # the second image went when the third came
+    assert (engine.model.features.bytes, len(engine.model.features)) == (2 * one, 2)
+
+
+@pytest.mark.parametrize("name", ["llava", "next"])
+def test_the_tower_gets_no_more_crops_than_vllm_measured(name: str, folders: dict[str, Path]) -> None:
+    engine = Engine(folders[name], max_num_batched_tokens=256, max_num_seqs=64)
+    runner = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    layout, bound = engine.model.layout, engine.model.crops_at_once
+    assert bound == runner.mm_budget.mm_max_items_per_batch["image"] * layout.crops(layout.largest_image)
+    came: list[int] = []
+    embed = engine.model.embed_multimodal
+
+    def noted(**kwargs: Any) -> Any:
+        came.append(sum(len(each) if each.dim() == 4 else 1 for each in kwargs["pixel_values"]))
+        return embed(**kwargs)
+
+    engine.model.embed_multimodal = noted
+    cases = [Case("dog", [noise(SQUARE, seed)], {"vision_token_budget": 1}) for seed in range(40)]
+    assert engine.differences(cases, together=40) == []
+    assert max(came) > bound >= max(engine.tower_crops)
+
+
+def test_new_weights_forget_the_features_of_the_old(folders: dict[str, Path]) -> None:
+    engine = Engine(folders["llava"])
+    engine.run([Case("dog", [noise(SQUARE, 1)])])
+    assert len(engine.model.features) == 1
+    engine.model.load_weights([])
+    assert len(engine.model.features) == 0
+
+
+def test_the_profiling_run_shares_no_features(folders: dict[str, Path]) -> None:
+    engine = Engine(folders["llava"])
+    runner = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    batch = runner._get_mm_dummy_batch("image", 3)
+    outputs = engine.model.embed_multimodal(**batch)
+    assert engine.tower_crops == [3]
+    assert [len(output) for output in outputs] == [4, 4, 4]
+    assert len(engine.model.features) == 0
+
+
+def test_refusals_are_sentences_and_leave_the_engine_alone(folders: dict[str, Path]) -> None:
+    engine, good = Engine(folders["next"]), Case("dog", [noise(SQUARE, 1)])
+    refused = {
+        r"vision_token_budget is 0: give": {"vision_token_budget": 0},
+        r"coverage_target is 0\.5: vLLM plans": {"coverage_target": 0.5},
+        r"'vision_token_budgett', which is no option: did you mean 'vision_token_budget'": {"vision_token_budgett": 4},
+        r"pixel_values contains (nan|inf|-inf): check": {"image_std": [0.0, 0.0, 0.0]},
+    }
+    for sentence, options in refused.items():
+        with pytest.raises(ValueError, match=sentence):
+            engine.run([Case("dog", [noise(SQUARE, 2)], options)])
+        assert engine.differences([good]) == []
+
+
+def test_image_embeds_are_refused_unless_pruning_is_off(folders: dict[str, Path]) -> None:
+    from vllm import SamplingParams
+
+    engine = Engine(folders["llava"], enable_mm_embeds=True)
+    request: dict[str, Any] = {
+        "prompt": engine.prompt(Case("dog", [noise(SQUARE, 1)])),
+        "multi_modal_data": {"image": torch.randn(1, 16, 128)},
+    }
+    with pytest.raises(ValueError, match="image_embeds cannot be pruned to vision_token_budget=4"):
+        engine.llm.generate([request], SamplingParams(max_tokens=1), use_tqdm=False)
+    request["mm_processor_kwargs"] = {"vision_token_budget": None}
+    [output] = engine.llm.generate([request], SamplingParams(max_tokens=1), use_tqdm=False)
+    assert output.prompt_token_ids.count(engine.reference.config.image_token_id) == 16
+
+
+def test_options_of_the_engine_count_where_a_request_has_none(folders: dict[str, Path]) -> None:
+    image = noise(SQUARE, 1)
+    engine = Engine(
+        folders["llava"], hf_overrides={"text_temperature": 1.0}, mm_processor_kwargs={"vision_token_budget": 2}
+    )
+    for given, counts in (({}, 2), ({"vision_token_budget": 8}, 8)):
+        case = Case("where is the dog ?", [image], {"text_temperature": 1.0, "vision_token_budget": counts})
+        [got] = engine.run([Case(case.question, [image], given)])
+        assert got.prompt_length == engine.expected(case).prompt_length
+        assert got.tokens == engine.expected(case).tokens
+
+
+@pytest.mark.parametrize("name", ["llava", "next"])
+def test_bfloat16_keeps_the_same_tokens(name: str, folders: dict[str, Path]) -> None:
+    engine = Engine(folders[name], dtype="bfloat16")
+    cases = [case for case in random_cases(5, 60) if case.images]
+    got, wanted = engine.run(cases), [engine.expected(case) for case in cases]
+    assert [outcome.prompt_length for outcome in got] == [outcome.prompt_length for outcome in wanted]
+    pairs = [
+        (set(kept), set(other))
+        for one, two in zip(got, wanted, strict=True)
+        for kept, other in zip(one.kept, two.kept, strict=True)
+    ]
+    assert all(len(kept) == len(other) for kept, other in pairs)
+    shared = sum(len(kept & other) for kept, other in pairs) / sum(len(kept) for kept, _ in pairs)
+    print(f"bfloat16, {name}: {shared:.1%} of the kept tokens are the same")
+    assert shared > 0.9

@@ -1,0 +1,78 @@
+"""A vLLM that lacks an interface, or calls it with other arguments, is refused in a sentence that names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+
+def test_the_installed_vllm_has_all_interfaces() -> None:
+    from mmtok.vllm.interfaces import require_interfaces
+
+    require_interfaces()
+
+
+def test_a_missing_method_is_named(monkeypatch: Any) -> None:
+    import vllm
+    from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+
+    from mmtok.vllm import models
+
+    monkeypatch.delattr(LlavaForConditionalGeneration, "embed_multimodal")
+    wanted = (
+        rf"vLLM {vllm.__version__}: there is no .*llava\.LlavaForConditionalGeneration\.embed_multimodal.*vLLM 0\.31"
+    )
+    with pytest.raises(RuntimeError, match=wanted):
+        _ = models.MMTokLlavaForConditionalGeneration
+
+
+def test_other_arguments_are_named(monkeypatch: Any) -> None:
+    from vllm.multimodal.processing import BaseMultiModalProcessor
+
+    from mmtok.vllm.interfaces import require_interfaces
+
+    def apply(self: Any, inputs: Any, timing_ctx: Any, mode: str) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(BaseMultiModalProcessor, "apply", apply)
+    with pytest.raises(
+        RuntimeError, match=r"apply takes \(inputs, timing_ctx, mode\) instead of \(inputs, timing_ctx\)"
+    ):
+        require_interfaces()
+
+
+def test_keys_without_the_options_are_noticed(monkeypatch: Any) -> None:
+    from vllm.multimodal.processing import ProcessorInputs
+
+    from mmtok.vllm.interfaces import require_interfaces
+
+    monkeypatch.setattr(ProcessorInputs, "get_mm_hashes", lambda inputs, *arguments: {"image": ["the image alone"]})
+    with pytest.raises(RuntimeError, match="leave the options of a request out"):
+        require_interfaces()
+
+
+def test_an_untested_release_is_named_in_the_log(monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
+    import vllm
+
+    from mmtok.vllm.interfaces import require_interfaces
+
+    monkeypatch.setattr(vllm, "__version__", "0.47.1")
+    require_interfaces()
+    assert "this is vLLM 0.47.1; all of the interfaces" in caplog.text
+
+
+def test_registering_imports_no_model_of_vllm() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, vllm; from mmtok.vllm import register; register(); register(); "
+        "assert not [name for name in sys.modules if name.startswith('vllm.model_executor.models.llava')]; "
+        "from vllm import ModelRegistry; "
+        "assert {'MMTokLlavaForConditionalGeneration', 'MMTokLlavaNextForConditionalGeneration'} "
+        "<= set(ModelRegistry.get_supported_archs())"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,173 @@
+"""The OpenAI-compatible server: its processes are apart, requests come together, and some are bad or go away."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+from vllm_engine import SETTINGS, noise
+
+from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration
+
+pytestmark = pytest.mark.vllm
+
+NEW_TOKENS = 5
+QUESTIONS = ("Where is the dog?", "Is there a red star?", "How many people walk?", "What is the colour of the car?")
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"vision_token_budget": 2},
+    {"vision_token_budget": None},
+    {"vision_token_budget": 0.5, "exclude_padding": True},
+)
+BAD: tuple[dict[str, Any], ...] = (
+    {"vision_token_budget": 0},
+    {"vision_token_budget": "many"},
+    {"coverage_target": 0.9},
+    {"text_temperature": -1},
+    {"exclude_paddings": True},
+)
+
+
+@pytest.fixture(scope="module")
+def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base address of a server with the small LLaVA-NeXT."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folders["next"])]
+    command += ["--served-model-name", "small", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16", "--trust-request-mm-kwargs"]
+    environment = {**os.environ, **SETTINGS, "OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        _wait(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def _wait(address: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 300) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(seconds):
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        try:
+            opener.open(address, timeout=5)
+            return
+        except OSError:
+            time.sleep(1)
+    raise AssertionError(log.read_text(errors="replace")[-3000:])
+
+
+@pytest.fixture(scope="module")
+def reference(folders: dict[str, Path], server: str) -> Any:
+    """(image, question, options) -> text and prompt length of the transformers model."""
+    from mmtok.vllm import register
+
+    register()
+    processor = AutoProcessor.from_pretrained(folders["next"], trust_remote_code=False)
+    model = MMTokLlavaNextForConditionalGeneration.from_pretrained(folders["next"], dtype=torch.float32).eval()
+
+    def answer(image: Image.Image, question: str, options: dict[str, Any]) -> tuple[str, int]:
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        inputs = processor(text=text, images=image, return_tensors="pt")
+        out = model.generate(**inputs, **options, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+        kept = model.select_vision_tokens(**inputs, **options).kept_mask
+        new = out[0, inputs["input_ids"].shape[1] :]
+        return processor.decode(new, skip_special_tokens=True), int(kept.sum())
+
+    return answer
+
+
+def _ask(server: str, image: Image.Image, question: str, options: dict[str, Any], stream: bool) -> tuple[str, int]:
+    from openai import OpenAI
+
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": question}]
+    request: dict[str, Any] = {
+        "model": "small",
+        "max_tokens": NEW_TOKENS,
+        "temperature": 0,
+        "messages": [{"role": "user", "content": content}],
+        "extra_body": {"add_special_tokens": True, "mm_processor_kwargs": options},
+    }
+    client = OpenAI(base_url=server, api_key="none", max_retries=0)
+    if not stream:
+        answer = client.chat.completions.create(**request)
+        return answer.choices[0].message.content, answer.usage.prompt_tokens
+    parts = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    return text, parts[-1].usage.prompt_tokens
+
+
+def _alike(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    return (one[0].strip(), one[1]) == (other[0].strip(), other[1])
+
+
+def test_64_requests_at_once(server: str, reference: Any) -> None:
+    images = [noise((48, 48), seed) for seed in (1, 2)]
+    kinds = [(image, question, options) for image in images for question in QUESTIONS for options in OPTIONS]
+    for stream in (False, True):
+        with ThreadPoolExecutor(32) as pool:
+            got = list(pool.map(lambda kind: _ask(server, *kind, stream=stream), kinds))  # noqa: B023
+        wrong = [kind[1:] for kind, answer in zip(kinds, got, strict=True) if not _alike(answer, reference(*kind))]
+        assert wrong == []
+
+
+def test_five_bad_requests_among_twenty_good_ones(server: str, reference: Any) -> None:
+    from openai import BadRequestError
+
+    image = noise((60, 30), 3)
+    requests = [(image, QUESTIONS[index % 4], OPTIONS[index % 3]) for index in range(20)]
+    requests += [(image, QUESTIONS[0], options) for options in BAD]
+    random.Random(0).shuffle(requests)
+
+    def outcome(request: tuple[Image.Image, str, dict[str, Any]]) -> Any:
+        try:
+            return _ask(server, *request, stream=False)
+        except BadRequestError as error:
+            return error
+
+    with ThreadPoolExecutor(25) as pool:
+        got = list(pool.map(outcome, requests))
+    for request, answer in zip(requests, got, strict=True):
+        if request[2] in BAD:
+            assert isinstance(answer, BadRequestError)
+            assert next(iter(request[2])) in str(answer)
+        else:
+            assert _alike(answer, reference(*request))
+
+
+def test_a_client_that_goes_away_harms_nobody(server: str, reference: Any) -> None:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=server, api_key="none", max_retries=0)
+    for _ in range(5):
+        stream = client.chat.completions.create(
+            model="small", max_tokens=800, stream=True, messages=[{"role": "user", "content": "Where is the dog?"}]
+        )
+        next(iter(stream))
+        stream.close()
+    kind = (noise((30, 70), 4), QUESTIONS[1], OPTIONS[1])
+    assert _alike(_ask(server, *kind, stream=True), reference(*kind))
