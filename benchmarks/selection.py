@@ -11,10 +11,13 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
+from time import perf_counter, process_time
 from typing import Any
 
+import measure
 import torch
-from measure import machine, milliseconds, save, side_by_side, times_faster
+from measure import machine, milliseconds, save, times_faster
 
 from mmtok.hub.coverage import coverage_value, greedy_coverage
 from mmtok.hub.greedy import lazy_greedy, plain_greedy
@@ -33,6 +36,7 @@ GROWTH = {
 }
 
 Maximiser = Callable[[], list[list[int]]]
+Timer = Callable[..., dict[str, list[float]]]
 
 
 def tokens(count: int, width: int, kind: str, generator: torch.Generator) -> torch.Tensor:
@@ -121,7 +125,7 @@ def maximisers(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
     return functions
 
 
-def compare(items: int, count: int, budget: int, kind: str, seconds: float) -> dict[str, Any]:
+def compare(items: int, count: int, budget: int, kind: str, side_by_side: Timer) -> dict[str, Any]:
     """One case; apricot takes square matrices only, so that no text rows stand in it."""
     coverage = matrices(items, count, kind, words=0)
     functions = maximisers(coverage, budget)
@@ -129,14 +133,14 @@ def compare(items: int, count: int, budget: int, kind: str, seconds: float) -> d
     values = {name: coverage_value(coverage, indices).sum().item() for name, indices in picks.items()}
     # apricot can take hundreds of times as long as the others: it takes turns with ours alone, and not as often.
     slow = {name: functions.pop(name) for name in ("apricot",) if name in functions}
-    times = side_by_side(functions, seconds=seconds)
+    times = side_by_side(functions)
     faster = {
         name: times_faster({"mmtok": times["mmtok"], name: times[name]}, name)["mmtok"]
         for name in times
         if not name.startswith("mmtok")
     }
     for name, function in slow.items():
-        apart = side_by_side({name: function, "mmtok": functions["mmtok"]}, warm_up=False, at_least=1, seconds=seconds)
+        apart = side_by_side({name: function, "mmtok": functions["mmtok"]}, warm_up=False, at_least=1)
         times[name], faster[name] = apart[name], times_faster(apart, name)["mmtok"]
     return {
         "tokens_are": kind,
@@ -151,7 +155,7 @@ def compare(items: int, count: int, budget: int, kind: str, seconds: float) -> d
     }
 
 
-def grow(items: int, count: int, budget: int, seconds: float) -> dict[str, Any]:
+def grow(items: int, count: int, budget: int, side_by_side: Timer) -> dict[str, Any]:
     """Both ways of `mmtok.hub.greedy`, and what `greedy_coverage` makes of them with its checks."""
     coverage = matrices(items, count, "picture")
     columns = coverage.transpose(-1, -2)
@@ -161,11 +165,11 @@ def grow(items: int, count: int, budget: int, seconds: float) -> dict[str, Any]:
         "lazy": lambda: lazy_greedy(columns, available, [budget] * items),
         "greedy_coverage": lambda: greedy_coverage(coverage, budget),
     }
-    times = side_by_side(functions, seconds=seconds)
+    times = side_by_side(functions)
     return {"items": items, "tokens": count, "budget": budget, "ms": milliseconds(times)}
 
 
-def similarity(items: int, count: int, seconds: float) -> dict[str, Any]:
+def similarity(items: int, count: int, side_by_side: Timer) -> dict[str, Any]:
     """The coverage matrix at the widths of LLaVA-7B, beside the one matrix product that it cannot do without."""
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(items, WORDS, WIDTH, generator=generator)
@@ -175,7 +179,7 @@ def similarity(items: int, count: int, seconds: float) -> dict[str, Any]:
         "coverage_matrix": lambda: coverage_matrix(text, vision, raw),
         "raw @ raw.T": lambda: raw @ raw.transpose(-1, -2),
     }
-    return {"items": items, "tokens": count, "ms": milliseconds(side_by_side(functions, seconds=seconds))}
+    return {"items": items, "tokens": count, "ms": milliseconds(side_by_side(functions))}
 
 
 def main() -> None:
@@ -183,15 +187,26 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="per case; at least three rounds are run")
     parser.add_argument("--output", default="selection-cpu", help="name of the file in benchmarks/results")
     parser.add_argument("--threads", type=int, help="torch's own number without it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of this process instead of the time that passes; for one thread"
+    )
     options = parser.parse_args()
+    if options.processor_time and options.threads != 1:
+        parser.error("--processor-time adds up the time of all threads: give --threads 1 with it")
     torch.set_num_threads(options.threads or torch.get_num_threads())
     where = machine("mmtok", "numpy", "submodlib-py", "apricot-select", "numba")
+    clock = process_time if options.processor_time else perf_counter
+
+    def timer(share: int) -> Timer:
+        return partial(measure.side_by_side, seconds=options.seconds / share, clock=clock)
+
     results = {
         "command": shlex.join(["python", "benchmarks/selection.py", *sys.argv[1:]]),
         "machine": where,
-        "comparison": [compare(*case, kind, options.seconds) for case in CASES for kind in ("picture", "noise")],
-        "growth": {name: [grow(*case, options.seconds / 6) for case in cases] for name, cases in GROWTH.items()},
-        "similarity": [similarity(items, count, options.seconds / 3) for items, count, _ in CASES],
+        "clock": "processor" if options.processor_time else "passed",
+        "comparison": [compare(*case, kind, timer(1)) for case in CASES for kind in ("picture", "noise")],
+        "growth": {name: [grow(*case, timer(6)) for case in cases] for name, cases in GROWTH.items()},
+        "similarity": [similarity(items, count, timer(3)) for items, count, _ in CASES],
     }
     print(save(options.output, results))
 

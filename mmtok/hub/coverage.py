@@ -131,20 +131,25 @@ def greedy_coverage(
     if check_values:
         _require_covering(columns)
     leading, count = columns.shape[:-2], columns.shape[-2]
-    budgets = _as_budgets(budget, leading)
-    allowed = _as_candidates(candidates, leading, count)
-    picks = torch.minimum(budgets, allowed.sum(-1).cpu())
-    available = sent(allowed, columns.device)
-
     items = columns.reshape(-1, *columns.shape[-2:])
-    steps = int(picks.max()) if picks.numel() else 0
+    if candidates is None and isinstance(budget, int):
+        # Nothing has to be looked at, so that all of it can be compiled as one graph.
+        picked = [min(_as_budget(budget), count)] * items.shape[0]
+        picks = torch.full(leading, max(picked, default=0), dtype=torch.long, device=columns.device)
+        available = torch.ones(items.shape[:2], dtype=torch.bool, device=columns.device)
+    else:
+        allowed = _as_candidates(candidates, leading, count)
+        picks = torch.minimum(_as_budgets(budget, leading), allowed.sum(-1).cpu())
+        picked = picks.flatten().tolist()
+        picks, available = sent(picks, columns.device), sent(allowed, columns.device).reshape(-1, count)
+    steps = max(picked, default=0)
     maximise = _MAXIMISERS[greedy_way(items.device, items.shape[2], items.shape[1], steps)]
-    path = maximise(items, available.reshape(-1, count), picks.flatten().tolist())
+    path = maximise(items, available, picked)
     reached = path.best.sum(-1)
     return GreedySelection(
         path.indices.reshape(*leading, steps),
         path.gains.reshape(*leading, steps),
-        sent(picks, columns.device),
+        picks,
         reached.reshape(leading),
         (reached + path.left.sum(-1)).reshape(leading),
     )
@@ -154,8 +159,11 @@ def greedy_way(device: torch.device, rows: int, columns: int, steps: int) -> str
     """Which way `greedy_coverage` takes for matrices of this size and so many picks: all of them pick the same.
 
     Returns:
-        "fused", one kernel on CUDA; "lazy", on the CPU for large matrices; "plain", every gain at every step.
+        "fused", one kernel on CUDA; "lazy", on the CPU for large matrices; "plain", every gain at every step, also
+        where torch.compile reads the code.
     """
+    if torch.compiler.is_compiling():
+        return "plain"
     if device.type == "cpu":
         return "lazy" if rows * columns >= _LAZY_FROM else "plain"
     return "fused" if steps and runs_on(device, columns, rows) else "plain"
@@ -203,6 +211,14 @@ def _as_coverage(coverage: torch.Tensor) -> torch.Tensor:
     return coverage.float()
 
 
+def _as_budget(budget: object) -> int:
+    if not isinstance(budget, int) or isinstance(budget, bool):
+        raise ValueError(f"The budget is {budget!r}: give the number of columns to keep as an integer.")
+    if budget < 1:
+        raise ValueError(f"The budget is {budget}: keep at least 1 column.")
+    return budget
+
+
 def _as_budgets(budget: int | torch.Tensor, leading: torch.Size) -> torch.Tensor:
     """One budget for each item, int64 on the CPU."""
     if isinstance(budget, torch.Tensor) and not budget.is_floating_point() and budget.dtype != torch.bool:
@@ -211,10 +227,8 @@ def _as_budgets(budget: int | torch.Tensor, leading: torch.Size) -> torch.Tensor
                 f"The budgets have shape {tuple(budget.shape)}: give one for each item of {tuple(leading)}."
             )
         budgets = budget.to("cpu", torch.long).expand(leading)
-    elif isinstance(budget, int) and not isinstance(budget, bool):
-        budgets = torch.full(leading, budget, dtype=torch.long, device="cpu")
     else:
-        raise ValueError(f"The budget is {budget!r}: give the number of columns to keep as an integer.")
+        budgets = torch.full(leading, _as_budget(budget), dtype=torch.long, device="cpu")
     if bool((budgets < 1).any()):
         raise ValueError(f"The budget is {int(budgets.min())}: keep at least 1 column.")
     return budgets

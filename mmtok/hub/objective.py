@@ -88,9 +88,16 @@ def coverage_matrix(
 
     columns = vision_columns.new_empty(*vision_columns.shape[:-1], text.shape[-2] + vision.shape[-2])
     text_weights = _row_weights(text, text_weight, text_mask)
-    torch.mul(text_rows.transpose(-1, -2), text_weights[..., None, :], out=columns[..., : text.shape[-2]])
-    torch.mul(vision_columns, row_scales[..., None, :], out=columns[..., text.shape[-2] :])
+    _multiply_into(columns[..., : text.shape[-2]], text_rows.transpose(-1, -2), text_weights[..., None, :])
+    _multiply_into(columns[..., text.shape[-2] :], vision_columns, row_scales[..., None, :])
     return columns.transpose(-1, -2)
+
+
+def _multiply_into(part: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> None:
+    if torch.compiler.is_compiling():  # which takes no `out` that is a part of a tensor
+        part.copy_(values * weights)
+    else:
+        torch.mul(values, weights, out=part)
 
 
 def _needed(mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:

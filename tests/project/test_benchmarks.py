@@ -54,7 +54,7 @@ def test_functions_take_turns_and_ratios_are_those_of_the_rounds() -> None:
 
 
 def test_the_plain_loop_and_every_installed_library_agree() -> None:
-    case = selection.compare(2, 48, 6, "picture", seconds=0)
+    case = selection.compare(2, 48, 6, "picture", partial(measure.side_by_side, seconds=0))
     assert case["same_picks_as_plain"]["mmtok"]
     assert case["same_picks_as_plain"]["mmtok, from rows"]
     assert all(abs(ratio - 1) < 1e-5 for ratio in case["coverage_over_plain"].values())
