@@ -112,6 +112,8 @@ class _LazyItem:
         self._widest = max(2, min(len(columns) // 8, _FRONT_ENTRIES // columns.shape[1]))
         self._width = max(2, self._widest // 2)
         self._picked = self._lasted = 0
+        # Kept from pick to pick: the system takes longer to hand out memory than a core to fill it.
+        self._fronts, self._differences = columns.new_empty(2, self._widest, columns.shape[1])
 
     def pick(self) -> tuple[int, float]:
         """Picks a column: its index and gain."""
@@ -142,7 +144,8 @@ class _LazyItem:
 
     def _from_front(self) -> tuple[int, float, bool]:
         """The column that wins now: index, gain, and whether the front can stay."""
-        found = _summed(self._front - self._best).masked_fill_(self._front_taken, _NEVER)
+        differences = torch.sub(self._front, self._best, out=self._differences[: len(self._front)])
+        found = _summed(differences).masked_fill_(self._front_taken, _NEVER)
         top, place = found.max(0)
         gain = float(top)
         self._lasted += 1
@@ -166,7 +169,8 @@ class _LazyItem:
         # In their order, so that the first of equal gains wins here, too.
         self._front_columns = largest.indices[:-1].sort().values
         self._front_indices = self._front_columns.tolist()
-        self._front = self._columns.index_select(0, self._front_columns)
+        self._front = self._fronts[: len(self._front_columns)]
+        torch.index_select(self._columns, 0, self._front_columns, out=self._front)
         self._front_taken = self._bounds.index_select(0, self._front_columns) < 0
         self._lasted = 0
 
