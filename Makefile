@@ -64,8 +64,8 @@ tiny: $(INSTALLED) ## train the embedded model again (about an hour; resumes)
 	$(BIN)/python -m benchmarks.embedded_model.training --output mmtok/tiny/checkpoint
 
 objects: $(INSTALLED) ## train the model of everyday objects and measure it (an hour on two idle cores; resumes)
-	$(BIN)/python -m benchmarks.objects.train --output benchmarks/objects/checkpoint
-	$(BIN)/python -m benchmarks.objects.evaluate benchmarks/objects/checkpoint --output benchmarks/results/objects.json
+	$(BIN)/python -m benchmarks.objects.train --output runs/objects/checkpoint
+	$(BIN)/python -m benchmarks.objects.evaluate runs/objects/checkpoint --output benchmarks/results/objects.json
 
 family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with weights on the meta device
 	$(BIN)/python -m mmtok.publish.family

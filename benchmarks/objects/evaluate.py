@@ -28,7 +28,7 @@ from .held_out import CROWDED, SEED, USUAL, YES_NO, HeldOutScene, write_held_out
 from .picks import share_of_picks
 from .scenes import SceneSettings
 from .sprites import SpriteSheet, load_sheets
-from .train import SHEETS, UNSEEN_STYLE, training_sheets
+from .train import MORE_DRAWINGS, UNSEEN_STYLE, training_sheets
 
 # A word or two and </s>.
 ANSWER_TOKENS = 3
@@ -37,7 +37,7 @@ SETS: dict[str, SceneSettings] = {"usual": USUAL, "crowded": CROWDED, "unseen": 
 
 def sheets_of(name: str) -> dict[str, SpriteSheet]:
     """The styles that a set of scenes is drawn in."""
-    return {UNSEEN_STYLE: load_sheets(SHEETS)[UNSEEN_STYLE]} if name == "unseen" else training_sheets()
+    return {UNSEEN_STYLE: load_sheets(MORE_DRAWINGS)[UNSEEN_STYLE]} if name == "unseen" else training_sheets()
 
 
 def accuracies(

@@ -13,7 +13,15 @@ from PIL import Image
 from mmtok.evaluation.questions import Question as AskedQuestion
 from mmtok.evaluation.questions import write_questions
 
-from .questions import Negative, Question, absent_question, count_question, is_there, present_question, what_question
+from .questions import (
+    Negative,
+    Question,
+    absent_question,
+    count_question,
+    is_there,
+    present_question,
+    what_question,
+)
 from .scenes import HELD_OUT_BACKGROUNDS, Scene, SceneSettings, draw, sample_scene
 from .sprites import SpriteSheet
 
@@ -46,7 +54,7 @@ def write_held_out(
     found = []
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        scene = sample_scene(settings, sheets, rng)
+        scene = sample_scene(settings, rng, sheets)
         drawing = draw(scene, sheets)
         image = f"scene-{number:04}.png"
         Image.fromarray(drawing.pixels).save(folder / image)

@@ -32,7 +32,7 @@ SEEN_SHARE = 0.35
 def sample_reading_scene(crowded: bool, sheets: Mapping[str, SpriteSheet], rng: np.random.Generator) -> Scene:
     """Draw a scene as the questions are asked about."""
     settings = CROWDED if crowded else (EVEN if rng.random() < 0.3 else USUAL)
-    return sample_scene(settings, sheets, rng)
+    return sample_scene(settings, rng, sheets)
 
 
 def seen_labels(scene: Scene, targets: PatchTargets) -> NDArray[np.int64]:

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write a sheet for every style."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", type=Path)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "sprites")
+    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--styles", nargs="+", choices=list(STYLES), default=list(STYLES))
     parser.add_argument("--side", type=int, default=96, help="pixels of a sprite's longer side")
     options = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ A `Scene` is a value. Drawing it twice gives the same pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from PIL import Image
 
 from .backgrounds import SIDE, background
 from .catalogue import NAMES, PLACES, frequencies, of_place
-from .sprites import SpriteSheet
+from .sprites import SpriteSheet, packaged_sheets
 
 PATCH = 12
 GRID = SIDE // PATCH
@@ -75,6 +75,10 @@ class Scene:
         """What is shown, in the order of `objects`."""
         return tuple(item.name for item in self.objects)
 
+    def image(self, scale: int = 1) -> Image.Image:
+        """Draw the scene as an RGB image, SIDE * scale pixels a side, with the drawings that come with the package."""
+        return Image.fromarray(draw(self, scale=scale).pixels)
+
 
 @dataclass(frozen=True)
 class SceneSettings:
@@ -101,8 +105,17 @@ class SceneSettings:
             )
 
 
-def sample_scene(settings: SceneSettings, sheets: Mapping[str, SpriteSheet], rng: np.random.Generator) -> Scene:
-    """Draw a scene: the place, how many objects, which, where, and how each is turned and tinted."""
+def sample_scene(
+    settings: SceneSettings, rng: np.random.Generator, sheets: Mapping[str, SpriteSheet] | None = None
+) -> Scene:
+    """Draw a scene: the place, how many objects, which, where, and how each is turned and tinted.
+
+    Args:
+        settings: what may be drawn.
+        rng: decides.
+        sheets: style -> its drawings; by default those that come with the package.
+    """
+    sheets = packaged_sheets() if sheets is None else sheets
     place = PLACES[rng.integers(len(PLACES))]
     wanted = int(rng.integers(settings.fewest, settings.most + 1))
     objects: list[SceneObject] = []
@@ -149,7 +162,7 @@ class Drawing:
     """A scene as it was drawn.
 
     Attributes:
-        pixels: (SIDE, SIDE, 3) uint8.
+        pixels: (SIDE, SIDE, 3) uint8, or as many times as large as it was drawn.
         coverage: (objects, GRID * GRID) float32, the share of each patch's pixels that shows each object, row by row.
     """
 
@@ -172,28 +185,43 @@ class Drawing:
 
 def draw(
     scene: Scene,
-    sheets: Mapping[str, SpriteSheet],
+    sheets: Mapping[str, SpriteSheet] | None = None,
     change: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
     share_changed: float = 0.0,
+    *,
+    scale: int = 1,
 ) -> Drawing:
-    """Draw a scene; `change` redraws a share of the sprites, for training.
+    """Draw a scene; the same scene gives the same pixels.
+
+    Args:
+        scene: what to draw.
+        sheets: style -> its drawings; by default those that come with the package.
+        change: redraws a share of the sprites, for training.
+        share_changed: that share.
+        scale: how many times as large as usual it is drawn, for people to look at.
 
     Raises:
         KeyError: a style of the scene is not among the sheets.
     """
+    sheets = packaged_sheets() if sheets is None else sheets
     rng = np.random.default_rng(scene.seed)
-    canvas = background(*scene.backdrop).astype(np.float32) * rng.uniform(0.85, 1.12)
-    seen: NDArray[np.float32] = np.zeros((len(scene.objects), SIDE, SIDE), np.float32)
+    backdrop = background(*scene.backdrop)
+    side = SIDE * scale
+    if scale > 1:
+        backdrop = np.asarray(Image.fromarray(backdrop).resize((side, side), Image.Resampling.BICUBIC))
+    canvas = backdrop.astype(np.float32) * rng.uniform(0.85, 1.12)
+    seen: NDArray[np.float32] = np.zeros((len(scene.objects), side, side), np.float32)
     for index, item in enumerate(scene.objects):
         sprite = sheets[item.style].sprites[item.name][item.variant]
-        scale = item.size / max(sprite.size)
-        size = max(2, round(sprite.width * scale)), max(2, round(sprite.height * scale))
-        sprite = sprite.resize(size, Image.Resampling.BILINEAR, reducing_gap=None)
+        ratio = scale * item.size / max(sprite.size)
+        size = max(2, round(sprite.width * ratio)), max(2, round(sprite.height * ratio))
+        sprite = sprite.resize(size, Image.Resampling.BILINEAR)
         if change is not None and rng.random() < share_changed:
             sprite = change(sprite, rng)
-        _paste(canvas, seen, index, sprite, item)
-    canvas += rng.normal(0, 2, (SIDE, SIDE, 1)).astype(np.float32)
-    coverage = seen.reshape(-1, GRID, PATCH, GRID, PATCH).mean((2, 4)).reshape(-1, GRID * GRID)
+        _paste(canvas, seen, index, sprite, replace(item, x=scale * item.x, y=scale * item.y))
+    canvas += rng.normal(0, 2, (side, side, 1)).astype(np.float32)
+    patch = PATCH * scale
+    coverage = seen.reshape(-1, GRID, patch, GRID, patch).mean((2, 4)).reshape(-1, GRID * GRID)
     return Drawing(canvas.clip(0, 255).astype(np.uint8), coverage)
 
 
@@ -207,7 +235,7 @@ def _paste(
     height, width = pixels.shape[:2]
     top, left = round(item.y - height / 2), round(item.x - width / 2)
     first_row, first_column = max(0, top), max(0, left)
-    last_row, last_column = min(SIDE, top + height), min(SIDE, left + width)
+    last_row, last_column = min(len(canvas), top + height), min(len(canvas), left + width)
     pixels = pixels[first_row - top : last_row - top, first_column - left : last_column - left]
     alpha = pixels[..., 3:] / 255
     shadow = canvas[first_row + 2 : last_row + 2, first_column:last_column]

@@ -83,7 +83,7 @@ class SightLearner(nn.Module):
         pixels, targets = [], []
         for _ in range(self.batch_size):
             settings = FULL if rng.random() < SHARE_FULL else (EVEN if rng.random() < 0.5 else USUAL)
-            scene = sample_scene(settings, self.sheets, rng)
+            scene = sample_scene(settings, rng, self.sheets)
             drawing = draw(scene, self.sheets, restyle, changed)
             pixels.append(drawing.pixels)
             targets.append(patch_targets(scene, drawing))

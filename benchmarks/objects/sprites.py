@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from PIL import Image
+
+DRAWINGS = Path(__file__).resolve().parent / "drawings"
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,14 @@ class SpriteSheet:
     sprites: Mapping[str, tuple[Image.Image, ...]]
 
 
+@lru_cache(maxsize=1)
+def packaged_sheets() -> Mapping[str, SpriteSheet]:
+    """Read the sheets that the demo is to come with, once."""
+    return MappingProxyType(load_sheets(DRAWINGS))
+
+
 def load_sheets(*folders: Path) -> dict[str, SpriteSheet]:
-    """Read all sheets of some folders: style -> sheet.
+    """Read all sheets of some folders: style -> sheet, in the order of the styles' names.
 
     Raises:
         FileNotFoundError: a folder has no sheet.
@@ -40,7 +50,7 @@ def load_sheets(*folders: Path) -> dict[str, SpriteSheet]:
                 sheet = opened.convert("RGBA")
             sprites = {name: tuple(sheet.crop(tuple(box)) for box in found) for name, found in boxes.items()}
             sheets[path.stem] = SpriteSheet(path.stem, sprites)
-    return sheets
+    return dict(sorted(sheets.items()))
 
 
 def write_sheet(sprites: Mapping[str, Sequence[Image.Image]], folder: Path, style: str, columns: int = 12) -> Path:

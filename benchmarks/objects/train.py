@@ -29,10 +29,11 @@ from .language import LanguageLearner
 from .loop import Run, Stage, snapshot_path, train_stage
 from .scenes import GRID
 from .sight import SightLearner
-from .sprites import SpriteSheet, load_sheets
+from .sprites import DRAWINGS, SpriteSheet, load_sheets
 from .tuning import TuningLearner, write_scenes
 
-SHEETS = Path(__file__).parent / "sprites"
+# The styles that the package does not come with.
+MORE_DRAWINGS = Path(__file__).parent / "more_drawings"
 UNSEEN_STYLE = "twemoji"
 
 SIGHT = Stage("sight", 0, 1600, rate=1e-3, matrix_rate=3e-3, horizon=2400, cool_down=600)
@@ -40,12 +41,12 @@ SIGHT_BATCH = 48
 
 # The rate is left high at the end of the first part: the second goes on from there.
 WORDS = Stage("words", 1, 300, rate=3e-3, matrix_rate=3e-3, horizon=800)
-LANGUAGE = Stage("language", 2, 350, rate=1.5e-3, matrix_rate=1.5e-3)
+LANGUAGE = Stage("language", 2, 600, rate=1.5e-3, matrix_rate=1.5e-3)
 LANGUAGE_BATCH = 32
 
-TUNING = Stage("tuning", 3, 500, rate=1e-3, matrix_rate=1e-3)
-TUNING_BATCH = 24
-TUNING_SCENES = 1600
+TUNING = Stage("tuning", 3, 200, rate=1e-3, matrix_rate=1e-3)
+TUNING_BATCH = 16
+TUNING_SCENES = 480
 
 STAGES = (SIGHT, WORDS, LANGUAGE, TUNING)
 TOWER_PARTS = ("model.vision_tower.", "model.multi_modal_projector.")
@@ -53,7 +54,7 @@ TOWER_PARTS = ("model.vision_tower.", "model.multi_modal_projector.")
 
 def training_sheets() -> dict[str, SpriteSheet]:
     """Read the sheets that training draws from: all but the style kept for evaluation."""
-    return {style: sheet for style, sheet in load_sheets(SHEETS).items() if style != UNSEEN_STYLE}
+    return {style: sheet for style, sheet in load_sheets(DRAWINGS, MORE_DRAWINGS).items() if style != UNSEEN_STYLE}
 
 
 def train_sight(run: Run) -> None:
@@ -93,8 +94,8 @@ def train_tuning(run: Run) -> LlavaForConditionalGeneration:
     return model.eval()
 
 
-def train(run: Run) -> LlavaForConditionalGeneration:
-    """Run all stages.
+def train(run: Run, *, tuned: bool = True) -> LlavaForConditionalGeneration:
+    """Run all stages; without `tuned` all but the last.
 
     Raises:
         RuntimeError: one of the two stages that run side by side has ended with an error, which it has printed.
@@ -107,18 +108,18 @@ def train(run: Run) -> LlavaForConditionalGeneration:
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError("A stage has ended early; its error is above. Started again, the run goes on from there.")
-    return train_tuning(run)
+    return train_tuning(run) if tuned else join(run).eval()
 
 
-def training_report(run: Run) -> dict[str, object]:
+def training_report(run: Run, stages: Sequence[Stage] = STAGES) -> dict[str, object]:
     """Say what was run, where, and how long it took."""
     seconds = {
-        stage.name: round(torch.load(snapshot_path(run, stage), weights_only=True)["seconds"]) for stage in STAGES
+        stage.name: round(torch.load(snapshot_path(run, stage), weights_only=True)["seconds"]) for stage in stages
     }
     return {
-        "command": "python -m benchmarks.objects.train",
+        "command": "python -m benchmarks.objects.train" + (" --skip-tuning" if TUNING not in stages else ""),
         "seed": run.seed,
-        "stages": [{**asdict(stage), "seconds": seconds[stage.name]} for stage in STAGES],
+        "stages": [{**asdict(stage), "seconds": seconds[stage.name]} for stage in stages],
         "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
         "machine": machine(),
     }
@@ -131,16 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run-folder", type=Path, default=Path("runs/objects"), help="where snapshots are kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stage", choices=["sight", "language", "tuning"], help="run this stage alone and stop")
+    parser.add_argument("--skip-tuning", action="store_true", help="write the model as it is before the last stage")
     options = parser.parse_args(arguments)
     run = Run(options.run_folder, seed=options.seed)
     if options.stage:
         {"sight": train_sight, "language": train_language, "tuning": train_tuning}[options.stage](run)
         return
     torch.set_num_threads(2)
-    model = train(run)
+    model = train(run, tuned=not options.skip_tuning)
     with replaced_when_complete(options.output) as folder:
         export_checkpoint(model, folder)
-        report = json.dumps(training_report(run), indent=2) + "\n"
+        report = json.dumps(training_report(run, STAGES[:-1] if options.skip_tuning else STAGES), indent=2) + "\n"
         (folder / "training_report.json").write_text(report, encoding="utf-8")
 
 
