@@ -1,4 +1,4 @@
-"""Puts the tables of fidelity.json into docs/fidelity.md: `python -m benchmarks.fidelity_page`."""
+"""Puts the tables of fidelity.json and later-rules.json into docs/fidelity.md: `python -m benchmarks.fidelity_page`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,26 @@ def sizes() -> str:
     return f"| {' | '.join(found)} |\n|{' ---: |' * len(found)}\n| {' | '.join(shares)} |"
 
 
+def rules(trial: str) -> str:
+    """What every rule keeps, and by how much more than greedy maximisation of the same rows."""
+    found = _load("later-rules")["trials"][trial]["rules"]
+    budgets = list(found[0]["retention"])
+    rows = [f"| rows | rule | {' | '.join(budgets)} |", f"| --- | --- |{' ---: |' * len(budgets)}"]
+    for row in found:
+        cells = [
+            f"{100 * row['retention'][budget]['estimate']:.1f}"
+            if row["rule"] == "greedy"
+            else f"{100 * row['lead'][budget]['estimate']:+.1f} ({_bounds(row['lead'][budget])})"
+            for budget in budgets
+        ]
+        rows.append(f"| {row['settings']} | {row['rule']} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _bounds(lead: dict[str, float]) -> str:
+    return f"{100 * lead['low']:+.1f} … {100 * lead['high']:+.1f}"
+
+
 def _load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -40,6 +60,8 @@ def _load(name: str) -> Any:
 TABLES: dict[str, Callable[[], str]] = {
     "agreement": agreement,
     "sizes": sizes,
+    "scenes": lambda: rules("scenes"),
+    "fresh crowded": lambda: rules("fresh crowded"),
 }
 
 

@@ -1,0 +1,124 @@
+"""Measures the rules that were published after MMTok: `python -m benchmarks.quality.later_runs`.
+
+Everything is tried on `scenes`; what is ahead there at some budget is measured again on other images, `fresh crowded`.
+Writes benchmarks/results/later-rules.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.embedded_model.architecture import CROWDED
+from benchmarks.embedded_model.held_out import HELD_OUT, HELD_OUT_SEED
+from mmtok.evaluation import RunResult, lead, summarize
+from mmtok.machine import machine
+from mmtok.model_content import model_content
+from mmtok.tiny import checkpoint_path
+from mmtok.tiny.scenes import SceneSettings
+
+from .cases import BUDGETS, POPE, RESULTS, ROOT
+from .later_rules import LaterRule
+from .runs import answered
+from .scene_sets import write_scene_set
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "recommended": {
+        "text_temperature": 1.0,
+        "text_temperature_unit": "spread",
+        "vision_temperature": 1.6,
+        "vision_weight": 4.0,
+    },
+}
+RULES: dict[str, dict[str, Any]] = {
+    "vision first": {"stages": 0},
+    "vision first, then swaps": {"stages": 0, "swaps": True},
+    "a pick for the text, vision first": {"stages": 1},
+    "two picks for the text, vision first": {"stages": 2},
+    "swaps": {"swaps": True},
+    "entropy weights": {"entropy_weights": True},
+    "saliency weights": {"saliency": True},
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Which rules are measured on which images."""
+
+    settings: SceneSettings
+    scenes: int
+    seed: int
+    tasks: Sequence[str]
+    rules: Sequence[str]
+    budgets: Sequence[int]
+
+
+_AHEAD = ("vision first", "a pick for the text, vision first")
+TRIALS = {
+    "scenes": Trial(HELD_OUT, 120, 31, (*POPE, "color", "shape", "count"), tuple(RULES), BUDGETS),
+    "fresh crowded": Trial(CROWDED, 150, 42, (*POPE, "color", "shape"), _AHEAD, (32, 16, 8)),
+}
+
+
+def measure(trial: Trial, folder: Path, batch_size: int) -> dict[str, Any]:
+    """Answers a trial's questions and summarises them."""
+    rendered = write_scene_set(folder / "set", trial.settings, scenes=trial.scenes, seed=HELD_OUT_SEED + trial.seed)
+    rules = [LaterRule(name, **settings) for name, settings in SETTINGS.items()] + [
+        LaterRule(f"{name}: {rule}", **RULES[rule], **settings)
+        for name, settings in SETTINGS.items()
+        for rule in trial.rules
+    ]
+    answers = folder / "answers"
+    result = answered(checkpoint_path(), rendered, trial.tasks, rules, trial.budgets, answers, batch_size)
+    return summarized(trial, result)
+
+
+def summarized(trial: Trial, result: RunResult) -> dict[str, Any]:
+    """For each setting of the rows and each rule: retention at each budget, and its lead over greedy maximisation."""
+    cells = {(cell["method"], cell["budget"]): cell for cell in summarize(result, resamples=1000)["cells"]}
+
+    def row(settings: str, rule: str) -> dict[str, Any]:
+        name = settings if rule == "greedy" else f"{settings}: {rule}"
+        return {
+            "settings": settings,
+            "rule": rule,
+            "retention": {str(budget): cells[name, budget]["retention"]["mean"] for budget in trial.budgets},
+            "lead": {
+                str(budget): lead([(result, [budget])], name, settings, resamples=1000) for budget in trial.budgets
+            },
+        }
+
+    rows = [row(settings, rule) for settings in SETTINGS for rule in ("greedy", *trial.rules)]
+    return {"scenes": trial.scenes, "questions": len(result.questions), "rules": rows}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "later", help="images and answers")
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    started = time.perf_counter()
+    trials = {name: measure(trial, options.runs / name, options.batch_size) for name, trial in TRIALS.items()}
+    results = {
+        "machine": machine(),
+        "checkpoint": model_content(checkpoint_path()),
+        "seconds": round(time.perf_counter() - started),
+        "trials": trials,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "later-rules.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

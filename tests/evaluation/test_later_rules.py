@@ -1,0 +1,44 @@
+"""The rules that were tried: the plain one is ours, swaps never cover less, the image comes first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.quality.later_rules import LaterRule, staged, swapped
+from mmtok.evaluation.selectors import CropView
+from mmtok.hub.coverage import coverage_value, greedy_coverage
+from mmtok.hub.objective import coverage_matrix
+
+
+def crop(seed: int) -> CropView:
+    generator = torch.Generator().manual_seed(seed)
+    text, vision, raw = (torch.randn(count, 6, generator=generator) for count in (3, 12, 12))
+    return CropView(text=text, vision=vision, raw_vision=raw, row=torch.arange(12) // 4, column=torch.arange(12) % 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_a_rule_the_picks_are_greedy_maximisation(seed: int) -> None:
+    view = crop(seed)
+    wanted = greedy_coverage(coverage_matrix(view.text, view.vision, view.raw_vision), 5).indices
+    assert torch.equal(LaterRule("greedy").select(view, 5).indices, wanted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_swaps_cover_at_least_as_much_and_no_single_swap_is_left(seed: int) -> None:
+    matrix = torch.rand(7, 9, generator=torch.Generator().manual_seed(seed))
+    picked = swapped(matrix, [0, 1, 2])
+    value = coverage_value(matrix, torch.tensor(picked))
+    assert value >= coverage_value(matrix, torch.tensor([0, 1, 2]))
+    for place in range(3):
+        for other in set(range(9)) - set(picked):
+            exchanged = [*picked[:place], other, *picked[place + 1 :]]
+            assert coverage_value(matrix, torch.tensor(exchanged)) <= value * (1 + 1e-5)
+
+
+def test_the_image_comes_before_the_text() -> None:
+    text = torch.tensor([[0.0, 0.0, 0.9, 0.1]])
+    vision = torch.tensor([[0.5, 0.0, 0.0, 0.1], [0.0, 0.4, 0.0, 0.1]])
+    assert staged(text, vision, 3, 0.9, text_picks=0) == [0, 1, 2]
+    assert staged(text, vision, 3, 0.5, text_picks=0) == [0, 2, 1]
+    assert staged(text, vision, 3, 0.9, text_picks=1) == [2, 0, 1]
