@@ -72,6 +72,7 @@ COMMANDS: dict[str, Command] = {
     "generate": Command("answer a file of questions, in order, resumable, on many processes", "generate", resumes=True),
     "eval": Command("accuracy on POPE-style question files, per method and budget", "evaluate", resumes=True),
     "bench": Command("time to first token and total time on this machine", "bench"),
+    "doctor": Command("compare pruning with stock on the installed releases, in seconds", "doctor"),
     "stage": Command("make a model repository of a stock checkpoint, on this machine", "stage", "publish"),
     "push": Command("publish a stock checkpoint on the Hub, in one commit", "push", "publish"),
     "verify": Command("compare a published repository with the installed release", "verify", "publish"),

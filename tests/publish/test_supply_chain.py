@@ -27,6 +27,7 @@ STANDARD_LIBRARY = {
     "io",
     "logging",
     "math",
+    "re",
     "threading",
     "typing",
     "warnings",

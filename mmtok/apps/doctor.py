@@ -1,0 +1,198 @@
+"""Checks pruning against stock on the installed releases and the device at hand, with small models, in seconds.
+
+The embedded model and a small LLaVA-NeXT of random weights are each compared with the stock class that has the same
+weights: with a full budget, pruned on the kept tokens, in a batch, and in the ways to generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+)
+
+from configuration_mmtok import MMTokLlavaNextConfig
+from mmtok.hub.coverage import greedy_way
+from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
+from mmtok.machine import machine
+from mmtok.tiny import checkpoint_path
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+
+_BUDGET, _ALL = 4, 10**6
+_GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": 10**6, "pad_token_id": 0}
+_MODES: dict[str, dict[str, Any]] = {
+    "no cache": {"use_cache": False},
+    "static cache": {"cache_implementation": "static"},
+    "chunked prefill": {"prefill_chunk_size": 3},
+    "prompt lookup": {"prompt_lookup_num_tokens": 2},
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: `problem` is None where it holds, else what was found."""
+
+    model: str
+    what: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes:
+        machine: machine and versions.
+        device: that the models ran on.
+        tested: releases of transformers that this release of MMTok was tested with, oldest and newest.
+        greedy: how the greedy maximiser runs there for 576 tokens of which 64 are kept.
+        checks: all comparisons.
+    """
+
+    machine: dict[str, Any]
+    device: str
+    tested: tuple[str, str]
+    greedy: str
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        return not self.problems
+
+    @property
+    def problems(self) -> list[Check]:
+        return [check for check in self.checks if check.problem is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "right": self.right}
+
+
+def diagnose(device: str | torch.device | None = None) -> Diagnosis:
+    """Runs every check.
+
+    Args:
+        device: where to run; None for CUDA where it is available, else the CPU.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    way = greedy_way(place, 600, 576, 64)
+    found = Diagnosis(machine("transformers", "accelerate", "mmtok"), str(place), (OLDEST_TESTED, NEWEST_TESTED), way)
+    for name, make in (("embedded LLaVA-1.5", _embedded), ("small LLaVA-NeXT", _small_next)):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model, stock, inputs = make(place)
+            for what, check in _checks(model, stock, inputs):
+                found.checks.append(Check(name, what, _problem(check)))
+    return found
+
+
+def _problem(check: Callable[[], bool]) -> str | None:
+    """None where a check holds; a failure of any kind is a finding, not the end of the diagnosis."""
+    try:
+        return None if check() else "differs from stock"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Names and functions; the first row of `inputs` serves where one is enough."""
+    images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    one = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
+    own = model.encode_images(**images)
+    one_image = {"encoded_images": own[:1]}
+
+    def generated(asked: Any, given: dict[str, Any], **settings: Any) -> torch.Tensor:
+        return asked.generate(**given, **_GREEDY, **settings)
+
+    def pruned_by_hand() -> dict[str, torch.Tensor]:
+        kept = model.select_vision_tokens(**one, **one_image, vision_token_budget=_BUDGET).kept_mask[0]
+        embeds = stock.get_input_embeddings()(one["input_ids"])
+        embeds[one["input_ids"] == model.config.image_token_id] = own.projected[0]
+        return {"input_ids": one["input_ids"][:, kept], "inputs_embeds": embeds[:, kept]}
+
+    def same(first: torch.Tensor, second: torch.Tensor) -> bool:
+        return torch.equal(first[:, -4:], second[:, -4:])
+
+    for what, budget in (("full budget", _ALL), ("pruning off", None)):
+        yield (
+            f"logits with {what}",
+            lambda budget=budget: bool(
+                torch.allclose(
+                    model(**inputs, vision_token_budget=budget).logits, stock(**inputs).logits, atol=1e-4, rtol=1e-4
+                )
+            ),
+        )
+        yield (
+            f"tokens with {what}",
+            lambda budget=budget: same(generated(model, inputs, vision_token_budget=budget), generated(stock, inputs)),
+        )
+    given = {**one, **one_image, "vision_token_budget": _BUDGET}
+    yield "tokens of the pruned prompt", lambda: same(generated(model, given), generated(stock, pruned_by_hand()))
+    yield (
+        "a batch and its rows alone",
+        lambda: torch.equal(
+            generated(model, inputs, vision_token_budget=_BUDGET)[:1, -4:], generated(model, given)[:, -4:]
+        ),
+    )
+    for mode, settings in _MODES.items():
+        yield (
+            f"generate: {mode}",
+            lambda settings=settings: same(generated(model, given, **settings), generated(model, given)),
+        )
+    yield (
+        "generate: beams",
+        lambda: same(generated(model, given, num_beams=2), generated(stock, pruned_by_hand(), num_beams=2)),
+    )
+
+
+def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    path = checkpoint_path()
+    model = MMTokLlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).eval()
+    stock = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).eval()
+    side = model.config.vision_config.image_size
+    tokens = (side // model.config.vision_config.patch_size) ** 2
+    inputs = _prompts(model, [tokens, tokens])
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return model, stock, {**inputs, "pixel_values": pixels.to(device)}
+
+
+def _small_next(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    text = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    vision = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=24, patch_size=6
+    )
+    config = MMTokLlavaNextConfig(
+        text_config=text.to_dict(),
+        vision_config=vision.to_dict(),
+        image_token_index=63,
+        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+    )
+    model = MMTokLlavaNextForConditionalGeneration(config).to(device).eval()
+    for weight in model.parameters():
+        # The default initialisation makes all tokens nearly alike, and so every selection a matter of rounding.
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    stock = LlavaNextForConditionalGeneration(config).to(device).eval()
+    stock.load_state_dict(model.state_dict())
+    sizes = torch.tensor([[48, 48], [40, 40]])
+    pixels = torch.rand(2, 5, 3, 24, 24, generator=torch.Generator().manual_seed(0)).to(device)
+    images = {"pixel_values": pixels, "image_sizes": sizes}
+    lengths = model.encode_images(**images).lengths
+    return model, stock, {**_prompts(model, lengths), **images}
+
+
+def _prompts(model: Any, lengths: list[int]) -> dict[str, torch.Tensor]:
+    """A row for each image of so many tokens: words, the image, words; padded on the left."""
+    image = model.config.image_token_id
+    rows = [[1, 5, *[image] * length, 7, 8 + number, 9] for number, length in enumerate(lengths)]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}

@@ -1,0 +1,41 @@
+"""The doctor says right where it is, and which check fails where one does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from mmtok.apps.doctor import diagnose
+from mmtok.cli.main import main
+from mmtok.hub.pruned_prompt import PrunedPrompt
+from mmtok.hub.pruner import MMTokPruningMixin
+
+
+def test_everything_is_right_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--device", "cpu", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["right"] is True
+    assert {check["model"] for check in told["checks"]} == {"embedded LLaVA-1.5", "small LLaVA-NeXT"}
+    assert len(told["checks"]) == 22
+    assert main(["doctor", "--device", "cpu"]) == 0
+    assert "Right: all 22 checks hold." in capsys.readouterr().out
+
+
+def test_a_fault_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = MMTokPruningMixin.pack_prompt
+
+    def last_token_lost(self: Any, *args: Any) -> PrunedPrompt:
+        pruned = packed(self, *args)
+        pruned.inputs_embeds.mul_(torch.linspace(0.5, 1.0, pruned.length)[None, :, None])
+        return pruned
+
+    monkeypatch.setattr(MMTokPruningMixin, "pack_prompt", last_token_lost)
+    found = diagnose("cpu")
+    assert not found.right
+    assert "logits with full budget" in {check.what for check in found.problems}
+    assert "logits with pruning off" not in {check.what for check in found.problems}
+    assert main(["doctor", "--device", "cpu"]) == 1
+    assert "Wrong: " in capsys.readouterr().out
