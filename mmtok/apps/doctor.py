@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,36 +120,31 @@ def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator
     def same(first: torch.Tensor, second: torch.Tensor) -> bool:
         return torch.equal(first[:, -4:], second[:, -4:])
 
-    for what, budget in (("full budget", _ALL), ("pruning off", None)):
-        yield (
-            f"logits with {what}",
-            lambda budget=budget: bool(
-                torch.allclose(
-                    model(**inputs, vision_token_budget=budget).logits, stock(**inputs).logits, atol=1e-4, rtol=1e-4
-                )
-            ),
-        )
-        yield (
-            f"tokens with {what}",
-            lambda budget=budget: same(generated(model, inputs, vision_token_budget=budget), generated(stock, inputs)),
-        )
+    def full_logits(budget: int | None) -> bool:
+        found, expected = model(**inputs, vision_token_budget=budget).logits, stock(**inputs).logits
+        return torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+    def full_tokens(budget: int | None) -> bool:
+        return same(generated(model, inputs, vision_token_budget=budget), generated(stock, inputs))
+
+    def row_alone() -> bool:
+        return same(generated(model, inputs, vision_token_budget=_BUDGET)[:1], generated(model, given))
+
+    def in_mode(settings: dict[str, Any]) -> bool:
+        return same(generated(model, given, **settings), generated(model, given))
+
+    def as_by_hand(**settings: Any) -> bool:
+        return same(generated(model, given, **settings), generated(stock, pruned_by_hand(), **settings))
+
     given = {**one, **one_image, "vision_token_budget": _BUDGET}
-    yield "tokens of the pruned prompt", lambda: same(generated(model, given), generated(stock, pruned_by_hand()))
-    yield (
-        "a batch and its rows alone",
-        lambda: torch.equal(
-            generated(model, inputs, vision_token_budget=_BUDGET)[:1, -4:], generated(model, given)[:, -4:]
-        ),
-    )
+    for what, budget in (("full budget", _ALL), ("pruning off", None)):
+        yield f"logits with {what}", partial(full_logits, budget)
+        yield f"tokens with {what}", partial(full_tokens, budget)
+    yield "tokens of the pruned prompt", as_by_hand
+    yield "a batch and its rows alone", row_alone
     for mode, settings in _MODES.items():
-        yield (
-            f"generate: {mode}",
-            lambda settings=settings: same(generated(model, given, **settings), generated(model, given)),
-        )
-    yield (
-        "generate: beams",
-        lambda: same(generated(model, given, num_beams=2), generated(stock, pruned_by_hand(), num_beams=2)),
-    )
+        yield f"generate: {mode}", partial(in_mode, settings)
+    yield "generate: beams", partial(as_by_hand, num_beams=2)
 
 
 def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:

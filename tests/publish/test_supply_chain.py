@@ -31,6 +31,7 @@ STANDARD_LIBRARY = {
     "threading",
     "typing",
     "warnings",
+    "zlib",
 }
 ALLOWED = {"torch", "transformers", *STANDARD_LIBRARY}
 OWN = set(installed_modules())
