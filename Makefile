@@ -30,7 +30,7 @@ test: $(INSTALLED) ## the tests
 test-oldest: ## parity with stock, publishing and the command line under the oldest supported transformers
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' torch==2.13.0 transformers==4.57.1
-	.venv-oldest/bin/python -m pytest tests/host/test_parity.py tests/cli $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
+	.venv-oldest/bin/python -m pytest tests/host/test_stock_parity.py tests/cli $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m heavy

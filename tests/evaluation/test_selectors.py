@@ -58,7 +58,7 @@ def view(tokens: int, *, width: int = 8, side: int = 0, words: int = 3, seed: in
 
 
 def test_the_paper_s_settings_name_every_knob_but_the_budget() -> None:
-    tables = {name for name in KNOB_NAMES if name.endswith(("_ids", "_sequences", "_bitmap"))}
+    tables = {name for name in KNOB_NAMES if name.endswith(("_ids", "_sequences", "_bitmap", "_texts"))}
     assert set(KNOB_NAMES) - set(PAPER_SETTINGS) == {"vision_token_budget", "vision_token_share", *tables}
 
 

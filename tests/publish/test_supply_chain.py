@@ -24,6 +24,7 @@ STANDARD_LIBRARY = {
     "difflib",
     "functools",
     "inspect",
+    "itertools",
     "io",
     "logging",
     "math",
