@@ -61,6 +61,13 @@ def add_command(commands: Any, name: str, help: str) -> None:
         "--batch-size", metavar="N", type=at_least(1), default=16, help="questions at once (default: %(default)s)"
     )
     add_length_option(parser, 16)
+    parser.add_argument(
+        "--image-memory",
+        metavar="MIB",
+        type=at_least(0),
+        default=1024,
+        help="memory for images that are kept encoded for further questions about them (default: %(default)s)",
+    )
     parser.add_argument("--limit", metavar="N", type=at_least(1), help="only the first questions of each file")
     add_model_options(parser, required=True)
     add_call_options(parser, f"for one more method, {_GIVEN}: the model's own settings with these in their place")
@@ -85,6 +92,7 @@ def run(options: argparse.Namespace) -> None:
         dtype=getattr(torch, options.dtype) if options.dtype else None,
         revision=options.revision,
         device=options.device,
+        image_memory=options.image_memory * 2**20,
     )
     result = run_evaluation(settings)
     if not PartialState().is_main_process:

@@ -4,8 +4,8 @@
     checkpoint   the model under test
     selectors    the methods, a file each
     encoded      a batch as selectors see it, and the prompts that they make of it
-    answering    one batch answered
-    answers      the answers on disk
+    pruned_generation   one batch answered
+    recorded_answers    the answers in the store of a run
     runner       the whole run, resumable and in parallel
     metrics, bootstrap, summary   what the answers are worth
 
