@@ -6,7 +6,7 @@ MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
 OLDEST_TESTS := card orphans presets push stage supply_chain verify
 VLLM := .venv-vllm
 VLLM_PYTHON ?= python3.11
-SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks
+SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
 .PHONY: help install demo test test-oldest test-heavy test-vllm fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
 

@@ -1,4 +1,4 @@
-"""Configurations of LLaVA-1.5 and LLaVA-NeXT with MMTok vision-token pruning (arXiv 2508.18264).
+"""Configurations of the model families with MMTok vision-token pruning (arXiv 2508.18264).
 
 Every option of the method is an attribute of the configuration, is validated when it is set, can be given to
 `from_pretrained(...)`, and can be overridden by a generation configuration, or for one call of `generate(...)` or
@@ -8,9 +8,9 @@ Every option of the method is an attribute of the configuration, is validated wh
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import LlavaConfig, LlavaNextConfig
+from transformers import LlavaConfig, LlavaNextConfig, LlavaOnevisionConfig
 
 try:
     from .host import name_for_tasks
@@ -47,11 +47,15 @@ RECOMMENDED_OPTIONS: dict[str, dict[str, Any]] = {
         "vision_coverage_weight": 4.0,
     },
     "mmtok_llava_next": {"exclude_padding": True},
+    "mmtok_llava_onevision": {},
 }
 
 
 class PruningConfigMixin:
     """Gives a configuration the options of `PruningOptions`; a bad value is refused and the old one stays."""
+
+    # Options whose default is another than in `PruningOptions`.
+    default_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
@@ -63,7 +67,7 @@ class PruningConfigMixin:
                     stacklevel=3,
                 )
         super().__init__(**kwargs)
-        defaults = PruningOptions()
+        defaults = PruningOptions(**self.default_options)
         for name in OPTION_NAMES:
             value = options.get(name, getattr(defaults, name))
             setattr(self, name, _plain_lists(value) if isinstance(value, (list, tuple)) else value)
@@ -122,8 +126,28 @@ class MMTokLlavaNextConfig(PruningConfigMixin, LlavaNextConfig):
         super().__init__(**kwargs)
 
 
+class MMTokLlavaOnevisionConfig(PruningConfigMixin, LlavaOnevisionConfig):
+    """`LlavaOnevisionConfig` with the options of `PruningOptions`.
+
+    The crops of an image are the whole image and the mosaic of its tiles, which differ in size: a share of their tokens
+    is a better budget than a number. The default is 0.2, as in the paper for other images of any size.
+
+    The model type is new, so that a program without `trust_remote_code=True` fails instead of running unpruned.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    model_type = "mmtok_llava_onevision"
+    default_options = {"vision_token_budget": 0.2}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
 name_for_tasks("mmtok_llava", "MMTokLlavaForConditionalGeneration")
 name_for_tasks("mmtok_llava_next", "MMTokLlavaNextForConditionalGeneration")
+name_for_tasks("mmtok_llava_onevision", "MMTokLlavaOnevisionForConditionalGeneration")
 
 KNOB_NAMES, RECOMMENDED_KNOBS, check_knob, knobs_within = (
     OPTION_NAMES,
@@ -137,6 +161,7 @@ __all__ = [
     "RECOMMENDED_OPTIONS",
     "MMTokLlavaConfig",
     "MMTokLlavaNextConfig",
+    "MMTokLlavaOnevisionConfig",
     "PruningOptions",
     "options_within",
 ]

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from configuration_mmtok import RECOMMENDED_KNOBS as RECOMMENDED_KNOBS
     from configuration_mmtok import MMTokLlavaConfig as MMTokLlavaConfig
     from configuration_mmtok import MMTokLlavaNextConfig as MMTokLlavaNextConfig
+    from configuration_mmtok import MMTokLlavaOnevisionConfig as MMTokLlavaOnevisionConfig
     from configuration_mmtok import PruningOptions as PruningOptions
     from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration as MMTokLlavaForConditionalGeneration
     from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration as MMTokLlavaNextForConditionalGeneration
+    from modeling_mmtok_llava_onevision import (
+        MMTokLlavaOnevisionForConditionalGeneration as MMTokLlavaOnevisionForConditionalGeneration,
+    )
 
     from .hub.coverage import GreedySelection as GreedySelection
     from .hub.coverage import coverage_value as coverage_value
@@ -32,6 +36,8 @@ _MODULES: dict[str, str] = {
     "MMTokLlavaForConditionalGeneration": "modeling_mmtok_llava",
     "MMTokLlavaNextConfig": "configuration_mmtok",
     "MMTokLlavaNextForConditionalGeneration": "modeling_mmtok_llava",
+    "MMTokLlavaOnevisionConfig": "configuration_mmtok",
+    "MMTokLlavaOnevisionForConditionalGeneration": "modeling_mmtok_llava_onevision",
     "PruningOptions": "configuration_mmtok",
     "RECOMMENDED_KNOBS": "configuration_mmtok",
     "coverage_matrix": "mmtok.hub.objective",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> Enc
         ValueError: pixels that are no images, NaN or infinite.
     """
     pixels = inputs["pixel_values"]
-    _require_pixels(pixels, ("images, channels, height, width",))
+    require_pixels(pixels, ("images, channels, height, width",))
     bands = padding_of(model.config, pixels).split(1) if padding else None
     outputs, raw, _ = encode(model, model.model.multi_modal_projector, inputs)
     projected = projected_features(outputs)
@@ -49,11 +49,11 @@ def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
         ValueError: pixels that are no images, NaN or infinite; sizes that do not belong to them.
     """
     pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
-    _require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
+    require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
     # Read here, so that nothing waits for the vision tower later.
-    sizes = _image_sizes(sizes)
+    sizes = checked_sizes(sizes)
     crops = [crop_count(model.config, size) for size in sizes]
-    _require_crops(pixels, crops)
+    require_crops(pixels, crops)
     bands = _bands_of_images(padding_of(model.config, pixels), crops) if padding else None
     inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
     outputs, raw, every = encode(model, model.model.multi_modal_projector, inputs)
@@ -69,7 +69,7 @@ def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
 
 def llava_layout(config: Any, tokens: int) -> ImageTokens:
     """Where the tokens of a LLaVA-1.5 image come from; known without its features."""
-    return ImageTokens.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=_grid_columns(config, tokens))
+    return ImageTokens.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=grid_columns(config, tokens))
 
 
 def llava_next_layouts(model: Any, sizes: Sequence[Sequence[int]], tokens: int, strategy: str) -> list[ImageTokens]:
@@ -92,17 +92,28 @@ def llava_next_layouts(model: Any, sizes: Sequence[Sequence[int]], tokens: int, 
 
 def _next_layouts(config: Any, sources: Sequence[torch.Tensor], crops: Sequence[int], tokens: int) -> list[ImageTokens]:
     """Layouts of images whose tokens have these numbers among the tokens of their crops."""
-    columns = _grid_columns(config, tokens)
+    columns = grid_columns(config, tokens)
     return [
         ImageTokens.of(source.flatten(), crops=count, tokens_per_crop=tokens, columns=columns)
         for source, count in zip(sources, crops, strict=True)
     ]
 
 
-def encode(model: Any, projector: torch.nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+def encode(
+    model: Any,
+    projector: torch.nn.Module,
+    inputs: Mapping[str, Any],
+    get_features: Callable[..., Any] | None = None,
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
     """What `get_image_features` returns, and the projector's input (crops, tokens, d_raw) and output (.., hidden).
 
     Not every release returns the features before the projector; the projector's own input is the same in all.
+
+    Args:
+        model: the model that the images are for.
+        projector: its projector.
+        inputs: arguments of `get_features`.
+        get_features: another method in place of `model.get_image_features`.
     """
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     caller = threading.get_ident()
@@ -115,7 +126,7 @@ def encode(model: Any, projector: torch.nn.Module, inputs: Mapping[str, Any]) ->
     handle = projector.register_forward_hook(record)
     try:
         with _own_weights_loaded(model.model):
-            outputs = model.get_image_features(**inputs)
+            outputs = (get_features or model.get_image_features)(**inputs)
     finally:
         handle.remove()
     return outputs, *seen[0]
@@ -138,7 +149,7 @@ def _own_weights_loaded(module: Any) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def _grid_columns(config: Any, tokens: int) -> int:
+def grid_columns(config: Any, tokens: int) -> int:
     """Patches in a row of a crop, 0 where `tokens` tokens are not the grid of the vision tower."""
     vision = config.vision_config
     image_size, patch_size = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
@@ -180,7 +191,7 @@ def crop_count(config: Any, size: Sequence[int]) -> int:
     return image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
 
 
-def _image_sizes(sizes: Any) -> list[list[int]]:
+def checked_sizes(sizes: Any) -> list[list[int]]:
     """(height, width) of each image.
 
     Raises:
@@ -195,7 +206,7 @@ def _image_sizes(sizes: Any) -> list[list[int]]:
     return sizes
 
 
-def _require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
+def require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
     """Raises a ValueError unless there are as many images or crops as the sizes make."""
     there, needed = (len(pixels), len(crops)) if pixels.dim() == 5 else (len(pixels), sum(crops))
     if there != needed:
@@ -206,7 +217,7 @@ def _require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
         )
 
 
-def _require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str]) -> None:
+def require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str]) -> None:
     """Raises a ValueError unless the pixels are a tensor of one of the layouts, without NaN or infinity."""
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(f"pixel_values is a {type(pixel_values).__name__}: give a tensor.")

@@ -83,6 +83,7 @@ class MMTokPruningMixin:
         options = self._options(arguments, arguments.get("generation_config"), self.generation_config)
         encoded = arguments.pop(_ENCODED, None)
         call = GenerationCall.read(arguments, self.generation_config)
+        self._refuse_videos(arguments, options)
         has_images = encoded is not None or self._has_images(arguments)
         if has_images and (options.prunes or encoded is not None):
             call.require_prunable(self)
@@ -95,11 +96,12 @@ class MMTokPruningMixin:
         cached = CachedPrompt.of(given_cache(arguments))
         if cached is not None and call.repeats_prompt() and not has_images:
             return call.run_continued(stock_generate, cached)
-        if has_images and PruningOptions.from_config(self.config).prunes:
+        has_videos = arguments.get("pixel_values_videos") is not None
+        if (has_images or has_videos) and PruningOptions.from_config(self.config).prunes:
             # Stock generation encodes the images in our forward, which has to know that this call prunes nothing. As
             # None, the mark also passes the checks of an assistant model that does not know it.
             arguments[_STEP] = None
-        elif not has_images:
+        elif not has_images and not has_videos:
             self._require_no_image_tokens(arguments)
         return stock_generate(**arguments)
 
@@ -125,6 +127,7 @@ class MMTokPruningMixin:
             ValueError: as `generate`.
         """
         options = self._options(kwargs, generation_config, self.generation_config)
+        self._refuse_videos(kwargs, options)
         encoded = kwargs.pop(_ENCODED, None)
         require_known(kwargs, {*inspect.signature(self.forward).parameters, "token_type_ids", "mm_token_type_ids"})
         with torch.no_grad():
@@ -163,6 +166,7 @@ class MMTokPruningMixin:
         encoded = arguments.pop(_ENCODED, None)
         cache = given_cache(arguments)
         options = self._options(arguments)
+        self._refuse_videos(arguments, options)
         if encoded is None and not self._has_images(arguments):
             self._refuse_encoder_outputs(arguments, options)
             record = CachedPrompt.of(cache)
@@ -201,6 +205,15 @@ class MMTokPruningMixin:
     def _has_images(self, arguments: Mapping[str, Any]) -> bool:
         pixels = arguments.get(self.image_arguments[0])
         return pixels is not None and len(pixels) > 0
+
+    @staticmethod
+    def _refuse_videos(arguments: Mapping[str, Any], options: PruningOptions) -> None:
+        """Raises a ValueError for videos that should be pruned."""
+        if options.prunes and arguments.get("pixel_values_videos") is not None:
+            raise ValueError(
+                "pixel_values_videos holds a video, and only images can be pruned: give the frames as images, or turn "
+                "pruning off with vision_token_budget=None."
+            )
 
     def _refuse_encoder_outputs(self, arguments: Mapping[str, Any], options: PruningOptions) -> None:
         """Raises a ValueError for images that stock has encoded and that should be pruned."""
@@ -305,7 +318,7 @@ class MMTokPruningMixin:
     def _text_rules(self, options: PruningOptions) -> TextRules:
         special: list[int] = []
         for config in (self.config, self.config.get_text_config()):
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "video_token_id"):
                 value = getattr(config, name, None)
                 special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
         return TextRules(self.config.image_token_id, special, **options.tables)

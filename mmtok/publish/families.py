@@ -14,10 +14,12 @@ class Family:
     Attributes:
         model_class: name of the class that prunes.
         modeling_file: the file of this project's root that holds it; published with every repository of the family.
+        own_modules: files of `mmtok/hub` that no repository of another family gets.
     """
 
     model_class: str
     modeling_file: str
+    own_modules: tuple[str, ...] = ()
 
     @property
     def config_class(self) -> str:
@@ -36,6 +38,11 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "llava": Family("MMTokLlavaForConditionalGeneration", "modeling_mmtok_llava.py"),
     "llava_next": Family("MMTokLlavaNextForConditionalGeneration", "modeling_mmtok_llava.py"),
+    "llava_onevision": Family(
+        "MMTokLlavaOnevisionForConditionalGeneration",
+        "modeling_mmtok_llava_onevision.py",
+        ("onevision_images.py",),
+    ),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from .families import family_of
+from .families import FAMILIES, family_of
 
 # What Hugging Face Inference Endpoints import from a repository; nothing in the model needs it.
 HANDLER_FILE = "handler.py"
@@ -15,7 +15,7 @@ CONFIGURATION_FILE = "configuration_mmtok.py"
 def published_sources(model_type: str) -> dict[str, Path]:
     """Where the installed release keeps each file that a repository of one model type gets.
 
-    These are the two root files of the family and every module of `mmtok.hub`.
+    These are the two root files of the family and the modules of `mmtok.hub`, without those of other families.
 
     Args:
         model_type: of the stock checkpoint, such as "llava", or of the class that prunes it, such as "mmtok_llava".
@@ -27,10 +27,13 @@ def published_sources(model_type: str) -> dict[str, Path]:
         ValueError: no family has this model type.
         FileNotFoundError: a module is not installed as a source file.
     """
-    roots = (CONFIGURATION_FILE, family_of(model_type).modeling_file)
+    family = family_of(model_type)
+    roots = (CONFIGURATION_FILE, family.modeling_file)
     sources = {name: _source(name.removesuffix(".py")) for name in roots}
     folder = _source("mmtok.hub").parent
-    return sources | {path.name: path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"}
+    others = {name for each in FAMILIES.values() for name in each.own_modules} - set(family.own_modules)
+    left_out = {"__init__.py", *others}
+    return sources | {path.name: path for path in sorted(folder.glob("*.py")) if path.name not in left_out}
 
 
 def _source(module: str) -> Path:

@@ -71,7 +71,9 @@ def test_defaults_are_the_papers() -> None:
 
 def test_the_model_types_are_our_own() -> None:
     # A stock type would run unpruned, in silence, wherever trust_remote_code is forgotten.
-    assert {family.config_class.model_type for family in FAMILIES.values()} == {"mmtok_llava", "mmtok_llava_next"}
+    assert {name: family.config_class.model_type for name, family in FAMILIES.items()} == {
+        name: f"mmtok_{name}" for name in FAMILIES
+    }
 
 
 def test_an_integral_share_is_a_share(family: Family, tmp_path: Path) -> None:

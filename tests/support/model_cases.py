@@ -1,4 +1,4 @@
-"""Both model families as one table: small random models, and prompts with any mix of pictures, words and padding."""
+"""The model families as one table: small random models, and prompts with any mix of pictures, words and padding."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from transformers import (
     LlamaConfig,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
 )
 
-from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
+from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+from modeling_mmtok_llava_onevision import MMTokLlavaOnevisionForConditionalGeneration
 
 # What the release calls the key-value cache, as an argument and in outputs.
 CACHE = "cache" if "cache" in inspect.signature(LlavaForConditionalGeneration.forward).parameters else "past_key_values"
-PAD, BOS, EOS, IMAGE, VOCABULARY = 0, 1, 2, 99, 120
+PAD, BOS, EOS, IMAGE, VIDEO, VOCABULARY = 0, 1, 2, 99, 100, 120
 IMAGE_SIZE, PATCH_SIZE = 24, 6
 TOKENS_PER_CROP = (IMAGE_SIZE // PATCH_SIZE) ** 2
 PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
@@ -39,7 +43,8 @@ class Family:
     config_class: type
 
     def config(self, **knobs: Any) -> Any:
-        text = LlamaConfig(
+        onevision = self.name == "llava_onevision"
+        text = (Qwen2Config if onevision else LlamaConfig)(
             vocab_size=VOCABULARY,
             hidden_size=32,
             intermediate_size=48,
@@ -51,7 +56,7 @@ class Family:
             bos_token_id=BOS,
             eos_token_id=EOS,
         )
-        vision = CLIPVisionConfig(
+        vision = (SiglipVisionConfig if onevision else CLIPVisionConfig)(
             hidden_size=24,
             intermediate_size=32,
             num_hidden_layers=3,
@@ -59,16 +64,25 @@ class Family:
             image_size=IMAGE_SIZE,
             patch_size=PATCH_SIZE,
         )
-        extra = {"image_grid_pinpoints": PINPOINTS} if self.name == "llava_next" else {}
+        extra: dict[str, Any] = {} if onevision else {"image_seq_length": TOKENS_PER_CROP}
+        if self.has_tiles:
+            extra["image_grid_pinpoints"] = PINPOINTS
+        if onevision:
+            # A mosaic of more than two crops is shrunk.
+            extra |= {"video_token_index": VIDEO, "vision_aspect_ratio": "anyres_max_2"}
         return self.config_class(
             text_config=text.to_dict(),
             vision_config=vision.to_dict(),
             image_token_index=IMAGE,
-            image_seq_length=TOKENS_PER_CROP,
             pad_token_id=PAD,
             **extra,
             **knobs,
         )
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether an image is seen as a whole and in tiles, and so has a size of its own."""
+        return self.name != "llava"
 
     def models(self, *, seed: int = 0, **knobs: Any) -> tuple[Any, Any]:
         """The pruned model and the stock model with equal random weights, in float32 on the CPU, in eval mode."""
@@ -86,10 +100,14 @@ class Family:
 
     def image_length(self, size: tuple[int, int], model: Any) -> int:
         """Vision tokens of a picture of (height, width) in the prompt."""
-        if self.name == "llava":
+        if not self.has_tiles:
             return TOKENS_PER_CROP
         numbers = torch.zeros(crops_of(size), TOKENS_PER_CROP, 1)
-        packed, _ = model.pack_image_features([numbers], [list(size)], "default", torch.zeros(1))
+        if self.name == "llava_onevision":
+            ratio = model.config.vision_aspect_ratio
+            packed, _ = model.model.pack_image_features([numbers], [list(size)], torch.zeros(1), ratio)
+        else:
+            packed, _ = model.pack_image_features([numbers], [list(size)], "default", torch.zeros(1))
         return len(packed[0])
 
     def inputs(self, rows: Sequence[Row], model: Any, *, seed: int = 0, left: bool = True) -> dict[str, torch.Tensor]:
@@ -114,10 +132,10 @@ class Family:
         ]
         inputs = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(real)}
         if sizes:
-            crops = 1 if self.name == "llava" else max(map(crops_of, sizes))
+            crops = max(map(crops_of, sizes)) if self.has_tiles else 1
             pixels = torch.randn(len(sizes), crops, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
-            inputs["pixel_values"] = pixels[:, 0] if self.name == "llava" else pixels
-            if self.name == "llava_next":
+            inputs["pixel_values"] = pixels if self.has_tiles else pixels[:, 0]
+            if self.has_tiles:
                 inputs["image_sizes"] = torch.tensor(sizes)
         return inputs
 
@@ -147,6 +165,12 @@ FAMILIES = {
             MMTokLlavaNextForConditionalGeneration,
             LlavaNextForConditionalGeneration,
             MMTokLlavaNextConfig,
+        ),
+        Family(
+            "llava_onevision",
+            MMTokLlavaOnevisionForConditionalGeneration,
+            LlavaOnevisionForConditionalGeneration,
+            MMTokLlavaOnevisionConfig,
         ),
     )
 }

@@ -1,0 +1,123 @@
+"""The images of LLaVA-OneVision: the whole image, and one mosaic of its tiles that stock may shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
+
+from .encoded_images import EncodedImages
+from .host import projected_features
+from .image_tokens import ImageTokens
+from .llava_images import checked_sizes, encode, grid_columns, padding_of, require_crops, require_pixels
+
+
+def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+    """The images of LLaVA-OneVision: crop 0 is the whole image and crop 1 the mosaic of its tiles.
+
+    Stock puts the tiles together, unpads the mosaic, shrinks it bilinearly where it is large, and ends each row with a
+    separator. Its own packing does the same with the features before the projector, so that both sides agree. Without
+    tiles (several images in a sample) there is crop 0 alone, with a separator at its end.
+
+    Args:
+        model: a `LlavaOnevisionForConditionalGeneration`.
+        inputs: `pixel_values` (crops, channels, height, width) or (images, crops, channels, height, width),
+            `image_sizes` (images, 2), `batch_num_images` (samples,), and further arguments of `get_image_features`.
+        padding: whether to find the tokens of padding; stock takes it off the mosaic itself.
+
+    Raises:
+        ValueError: pixels that are no images, NaN or infinite; sizes or numbers that do not belong to them.
+    """
+    pixels = inputs["pixel_values"]
+    require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
+    # Read here, so that nothing waits for the vision tower later.
+    sizes = checked_sizes(inputs.get("image_sizes"))
+    crops = _crop_counts(model.config, sizes, inputs.get("batch_num_images"))
+    require_crops(pixels, crops)
+    bands = _whole_image_bands(padding_of(model, pixels), crops) if padding else None
+    inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
+    # The outer get_image_features of transformers 4.57 does not know batch_num_images.
+    outputs, raw = encode(model, model.model.multi_modal_projector, inputs, model.model.get_image_features)
+
+    def packed(features: torch.Tensor, separator: torch.Tensor) -> list[torch.Tensor]:
+        return model.model.pack_image_features(
+            features.split(crops), sizes, image_newline=separator, vision_aspect_ratio=model.config.vision_aspect_ratio
+        )[0]
+
+    tokens = raw.shape[1]
+    separators = packed(torch.zeros(sum(crops), tokens, 1), torch.ones(1))
+    layouts = [_layout(each[:, 0] > 0.5, tokens, grid_columns(model, tokens)) for each in separators]
+    candidates = None if bands is None else [_candidates(*each) for each in zip(layouts, bands, strict=True)]
+    raws = packed(raw, raw.new_zeros(raw.shape[-1]))
+    return EncodedImages(projected_features(outputs), raws, layouts, candidates, outputs)
+
+
+def _layout(separator: torch.Tensor, tokens: int, columns: int) -> ImageTokens:
+    """Where the T tokens of an image come from; `source` counts the packed tokens, separators included.
+
+    Args:
+        separator: (T,) bool, the row separators.
+        tokens: of the whole image, which come first.
+        columns: of its grid, 0 where the tokens form none.
+    """
+    whole = ImageTokens.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=columns)
+    place = torch.arange(len(separator))
+    mosaic = place - tokens
+    # Every row of the mosaic has its separator at the end, so the first one says how long the rows are.
+    width = int(separator[tokens:].nonzero()[0]) + 1
+    none = separator[tokens:]
+
+    def joined(first: torch.Tensor, behind: torch.Tensor) -> torch.Tensor:
+        return torch.cat((first, behind[tokens:].masked_fill(none, -1)))
+
+    return ImageTokens(
+        joined(whole.source, place),
+        joined(whole.crop, torch.ones_like(place)),
+        joined(whole.row, mosaic // width),
+        joined(whole.column, mosaic % width),
+        len(separator),
+    )
+
+
+def _candidates(layout: ImageTokens, bands: torch.Tensor) -> torch.Tensor:
+    """(T,) bool: False for tokens of the whole image whose patch lies in `bands`, (rows, columns)."""
+    whole = (layout.crop == 0) & (layout.row >= 0)
+    padded = torch.zeros_like(whole)
+    padded[whole] = bands[layout.row[whole], layout.column[whole]]
+    return ~padded
+
+
+def _whole_image_bands(padding: torch.Tensor, crops: Sequence[int]) -> list[torch.Tensor]:
+    """For each image (rows, columns), of its first crop."""
+    if padding.dim() == 4:
+        return [bands[0] for bands in padding]
+    return [bands[0] for bands in padding.split(list(crops))]
+
+
+def _crop_counts(config: Any, sizes: Sequence[Sequence[int]], numbers: Any) -> list[int]:
+    """Crops of each image: only the one image of a sample has tiles.
+
+    Args:
+        config: of the model.
+        sizes: (height, width) of each image.
+        numbers: images of each sample; None where every image has tiles.
+
+    Raises:
+        ValueError: the numbers do not add up to the images.
+    """
+    alone = [True] * len(sizes)
+    if numbers is not None:
+        numbers = [int(number) for number in numbers]
+        if sum(numbers) != len(sizes):
+            raise ValueError(
+                f"batch_num_images is {numbers}, which makes {sum(numbers)} images, but image_sizes has {len(sizes)} "
+                "rows: give the number of images of each sample."
+            )
+        alone = [number == 1 for number in numbers for _ in range(number)]
+    side = config.vision_config.image_size
+    return [
+        image_size_to_num_patches(list(size), config.image_grid_pinpoints, side) if tiled else 1
+        for size, tiled in zip(sizes, alone, strict=True)
+    ]
