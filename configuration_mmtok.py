@@ -139,7 +139,7 @@ class MMTokLlavaOnevisionConfig(PruningConfigMixin, LlavaOnevisionConfig):
     """
 
     model_type = "mmtok_llava_onevision"
-    default_options = {"vision_token_budget": 0.2}
+    default_options: ClassVar[dict[str, Any]] = {"vision_token_budget": 0.2}
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

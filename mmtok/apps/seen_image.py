@@ -63,11 +63,17 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
         N images.
 
     Raises:
-        ValueError: inputs without images, or five-dimensional `pixel_values` without `image_sizes`.
+        ValueError: inputs without images, or five-dimensional `pixel_values` without `image_sizes`,
+            or a model of LLaVA-OneVision.
     """
     pixels = inputs.get("pixel_values")
     if pixels is None or len(pixels) == 0:
         raise ValueError("The inputs hold no pixel_values: there is no image to show.")
+    if getattr(config, "model_type", "") == "mmtok_llava_onevision":
+        raise ValueError(
+            "The mosaic of LLaVA-OneVision cannot be drawn: use select_vision_tokens, which gives row and column of "
+            "each token."
+        )
     patch_size = int(config.vision_config.patch_size)
     if pixels.dim() == 4:
         crops = _rgb(pixels, image_processor)

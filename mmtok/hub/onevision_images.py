@@ -65,8 +65,9 @@ def _layout(separator: torch.Tensor, tokens: int, columns: int) -> ImageTokens:
     whole = ImageTokens.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=columns)
     place = torch.arange(len(separator))
     mosaic = place - tokens
-    # Every row of the mosaic has its separator at the end, so the first one says how long the rows are.
-    width = int(separator[tokens:].nonzero()[0]) + 1
+    # Every row of the mosaic has its separator at the end, so the first one says how long the rows are. Of a very long
+    # and narrow image stock leaves no row.
+    width = int(separator[tokens:].long().argmax()) + 1 if bool(separator.any()) else 1
     none = separator[tokens:]
 
     def joined(first: torch.Tensor, behind: torch.Tensor) -> torch.Tensor:

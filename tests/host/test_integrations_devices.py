@@ -42,7 +42,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_offload_to_disk(family: Family, model: Any, saved: Path, tmp_path: Path, place: str) -> None:
     places = dict(PLACES[place])
-    if family.name == "llava_next" and "model" not in places:
+    if family.has_tiles and "model" not in places:
         places["model.image_newline"] = "cpu"
     offloaded = family.model_class.from_pretrained(saved, device_map=places, offload_folder=str(tmp_path / "offload"))
     assert "disk" in set(offloaded.hf_device_map.values())

@@ -27,7 +27,7 @@ def pruned_inputs(model: Any, inputs: dict[str, torch.Tensor], **knobs: Any) -> 
     kept = model.select_vision_tokens(**inputs, **knobs).kept_mask[0]
     ids = inputs["input_ids"][0]
     encoded = model.get_image_features(**{k: inputs[k] for k in ("pixel_values", "image_sizes") if k in inputs})
-    features = torch.cat(list(encoded.pooler_output))
+    features = torch.cat(list(getattr(encoded, "pooler_output", encoded)))  # 4.57 returns the features alone
     embeds = model.get_input_embeddings()(ids)
     embeds[ids == IMAGE] = features
     return {"inputs_embeds": embeds[kept][None], "kept": kept}

@@ -56,7 +56,9 @@ class Family:
             bos_token_id=BOS,
             eos_token_id=EOS,
         )
-        vision = (SiglipVisionConfig if onevision else CLIPVisionConfig)(
+        kind, head = (SiglipVisionConfig, {"vision_use_head": False}) if onevision else (CLIPVisionConfig, {})
+        vision = kind(
+            **head,
             hidden_size=24,
             intermediate_size=32,
             num_hidden_layers=3,
