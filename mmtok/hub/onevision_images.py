@@ -36,10 +36,10 @@ def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bo
     sizes = checked_sizes(inputs.get("image_sizes"))
     crops = _crop_counts(model.config, sizes, inputs.get("batch_num_images"))
     require_crops(pixels, crops)
-    bands = _whole_image_bands(padding_of(model, pixels), crops) if padding else None
+    bands = _whole_image_bands(padding_of(model.config, pixels), crops) if padding else None
     inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
     # The outer get_image_features of transformers 4.57 does not know batch_num_images.
-    outputs, raw = encode(model, model.model.multi_modal_projector, inputs, model.model.get_image_features)
+    outputs, raw, _ = encode(model, model.model.multi_modal_projector, inputs, model.model.get_image_features)
 
     def packed(features: torch.Tensor, separator: torch.Tensor) -> list[torch.Tensor]:
         return model.model.pack_image_features(
@@ -48,10 +48,10 @@ def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bo
 
     tokens = raw.shape[1]
     separators = packed(torch.zeros(sum(crops), tokens, 1), torch.ones(1))
-    layouts = [_layout(each[:, 0] > 0.5, tokens, grid_columns(model, tokens)) for each in separators]
+    layouts = [_layout(each[:, 0] > 0.5, tokens, grid_columns(model.config, tokens)) for each in separators]
     candidates = None if bands is None else [_candidates(*each) for each in zip(layouts, bands, strict=True)]
     raws = packed(raw, raw.new_zeros(raw.shape[-1]))
-    return EncodedImages(projected_features(outputs), raws, layouts, candidates, outputs)
+    return EncodedImages(projected_features(outputs), raws, layouts, candidates, outputs=outputs)
 
 
 def _layout(separator: torch.Tensor, tokens: int, columns: int) -> ImageTokens:
