@@ -56,6 +56,8 @@ class MMTokLlavaOnevisionForConditionalGeneration(
     config_class = MMTokLlavaOnevisionConfig
     config: MMTokLlavaOnevisionConfig
     image_arguments = (*MMTokPruningMixin.image_arguments, "batch_num_images")
+    # The mosaic of tiles is put together and shrunk before anything can be selected.
+    refused_options = ("select_before_unpadding",)
     encode = staticmethod(encode_llava_onevision)
     forward = pruning_forward(LlavaOnevisionForConditionalGeneration, LlavaOnevisionCausalLMOutputWithPast)
 

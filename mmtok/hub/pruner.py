@@ -45,6 +45,8 @@ class MMTokPruningMixin:
         "vision_feature_layer",
         "vision_feature_select_strategy",
     )
+    # Options that mean nothing for the family: only False and None are taken.
+    refused_options: tuple[str, ...] = ()
     # (model, image arguments, padding=whether to find the tokens of padding) -> EncodedImages.
     encode: Callable[..., EncodedImages]
     config: Any
@@ -200,7 +202,14 @@ class MMTokPruningMixin:
         return output if wants_dict else output.to_tuple()
 
     def _options(self, arguments: dict[str, Any], *generation_configs: Any) -> PruningOptions:
-        return call_options(arguments, self.config, *generation_configs)
+        options = call_options(arguments, self.config, *generation_configs)
+        for name in self.refused_options:
+            if getattr(options, name):
+                raise ValueError(
+                    f"{name} is {getattr(options, name)!r}, which means nothing for {type(self).__name__}: leave it "
+                    "out."
+                )
+        return options
 
     def _has_images(self, arguments: Mapping[str, Any]) -> bool:
         pixels = arguments.get(self.image_arguments[0])

@@ -99,3 +99,11 @@ def test_a_share_is_the_default(models: tuple[Any, Any]) -> None:
     [image] = model.select_vision_tokens(**inputs).images
     # A fifth of 16 and of 32 tokens.
     assert image.crop.bincount().tolist() == [3, 6]
+
+
+def test_an_option_that_means_nothing_is_refused(models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = FAMILY.inputs([[3, (24, 48), 5]], model)
+    for call in (model, model.generate, model.select_vision_tokens):
+        with pytest.raises(ValueError, match="select_before_unpadding is True, which means nothing for MMTokLlavaOne"):
+            call(**inputs, select_before_unpadding=True)
