@@ -14,8 +14,8 @@ METHOD = {
     "packing", "paper_selection", "prompt", "pruned_prompt", "question", "selection", "selection_record", "word_pieces",
 }  # fmt: skip
 HOST = {
-    "arguments", "cached_prompt", "generation", "generation_call", "handler", "host", "llava_images", "onevision_images",
-    "pruner",
+    "arguments", "cached_prompt", "generation", "generation_call", "handler", "host", "llava_images",
+    "onevision_images", "pruner",
 }  # fmt: skip
 DOORS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
 # A door may use what stands to its right.
