@@ -33,6 +33,11 @@ FOLDERS = ("llava, llava-hf layout", "llava, new layout", "llava-next, llava-hf 
 HEAD = """\
 # Under which releases it works
 
+Tested with transformers {oldest} to {newest}. On another release run `mmtok doctor`, which compares pruning with stock
+there; where it says wrong, or where importing the model classes is an `ImportError`, install transformers {newest} or a
+newer release of MMTok. `tests/host/test_stock_parity.py` is the short file that holds every way of generating equal to
+stock, and runs on the oldest release in every test run.
+
 Written by `make compat` from `compat/results.json`. Each row is an environment of its own, without the mmtok package,
 on CPU; those with one release of torch share its installation. It loads small staged models of both families in both
 key layouts with `trust_remote_code=True` and checks: no missing, unexpected or mismatched key; the kept indices and the
@@ -191,7 +196,10 @@ def newest_of(results: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def page(results: dict[str, Any]) -> str:
-    lines = [HEAD, "| transformers | torch | Python | " + " | ".join(FOLDERS) + " |"]
+    lines = [
+        HEAD.format(**passing_releases(results)),
+        "| transformers | torch | Python | " + " | ".join(FOLDERS) + " |",
+    ]
     lines.append("|---|---|---|" + "---|" * len(FOLDERS))
     for name, result in sorted(results.items(), key=lambda item: order(item[0])):
         transformers, torch = name.removeprefix("transformers-").split("-torch-")
