@@ -15,7 +15,20 @@ from compat.run import FOLDERS, PAGE, RESULTS, TESTED, installed, page, passing_
 from compat.versions import NAMED, Pair, covered
 from mmtok.publish import stage
 
-RELEASES = ["5.23.0", "5.22.1", "5.17.0", "5.10.4", "5.10.2", "5.10.1", "5.9.0", "5.5.4", "5.5.0", "5.1.0", "5.0.0"]
+RELEASES = [
+    "5.23.0",
+    "5.24.0",
+    "5.22.1",
+    "5.17.0",
+    "5.10.4",
+    "5.10.2",
+    "5.10.1",
+    "5.9.0",
+    "5.5.4",
+    "5.5.0",
+    "5.1.0",
+    "5.0.0",
+]
 OLDER = ["4.57.6", "4.57.3", "4.57.1", "4.56.2", "4.9.0", "5.24.0rc1"]
 
 
@@ -25,10 +38,10 @@ TORCHES = ["2.15.0", "2.14.1", "2.14.0", "2.13.0+cpu", "2.13.0", "2.7.1", "2.7.0
 def test_covered_releases() -> None:
     pairs = covered([*RELEASES, *OLDER], TORCHES)
     assert [pair.transformers for pair in pairs if pair.torch == "2.13.0"] == [
-        *("4.57.1", "4.57.6", "5.0.0", "5.1.0", "5.5.0", "5.5.4", "5.10.1", "5.10.4", "5.17.0", "5.23.0")
+        *("4.57.1", "4.57.6", "5.0.0", "5.1.0", "5.5.0", "5.5.4", "5.10.1", "5.10.4", "5.17.0", "5.23.0", "5.24.0")
     ]
     assert [pair for pair in pairs if pair.torch != "2.13.0"] == [
-        *(Pair("5.23.0", torch) for torch in ("2.6.0", "2.7.1", "2.14.1", "2.15.0")),
+        *(Pair("5.24.0", torch) for torch in ("2.6.0", "2.7.1", "2.14.1", "2.15.0")),
         Pair("4.57.6", "2.6.0"),
     ]
     assert set(NAMED) <= {pair.transformers for pair in pairs}
