@@ -48,7 +48,9 @@ def test_the_tower_gets_no_more_crops_than_vllm_measured(name: str, folders: dic
         return embed(**kwargs)
 
     engine.model.embed_multimodal = noted
-    cases = [Case("dog", [noise(SQUARE, seed)], {"vision_token_budget": 1}) for seed in range(40)]
+    cases = [
+        Case("dog", [noise(SQUARE, seed), noise(SQUARE, seed + 100)], {"vision_token_budget": 1}) for seed in range(30)
+    ]
     assert engine.differences(cases, together=40) == []
     assert max(came) > bound >= max(engine.tower_crops)
 
@@ -113,7 +115,7 @@ def test_options_of_the_engine_count_where_a_request_has_none(folders: dict[str,
 
 
 @pytest.mark.parametrize("name", ["llava", "next"])
-def test_bfloat16_keeps_the_same_tokens(name: str, folders: dict[str, Path]) -> None:
+def test_bfloat16_keeps_as_many_tokens_and_nearly_the_same(name: str, folders: dict[str, Path]) -> None:
     engine = Engine(folders[name], dtype="bfloat16")
     cases = [case for case in random_cases(5, 60) if case.images]
     got, wanted = engine.run(cases), [engine.expected(case) for case in cases]

@@ -17,14 +17,12 @@ def test_the_installed_vllm_has_all_interfaces() -> None:
 
 def test_a_missing_method_is_named(monkeypatch: Any) -> None:
     import vllm
-    from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+    from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
 
     from mmtok.vllm import models
 
-    monkeypatch.delattr(LlavaForConditionalGeneration, "embed_multimodal")
-    wanted = (
-        rf"vLLM {vllm.__version__}: there is no .*llava\.LlavaForConditionalGeneration\.embed_multimodal.*vLLM 0\.31"
-    )
+    monkeypatch.delattr(LlavaNextForConditionalGeneration, "_merge_image_patch_embeddings")
+    wanted = rf"vLLM {vllm.__version__}: there is no .*\._merge_image_patch_embeddings\. .*tested with vLLM 0\.31"
     with pytest.raises(RuntimeError, match=wanted):
         _ = models.MMTokLlavaForConditionalGeneration
 
