@@ -173,9 +173,10 @@ WORDS = tuple(_TEXT.split())
 
 
 def noise(size: tuple[int, int], seed: int) -> Image.Image:
-    """An image of (width, height) pixels: a few random colours, so that its tokens differ."""
-    values = torch.randint(0, 256, (5, 5, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return Image.fromarray(values.numpy()).resize(size, Image.Resampling.NEAREST)
+    """An image of (width, height) pixels, none of whose patches is like another: equal patches would be ties."""
+    width, height = size
+    generator = torch.Generator().manual_seed(seed)
+    return Image.fromarray(torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
 
 
 def random_images(seed: int, count: int) -> list[Image.Image]:
