@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import Family, crops_of
+from model_cases import FAMILIES, Family, crops_of
 
 from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, kept_count
 from mmtok.vllm.request import PruningRequest
 
 LAYOUTS = {"llava": LlavaLayout, "llava_next": LlavaNextLayout}
+
+
+@pytest.fixture(params=sorted(LAYOUTS))
+def family(request: pytest.FixtureRequest) -> Family:
+    """The families that vLLM serves."""
+    return FAMILIES[request.param]
 
 
 def sizes(count: int) -> list[tuple[int, int]]:
