@@ -72,13 +72,14 @@ def test_a_changed_return_of_the_feature_method_is_an_import_error(
 ) -> None:
     model, _ = family.models()
     inputs = family.inputs([[3, (24, 24), 4]], model)
-    stock = type(model).get_image_features
+    owner = type(model.model) if family.name == "llava_onevision" else type(model)
+    stock = owner.get_image_features
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
         stock(self, *args, **kwargs)
         return returned
 
-    monkeypatch.setattr(type(model), "get_image_features", changed)
+    monkeypatch.setattr(owner, "get_image_features", changed)
     for call in (model.generate, model, model.select_vision_tokens):
         with pytest.raises(UnsupportedRelease, match=rf"get_image_features returned a .* per image\. {SENTENCE}"):
             call(**inputs, vision_token_budget=2)

@@ -6,12 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import IMAGE, TOKENS_PER_CROP, Family, crops_of
+from model_cases import FAMILIES, IMAGE, TOKENS_PER_CROP, Family, crops_of
 
 from benchmarks.reference import select_crop
 from mmtok.hub.options import PAPER_OPTIONS
 
 BUDGET = 5
+
+
+@pytest.fixture(params=["llava", "llava_next"])
+def family(request: pytest.FixtureRequest) -> Family:
+    """The families that the paper's selection is for; the others refuse it."""
+    return FAMILIES[request.param]
+
+
 # (height, width): no padding in the tiles, padding above and below, padding at the sides, and a strip.
 SIZES = [(48, 48), (20, 40), (30, 20), (9, 70)]
 

@@ -18,7 +18,14 @@ ROWS = {
     "image first": [[(24, 24), 4], [(24, 48), 6]],
 }
 # The end of a text is a token that no vocabulary here has, so that every answer has five tokens.
-GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": 10_000, "pad_token_id": 0}
+# Random models write image tokens, for which there is no image: they may not.
+GREEDY: dict[str, Any] = {
+    "max_new_tokens": 5,
+    "do_sample": False,
+    "eos_token_id": 10_000,
+    "pad_token_id": 0,
+    "suppress_tokens": [IMAGE],
+}
 MODES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no cache": {"use_cache": False},

@@ -1,6 +1,6 @@
 """A vLLM engine in this process beside the transformers model of the same folder, and what each kept of every request.
 
-vLLM reads its settings from the environment: import this module before anything of vLLM.
+vLLM reads its settings from the environment, which an engine sets before it imports anything of vLLM.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that a test can look at the model
 }
-os.environ.update(SETTINGS)
-# Two threads that wait for each other on a core that other programs use take a hundred times as long as one.
-torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,10 @@ class Engine:
     """
 
     def __init__(self, folder: Path, *, dtype: str = "float32", **options: Any) -> None:
+        # Not when this module is imported: the ordinary test run imports it too, and must keep its own settings.
+        os.environ.update(SETTINGS)
+        # Two threads that wait for each other on a core that other programs use take a hundred times as long as one.
+        torch.set_num_threads(1)
         from vllm import LLM
 
         from mmtok.vllm import register
