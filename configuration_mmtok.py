@@ -149,12 +149,6 @@ name_for_tasks("mmtok_llava", "MMTokLlavaForConditionalGeneration")
 name_for_tasks("mmtok_llava_next", "MMTokLlavaNextForConditionalGeneration")
 name_for_tasks("mmtok_llava_onevision", "MMTokLlavaOnevisionForConditionalGeneration")
 
-KNOB_NAMES, RECOMMENDED_KNOBS, check_knob, knobs_within = (
-    OPTION_NAMES,
-    RECOMMENDED_OPTIONS,
-    check_option,
-    options_within,
-)
 
 __all__ = [
     "OPTION_NAMES",

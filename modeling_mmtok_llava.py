@@ -34,6 +34,7 @@ try:
     from .prompt import Prompt  # noqa: F401
     from .pruned_prompt import PrunedPrompt  # noqa: F401
     from .pruner import MMTokPruningMixin, pruning_forward
+    from .pruning_steps import PruningSteps  # noqa: F401
     from .question import text_to_cover  # noqa: F401
     from .selection import select  # noqa: F401
     from .selection_record import VisionTokenSelection  # noqa: F401

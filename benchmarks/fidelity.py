@@ -25,7 +25,7 @@ from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
 from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
 from mmtok.machine import machine
-from mmtok.publish.ignored_text import text_knobs
+from mmtok.publish.ignored_text import text_options
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
 RESULTS = Path(__file__).resolve().parent / "results" / "fidelity.json"
@@ -90,7 +90,7 @@ def random_model(family: str, tokenizer: PreTrainedTokenizerFast, chat_template:
         },
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         **fields,
-        **text_knobs(tokenizer, chat_template),
+        **text_options(tokenizer, chat_template),
     )
     torch.manual_seed(0)
     model = model_class(config).eval()

@@ -23,11 +23,11 @@ import torch
 from measure import machine, milliseconds, save, side_by_side, times_faster
 from shapes import SHAPES, Shape
 
-from mmtok.hub import pruner
+from mmtok.hub import pruning_steps
 from mmtok.hub.pruned_prompt import PrunedPrompt
 from mmtok.hub.selection import BatchSelection
 
-# Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT picture with five crops.
+# Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT image with five crops.
 BUDGET, BUDGET_NEXT = 64, 32
 WORDS = 32
 
@@ -65,7 +65,7 @@ def parts_of(model: Any) -> list[tuple[str, Any, str]]:
         ("vision tower", model.model.vision_tower, "forward"),
         ("projector", model.model.multi_modal_projector, "forward"),
         ("language model", model.model.language_model, "forward"),
-        ("selection", pruner, "select"),
+        ("selection", pruning_steps, "select"),
         ("packing", BatchSelection, "kept"),
         ("packing", PrunedPrompt, "of"),
     ]
@@ -189,7 +189,7 @@ def tower(model: Any, pixels: torch.Tensor) -> Any:
 
 
 def counted(shape: Shape) -> dict[str, Any]:
-    """What follows from the full shape alone, for one picture: operations up to the first token, cache in 16 bits."""
+    """What follows from the full shape alone, for one image: operations up to the first token, cache in 16 bits."""
     kept = shape.crops * (BUDGET_NEXT if shape.next else BUDGET)
     prompts = {"stock": shape.image_tokens + WORDS, "mmtok": kept + WORDS}
     return {

@@ -42,7 +42,7 @@ Timer = Callable[..., dict[str, list[float]]]
 def tokens(count: int, width: int, kind: str, generator: torch.Generator) -> torch.Tensor:
     """(count, width) vision tokens.
 
-    "picture": neighbouring patches are alike, as in pictures: smooth fields over grids of 24 x 24, with noise.
+    "image": neighbouring patches are alike, as in images: smooth fields over grids of 24 x 24, with noise.
     "noise": no token is like another, the hardest case for bounds on gains.
     """
     noise = torch.randn(count, width, generator=generator)
@@ -157,7 +157,7 @@ def compare(items: int, count: int, budget: int, kind: str, side_by_side: Timer)
 
 def grow(items: int, count: int, budget: int, side_by_side: Timer) -> dict[str, Any]:
     """Both ways of `mmtok.hub.greedy`, and what `greedy_coverage` makes of them with its checks."""
-    coverage = matrices(items, count, "picture")
+    coverage = matrices(items, count, "image")
     columns = coverage.transpose(-1, -2)
     available = torch.ones(items, count, dtype=torch.bool)
     functions = {
@@ -204,7 +204,7 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/selection.py", *sys.argv[1:]]),
         "machine": where,
         "clock": "processor" if options.processor_time else "passed",
-        "comparison": [compare(*case, kind, timer(1)) for case in CASES for kind in ("picture", "noise")],
+        "comparison": [compare(*case, kind, timer(1)) for case in CASES for kind in ("image", "noise")],
         "growth": {name: [grow(*case, timer(6)) for case in cases] for name, cases in GROWTH.items()},
         "similarity": [similarity(items, count, timer(3)) for items, count, _ in CASES],
     }

@@ -21,7 +21,7 @@ from selection import matrices
 from mmtok.hub.fused_greedy import fused_greedy
 from mmtok.hub.greedy import GreedyPath, plain_greedy
 
-# (units, tokens of a unit, budget of a unit): one picture, five crops, a batch of 16 pictures, five crops as one unit.
+# (units, tokens of a unit, budget of a unit): one image, five crops, a batch of 16 images, five crops as one unit.
 CASES = [(1, 576, 32), (1, 576, 64), (5, 576, 32), (16, 576, 64), (1, 2880, 160)]
 
 Maximiser = Callable[[], GreedyPath]
@@ -96,7 +96,7 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/selection_gpu.py", *sys.argv[1:]]),
         "machine": machine("mmtok", "triton"),
         "comparison": [
-            compare(*case, kind, options.device, options.rounds) for case in cases for kind in ("picture", "noise")
+            compare(*case, kind, options.device, options.rounds) for case in cases for kind in ("image", "noise")
         ],
     }
     for case in results["comparison"]:

@@ -19,8 +19,8 @@ from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaN
 
 VOCABULARY, IMAGE_TOKEN = 32064, 32000
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-# LLaVA-NeXT's largest picture: 672 x 672 pixels, five crops.
-PICTURE = [672, 672]
+# LLaVA-NeXT's largest image: 672 x 672 pixels, five crops.
+IMAGE = [672, 672]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Shape:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of a picture in the stock prompt: the base crop, the tiles, a separator for each of their rows."""
+        """Tokens of an image in the stock prompt: the base crop, the tiles, a separator for each of their rows."""
         side = self.image_size // self.patch_size
         return self.crop_tokens * self.crops + (2 * side if self.next else 0)
 
@@ -87,20 +87,20 @@ class Shape:
         return stock, ours
 
     def inputs(self, batch: int, words: int, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
-        """Random pictures, each with a question of so many tokens."""
+        """Random images, each with a question of so many tokens."""
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(3, IMAGE_TOKEN, (batch, words), generator=generator)
-        picture = torch.full((batch, self.image_tokens), IMAGE_TOKEN)
-        ids = torch.cat((ids[:, :5], picture, ids[:, 5:]), dim=1)
+        image = torch.full((batch, self.image_tokens), IMAGE_TOKEN)
+        ids = torch.cat((ids[:, :5], image, ids[:, 5:]), dim=1)
         pixels = torch.randn(batch, self.crops, 3, self.image_size, self.image_size, generator=generator).to(dtype)
         inputs = {"input_ids": ids, "pixel_values": pixels if self.next else pixels[:, 0]}
         if self.next:
-            inputs["image_sizes"] = torch.tensor([PICTURE] * batch)
+            inputs["image_sizes"] = torch.tensor([IMAGE] * batch)
         inputs = {name: value.to(device) for name, value in inputs.items()}
         return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
     def flops(self, prompt: int) -> dict[str, float]:
-        """Multiplications and additions of one picture with a prompt of so many tokens, up to the first new token."""
+        """Multiplications and additions of one image with a prompt of so many tokens, up to the first new token."""
         tokens = self.crop_tokens + 1
         width = self.vision_hidden
         layer = 2 * tokens * (4 * width**2 + 2 * width * self.vision_mlp) + 4 * tokens**2 * width

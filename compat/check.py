@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-QUESTION = "Is there a snowboard in the picture? Answer with one word."
+QUESTION = "Is there a snowboard in the image? Answer with one word."
 BLOCKED = ("mmtok", "modeling_mmtok_llava", "configuration_mmtok", "hub_upload")
 OURS = ("transformers_modules", "modeling_mmtok_llava", "configuration_mmtok")
 
@@ -58,7 +58,7 @@ def use(folder: str) -> dict[str, Any]:
     model, loaded = load(folder)
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
-    inputs = processor(images=picture(), text=text, return_tensors="pt")
+    inputs = processor(images=image(), text=text, return_tensors="pt")
     settings = {"max_new_tokens": 6, "do_sample": False, "vision_token_budget": 4}
     tokens = model.generate(**inputs, **settings)
     selection = model.select_vision_tokens(**inputs, vision_token_budget=4)
@@ -77,12 +77,14 @@ def use(folder: str) -> dict[str, Any]:
         before, after = model.state_dict(), reloaded.state_dict()
         same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
         found["same_again"] = same and torch.equal(reloaded.generate(**inputs, **settings), tokens)
-    asked = [{"role": "user", "content": [{"type": "image", "image": picture()}, {"type": "text", "text": QUESTION}]}]
+    asked = [{"role": "user", "content": [{"type": "image", "image": image()}, {"type": "text", "text": QUESTION}]}]
     answers = pipeline("image-text-to-text", model=model, processor=processor)(text=asked, max_new_tokens=4)
     found["pipeline"] = isinstance(answers[0]["generated_text"][-1]["content"], str)
     full = {"vision_token_budget": 1.0, "keep_image_newline": True}
     with torch.no_grad():
-        pruned, stock = (model(**inputs, **knobs).logits for knobs in (full, {"vision_token_budget": None}))
+        pruned, stock = (
+            model(**inputs, **pruning_options).logits for pruning_options in (full, {"vision_token_budget": None})
+        )
     found["full_budget_is_stock"] = torch.equal(pruned, stock)
     try:
         AutoModelForImageTextToText.from_pretrained(folder)
@@ -100,8 +102,8 @@ def load(folder: str) -> tuple[Any, dict[str, int]]:
     return model.eval(), {name: len(keys) for name, keys in info.items() if keys}
 
 
-def picture() -> Any:
-    """A wide picture with structure everywhere, so that no two patches are alike."""
+def image() -> Any:
+    """A wide image with structure everywhere, so that no two patches are alike."""
     import torch
     from PIL import Image
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from configuration_mmtok import RECOMMENDED_KNOBS as RECOMMENDED_KNOBS
+    from configuration_mmtok import RECOMMENDED_OPTIONS as RECOMMENDED_OPTIONS
     from configuration_mmtok import MMTokLlavaConfig as MMTokLlavaConfig
     from configuration_mmtok import MMTokLlavaNextConfig as MMTokLlavaNextConfig
     from configuration_mmtok import MMTokLlavaOnevisionConfig as MMTokLlavaOnevisionConfig
@@ -39,7 +39,7 @@ _MODULES: dict[str, str] = {
     "MMTokLlavaOnevisionConfig": "configuration_mmtok",
     "MMTokLlavaOnevisionForConditionalGeneration": "modeling_mmtok_llava_onevision",
     "PruningOptions": "configuration_mmtok",
-    "RECOMMENDED_KNOBS": "configuration_mmtok",
+    "RECOMMENDED_OPTIONS": "configuration_mmtok",
     "coverage_matrix": "mmtok.hub.objective",
     "coverage_value": "mmtok.hub.coverage",
     "greedy_coverage": "mmtok.hub.coverage",

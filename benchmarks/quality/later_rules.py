@@ -15,7 +15,7 @@ from mmtok.evaluation.selectors import CropView, Kept, Need, Selector
 from mmtok.evaluation.selectors.base import required
 from mmtok.hub.objective import coverage_matrix
 
-# The bounds of beta, the share of the picture's coverage that comes before the text.
+# The bounds of beta, the share of the image's coverage that comes before the text.
 _BETA = (0.3, 0.9)
 # Budgets up to which a selection is improved by swaps, and swaps at most.
 _SWAPPED_UP_TO = 16
@@ -71,8 +71,8 @@ def greedy(matrix: torch.Tensor, budget: int) -> list[int]:
 
 
 def staged(text: torch.Tensor, vision: torch.Tensor, budget: int, beta: float, *, text_picks: int) -> list[int]:
-    """`text_picks` columns that gain most for the text, then the best for the picture while it is covered less than
-    beta of what the picture's own greedy selection covers, then for the text again."""
+    """`text_picks` columns that gain most for the text, then the best for the image while it is covered less than
+    beta of what the image's own greedy selection covers, then for the text again."""
     goal = beta * float(vision[:, greedy(vision, budget)].amax(1).sum())
     best_text, best_vision = text.new_zeros(len(text)), vision.new_zeros(len(vision))
     picked: list[int] = []
@@ -124,7 +124,7 @@ class LaterRule(Selector):
         """
         Args:
             name: what results call it.
-            stages: picks for the text before `staged` turns to the picture; None for MMTok's one objective.
+            stages: picks for the text before `staged` turns to the image; None for MMTok's one objective.
             swaps: improve selections of few tokens by swaps.
             entropy_weights: text rows count the more the fewer vision tokens they point to.
             saliency: vision rows count as much as the class token attends to them.

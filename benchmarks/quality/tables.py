@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configuration_mmtok import RECOMMENDED_KNOBS
+from configuration_mmtok import RECOMMENDED_OPTIONS
 from mmtok.evaluation import FULL
 from mmtok.evaluation.selectors import METHODS
 
@@ -209,7 +209,7 @@ def signed(lead: Mapping[str, float]) -> str:
 
 def options_named(model_type: str) -> str:
     """The options of a preset as arguments."""
-    return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_KNOBS[model_type].items())
+    return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_OPTIONS[model_type].items())
 
 
 def preset_table(preset: Results) -> str:

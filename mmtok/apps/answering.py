@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import pipeline
 
-from configuration_mmtok import KNOB_NAMES
+from configuration_mmtok import OPTION_NAMES
 from mmtok.prefill import prompt_lengths
 from mmtok.publish.hub_names import check_model_name
 
@@ -67,7 +67,7 @@ def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget
     """Asks one question with one budget; `settings` are those of `ask_with_budgets`.
 
     Raises:
-        ValueError: a knob out of range.
+        ValueError: an option out of range.
     """
     return ask_with_budgets(pipe, image, question, [budget], **settings)[0]
 
@@ -93,16 +93,16 @@ def ask_with_budgets(
         max_new_tokens: most tokens of the answer.
         calls: how often `generate` is called with each budget, for a steadier `seconds`, their median.
         begin: called with the name of each step.
-        **generate_kwargs: further arguments of `generate`, knobs of the pruning among them.
+        **generate_kwargs: further arguments of `generate`, options of the pruning among them.
 
     Returns:
         One answer for each budget.
 
     Raises:
-        ValueError: a knob out of range.
+        ValueError: an option out of range.
     """
     inputs = model_inputs(pipe, image, question)
-    knobs = {name: value for name, value in generate_kwargs.items() if name in KNOB_NAMES}
+    pruning_options = {name: value for name, value in generate_kwargs.items() if name in OPTION_NAMES}
     answers = []
     for budget in budgets:
         begin("Answering")
@@ -113,7 +113,7 @@ def ask_with_budgets(
                 began = time.perf_counter()
                 output = pipe.model.generate(**inputs, **settings, max_new_tokens=max_new_tokens)
                 seconds.append(time.perf_counter() - began)
-        explained = explain_inputs(pipe, inputs, question, budget, **knobs)
+        explained = explain_inputs(pipe, inputs, question, budget, **pruning_options)
         known = {field.name: getattr(explained, field.name) for field in fields(explained)}
         new_tokens = output[0, inputs["input_ids"].shape[1] :]
         text = pipe.processor.decode(new_tokens, skip_special_tokens=True).strip()
@@ -127,7 +127,7 @@ def warm_up(pipe: ImageTextToTextPipeline, image: Image.Image, question: str) ->
 
 
 def explain(
-    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **knobs: Any
+    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **pruning_options: Any
 ) -> Explanation:
     """What a call would read of the image, without generating.
 
@@ -136,19 +136,19 @@ def explain(
         image: the image.
         question: the text of the user's turn.
         budget: `vision_token_budget`.
-        **knobs: further knobs of the pruning.
+        **pruning_options: further options of the pruning.
 
     Raises:
-        ValueError: a knob out of range.
+        ValueError: an option out of range.
     """
-    return explain_inputs(pipe, model_inputs(pipe, image, question), question, budget, **knobs)
+    return explain_inputs(pipe, model_inputs(pipe, image, question), question, budget, **pruning_options)
 
 
 def explain_inputs(
-    pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], question: str, budget: Budget, **knobs: Any
+    pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], question: str, budget: Budget, **pruning_options: Any
 ) -> Explanation:
     """The same for `inputs` from `model_inputs`, so that an image is processed once for several budgets."""
-    selected = pipe.model.select_vision_tokens(**inputs, **knobs, vision_token_budget=budget)
+    selected = pipe.model.select_vision_tokens(**inputs, **pruning_options, vision_token_budget=budget)
     is_image = inputs["input_ids"] == pipe.model.config.image_token_id
     kept = selected.images[0]
     return Explanation(
@@ -175,7 +175,7 @@ def answer_batch(
         pipe: from `load_pipeline`.
         questions: the texts of the users' turns.
         images: for each question its images, none for a question without.
-        **generate_kwargs: arguments of `generate`, knobs of the pruning among them.
+        **generate_kwargs: arguments of `generate`, options of the pruning among them.
 
     Returns:
         One answer for each question.

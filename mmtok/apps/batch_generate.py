@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from configuration_mmtok import check_knob
+from configuration_mmtok import check_option
 from mmtok.model_content import model_content
 from mmtok.publish.hub_names import check_model_name
 from mmtok.record_store import RecordStore
@@ -50,7 +50,7 @@ class BatchSettings:
         output: gets one line for each line of `input`, in its order, with `answer`, or with `error` where the image
             cannot be read or the model refuses the question.
         budget: `vision_token_budget`; "model" for what the model's configuration says.
-        knobs: further knobs of the pruning, in place of the model's own.
+        pruning_options: further options of the pruning, in place of the model's own.
         batch_size: questions at once in each process.
         max_new_tokens: most tokens of an answer.
         dtype: of the weights; None for the model's own.
@@ -62,7 +62,7 @@ class BatchSettings:
     input: Path
     output: Path
     budget: Budget | str = "model"
-    knobs: Mapping[str, Any] = field(default_factory=dict)
+    pruning_options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 8
     max_new_tokens: int = 64
     dtype: str | None = None
@@ -71,8 +71,8 @@ class BatchSettings:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """All knobs that are not the model's own."""
-        return {**self.knobs, **({} if self.budget == "model" else {"vision_token_budget": self.budget})}
+        """All options that are not the model's own."""
+        return {**self.pruning_options, **({} if self.budget == "model" else {"vision_token_budget": self.budget})}
 
     @property
     def parts(self) -> Path:
@@ -87,13 +87,13 @@ class BatchSettings:
             "vision_token_budget": self.budget,
             "max_new_tokens": self.max_new_tokens,
             "dtype": self.dtype,
-            **self.knobs,
+            **self.pruning_options,
         }
 
     def check(self) -> None:
-        """Raises a ValueError for a knob, a model name or a number that cannot be used."""
+        """Raises a ValueError for an option, a model name or a number that cannot be used."""
         for name, value in self.overrides.items():
-            check_knob(name, value)
+            check_option(name, value)
         check_model_name(self.model)
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError(
@@ -116,7 +116,7 @@ def generate_file(settings: BatchSettings) -> BatchResult:
     Called in every process of `accelerate launch`, or in one process.
 
     Raises:
-        ValueError: a knob out of range, an input line that cannot be asked, an output that is there already, a run on
+        ValueError: an option out of range, an input line that cannot be asked, an output that exists, a run on
             the same output that is going on, or unfinished work of another model, input or setting. Nothing was written
             then.
     """

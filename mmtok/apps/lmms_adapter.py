@@ -44,7 +44,7 @@ class MMTokLlava(lmms):
         revision: of a repository.
         dtype: of the weights, "auto" for the model's own.
         attn_implementation: of the language model.
-        **knobs: further knobs of the pruning, such as `vision_coverage_weight`.
+        **pruning_options: further options of the pruning, such as `vision_coverage_weight`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MMTokLlava(lmms):
         dtype: str = "auto",
         device: str | None = None,
         attn_implementation: str | None = None,
-        **knobs: Any,
+        **pruning_options: Any,
     ) -> None:
         super().__init__()
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -67,9 +67,9 @@ class MMTokLlava(lmms):
             pretrained, revision=revision, dtype=dtype, device=self.device, model_kwargs=settings
         )
         self.batch_size = int(batch_size)
-        self.knobs = dict(knobs)
+        self.pruning_options = dict(pruning_options)
         if vision_token_budget != "model":
-            self.knobs["vision_token_budget"] = None if vision_token_budget == "all" else vision_token_budget
+            self.pruning_options["vision_token_budget"] = None if vision_token_budget == "all" else vision_token_budget
 
     @property
     def rank(self) -> int:
@@ -94,7 +94,7 @@ class MMTokLlava(lmms):
             ]
             # The chat template says where images stand in the prompt.
             questions = [context.replace(_IMAGE, "").strip() for context in contexts]
-            texts = answer_batch(self.pipeline, questions, images, **self.knobs, **_generation(settings[0]))
+            texts = answer_batch(self.pipeline, questions, images, **self.pruning_options, **_generation(settings[0]))
             texts = [_until(text, settings[0].get("until")) for text in texts]
             for context, text in zip(contexts, texts, strict=True):
                 self.cache_hook.add_partial("generate_until", (context, settings[0]), text)

@@ -51,7 +51,7 @@ def time_budgets(
     new_tokens: int = 16,
     repeats: int = 5,
     begin: Callable[[str], None] = lambda _: None,
-    **knobs: Any,
+    **pruning_options: Any,
 ) -> list[Timing]:
     """Times every budget in turn in every round, so that a busy moment of the machine meets them all.
 
@@ -62,7 +62,7 @@ def time_budgets(
         new_tokens: of the long answer, at least 2.
         repeats: rounds that count; one before them warms up.
         begin: called with the name of each round.
-        **knobs: further knobs of the pruning, for every call.
+        **pruning_options: further options of the pruning, for every call.
 
     Raises:
         ValueError: fewer than 2 new tokens or no round.
@@ -77,8 +77,8 @@ def time_budgets(
         begin(f"Round {turn} of {repeats}" if turn else "Warming up")
         for index, budget in enumerate(budgets):
             with prompt_lengths(pipe.model) as seen:
-                first = _seconds(pipe, {**inputs, **knobs}, budget, 1)
-            total = _seconds(pipe, {**inputs, **knobs}, budget, new_tokens)
+                first = _seconds(pipe, {**inputs, **pruning_options}, budget, 1)
+            total = _seconds(pipe, {**inputs, **pruning_options}, budget, new_tokens)
             if turn:
                 short[index].append(first)
                 long[index].append(total)

@@ -13,7 +13,7 @@ from .common import (
     add_parser,
     add_question_options,
     budget_name,
-    call_knobs,
+    call_pruning_options,
     opened_pipeline,
     print_json,
 )
@@ -34,7 +34,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
-    image, knobs = read_image(options.picture), call_knobs(options)
+    image, pruning_options = read_image(options.image), call_pruning_options(options)
     answers = []
     with steps(2 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
             begin("Warming up")
             warm_up(pipe, image, options.questions[0])
             for question in options.questions:
-                given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **knobs}
+                given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
                 answers += ask_with_budgets(pipe, image, question, options.budgets, **given)
     if options.json:
         print_json([answer.as_json() for answer in answers])

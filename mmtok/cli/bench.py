@@ -10,7 +10,7 @@ from typing import Any
 from mmtok.apps.explained import TOO_SMALL
 from mmtok.apps.progress import steps
 from mmtok.apps.timing import setting, time_budgets
-from mmtok.cli.knob_options import add_call_options
+from mmtok.cli.pruning_arguments import add_call_options
 from mmtok.images import read_image
 
 from .common import (
@@ -19,7 +19,7 @@ from .common import (
     add_model_options,
     add_parser,
     budget_name,
-    call_knobs,
+    call_pruning_options,
     opened_pipeline,
     print_json,
 )
@@ -36,7 +36,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
     example = 'mmtok bench --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 192 64 16'
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
-    parser.add_argument("picture", metavar="PICTURE", type=Path, help="a file, such as photo.png or photo.jpg")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a file, such as photo.png or photo.jpg")
     parser.add_argument("question", metavar="QUESTION", type=question, help="in quotes")
     add_budgets_option(parser, ["all", "16", "4"])
     parser.add_argument(
@@ -52,7 +52,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
-    image, knobs = read_image(options.picture), call_knobs(options)
+    image, pruning_options = read_image(options.image), call_pruning_options(options)
     with steps(2 + options.repeats) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
@@ -64,13 +64,15 @@ def run(options: argparse.Namespace) -> None:
                 new_tokens=options.new_tokens,
                 repeats=options.repeats,
                 begin=begin,
-                **knobs,
+                **pruning_options,
             )
             measured_on = setting(pipe)
     if options.json:
-        print_json({"setting": measured_on, "knobs": knobs, "timings": [asdict(timing) for timing in timings]})
+        print_json(
+            {"setting": measured_on, "options": pruning_options, "timings": [asdict(timing) for timing in timings]}
+        )
         return
-    print(", ".join(f"{name} {value}" for name, value in {**measured_on, **knobs}.items()))
+    print(", ".join(f"{name} {value}" for name, value in {**measured_on, **pruning_options}.items()))
     print_table(
         ["budget", "tokens in the prompt", "first token", "total", "first token, compared", "total, compared"],
         [

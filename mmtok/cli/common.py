@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mmtok.cli.knob_options import add_call_options, knobs_of
+from mmtok.cli.pruning_arguments import add_call_options, pruning_options_of
 
 from .values import at_least, budget, device, question
 
@@ -32,8 +32,8 @@ def add_parser(commands: Any, name: str, help: str, description: str, examples: 
 
 
 def add_question_options(parser: argparse.ArgumentParser, budgets: Sequence[str], max_new_tokens: int) -> None:
-    """Picture, questions, budgets and knobs; length of the answers; model."""
-    parser.add_argument("picture", metavar="PICTURE", type=Path, help="a file, such as photo.png or photo.jpg")
+    """Image, questions, budgets and options; length of the answers; model."""
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a file, such as photo.png or photo.jpg")
     parser.add_argument("questions", metavar="QUESTION", nargs="+", type=question, help="in quotes")
     add_budgets_option(parser, budgets)
     add_length_option(parser, max_new_tokens)
@@ -98,9 +98,9 @@ def base_of(base: str) -> str | Path:
     return checkpoint_path() if base == EMBEDDED else base
 
 
-def call_knobs(options: argparse.Namespace) -> dict[str, Any]:
-    """The knobs for calls of `--model`."""
-    return knobs_of(options, base_of(options.model), options.revision)
+def call_pruning_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options for calls of `--model`."""
+    return pruning_options_of(options, base_of(options.model), options.revision)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
 
 from .common import add_json_option, add_parser, print_json
-from .values import port, writable_picture
+from .values import port, writable_image
 
 _DESCRIPTION = """\
 Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
@@ -45,11 +45,11 @@ def run(options: argparse.Namespace) -> None:
     if options.web:
         serve_page(options)
         return
-    writable_picture(options.output)
+    writable_image(options.output)
     demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
     demo.figure.savefig(options.output, dpi=150)
     if options.json:
-        print_json({**as_json(demo), "picture": str(options.output)})
+        print_json({**as_json(demo), "image": str(options.output)})
         return
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)

@@ -17,8 +17,8 @@ from mmtok.evaluation import run as run_evaluation
 from mmtok.evaluation.selectors import NAMED_METHODS, ModelPruning
 from mmtok.machine import machine
 
-from .common import add_length_option, add_model_options, add_parser, base_of, call_knobs, print_json
-from .knob_options import add_call_options
+from .common import add_length_option, add_model_options, add_parser, base_of, call_pruning_options, print_json
+from .pruning_arguments import add_call_options
 from .values import at_least, budget
 
 _DESCRIPTION = """\
@@ -76,7 +76,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates, writes `results.json` into the output folder, and prints a table."""
-    model, pruning = base_of(options.model), call_knobs(options)
+    model, pruning = base_of(options.model), call_pruning_options(options)
     given = [ModelPruning(_GIVEN, pruning)] if pruning else []
     settings = RunSettings(
         model=model,

@@ -12,8 +12,8 @@ from accelerate import PartialState
 from mmtok.apps.batch_generate import BatchSettings, generate_file
 from mmtok.apps.wording import counted
 
-from .common import add_length_option, add_model_options, add_parser, call_knobs, print_json, staged_model
-from .knob_options import add_call_options
+from .common import add_length_option, add_model_options, add_parser, call_pruning_options, print_json, staged_model
+from .pruning_arguments import add_call_options
 from .values import at_least, budget
 
 _DESCRIPTION = """\
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             input=options.input,
             output=options.output,
             budget=getattr(options, "budget", "model"),
-            knobs=call_knobs(options),
+            pruning_options=call_pruning_options(options),
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             dtype=options.dtype,

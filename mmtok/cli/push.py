@@ -11,7 +11,7 @@ from typing import Any
 from mmtok.publish import Destination, Measurements, PushReport, Recipe, push
 
 from .common import add_json_option, add_parser, base_of, print_json
-from .knob_options import add_knob_options, add_word_options, knobs_of, word_lists_of
+from .pruning_arguments import add_pruning_arguments, add_word_options, pruning_options_of, word_lists_of
 
 _DESCRIPTION = """\
 Publishes a stock LLaVA or LLaVA-NeXT checkpoint with MMTok pruning as a model repository on the Hugging Face Hub.
@@ -49,7 +49,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--overwrite-card", action="store_true", help="replace a card that was edited by hand, too")
     parser.add_argument("--no-verify", action="store_true", help="do not verify what was published")
     add_json_option(parser)
-    add_knob_options(parser)
+    add_pruning_arguments(parser)
     add_word_options(parser)
     parser.set_defaults(run=run)
 
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         overwrite_card=options.overwrite_card,
     )
     recipe = Recipe(
-        options=knobs_of(options, base, options.base_revision),
+        options=pruning_options_of(options, base, options.base_revision),
         base_revision=options.base_revision,
         base_model=options.base_model,
         measurements=Measurements.from_file(options.results) if options.results else None,

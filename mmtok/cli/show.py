@@ -21,12 +21,12 @@ from .common import (
     add_parser,
     add_question_options,
     budget_name,
-    call_knobs,
+    call_pruning_options,
     opened_pipeline,
     print_json,
 )
 from .tables import print_table
-from .values import writable_picture
+from .values import writable_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +51,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws, and says what was kept."""
-    image, output = read_image(options.picture), writable_picture(options.output)
+    image, output = read_image(options.image), writable_image(options.output)
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     figure = comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
     figure.savefig(output, dpi=150)
     if options.json:
-        print_json({"picture": str(output), "selections": [read.as_json() for row in rows for read in row]})
+        print_json({"image": str(output), "selections": [read.as_json() for row in rows for read in row]})
         return
     print_table(
         ["question", "budget", "answer", "vision tokens", "tokens in the prompt", "coverage"],
@@ -91,14 +91,14 @@ def _read(
     begin: Callable[[str], None],
 ) -> Sequence[Explanation]:
     """What is read with each budget, and with `--answers` what is answered."""
-    knobs = call_knobs(options)
+    pruning_options = call_pruning_options(options)
     if options.answers:
-        given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **knobs}
+        given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
         return ask_with_budgets(pipe, image, question, options.budgets, **given)
     inputs, read = model_inputs(pipe, image, question), []
     for budget in options.budgets:
         begin("Selecting")
-        read.append(explain_inputs(pipe, inputs, question, budget, **knobs))
+        read.append(explain_inputs(pipe, inputs, question, budget, **pruning_options))
     return read
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmtok.publish import Recipe, StagedModel, stage
 
 from .common import add_json_option, add_parser, base_of, print_json
-from .knob_options import add_knob_options, add_word_options, knobs_of, word_lists_of
+from .pruning_arguments import add_pruning_arguments, add_word_options, pruning_options_of, word_lists_of
 
 _DESCRIPTION = """\
 Makes the folder of a complete model repository of a stock LLaVA or LLaVA-NeXT checkpoint: the published code,
@@ -32,7 +32,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--copy-weights", action="store_true", help="copy the weights instead of linking them")
     parser.add_argument("--no-check", action="store_true", help="leave out the load in a clean process")
     add_json_option(parser)
-    add_knob_options(parser)
+    add_pruning_arguments(parser)
     add_word_options(parser)
     parser.set_defaults(run=run)
 
@@ -41,7 +41,9 @@ def run(options: argparse.Namespace) -> None:
     """Stages, and says what was made."""
     base = base_of(options.base)
     recipe = Recipe(
-        options=knobs_of(options, base, options.revision), base_revision=options.revision, **word_lists_of(options)
+        options=pruning_options_of(options, base, options.revision),
+        base_revision=options.revision,
+        **word_lists_of(options),
     )
     staged = stage(
         base,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from configuration_mmtok import check_knob
+from configuration_mmtok import check_option
 
 
 def budget(text: str) -> int | float | None:
@@ -21,7 +21,7 @@ def budget(text: str) -> int | float | None:
         return None
     try:
         value = int(text) if text.lstrip("+-").isdigit() else float(text)
-        check_knob("vision_token_budget", value)
+        check_option("vision_token_budget", value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no budget: give 16, 0.25 or all.") from error
     return value
@@ -83,14 +83,14 @@ def device(text: str) -> str:
     return text
 
 
-def writable_picture(path: Path) -> Path:
-    """`path`, if a picture can be written there.
+def writable_image(path: Path) -> Path:
+    """`path`, if an image can be written there.
 
     Raises:
         ValueError: an ending that stands for no format, or a folder that is not there.
     """
     if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{path} names no picture format: let it end in .png.")
+        raise ValueError(f"{path} names no image format: let it end in .png.")
     if not path.resolve().parent.is_dir():
         raise ValueError(f"The folder of {path} is not there: make it first.")
     return path

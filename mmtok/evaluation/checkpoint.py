@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoProcessor, PretrainedConfig
 
 from mmtok.publish.hub_names import check_model_name
-from mmtok.publish.ignored_text import text_knobs
+from mmtok.publish.ignored_text import text_options
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
 _CLASSES: dict[str, Any] = {
@@ -62,7 +62,7 @@ class Checkpoint:
         # A stock configuration names another model type; read as ours it would be warned about.
         own = {name: value for name, value in stored.items() if name != "model_type"}
         if not stored["model_type"].startswith("mmtok"):
-            own |= text_knobs(processor.tokenizer, processor.chat_template)
+            own |= text_options(processor.tokenizer, processor.chat_template)
         config = model_class.config_class.from_dict(own)
         model = model_class.from_pretrained(
             path, config=config, revision=revision, dtype=dtype if dtype is not None else "auto"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import read_image
 from mmtok.model_content import model_content
-from mmtok.publish.presets import preset_knobs
+from mmtok.publish.presets import preset_options
 from mmtok.record_store import RecordStore
 
 from .checkpoint import Checkpoint
@@ -232,6 +232,6 @@ def methods_named(names: Iterable[str], model: str | Path, revision: str | None 
         name = known.get(given.lower())
         if name is None:
             raise ValueError(f"There is no method {given!r}: choose from {', '.join(NAMED_METHODS)}.")
-        preset = {} if name in METHODS else preset_knobs(name, model, revision=revision)
+        preset = {} if name in METHODS else preset_options(name, model, revision=revision)
         found.append(METHODS.get(name) or ModelPruning(name, {**PAPER_SETTINGS, **preset}))
     return found

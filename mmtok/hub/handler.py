@@ -29,7 +29,7 @@ if is_vision_available():
 MAX_PIXELS = 89_478_485
 # The processor scales the shorter side up to the vision tower's: a thin strip would become gigabytes.
 MAX_ASPECT_RATIO = 200
-# What a request may set: lengths, sampling, and the knobs of the pruning that are no tables of token ids.
+# What a request may set: lengths, sampling, and the options of the pruning that are no tables of token ids.
 PARAMETERS: frozenset[str] = frozenset(
     {
         "coverage_target",

@@ -1,4 +1,4 @@
-"""Where the vision tokens of a picture come from, crops and their grids of patches, and which of them stay."""
+"""Where the vision tokens of an image come from, crops and their grids of patches, and which of them stay."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Where the T vision tokens of one picture come from, in prompt order; int64 on the CPU.
+    """Where the T vision tokens of one image come from, in prompt order; int64 on the CPU.
 
     Attributes:
-        source: (T,) index of the token among the picture's crops x tokens before packing; -1 for a row separator.
-        crop: (T,) number of the crop, 0 for the whole picture; -1 for a row separator.
+        source: (T,) index of the token among the image's crops x tokens before packing; -1 for a row separator.
+        crop: (T,) number of the crop, 0 for the whole image; -1 for a row separator.
         row, column: (T,) place in the crop's grid of patches; -1 where there is none.
         tokens_before_packing: crops x tokens, which `source` counts in.
     """
@@ -31,7 +31,7 @@ class ImageTokens:
 
         Args:
             source: (T,) int64, -1 for a row separator.
-            crops: number of crops of the picture.
+            crops: number of crops of the image.
             tokens_per_crop: tokens of a crop before packing.
             columns: patches in a row of a crop, 0 where the tokens form no grid.
         """
@@ -53,11 +53,11 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class KeptVision:
-    """Which vision tokens of a batch of pictures stay.
+    """Which vision tokens of a batch of images stay.
 
     Attributes:
-        flags: (all vision tokens,) bool, pictures one after another; on any device.
-        counts: for each picture how many stay; the host knows without reading `flags`.
+        flags: (all vision tokens,) bool, images one after another; on any device.
+        counts: for each image how many stay; the host knows without reading `flags`.
     """
 
     flags: torch.Tensor
@@ -65,19 +65,19 @@ class KeptVision:
 
     @classmethod
     def of(cls, flags: Sequence[torch.Tensor]) -> KeptVision:
-        """Counts, for each picture, (T,) bool flags."""
+        """Counts, for each image, (T,) bool flags."""
         return cls(torch.cat(list(flags)), [int(each.sum()) for each in flags])
 
 
 def padding_bands(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Finds the bands of one constant colour at the borders of pictures: rows and columns of patches that are padding.
+    """Finds the bands of one constant colour at the borders of images: rows and columns of patches that are padding.
 
     Args:
         pixels: (N, channels, height, width).
         patch_size: pixels along the side of a patch.
 
     Returns:
-        (N, height // patch_size, width // patch_size) bool, True for padding. A picture of one colour has none:
+        (N, height // patch_size, width // patch_size) bool, True for padding. An image of one colour has none:
         something of it has to be kept.
     """
     rows = _constant_edges(pixels, patch_size)

@@ -221,4 +221,4 @@ def _require_finite(features: dict[str, torch.Tensor], lengths: dict[str, torch.
         if not bool(torch.isfinite(lengths[name]).all()):
             wrong = values[~torch.isfinite(values)]
             bad = float(wrong[0] if len(wrong) else values.abs().max())
-            raise ValueError(f"{name} contains {bad}: check the picture and the dtype of the weights for overflow.")
+            raise ValueError(f"{name} contains {bad}: check the image and the dtype of the weights for overflow.")

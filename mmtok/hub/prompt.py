@@ -1,6 +1,6 @@
 """The prompt as the caller gave it: checked, read by the host once, and where its vision tokens stand.
 
-Ids and mask are read before the pictures are encoded; what follows from them alone is worked out on the CPU.
+Ids and mask are read before the images are encoded; what follows from them alone is worked out on the CPU.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Prompt:
         elif inputs_embeds is not None:
             given = inputs_embeds[..., 0]
         else:
-            raise ValueError("A picture needs a prompt: give input_ids or inputs_embeds.")
+            raise ValueError("An image needs a prompt: give input_ids or inputs_embeds.")
         shape = tuple(given.shape)
         if len(shape) != 2:
             raise ValueError(f"input_ids has shape {shape}: give (batch, length).")
@@ -62,7 +62,7 @@ class Prompt:
             raise ValueError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, but input_ids {shape}.")
         if attention_mask is not None and attention_mask.shape != given.shape:
             raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}: with a picture give one value a token, "
+                f"attention_mask has shape {tuple(attention_mask.shape)}: with an image give one value a token, "
                 f"{shape}."
             )
         if input_ids is not None and (input_ids.is_floating_point() or input_ids.dtype == torch.bool):
@@ -95,15 +95,15 @@ class Prompt:
         return kept.view(self.image_mask.shape)
 
     def rows_of_images(self, lengths: Sequence[int]) -> list[int]:
-        """The batch row of each picture of so many tokens; pictures fill the image tokens of the rows in order.
+        """The batch row of each image of so many tokens; images fill the image tokens of the rows in order.
 
         Raises:
-            ValueError: more or fewer image tokens than features, or a picture that would straddle two rows.
+            ValueError: more or fewer image tokens than features, or an image that would straddle two rows.
         """
         places, features = self.image_mask.sum(1).tolist(), sum(lengths)
         if sum(places) != features:
             raise ValueError(
-                f"The prompts have {sum(places)} image tokens and the pictures {features} features: give one picture "
+                f"The prompts have {sum(places)} image tokens and the images {features} features: give one image "
                 "for each <image> of the text, and let the processor expand them."
             )
         rows, row, left = [], -1, 0
@@ -113,8 +113,8 @@ class Prompt:
                 left = places[row]
             if length > left:
                 raise ValueError(
-                    f"Row {row} of the batch has {left} image tokens left for a picture of {length} features: the "
-                    "pictures are not in the order of the prompts."
+                    f"Row {row} of the batch has {left} image tokens left for an image of {length} features: the "
+                    "images are not in the order of the prompts."
                 )
             rows.append(row)
             left -= length

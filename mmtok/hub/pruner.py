@@ -3,55 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
 from transformers import GenerationMixin
 
-from .arguments import call_options, require_known, taken
+from .arguments import require_known, taken
 from .cached_prompt import CACHED_PROMPT, CachedPrompt
-from .devices import sent
-from .encoded_images import EncodedImages
 from .generation import refuse_filled_cache
 from .generation_call import GenerationCall
 from .host import STOCK_ARGUMENTS, given_cache, require_stock, with_images
-from .image_tokens import KeptVision
 from .options import OPTION_NAMES, PruningOptions, options_within
 from .paper_selection import in_first_places, selects_before_unpadding
-from .prompt import Prompt
-from .pruned_prompt import PrunedPrompt
-from .question import TextRules, ids_of_embeddings, text_to_cover
-from .selection import BatchSelection, select
+from .pruning_steps import PruningSteps
 from .selection_record import VisionTokenSelection, describe
 
 # Arguments of ours beside the options: the mark of a generation step, and images that were encoded before.
 _STEP, _ENCODED = "generation_step", "encoded_images"
 
 
-class MMTokPruningMixin:
+class MMTokPruningMixin(PruningSteps):
     """`generate`, `forward` and `select_vision_tokens` with pruning; the model class behind it is stock transformers.
 
     A family sets `forward = pruning_forward(Stock, Output)`, names its image arguments and supplies `encode`. Nothing
     is kept on the model between calls.
     """
 
-    # Arguments that belong to the images; the first is the pixels.
-    image_arguments: tuple[str, ...] = (
-        "pixel_values",
-        "image_sizes",
-        "vision_feature_layer",
-        "vision_feature_select_strategy",
-    )
-    # Options that mean nothing for the family: only False and None are taken.
-    refused_options: tuple[str, ...] = ()
-    # (model, image arguments, padding=whether to find the tokens of padding) -> EncodedImages.
-    encode: Callable[..., EncodedImages]
-    config: Any
     generation_config: Any
-    get_input_embeddings: Callable[[], torch.nn.Module]
     forward: Callable[..., Any]
 
     @classmethod
@@ -144,24 +124,6 @@ class MMTokPruningMixin:
         kept = prompt.kept_mask(kept_vision)
         return VisionTokenSelection(describe(selection, rows), kept)
 
-    @torch.no_grad()
-    def encode_images(self, **image_inputs: Any) -> EncodedImages:
-        """Encodes images once, for several calls with `encoded_images`.
-
-        Args:
-            **image_inputs: the image arguments of `forward`, `pixel_values` among them.
-
-        Returns:
-            `EncodedImages`, one item for each image; `encoded[[0, 0]]` is one image for two prompts of a batch.
-
-        Raises:
-            ValueError: an argument that belongs to no image, or pixels that are no images.
-        """
-        require_known(image_inputs, set(self.image_arguments))
-        if not self._has_images(image_inputs):
-            raise ValueError(f"{self.image_arguments[0]} is missing: give the processor's pixels.")
-        return type(self).encode(self, taken(image_inputs, self.image_arguments), padding=True)
-
     def _forward(self, stock_forward: Callable, arguments: dict[str, Any]) -> Any:
         """`forward` of a caller, not of a `generate` that has dealt with the images."""
         arguments = {name: value for name, value in arguments.items() if value is not None or name in OPTION_NAMES}
@@ -200,144 +162,6 @@ class MMTokPruningMixin:
         output.kept_mask = pruned.kept.to(pruned.inputs_embeds.device)
         wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
         return output if wants_dict else output.to_tuple()
-
-    def _options(self, arguments: dict[str, Any], *generation_configs: Any) -> PruningOptions:
-        options = call_options(arguments, self.config, *generation_configs)
-        for name in self.refused_options:
-            if getattr(options, name):
-                raise ValueError(
-                    f"{name} is {getattr(options, name)!r}, which means nothing for {type(self).__name__}: leave it "
-                    "out."
-                )
-        return options
-
-    def _has_images(self, arguments: Mapping[str, Any]) -> bool:
-        pixels = arguments.get(self.image_arguments[0])
-        return pixels is not None and len(pixels) > 0
-
-    @staticmethod
-    def _refuse_videos(arguments: Mapping[str, Any], options: PruningOptions) -> None:
-        """Raises a ValueError for videos that should be pruned."""
-        if options.prunes and arguments.get("pixel_values_videos") is not None:
-            raise ValueError(
-                "pixel_values_videos holds a video, and only images can be pruned: give the frames as images, or turn "
-                "pruning off with vision_token_budget=None."
-            )
-
-    def _refuse_encoder_outputs(self, arguments: Mapping[str, Any], options: PruningOptions) -> None:
-        """Raises a ValueError for images that stock has encoded and that should be pruned."""
-        if options.prunes and (arguments.get("mm_encoder_outputs") or {}).get("image") is not None:
-            raise ValueError(
-                "mm_encoder_outputs holds encoded images, which cannot be pruned: give pixel_values, or encoded_images "
-                "from encode_images, or turn pruning off with vision_token_budget=None."
-            )
-
-    def _require_no_image_tokens(self, arguments: Mapping[str, Any]) -> None:
-        """Raises a ValueError for image tokens that have no image."""
-        input_ids = arguments.get("input_ids")
-        given = any(arguments.get(name) is not None for name in ("inputs_embeds", "mm_encoder_outputs"))
-        if input_ids is None or given or given_cache(arguments) is not None:
-            return
-        found = int((input_ids == self.config.image_token_id).sum())
-        if found:
-            raise ValueError(
-                f"The prompts have {found} image tokens and no images: give pixel_values, one image for each "
-                "<image> of the text."
-            )
-
-    def read_prompt(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-    ) -> Prompt:
-        """Checks a prompt and finds its vision tokens; arguments and errors as `Prompt.read`."""
-        embed = self.get_input_embeddings()
-        return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed)
-
-    def _encoded(self, encoded: EncodedImages | None, images: dict[str, Any], options: PruningOptions) -> EncodedImages:
-        """The images that a caller encoded before, or else those of the image arguments."""
-        if encoded is None:
-            return type(self).encode(self, images, padding=options.exclude_padding)
-        if images:
-            raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
-        if not isinstance(encoded, EncodedImages):
-            raise ValueError(f"encoded_images is a {type(encoded).__name__}: give what encode_images returned.")
-        return encoded
-
-    def prune_prompt(
-        self, prompt: Prompt, encoded: EncodedImages | None, images: dict[str, Any], options: PruningOptions
-    ) -> PrunedPrompt:
-        """The prompt with the vision tokens that the options keep.
-
-        Args:
-            prompt: the full prompt.
-            encoded: its images, or None.
-            images: image arguments, where `encoded` is None.
-            options: of the pruning.
-        """
-        # The question is read before the images are encoded: from then on nothing waits for the vision tower.
-        text = self.question_embeddings(prompt, options)
-        encoded = self._encoded(encoded, images, options)
-        selection, _ = self._select(prompt, encoded, options, text=text)
-        kept_vision = selection.kept(options.keep_image_newline)
-        if not selects_before_unpadding(encoded, options):
-            return self.pack_prompt(prompt, encoded, kept_vision)
-        placed, kept_vision = in_first_places(encoded, kept_vision)
-        return replace(self.pack_prompt(prompt, placed, kept_vision), encoded=encoded)
-
-    def pack_prompt(self, prompt: Prompt, encoded: EncodedImages, kept_vision: KeptVision) -> PrunedPrompt:
-        """The prompt without the vision tokens that were not kept, whoever chose them."""
-        return PrunedPrompt.of(prompt, encoded, kept_vision, self.get_input_embeddings(), self._filler_id())
-
-    def _select(
-        self,
-        prompt: Prompt,
-        encoded: EncodedImages,
-        options: PruningOptions,
-        *,
-        text: tuple[torch.Tensor, torch.Tensor] | None = None,
-        explain: bool = False,
-    ) -> tuple[BatchSelection, list[int]]:
-        """Returns the picks, and the batch row of each image."""
-        embeddings, text_mask = self.question_embeddings(prompt, options) if text is None else text
-        rows = prompt.rows_of_images(encoded.lengths)
-        owners = torch.tensor(rows, dtype=torch.long)
-        own = embeddings[sent(owners, embeddings.device)]
-        if selects_before_unpadding(encoded, options) and encoded.before_unpadding is not None:
-            encoded = encoded.before_unpadding
-        return select(encoded, own, text_mask[owners], options, explain=explain), rows
-
-    def question_embeddings(self, prompt: Prompt, options: PruningOptions) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, M, hidden) embeddings of the text to cover and (B, M) bool on the CPU, False for fillers."""
-        embed, ids = self.get_input_embeddings(), prompt.ids_on_host
-        if ids is None:
-            assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
-            vocabulary = torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
-            ids = ids_of_embeddings(prompt.inputs_embeds.detach(), embed(vocabulary).detach()).cpu()
-        text = text_to_cover(ids, prompt.mask_on_host, self._text_rules(options))
-        if prompt.inputs_embeds is None:
-            return embed(sent(text.ids, prompt.device)), text.valid
-        # What stands in the prompt as it is covered counts with the caller's own vector.
-        as_written = sent(ids.gather(1, text.positions) == text.ids, prompt.device)[..., None]
-        places = sent(text.positions, prompt.device)[..., None].expand(-1, -1, prompt.inputs_embeds.shape[-1])
-        known = sent(text.ids, prompt.device).masked_fill(as_written[..., 0], self.config.image_token_id)
-        return torch.where(as_written, prompt.inputs_embeds.gather(1, places), embed(known)), text.valid
-
-    def _text_rules(self, options: PruningOptions) -> TextRules:
-        special: list[int] = []
-        for config in (self.config, self.config.get_text_config()):
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "video_token_id"):
-                value = getattr(config, name, None)
-                special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-        return TextRules(self.config.image_token_id, special, **options.tables)
-
-    def _filler_id(self) -> int:
-        """Token id for slots that nothing reads."""
-        for config in (self.config, self.config.get_text_config()):
-            if getattr(config, "pad_token_id", None) is not None:
-                return config.pad_token_id
-        return 0
 
 
 _PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")

@@ -6,7 +6,7 @@ from .base import BaseCheckpoint, open_base
 from .card import CardFacts, Measurements, render_card
 from .clean_process import CheckFailed
 from .hub_errors import PublishError
-from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_knobs
+from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_options
 from .published_files import published_sources
 from .push import PushReport, push
 from .recipe import Destination, Recipe
@@ -31,6 +31,6 @@ __all__ = [
     "push",
     "render_card",
     "stage",
-    "text_knobs",
+    "text_options",
     "verify",
 ]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-QUESTION = "Is there a snowboard in the picture? Answer with one word."
+QUESTION = "Is there a snowboard in the image? Answer with one word."
 TOKENIZER_PROMPTS: tuple[str, ...] = (
     "",
     " ",
@@ -25,7 +25,7 @@ TOKENIZER_PROMPTS: tuple[str, ...] = (
     "<image>What",
     "<image> what",
     "<image>\n\n  two spaces\tand a tab",
-    "two <image><image>\npictures <image> and text",
+    "two <image><image>\nimages <image> and text",
     "USER: Où est l'été? ASSISTANT: 日本で。 </s>USER: 🐶 und naïve Straße ASSISTANT:",
     "<s> A chat. </s><s>[INST] 3 dogs, 12,345.67 € [/INST]",
     'Auckland\'s\r\nA-B_c (x) "quoted" <unk> <pad>',
@@ -97,7 +97,7 @@ def check_processor(request: Request, report: dict[str, Any]) -> None:
         if texts[0] != texts[1]:
             report["problems"].append(f"the chat template writes {texts[0]!r}, the base's writes {texts[1]!r}")
         inputs = [
-            processor(images=_picture(), text=text, return_tensors="pt")
+            processor(images=_image(), text=text, return_tensors="pt")
             for processor, text in zip((staged, base), texts, strict=True)
         ]
         for name in sorted({*inputs[0], *inputs[1]}):
@@ -174,7 +174,7 @@ def check_weights(request: Request, report: dict[str, Any]) -> None:
     if report["problems"]:
         return
     text = processor.apply_chat_template(_chat(QUESTION), add_generation_prompt=True)
-    inputs = processor(images=_picture(), text=text, return_tensors="pt").to(dtype=model.dtype)
+    inputs = processor(images=_image(), text=text, return_tensors="pt").to(dtype=model.dtype)
     with torch.no_grad():
         # Row separators count as dropped otherwise, and padding as no candidate.
         ours = model(**inputs, vision_token_budget=1.0, keep_image_newline=True, exclude_padding=False)
@@ -254,8 +254,8 @@ def _chat(question: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
 
 
-def _picture() -> Any:
-    """A wide picture with structure everywhere, so that no two patches are alike."""
+def _image() -> Any:
+    """A wide image with structure everywhere, so that no two patches are alike."""
     import torch
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""`config.json` of a publication: the base's, with another model type, the code to load and the knobs."""
+"""`config.json` of a publication: the base's, with another model type, the code to load and the options."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from configuration_mmtok import KNOB_NAMES, PruningOptions
+from configuration_mmtok import OPTION_NAMES, PruningOptions
 
 from .base import BaseCheckpoint
 from .families import PREFIX
 
 
-def check_knobs(knobs: Mapping[str, Any]) -> None:
-    """Raises a ValueError that names an unknown knob, or a value out of range."""
-    unknown = sorted(set(knobs) - set(KNOB_NAMES))
+def check_options(pruning_options: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names an unknown option, or a value out of range."""
+    unknown = sorted(set(pruning_options) - set(OPTION_NAMES))
     if unknown:
-        raise ValueError(f"There is no knob {unknown[0]!r}: the knobs are {', '.join(KNOB_NAMES)}.")
-    PruningOptions(**knobs)
+        raise ValueError(f"There is no option {unknown[0]!r}: the options are {', '.join(OPTION_NAMES)}.")
+    PruningOptions(**pruning_options)
 
 
-def published_config(base: BaseCheckpoint, knobs: Mapping[str, Any]) -> dict[str, Any]:
+def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -> dict[str, Any]:
     """The base's configuration, every field of it, for the class that prunes.
 
     Args:
         base: the checkpoint.
-        knobs: any of `PruningOptions`; the others get their default.
+        pruning_options: any of `PruningOptions`; the others get their default.
 
     Raises:
-        ValueError: an unknown knob, or a value out of range.
+        ValueError: an unknown option, or a value out of range.
     """
-    check_knobs(knobs)
-    options = PruningOptions(**knobs)
+    check_options(pruning_options)
+    options = PruningOptions(**pruning_options)
     return {
         **base.config,
         "architectures": [base.family.model_class],
         "auto_map": base.family.auto_map,
         "model_type": PREFIX + base.config["model_type"],
-        **{name: getattr(options, name) for name in KNOB_NAMES},
+        **{name: getattr(options, name) for name in OPTION_NAMES},
     }
 
 

@@ -1,4 +1,4 @@
-"""Which text is not worth covering, as ids of one tokenizer: the knobs that describe tokenizer and chat template.
+"""Which text is not worth covering, as ids of one tokenizer: the options that describe tokenizer and chat template.
 
 The paper's reference covers the words of the current question, without fixed benchmark instructions and stop words.
 A published model sees ids alone, so everything that takes text to decide is decided here, when it is staged.
@@ -45,14 +45,14 @@ _TURN_OPENINGS = ("Is x", "is x", "3 x", '"x"', "(x)", "\nx", "éx", "<image>\nx
 _TURN_ENDINGS = ("x?", "x.", "x", "x\n", 'x"', "x)", "3", "é")
 
 
-def text_knobs(
+def text_options(
     tokenizer: PreTrainedTokenizerFast,
     chat_template: str | None,
     *,
     stop_words: Sequence[str] = STOP_WORDS,
     instructions: Sequence[str] = INSTRUCTIONS,
 ) -> dict[str, Any]:
-    """Derives the knobs of `PruningOptions` that describe a tokenizer and its chat template.
+    """Derives the options of `PruningOptions` that describe a tokenizer and its chat template.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -68,7 +68,7 @@ def text_knobs(
 
     Raises:
         ValueError: a stop word that is no single word, an empty instruction, a chat template that cannot write a
-            conversation with a picture, or a tokenizer without a fast form.
+            conversation with an image, or a tokenizer without a fast form.
     """
     check_word_lists(stop_words, instructions)
     vocabulary = Vocabulary(tokenizer)
@@ -104,14 +104,14 @@ def role_markers(render: Callable[..., str], tokens: Iterable[str] = ()) -> tupl
     """The texts that open a turn of the user and of the assistant, such as "USER:" and "ASSISTANT:".
 
     Args:
-        render: writes a conversation; called with the texts of the first question, which has a picture, of the answer
+        render: writes a conversation; called with the texts of the first question, which has an image, of the answer
             and of the second question, and with the system message or None as `system`.
         tokens: texts that are one token each, such as "<|im_start|>": a marker holds all of one or nothing.
 
     Returns:
         User's and assistant's marker, without space around them; "" where a template has none.
     """
-    first, answer, second, picture = "Qfirst", "Qanswer", "Qsecond", "<image>"
+    first, answer, second, image = "Qfirst", "Qanswer", "Qsecond", "<image>"
     user: list[str] = []
     assistant: list[str] = []
     for system in (None, "Qsystem"):
@@ -124,8 +124,8 @@ def role_markers(render: Callable[..., str], tokens: Iterable[str] = ()) -> tupl
         where = [text.find(content) for content in (first, answer, second)]
         if not -1 < where[0] < where[1] < where[2]:
             raise ValueError("The chat template does not write a question, its answer and the next question in order.")
-        beginning = text[: where[0]].split(picture)[0]
-        user += [beginning, text[where[1] + len(answer) : where[2]].split(picture)[0]]
+        beginning = text[: where[0]].split(image)[0]
+        user += [beginning, text[where[1] + len(answer) : where[2]].split(image)[0]]
         assistant += [text[where[0] + len(first) : where[1]], text[where[2] + len(second) :]]
     longest_first = sorted(tokens, key=len, reverse=True)
     units = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
@@ -163,7 +163,7 @@ def render_chat(
     second: str,
     system: str | None = None,
 ) -> str:
-    """A conversation of a picture with a question, its answer and a second question, up to the second answer.
+    """A conversation of an image with a question, its answer and a second question, up to the second answer.
 
     Raises:
         ValueError: the template cannot write it; the message quotes its reason.
@@ -183,7 +183,7 @@ def render_chat(
             )
         )
     except Exception as error:
-        raise ValueError(f"The chat template cannot write a conversation with a picture: {error}") from error
+        raise ValueError(f"The chat template cannot write a conversation with an image: {error}") from error
 
 
 def _everywhere(vocabulary: Vocabulary, marker: str, texts: Iterable[str]) -> list[list[int]]:

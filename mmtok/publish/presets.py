@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from configuration_mmtok import RECOMMENDED_KNOBS, MMTokLlavaConfig
+from configuration_mmtok import RECOMMENDED_OPTIONS, MMTokLlavaConfig
 from mmtok.hub.options import PAPER_OPTIONS
 
 from .families import FAMILIES, PREFIX
@@ -13,8 +13,8 @@ from .families import FAMILIES, PREFIX
 PRESETS = ("paper", "recommended")
 
 
-def preset_knobs(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
-    """The knobs that a preset sets for a model.
+def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
+    """The options that a preset sets for a model.
 
     Args:
         preset: of `PRESETS`. "paper" is the paper's reference code pick for pick, on every model.
@@ -34,6 +34,6 @@ def preset_knobs(preset: str, model: str | os.PathLike[str], *, revision: str | 
     model_type = config.get("model_type")
     # Stock checkpoints are recommended what the models are that are made of them.
     family = PREFIX + model_type if model_type in FAMILIES else model_type
-    if family not in RECOMMENDED_KNOBS:
+    if family not in RECOMMENDED_OPTIONS:
         raise ValueError(f"{model} is a {model_type}: the preset is for LLaVA-1.5 and LLaVA-NeXT.")
-    return RECOMMENDED_KNOBS[family]
+    return RECOMMENDED_OPTIONS[family]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .card import Measurements
-from .config_file import check_knobs
+from .config_file import check_options
 from .hub_names import check_reference, check_repo_id
 from .ignored_text import INSTRUCTIONS, STOP_WORDS, check_word_lists
 
@@ -38,7 +38,7 @@ class Recipe:
     measurements: Measurements | None = None
 
     def __post_init__(self) -> None:
-        check_knobs(self.options)
+        check_options(self.options)
         check_word_lists(self.stop_words, self.instructions)
         if self.base_revision is not None:
             check_reference(self.base_revision, "revision")

@@ -18,7 +18,7 @@ from .card import CardFacts, render_card
 from .clean_process import check_staged
 from .config_file import as_json, published_config
 from .families import PREFIX
-from .ignored_text import text_knobs
+from .ignored_text import text_options
 from .published_files import published_sources
 from .recipe import Recipe
 from .tokenizer_files import load_processor, write_tokenizer_files
@@ -101,7 +101,7 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         ValueError: a base without a usable processor, tokenizer or chat template.
     """
     processor = load_processor(base)
-    derived = text_knobs(
+    derived = text_options(
         processor.tokenizer,
         _chat_template(processor),
         stop_words=recipe.stop_words,

@@ -1,4 +1,4 @@
-"""Holds a published repo or a staged folder against the installed release: code, knobs, weights, file formats."""
+"""Holds a published repo or a staged folder against the installed release: code, options, weights, file formats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from configuration_mmtok import KNOB_NAMES
+from configuration_mmtok import OPTION_NAMES
 
 from .base import CARD_FILE, CONFIG_FILE
 from .card import metadata_of
@@ -51,7 +51,7 @@ class Verification:
         code: every published file.
         orphans: code files of an earlier release; nothing that is released imports them.
         other_code: further Python files; nothing that is released imports them.
-        knobs: the pruning knobs of `config.json`.
+        pruning_options: the pruning options of `config.json`.
         weights: the safetensors files with their sha256.
         origin: one line on where the weights come from.
         problems: everything that is not as released; empty when all is well.
@@ -63,7 +63,7 @@ class Verification:
     code: tuple[CodeFile, ...]
     orphans: tuple[str, ...]
     other_code: tuple[str, ...]
-    knobs: Mapping[str, Any]
+    pruning_options: Mapping[str, Any]
     weights: Mapping[str, str]
     origin: str
     problems: tuple[str, ...] = field(default=())
@@ -83,7 +83,7 @@ class Verification:
         lines += [f"  {_verdict(file):8} {file.name}  sha256 {file.found or '-'}" for file in self.code]
         lines += [f"  orphan   {name}  (of an earlier release)" for name in self.orphans]
         lines += [f"  extra    {name}  (nothing of the release imports it)" for name in self.other_code]
-        lines += [f"  {name} = {_short(value)}" for name, value in self.knobs.items()]
+        lines += [f"  {name} = {_short(value)}" for name, value in self.pruning_options.items()]
         lines += [f"Weights: {len(self.weights)} safetensors files. {self.origin}"]
         lines += [f"Problem: {problem}" for problem in self.problems]
         released = "is" if self.code_is_released else "is NOT"
@@ -144,7 +144,7 @@ def _verify(files: FolderFiles | RepoFiles, name: str, commit: str | None) -> Ve
         code=code,
         orphans=left_over,
         other_code=tuple(sorted(others)),
-        knobs={knob: config[knob] for knob in KNOB_NAMES if knob in config},
+        pruning_options={option: config[option] for option in OPTION_NAMES if option in config},
         weights=weights,
         origin=_origin(card, weights, problems, on_the_hub=commit is not None),
         problems=tuple(problems),
@@ -172,7 +172,7 @@ def _config(files: FolderFiles | RepoFiles, problems: list[str]) -> dict[str, An
         problems.append(f"config.json has the model_type {config.get('model_type')!r}, which is none of mmtok's.")
     elif config.get("auto_map") != FAMILIES[_model_type(config)].auto_map:
         problems.append("auto_map in config.json names other code than the released classes.")
-    problems += [f"config.json lacks the knob {knob}." for knob in KNOB_NAMES if knob not in config]
+    problems += [f"config.json lacks the option {option}." for option in OPTION_NAMES if option not in config]
     return config
 
 

@@ -50,8 +50,8 @@ def test_answers_in_order_equal_those_of_single_questions(settings) -> None:
     assert (result.lines, result.resumed, result.errors) == (7, 0, 0)
     pipe = load_pipeline(settings.model)
     for question, line in zip(read_questions(settings.input), read_lines(settings.output), strict=True):
-        picture = Image.open(settings.input.parent / question["image"])
-        alone = ask(pipe, picture, question["question"], 4, max_new_tokens=3)
+        image = Image.open(settings.input.parent / question["image"])
+        alone = ask(pipe, image, question["question"], 4, max_new_tokens=3)
         assert line == {**question, "answer": alone.answer}
     assert not settings.parts.exists()
 
@@ -91,8 +91,8 @@ def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
     ("before", "now", "message"),
     [
         ({"budget": 2}, {}, "vision_token_budget was 2 and is 4"),
-        ({}, {"knobs": {"text_temperature": 0.5}}, "text_temperature was None and is 0.5"),
-        ({"knobs": {"text_temperature": 0.5}}, {}, "text_temperature was 0.5 and is None"),
+        ({}, {"pruning_options": {"text_temperature": 0.5}}, "text_temperature was None and is 0.5"),
+        ({"pruning_options": {"text_temperature": 0.5}}, {}, "text_temperature was 0.5 and is None"),
         ({}, {"max_new_tokens": 4}, "max_new_tokens was 3 and is 4"),
     ],
 )
@@ -144,22 +144,22 @@ def test_a_run_that_was_killed_at_its_very_end_is_done(settings, monkeypatch) ->
     assert not settings.parts.exists()
 
 
-def test_knobs_count_for_every_line(settings) -> None:
-    knobs = {"vision_coverage_weight": 0.0, "text_temperature": 5.0}
+def test_options_count_for_every_line(settings) -> None:
+    pruning_options = {"vision_coverage_weight": 0.0, "text_temperature": 5.0}
     generate_file(settings)
     plain = read_lines(settings.output)
-    chosen = replace(settings, knobs=knobs, output=settings.output.with_name("chosen.jsonl"))
+    chosen = replace(settings, pruning_options=pruning_options, output=settings.output.with_name("chosen.jsonl"))
     generate_file(chosen)
     lines = read_lines(chosen.output)
     pipe = load_pipeline(settings.model)
     for line in lines:
-        picture = Image.open(settings.input.parent / line["image"])
-        assert line["answer"] == ask(pipe, picture, line["question"], 4, max_new_tokens=3, **knobs).answer
+        image = Image.open(settings.input.parent / line["image"])
+        assert line["answer"] == ask(pipe, image, line["question"], 4, max_new_tokens=3, **pruning_options).answer
     assert lines != plain
 
 
-@pytest.mark.parametrize("wrong", [{"budget": 0}, {"knobs": {"text_temperature": 0}}])
-def test_a_knob_out_of_range_is_refused_before_anything(settings, wrong) -> None:
+@pytest.mark.parametrize("wrong", [{"budget": 0}, {"pruning_options": {"text_temperature": 0}}])
+def test_an_option_out_of_range_is_refused_before_anything(settings, wrong) -> None:
     with pytest.raises(ValueError, match=r"(vision_token_budget|text_temperature) is 0: give"):
         generate_file(replace(settings, model="no-such-model", **wrong))
     assert not settings.parts.exists()

@@ -120,9 +120,9 @@ def test_a_stock_checkpoint_is_refused(tmp_path) -> None:
         load_pipeline(base)
 
 
-def test_answers_with_other_knobs(tmp_path) -> None:
-    """A knob given for one call reaches both the generation and the record of what was kept."""
-    staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "knobs_staged", check=False)
+def test_answers_with_other_options(tmp_path) -> None:
+    """An option given for one call reaches both the generation and the record of what was kept."""
+    staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "options_staged", check=False)
     pipe = load_pipeline(staged.path)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
     plain = ask(pipe, image, "Where is the dog?", 4, max_new_tokens=2)
@@ -138,5 +138,5 @@ def test_the_command_writes_its_drawing(tmp_path, capsys) -> None:
     given = ["--base", str(base), "--folder", str(folder), "--output", str(output), "--no-check"]
     assert main(["demo", *given, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert Path(values["picture"]) == output
+    assert Path(values["image"]) == output
     assert Image.open(output).format == "PNG"

@@ -49,6 +49,6 @@ def test_two_workers_answer_as_the_pipeline_does(tmp_path: Path) -> None:
     assert len(written) == len(records)
     pipe = load_pipeline(model)
     for record in records:
-        picture = Image.open(tmp_path / record["image"])
-        assert found[record["image"]] == ask(pipe, picture, record["question"], BUDGET, max_new_tokens=4).answer
+        image = Image.open(tmp_path / record["image"])
+        assert found[record["image"]] == ask(pipe, image, record["question"], BUDGET, max_new_tokens=4).answer
     assert len(set(found.values())) > 1

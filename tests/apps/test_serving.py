@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from small_checkpoints import make_llava_checkpoint
 
-from configuration_mmtok import KNOB_NAMES
+from configuration_mmtok import OPTION_NAMES
 from mmtok.apps.answering import ask, load_pipeline
 from mmtok.images import read_image
 from mmtok.publish import Recipe, stage
@@ -94,7 +94,7 @@ def test_handler_answers_conversations_and_lists(handler, expected) -> None:
     assert answers == [{"generated_text": expected[BUDGET]}] * 2
 
 
-def test_handler_takes_every_knob_but_the_tables_of_token_ids(folder) -> None:
+def test_handler_takes_every_option_but_the_tables_of_token_ids(folder) -> None:
     tables = {
         "ignored_token_ids",
         "ignored_token_sequences",
@@ -105,10 +105,10 @@ def test_handler_takes_every_knob_but_the_tables_of_token_ids(folder) -> None:
         "word_continuation_bitmap",
         "word_piece_texts",
     }
-    assert set(KNOB_NAMES) - handler_module(folder).PARAMETERS == tables
+    assert set(OPTION_NAMES) - handler_module(folder).PARAMETERS == tables
 
 
-def test_handler_passes_knobs_on(handler) -> None:
+def test_handler_passes_options_on(handler) -> None:
     data = {"inputs": {"image": encoded(), "question": QUESTION}, "parameters": {"text_temperature_unit": "kelvin"}}
     with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
         handler(data)
@@ -198,8 +198,8 @@ def client(server) -> Any:
     return OpenAI(base_url=server[0], api_key="none", timeout=240)
 
 
-def _with(**knobs: Any) -> dict[str, Any]:
-    return {"extra_body": {"generation_config": json.dumps(knobs)}}
+def _with(**pruning_options: Any) -> dict[str, Any]:
+    return {"extra_body": {"generation_config": json.dumps(pruning_options)}}
 
 
 @pytest.mark.heavy

@@ -40,7 +40,7 @@ pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'mmtok[
 pytest.importorskip("selenium", reason="the browser is driven by selenium")
 OWN = example(7).image  # the image that the page begins with
 OTHER = example(3).image
-NO_PICTURE = "There is no image, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw."
+NO_IMAGE = "There is no image, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw."
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_what_is_drawn_is_asked_about(address, pipe) -> None:
 
 
 def _is_red(image: np.ndarray) -> np.ndarray:
-    """Where a image has the first colour of the brush."""
+    """Where an image has the first colour of the brush."""
     return abs(image - (220, 40, 40)).max(axis=-1) < 30
 
 
@@ -173,7 +173,7 @@ def test_mistakes_are_explained(address) -> None:
         until(lambda: "Upload an image" in text_of(driver, "#canvas"))
         write(driver, "Is there a red circle in the image?")
         press(driver, "#ask")
-        until(lambda: NO_PICTURE in text_of(driver, "body"))
+        until(lambda: NO_IMAGE in text_of(driver, "body"))
         keep_screenshot(driver, "cleared")
         assert not any("vision tokens" in text_of(driver, name) for name in ("#full-facts", "#pruned-facts"))
         press(driver, "#another")
@@ -183,13 +183,13 @@ def test_mistakes_are_explained(address) -> None:
 
 
 def test_a_file_that_is_no_image(address, tmp_path) -> None:
-    """The canvas stays empty, the answer is a sentence, and a image can be uploaded after it."""
+    """The canvas stays empty, the answer is a sentence, and an image can be uploaded after it."""
     (tmp_path / "broken.png").write_bytes(b"no image")
     OTHER.save(tmp_path / "other.png")
     with browser(address) as driver:
         upload(driver, tmp_path / "broken.png")
         press(driver, "#ask")
-        until(lambda: NO_PICTURE in text_of(driver, "body"))
+        until(lambda: NO_IMAGE in text_of(driver, "body"))
         keep_screenshot(driver, "no-image")
         upload(driver, tmp_path / "other.png")
         press(driver, "#ask")

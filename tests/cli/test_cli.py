@@ -11,7 +11,7 @@ from PIL import Image
 from small_checkpoints import make_llava_next_checkpoint
 
 import mmtok
-from configuration_mmtok import RECOMMENDED_KNOBS, PruningOptions
+from configuration_mmtok import RECOMMENDED_OPTIONS, PruningOptions
 from mmtok.cli.main import COMMANDS, PUBLISHING, main, publishing_main
 from mmtok.publish import stage
 
@@ -40,8 +40,8 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("pictures") / "photo.png"
+def image(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("images") / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(path)
     return str(path)
 
@@ -50,8 +50,8 @@ def printed(capsys) -> object:
     return json.loads(capsys.readouterr().out)
 
 
-def test_ask_gives_an_answer_for_each_budget(model, picture, capsys) -> None:
-    arguments = ["ask", picture, QUESTION, "--budgets", "all", "0.25", "2", "--max-new-tokens", "2", "--model", model]
+def test_ask_gives_an_answer_for_each_budget(model, image, capsys) -> None:
+    arguments = ["ask", image, QUESTION, "--budgets", "all", "0.25", "2", "--max-new-tokens", "2", "--model", model]
     assert main([*arguments, "--json"]) == 0
     answers = printed(capsys)
     assert [answer["vision_token_budget"] for answer in answers] == [None, 0.25, 2]
@@ -63,9 +63,9 @@ def test_ask_gives_an_answer_for_each_budget(model, picture, capsys) -> None:
     assert all(f"{answer['prompt_tokens']} of {answer['full_prompt_tokens']}" in table for answer in answers)
 
 
-def test_show_draws_every_budget(model, picture, capsys, tmp_path) -> None:
+def test_show_draws_every_budget(model, image, capsys, tmp_path) -> None:
     output = tmp_path / "kept.png"
-    arguments = ["show", picture, QUESTION, "Where is the dog?", "--budgets", "all", "2", "--output", str(output)]
+    arguments = ["show", image, QUESTION, "Where is the dog?", "--budgets", "all", "2", "--output", str(output)]
     assert main([*arguments, "--model", model, "--json"]) == 0
     result = printed(capsys)
     assert [len(selection["kept"]) for selection in result["selections"]] == [
@@ -76,8 +76,8 @@ def test_show_draws_every_budget(model, picture, capsys, tmp_path) -> None:
     assert Image.open(output).format == "PNG"
 
 
-def test_bench_times_every_budget(model, picture, capsys) -> None:
-    arguments = ["bench", picture, QUESTION, "--budgets", "all", "2", "--repeats", "1", "--new-tokens", "2"]
+def test_bench_times_every_budget(model, image, capsys) -> None:
+    arguments = ["bench", image, QUESTION, "--budgets", "all", "2", "--repeats", "1", "--new-tokens", "2"]
     assert main([*arguments, "--model", model, "--json"]) == 0
     result = printed(capsys)
     assert result["setting"]["attention"] == "sdpa"
@@ -105,38 +105,38 @@ def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
     assert main(["stage", str(base), str(out), "--no-check", "--preset", "recommended", *given, "--json"]) == 0
     config = json.loads((out / "config.json").read_text())
     expected = {"text_temperature": 0.5, "coverage_target": 0.9, "keep_image_newline": True}
-    expected |= RECOMMENDED_KNOBS["mmtok_llava_next"]
+    expected |= RECOMMENDED_OPTIONS["mmtok_llava_next"]
     assert {name: config[name] for name in expected} == expected
     assert config["vision_coverage_weight"] == 0.5
 
 
-def test_knobs_of_a_call_count(model, picture, capsys, tmp_path) -> None:
+def test_options_of_a_call_count(model, image, capsys, tmp_path) -> None:
     output = str(tmp_path / "kept.png")
-    show = ["show", picture, QUESTION, "--budgets", "4", "--output", output, "--model", model, "--json"]
+    show = ["show", image, QUESTION, "--budgets", "4", "--output", output, "--model", model, "--json"]
     gains = []
-    for knobs in ([], ["--vision-coverage-weight", "0"], ["--text-temperature-unit", "spread"]):
-        assert main([*show, *knobs]) == 0
+    for pruning_options in ([], ["--vision-coverage-weight", "0"], ["--text-temperature-unit", "spread"]):
+        assert main([*show, *pruning_options]) == 0
         gains.append([[patch["text_gain"], patch["vision_gain"]] for patch in printed(capsys)["selections"][0]["kept"]])
     assert all(vision == 0 for _, vision in gains[1])
     assert gains[0] != gains[1]
     assert gains[0] != gains[2]
 
 
-def test_bench_and_generate_take_knobs(model, picture, capsys, tmp_path) -> None:
+def test_bench_and_generate_take_options(model, image, capsys, tmp_path) -> None:
     preset = ["--preset", "recommended", "--coverage-target", "0.5"]
-    bench = ["bench", picture, QUESTION, "--budgets", "8", "--repeats", "1", "--new-tokens", "2", "--model", model]
+    bench = ["bench", image, QUESTION, "--budgets", "8", "--repeats", "1", "--new-tokens", "2", "--model", model]
     lengths = []
-    for knobs in ([], preset):
-        assert main([*bench, *knobs, "--json"]) == 0
+    for pruning_options in ([], preset):
+        assert main([*bench, *pruning_options, "--json"]) == 0
         result = printed(capsys)
         lengths.append(result["timings"][0]["prompt_tokens"])
-    assert result["knobs"] == {**RECOMMENDED_KNOBS["mmtok_llava_next"], "coverage_target": 0.5}
+    assert result["options"] == {**RECOMMENDED_OPTIONS["mmtok_llava_next"], "coverage_target": 0.5}
     assert lengths[1] < lengths[0]
     questions, output, own = (tmp_path / f"{name}.jsonl" for name in ("questions", "answers", "own"))
-    questions.write_text(json.dumps({"image": picture, "question": QUESTION}) + "\n")
+    questions.write_text(json.dumps({"image": image, "question": QUESTION}) + "\n")
     generate = ["generate", "--model", model, "--input", str(questions), "--output", str(output), "--budget", "4"]
     assert main([*generate, "--max-new-tokens", "3", "--json", *preset]) == 0
-    ask = ["ask", picture, QUESTION, "--model", model, "--budgets", "4", "--max-new-tokens", "3", "--json", *preset]
+    ask = ["ask", image, QUESTION, "--model", model, "--budgets", "4", "--max-new-tokens", "3", "--json", *preset]
     assert printed(capsys)["lines"] == 1
     assert main(ask) == 0
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
@@ -160,20 +160,20 @@ def test_every_option_but_the_tables_is_one_of_the_command_line(command, capsys)
     ("arguments", "message"),
     [
         (["ask", "no-such.png", "?"], "mmtok ask: no-such.png cannot be read as an image"),
-        (["show", "PICTURE", "?", "--output", "kept.xyz"], "kept.xyz names no picture format"),
-        (["show", "PICTURE", "?", "--output", "no/such/kept.png"], "is not there: make it first"),
+        (["show", "IMAGE", "?", "--output", "kept.xyz"], "kept.xyz names no image format"),
+        (["show", "IMAGE", "?", "--output", "no/such/kept.png"], "is not there: make it first"),
         (["stage", "no such base", "out"], "mmtok stage: .no such base. is neither a folder nor a Hub id"),
         (["demo", "--output", "no/such/demo.png"], "is not there: make it first"),
-        (["ask", "PICTURE", "?", "--model", "./no such"], "'./no such' is neither a folder nor a Hub id"),
-        (["ask", "PICTURE", "?", "--model", "FOLDER"], "has no config.json: give the folder of a staged model"),
-        (["generate", "--model", "FOLDER", "--input", "PICTURE", "--output", "o"], "has no config.json"),
-        (["generate", "--model", "MODEL", "--input", "PICTURE", "--output", "o"], "cannot be read as text"),
+        (["ask", "IMAGE", "?", "--model", "./no such"], "'./no such' is neither a folder nor a Hub id"),
+        (["ask", "IMAGE", "?", "--model", "FOLDER"], "has no config.json: give the folder of a staged model"),
+        (["generate", "--model", "FOLDER", "--input", "IMAGE", "--output", "o"], "has no config.json"),
+        (["generate", "--model", "MODEL", "--input", "IMAGE", "--output", "o"], "cannot be read as text"),
         (["generate", "--model", "MODEL", "--input", "no-such", "--output", "o"], "no-such cannot be read as text"),
-        (["ask", "PICTURE", "?", "--model", "no-such-model", *NO_WEIGHTS], "are both 0, which leaves nothing to cover"),
+        (["ask", "IMAGE", "?", "--model", "no-such-model", *NO_WEIGHTS], "are both 0, which leaves nothing to cover"),
     ],
 )
-def test_refusals_are_one_sentence(arguments, message, model, picture, capsys) -> None:
-    places = {"PICTURE": picture, "MODEL": model, "FOLDER": str(Path(picture).parent)}
+def test_refusals_are_one_sentence(arguments, message, model, image, capsys) -> None:
+    places = {"IMAGE": image, "MODEL": model, "FOLDER": str(Path(image).parent)}
     assert main([places.get(argument, argument) for argument in arguments]) == 1
     assert re.search(message, capsys.readouterr().err)
 
@@ -182,7 +182,7 @@ def test_refusals_are_one_sentence(arguments, message, model, picture, capsys) -
     "arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budgets", "0"], *MISTYPED]
 )
 def test_wrong_usage_is_2(arguments, capsys) -> None:
-    """Of a command with its usage, which fits on a line: the message is not lost behind the knobs."""
+    """Of a command with its usage, which fits on a line: the message is not lost behind the options."""
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     told = capsys.readouterr().err
@@ -193,7 +193,7 @@ def test_wrong_usage_is_2(arguments, capsys) -> None:
 @pytest.mark.parametrize(
     ("command", "message"), [("generate", "interrupted: the same command"), ("ask", "interrupted.")]
 )
-def test_interrupted_is_130(command, message, picture, capsys, monkeypatch) -> None:
+def test_interrupted_is_130(command, message, image, capsys, monkeypatch) -> None:
     import mmtok.cli.ask
     import mmtok.cli.generate
 
@@ -202,7 +202,7 @@ def test_interrupted_is_130(command, message, picture, capsys, monkeypatch) -> N
 
     monkeypatch.setattr(mmtok.cli.generate, "generate_file", interrupt)
     monkeypatch.setattr(mmtok.cli.ask, "opened_pipeline", interrupt)
-    given = {"generate": ["--model", "m", "--input", "i", "--output", "o"], "ask": [picture, "?"]}[command]
+    given = {"generate": ["--model", "m", "--input", "i", "--output", "o"], "ask": [image, "?"]}[command]
     assert main([command, *given]) == 130
     assert f"mmtok {command}: {message}" in capsys.readouterr().err
 
@@ -231,14 +231,14 @@ def test_hub_upload_is_the_publishing_part_of_the_command(capsys) -> None:
     assert "invalid choice: 'ask'" in capsys.readouterr().err
 
 
-def test_generate_takes_the_embedded_model_and_where_to_run_it(picture, tmp_path, capsys) -> None:
+def test_generate_takes_the_embedded_model_and_where_to_run_it(image, tmp_path, capsys) -> None:
     questions, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
-    questions.write_text(json.dumps({"image": picture, "question": "Is there a red circle in the image?"}) + "\n")
+    questions.write_text(json.dumps({"image": image, "question": "Is there a red circle in the image?"}) + "\n")
     generate = ["generate", "--model", "tiny", "--input", str(questions), "--output", str(output), "--budget", "0.25"]
     where = ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "2", "--json"]
     assert main([*generate, *where]) == 0
     assert printed(capsys) == {"lines": 1, "resumed": 0, "errors": 0, "output": str(output)}
-    ask = ["ask", picture, "Is there a red circle in the image?", "--model", "tiny", "--budgets", "0.25", *where]
+    ask = ["ask", image, "Is there a red circle in the image?", "--model", "tiny", "--budgets", "0.25", *where]
     assert main(ask) == 0
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
 

@@ -325,7 +325,7 @@ def test_two_processes_answer_what_one_does(settings: RunSettings, tmp_path: Pat
     assert shared == alone
 
 
-def test_knobs_of_the_command_line_are_one_more_method(settings, tmp_path, capsys) -> None:
+def test_options_of_the_command_line_are_one_more_method(settings, tmp_path, capsys) -> None:
     given = ["--vision-coverage-weight", "0", "--text-temperature", "5"]
     assert main([*command(settings, tmp_path / "out"), *given]) == 0
     printed = capsys.readouterr().out

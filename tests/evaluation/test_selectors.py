@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.quality.raw_cosine import RawCoverage, RawTextCoverage
-from configuration_mmtok import KNOB_NAMES
+from configuration_mmtok import OPTION_NAMES
 from mmtok.evaluation.selectors import (
     METHODS,
     PAPER_SETTINGS,
@@ -57,9 +57,9 @@ def view(tokens: int, *, width: int = 8, side: int = 0, words: int = 3, seed: in
     return CropView(**{**known, **values})
 
 
-def test_the_paper_s_settings_name_every_knob_but_the_budget() -> None:
-    tables = {name for name in KNOB_NAMES if name.endswith(("_ids", "_sequences", "_bitmap", "_texts"))}
-    assert set(KNOB_NAMES) - set(PAPER_SETTINGS) == {"vision_token_budget", "vision_token_share", *tables}
+def test_the_paper_s_settings_name_every_option_but_the_budget() -> None:
+    tables = {name for name in OPTION_NAMES if name.endswith(("_ids", "_sequences", "_bitmap", "_texts"))}
+    assert set(OPTION_NAMES) - set(PAPER_SETTINGS) == {"vision_token_budget", "vision_token_share", *tables}
 
 
 @pytest.mark.parametrize("selector", SELECTORS, ids=lambda selector: selector.name)

@@ -1,4 +1,4 @@
-"""The knobs: kept in config.json, overridable, and refused by name and value when they make no sense."""
+"""The options: kept in config.json, overridable, and refused by name and value when they make no sense."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from model_cases import FAMILIES, Family
 
-from configuration_mmtok import KNOB_NAMES, PruningOptions
+from configuration_mmtok import OPTION_NAMES, PruningOptions
 from mmtok.hub.options import REMOVED_OPTIONS
 
 REFUSED = [
@@ -31,15 +31,17 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("knobs", "message"), REFUSED)
-def test_nonsense_is_refused_everywhere(family: Family, tmp_path: Path, knobs: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("pruning_options", "message"), REFUSED)
+def test_nonsense_is_refused_everywhere(
+    family: Family, tmp_path: Path, pruning_options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        family.config(**knobs)
+        family.config(**pruning_options)
     with pytest.raises(ValueError, match=message):
-        PruningOptions(**knobs)
+        PruningOptions(**pruning_options)
     family.config().save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**written, **knobs}))
+    (tmp_path / "config.json").write_text(json.dumps({**written, **pruning_options}))
     with pytest.raises(ValueError, match=message):
         family.config_class.from_pretrained(tmp_path)
 
@@ -51,13 +53,17 @@ def test_a_refused_value_leaves_the_old_one(family: Family) -> None:
     assert config.vision_token_budget == 7
 
 
-def test_knobs_survive_saving_and_can_be_overridden(family: Family, tmp_path: Path) -> None:
-    knobs = {"vision_token_budget": 0.5, "text_temperature_unit": "spread", "ignored_token_sequences": [[5], [6, 7]]}
-    config = family.config(**knobs)
+def test_options_survive_saving_and_can_be_overridden(family: Family, tmp_path: Path) -> None:
+    pruning_options = {
+        "vision_token_budget": 0.5,
+        "text_temperature_unit": "spread",
+        "ignored_token_sequences": [[5], [6, 7]],
+    }
+    config = family.config(**pruning_options)
     config.save_pretrained(tmp_path)
-    assert set(KNOB_NAMES) <= set(json.loads((tmp_path / "config.json").read_text()))
+    assert set(OPTION_NAMES) <= set(json.loads((tmp_path / "config.json").read_text()))
     read = family.config_class.from_pretrained(tmp_path)
-    assert all(getattr(read, name) == getattr(config, name) for name in KNOB_NAMES)
+    assert all(getattr(read, name) == getattr(config, name) for name in OPTION_NAMES)
     overridden = family.config_class.from_pretrained(tmp_path, vision_token_budget=3)
     assert overridden.vision_token_budget == 3
     assert overridden.text_temperature_unit == "spread"

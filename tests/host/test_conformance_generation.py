@@ -179,7 +179,7 @@ def test_a_mask_that_fits_neither_prompt_is_refused(family: Family, model: Any) 
             model(torch.tensor([[5], [6]]), **{CACHE: output[CACHE]}, attention_mask=torch.ones(2, 4))
 
 
-def test_image_tokens_without_a_picture_are_refused(family: Family, model: Any) -> None:
+def test_image_tokens_without_a_image_are_refused(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS, model)
     with pytest.raises(ValueError, match="image tokens and no images: give pixel_values"):
         model.generate(input_ids=inputs["input_ids"], max_new_tokens=1)

@@ -1,4 +1,4 @@
-"""Knobs in a generation configuration: who has the last word, and that none of it sticks to the model."""
+"""Options in a generation configuration: who has the last word, and that none of it sticks to the model."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def read_by(model: Any, inputs: dict[str, torch.Tensor], **arguments: Any) -> in
 def tokens(model: Any, inputs: dict[str, torch.Tensor], **arguments: Any) -> int:
     """Length of the prompt that `generate` reads; `select_vision_tokens` has to say the same."""
     read = read_by(model, inputs, **arguments)
-    knobs = {name: value for name, value in arguments.items() if name not in LENGTH}
-    assert int(model.select_vision_tokens(**inputs, **knobs).kept_mask.sum()) == read
+    pruning_options = {name: value for name, value in arguments.items() if name not in LENGTH}
+    assert int(model.select_vision_tokens(**inputs, **pruning_options).kept_mask.sum()) == read
     return read
 
 
@@ -86,28 +86,28 @@ def test_an_assistant_reads_the_same_prompt(family: Family, model: Any, inputs: 
         assert torch.equal(found, expected)
 
 
-def test_every_knob_is_read(model: Any, inputs: dict[str, torch.Tensor]) -> None:
-    knobs = {"vision_token_budget": 4, "vision_coverage_weight": 50.0, "ignored_token_ids": [5, 6]}
-    told = model.select_vision_tokens(**inputs, **knobs).images[0]
-    read = model.select_vision_tokens(**inputs, generation_config=GenerationConfig(**knobs)).images[0]
+def test_every_option_is_read(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    pruning_options = {"vision_token_budget": 4, "vision_coverage_weight": 50.0, "ignored_token_ids": [5, 6]}
+    told = model.select_vision_tokens(**inputs, **pruning_options).images[0]
+    read = model.select_vision_tokens(**inputs, generation_config=GenerationConfig(**pruning_options)).images[0]
     assert torch.equal(told.vision_gain, read.vision_gain)
     assert not torch.equal(told.vision_gain, model.select_vision_tokens(**inputs).images[0].vision_gain[:4])
 
 
 @pytest.mark.parametrize(
-    ("knob", "message"),
+    ("option", "message"),
     [
         ({"vision_token_budget": 0}, "vision_token_budget is 0: give a number of tokens"),
         ({"text_temperature": "cold"}, "text_temperature is 'cold': give a finite number above 0"),
         ({"text_coverage_weight": 0, "vision_coverage_weight": 0}, "are both 0, which leaves nothing to cover"),
     ],
 )
-def test_nonsense_is_refused(model: Any, inputs: dict[str, torch.Tensor], knob: dict[str, Any], message: str) -> None:
-    config = GenerationConfig(**knob, **LENGTH)
+def test_nonsense_is_refused(model: Any, inputs: dict[str, torch.Tensor], option: dict[str, Any], message: str) -> None:
+    config = GenerationConfig(**option, **LENGTH)
     for call in (model.generate, model.select_vision_tokens):
         with pytest.raises(ValueError, match=message):
             call(**inputs, generation_config=config)
-    for name, value in knob.items():
+    for name, value in option.items():
         setattr(model.generation_config, name, value)
     with pytest.raises(ValueError, match=message):
         model.generate(**inputs, **LENGTH)
@@ -131,7 +131,7 @@ def test_it_is_saved_with_the_model(family: Family, model: Any, inputs: dict[str
     assert tokens(read, inputs, **LENGTH) == tokens(model, inputs, **LENGTH)
 
 
-def test_a_knob_for_loading_is_the_configurations(family: Family, model: Any, inputs, tmp_path) -> None:
+def test_an_option_for_loading_is_the_configurations(family: Family, model: Any, inputs, tmp_path) -> None:
     """Stock puts every argument of `from_pretrained` into the generation configuration as well."""
     model.generation_config = GenerationConfig(pad_token_id=PAD)
     model.save_pretrained(tmp_path)

@@ -13,7 +13,7 @@ from model_cases import Family
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from configuration_mmtok import RECOMMENDED_KNOBS, PruningOptions
+from configuration_mmtok import RECOMMENDED_OPTIONS, PruningOptions
 
 
 class OneDevice(TorchDispatchMode):
@@ -33,15 +33,15 @@ SETTINGS: list[dict[str, Any]] = [
     {"vision_token_share": 0.25},
     {"vision_token_budget": 40},
     {"vision_token_budget": 3, "exclude_padding": True, "keep_image_newline": True},
-    {"vision_token_budget": 3, **RECOMMENDED_KNOBS["mmtok_llava"]},
+    {"vision_token_budget": 3, **RECOMMENDED_OPTIONS["mmtok_llava"]},
 ]
 
 
-def on_meta(family: Family, knobs: dict[str, Any], *, masked: bool = True) -> tuple[Any, Any]:
+def on_meta(family: Family, pruning_options: dict[str, Any], *, masked: bool = True) -> tuple[Any, Any]:
     """A prompt pruned on the CPU, and pruned where everything that an accelerator would hold has no values."""
     model, _ = family.models()
     inputs = family.inputs(ROWS, model)
-    options = PruningOptions.from_config(model.config, **knobs)
+    options = PruningOptions.from_config(model.config, **pruning_options)
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     mask = mask if masked else None
     prompt = model.read_prompt(ids, None, mask)
@@ -59,12 +59,12 @@ def on_meta(family: Family, knobs: dict[str, Any], *, masked: bool = True) -> tu
             return expected, model.prune_prompt(there, away, {}, options)
 
 
-@pytest.mark.parametrize("knobs", SETTINGS, ids=lambda knobs: ", ".join(map(str, knobs)))
+@pytest.mark.parametrize("pruning_options", SETTINGS, ids=lambda pruning_options: ", ".join(map(str, pruning_options)))
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
 def test_nothing_is_read_back_between_the_features_and_the_pruned_prompt(
-    family: Family, knobs: dict[str, Any], masked: bool
+    family: Family, pruning_options: dict[str, Any], masked: bool
 ) -> None:
-    expected, found = on_meta(family, knobs, masked=masked)
+    expected, found = on_meta(family, pruning_options, masked=masked)
     assert found.inputs_embeds.device.type == "meta"
     for name in ("input_ids", "inputs_embeds", "attention_mask", "kept", "readable", "vision_slots"):
         ours, theirs = getattr(found, name), getattr(expected, name)

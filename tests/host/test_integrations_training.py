@@ -20,7 +20,7 @@ def model(family: Family) -> Any:
 
 
 def labelled(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Labels for the words; none for pictures and padding."""
+    """Labels for the words; none for images and padding."""
     ids = inputs["input_ids"]
     silent = (ids == IMAGE) | (inputs["attention_mask"] == 0)
     return {**inputs, "labels": ids.masked_fill(silent, -100)}
@@ -82,16 +82,16 @@ def test_accumulated_gradients_are_those_of_the_batch(family: Family, model: Any
     model(**batch, num_items_in_batch=words).loss.backward()
     whole = gradients(model)
     model.zero_grad()
-    picture = 0
+    image = 0
     for row, pieces in enumerate(ROWS):
-        pictures = sum(isinstance(piece, tuple) for piece in pieces)
+        images = sum(isinstance(piece, tuple) for piece in pieces)
         one = {name: batch[name][row : row + 1] for name in ("input_ids", "attention_mask", "labels")}
-        if pictures:
+        if images:
             for name in ("pixel_values", "image_sizes"):
                 if name in batch:
-                    one[name] = batch[name][picture : picture + pictures]
+                    one[name] = batch[name][image : image + images]
         model(**one, num_items_in_batch=words).loss.backward()
-        picture += pictures
+        image += images
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, whole[name], atol=2e-5, rtol=2e-4, msg=lambda text, name=name: name + text)
     assert whole["model.multi_modal_projector.linear_1.weight"].abs().sum() > 0

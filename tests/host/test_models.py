@@ -11,9 +11,9 @@ from model_cases import CACHE, EOS, IMAGE, PAD, Family, single
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-# Text alone, one picture, several pictures with aspect ratios of their own, a picture at the end.
+# Text alone, one image, several images with aspect ratios of their own, an image at the end.
 MIXED = [[3, (24, 24), 5], [2, (30, 60), 4, (60, 20), 3], [7], [(50, 50), 6]]
-PICTURES_OF_ROW = [slice(0, 1), slice(1, 3), slice(3, 3), slice(3, 4)]
+IMAGES_OF_ROW = [slice(0, 1), slice(1, 3), slice(3, 3), slice(3, 4)]
 MORE_THAN_ENOUGH = 10**6
 
 
@@ -22,9 +22,9 @@ def models(family: Family) -> tuple[Any, Any]:
     return family.models()
 
 
-def pruned_inputs(model: Any, inputs: dict[str, torch.Tensor], **knobs: Any) -> dict[str, torch.Tensor]:
+def pruned_inputs(model: Any, inputs: dict[str, torch.Tensor], **pruning_options: Any) -> dict[str, torch.Tensor]:
     """One row without padding, its dropped tokens taken out by hand: what stock should see."""
-    kept = model.select_vision_tokens(**inputs, **knobs).kept_mask[0]
+    kept = model.select_vision_tokens(**inputs, **pruning_options).kept_mask[0]
     ids = inputs["input_ids"][0]
     encoded = model.get_image_features(**{k: inputs[k] for k in ("pixel_values", "image_sizes") if k in inputs})
     features = torch.cat(list(getattr(encoded, "pooler_output", encoded)))  # 4.57 returns the features alone
@@ -63,21 +63,25 @@ def test_full_budget_gives_the_sequences_of_stock(
     assert torch.equal(sequences, expected)
 
 
-@pytest.mark.parametrize("knobs", [{"vision_token_budget": 3}, {"vision_token_share": 0.3}])
-def test_pruning_is_stock_on_the_pruned_prompt(family: Family, models: tuple[Any, Any], knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("pruning_options", [{"vision_token_budget": 3}, {"vision_token_share": 0.3}])
+def test_pruning_is_stock_on_the_pruned_prompt(
+    family: Family, models: tuple[Any, Any], pruning_options: dict[str, Any]
+) -> None:
     model, stock = models
     inputs = family.inputs([MIXED[1]], model)
     with torch.no_grad():
-        shorter = pruned_inputs(model, inputs, **knobs)
+        shorter = pruned_inputs(model, inputs, **pruning_options)
         kept = shorter.pop("kept")
         expected = stock(**shorter, output_hidden_states=True, output_attentions=False)
-        output = model(**inputs, **knobs, output_hidden_states=True)
+        output = model(**inputs, **pruning_options, output_hidden_states=True)
     assert 0 < kept.sum() < len(kept)
     torch.testing.assert_close(output.logits[0, kept], expected.logits[0])
     torch.testing.assert_close(output.hidden_states[-1][0, kept], expected.hidden_states[-1][0])
     assert output.logits[0, ~kept].eq(0).all()
     assert torch.equal(output.kept_mask[0], kept)
-    new_tokens = model.generate(**inputs, **knobs, max_new_tokens=5, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    new_tokens = model.generate(**inputs, **pruning_options, max_new_tokens=5, do_sample=False)[
+        :, inputs["input_ids"].shape[1] :
+    ]
     assert torch.equal(new_tokens, stock.generate(**shorter, max_new_tokens=5, do_sample=False))
 
 
@@ -114,7 +118,7 @@ def test_loss_does_not_count_fillers(family: Family, models: tuple[Any, Any]) ->
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     labels = labels.masked_fill(labels == IMAGE, -100)
     together = model(**inputs, labels=labels, vision_token_budget=2).loss
-    rows = [single(inputs, row, pictures) for row, pictures in ((0, slice(0, 1)), (1, slice(1, 1)))]
+    rows = [single(inputs, row, images) for row, images in ((0, slice(0, 1)), (1, slice(1, 1)))]
     losses, counts = [], []
     for row in rows:
         own = row["input_ids"].masked_fill(row["input_ids"] == IMAGE, -100)
@@ -151,8 +155,8 @@ def test_a_row_does_not_depend_on_its_batch(family: Family, models: tuple[Any, A
     together = model.select_vision_tokens(**inputs, vision_token_budget=3)
     with torch.no_grad():
         logits = model(**inputs, vision_token_budget=3).logits
-    for row, pictures in enumerate(PICTURES_OF_ROW):
-        alone = single(inputs, row, pictures)
+    for row, images in enumerate(IMAGES_OF_ROW):
+        alone = single(inputs, row, images)
         real = inputs["attention_mask"][row].bool()
         assert torch.equal(
             together.kept_mask[row, real], model.select_vision_tokens(**alone, vision_token_budget=3).kept_mask[0]
@@ -212,7 +216,7 @@ def test_selection_says_what_was_kept_and_why(family: Family, models: tuple[Any,
 def test_padding_is_no_candidate_when_excluded(family: Family, models: tuple[Any, Any]) -> None:
     model, _ = models
     inputs = family.inputs([[3, (24, 24), 5]], model)
-    # Two bands of one colour: rows of patches 0 and 3. Where this is most of the picture, padding would be picked.
+    # Two bands of one colour: rows of patches 0 and 3. Where this is most of the image, padding would be picked.
     inputs["pixel_values"][..., :6, :] = 0.25
     inputs["pixel_values"][..., 18:, :] = 0.25
     kept = model.select_vision_tokens(**inputs, vision_token_budget=16, exclude_padding=True).images[0]
@@ -221,12 +225,12 @@ def test_padding_is_no_candidate_when_excluded(family: Family, models: tuple[Any
     assert len(kept.row[whole]) == 8
 
 
-def test_every_knob_is_live(family: Family, models: tuple[Any, Any]) -> None:
+def test_every_option_is_live(family: Family, models: tuple[Any, Any]) -> None:
     model, _ = models
     inputs = family.inputs([[3, (50, 50), 25]], model)
     usual = model.select_vision_tokens(**inputs, vision_token_budget=4)
     ids = inputs["input_ids"][0].tolist()
-    for knobs in (
+    for pruning_options in (
         {"vision_token_budget": 5},
         {"text_coverage_weight": 0.01},
         {"vision_coverage_weight": 50.0},
@@ -238,10 +242,10 @@ def test_every_knob_is_live(family: Family, models: tuple[Any, Any]) -> None:
         {"user_turn_token_sequences": [ids[-4:-2]]},
         {"assistant_turn_token_sequences": [ids[-20:-18]], "user_turn_token_sequences": [ids[:1]]},
     ):
-        changed = model.select_vision_tokens(**inputs, **{"vision_token_budget": 4, **knobs})
+        changed = model.select_vision_tokens(**inputs, **{"vision_token_budget": 4, **pruning_options})
         assert not torch.equal(changed.images[0].indices, usual.images[0].indices) or not torch.equal(
             changed.images[0].text_gain, usual.images[0].text_gain
-        ), knobs
+        ), pruning_options
 
 
 def test_lengths_count_the_full_prompt(family: Family, models: tuple[Any, Any]) -> None:
@@ -385,7 +389,7 @@ def test_refusals_say_what_to_do(family: Family, models: tuple[Any, Any]) -> Non
     if "image_sizes" in fewer:
         fewer["image_sizes"] = fewer["image_sizes"][:1]
     for call in (model.generate, model, model.select_vision_tokens):
-        with pytest.raises(ValueError, match=r"image tokens and the pictures \d+ features"):
+        with pytest.raises(ValueError, match=r"image tokens and the images \d+ features"):
             call(**fewer)
     with pytest.raises(ValueError, match="vision_token_budget is 0"):
         model.generate(**inputs, vision_token_budget=0)
@@ -398,14 +402,19 @@ def test_refusals_say_what_to_do(family: Family, models: tuple[Any, Any]) -> Non
 def test_two_threads_share_one_model(family: Family, models: tuple[Any, Any]) -> None:
     model, _ = models
     inputs = [family.inputs(MIXED, model, seed=seed) for seed in range(2)]
-    knobs = [{"vision_token_budget": 2}, {"vision_token_budget": 7}]
-    expected = [model.generate(**x, **k, max_new_tokens=4, do_sample=False) for x, k in zip(inputs, knobs, strict=True)]
+    pruning_options = [{"vision_token_budget": 2}, {"vision_token_budget": 7}]
+    expected = [
+        model.generate(**x, **k, max_new_tokens=4, do_sample=False)
+        for x, k in zip(inputs, pruning_options, strict=True)
+    ]
     before = set(model.__dict__)
     results: list[list[torch.Tensor]] = [[], []]
 
     def work(number: int) -> None:
         for _ in range(5):
-            results[number].append(model.generate(**inputs[number], **knobs[number], max_new_tokens=4, do_sample=False))
+            results[number].append(
+                model.generate(**inputs[number], **pruning_options[number], max_new_tokens=4, do_sample=False)
+            )
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     for thread in threads:

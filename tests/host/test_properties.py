@@ -1,4 +1,4 @@
-"""Random prompts: turns, pictures of any shape, padding, dtypes, and budgets; 2,000 of them in `make fuzz`."""
+"""Random prompts: turns, images of any shape, padding, dtypes, and budgets; 2,000 of them in `make fuzz`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sizes(draw: st.DrawFn) -> tuple[int, int]:
 ROWS = st.lists(st.lists(st.one_of(st.integers(0, 6), sizes()), max_size=4), min_size=1, max_size=3)
 BUDGETS = st.one_of(st.integers(1, 20), st.floats(0.01, 1), st.none())
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
-KNOBS = st.fixed_dictionaries(
+OPTIONS = st.fixed_dictionaries(
     {
         "vision_token_budget": BUDGETS,
         "exclude_padding": st.booleans(),
@@ -48,27 +48,32 @@ def test_random_prompts(family: Family, request: pytest.FixtureRequest) -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(ROWS, KNOBS, DTYPES, st.booleans(), st.integers(0, 2**16))
-    def check(rows: list[Any], knobs: dict[str, Any], dtype: torch.dtype, left: bool, seed: int) -> None:
+    @given(ROWS, OPTIONS, DTYPES, st.booleans(), st.integers(0, 2**16))
+    def check(rows: list[Any], pruning_options: dict[str, Any], dtype: torch.dtype, left: bool, seed: int) -> None:
         inputs = family.inputs(rows, model, seed=seed, left=left)
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
-        holds_for(family, model, rows, inputs, knobs, left)
+        holds_for(family, model, rows, inputs, pruning_options, left)
 
     check()
     assert set(vars(model)) == state
 
 
 def holds_for(
-    family: Family, model: Any, rows: list[Any], inputs: dict[str, torch.Tensor], knobs: dict[str, Any], left: bool
+    family: Family,
+    model: Any,
+    rows: list[Any],
+    inputs: dict[str, torch.Tensor],
+    pruning_options: dict[str, Any],
+    left: bool,
 ) -> None:
-    selection = model.select_vision_tokens(**inputs, **knobs)
+    selection = model.select_vision_tokens(**inputs, **pruning_options)
     with torch.no_grad():
-        output = model(**inputs, **knobs)
+        output = model(**inputs, **pruning_options)
     real = inputs["attention_mask"].bool()
-    pictures = [sum(isinstance(piece, tuple) for piece in row) for row in rows]
+    images = [sum(isinstance(piece, tuple) for piece in row) for row in rows]
     assert torch.isfinite(output.logits[real]).all()
-    if not sum(pictures) or knobs["vision_token_budget"] is None:
+    if not sum(images) or pruning_options["vision_token_budget"] is None:
         assert bool(selection.kept_mask[real].all())
     else:
         assert torch.equal(output.kept_mask, selection.kept_mask)
@@ -81,13 +86,13 @@ def holds_for(
         assert image.indices.tolist() == sorted(set(image.indices.tolist()))
         assert image.coverage <= min(image.upper_bound, image.full_coverage) + 1e-4
     first = 0
-    for row, count in enumerate(pictures):
+    for row, count in enumerate(images):
         own = single(inputs, row, slice(first, first + count))
         if own["input_ids"].shape[1]:
-            alone = model.select_vision_tokens(**own, **knobs).images
+            alone = model.select_vision_tokens(**own, **pruning_options).images
             together = selection.images[first : first + count]
             assert [image.indices.tolist() for image in alone] == [image.indices.tolist() for image in together]
         first += count
     if left:
-        tokens = model.generate(**inputs, **knobs, max_new_tokens=1, do_sample=False)
+        tokens = model.generate(**inputs, **pruning_options, max_new_tokens=1, do_sample=False)
         assert torch.equal(tokens[:, :-1], inputs["input_ids"])

@@ -23,7 +23,7 @@ from mmtok.publish.release import prepare
 NEXT_BASE, NEXT_TARGET = "llava-hf/small-llava-next", "org/llava-next-mmtok"
 PROGRAM = str(Path(__file__).parents[1].joinpath("support", "published_use.py"))
 TUNED = TARGET + "-tuned"
-KNOBS = {"vision_token_budget": 4}
+OPTIONS = {"vision_token_budget": 4}
 
 
 @dataclass
@@ -47,9 +47,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
         for base, target in ((BASE, TARGET), (NEXT_BASE, NEXT_TARGET)):
             upload_folder(hub, base, bases[base])
             name = target.split("/")[1]
-            release = prepare(base, Recipe(KNOBS), root / f"release-of-{name}", check=False)
+            release = prepare(base, Recipe(OPTIONS), root / f"release-of-{name}", check=False)
             publish(release, Destination(target, tag="v1.0"), verify_after=False)
-            folders[target] = stage(bases[base], root / f"staged-{name}", Recipe(KNOBS), check=False).path
+            folders[target] = stage(bases[base], root / f"staged-{name}", Recipe(OPTIONS), check=False).path
         yield Published(hub, environment_of(hub, root / "home-of-a-user"), folders)
 
 

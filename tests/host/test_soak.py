@@ -26,8 +26,8 @@ def hooks_of(model: torch.nn.Module) -> int:
 
 def call(family: Family, model: Any, number: int) -> None:
     """One of forty shapes."""
-    pictures = number % 3
-    rows = [[1 + number % 5, *[SIZE] * pictures, 2 + number % 4], [3, *[SIZE] * (pictures > 0)]]
+    images = number % 3
+    rows = [[1 + number % 5, *[SIZE] * images, 2 + number % 4], [3, *[SIZE] * (images > 0)]]
     inputs = family.inputs(rows, model, seed=number % 7, left=number % 2 == 0)
     budget = (1, 3, 0.5, None)[number % 4]
     model.generate(**inputs, vision_token_budget=budget, max_new_tokens=1 + number % 3, do_sample=False)

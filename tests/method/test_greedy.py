@@ -67,7 +67,7 @@ def test_same_picks_gains_and_certificates(
 
 
 @pytest.mark.parametrize(("tokens", "budget", "spread"), [(576, 64, 0.3), (576, 576, 2.0), (1200, 90, 0.3)])
-def test_same_at_the_sizes_of_pictures(tokens: int, budget: int, spread: float) -> None:
+def test_same_at_the_sizes_of_images(tokens: int, budget: int, spread: float) -> None:
     generator = torch.Generator().manual_seed(tokens)
     centres = torch.randn(20, 32, generator=generator)[torch.randint(20, (tokens,), generator=generator)]
     vision = centres + spread * torch.randn(tokens, 32, generator=generator)

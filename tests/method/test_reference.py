@@ -12,7 +12,7 @@ from benchmarks.reference import select_crop, text_rows
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.objective import coverage_matrix
 from mmtok.hub.question import TextRules, text_to_cover
-from mmtok.publish.ignored_text import text_knobs
+from mmtok.publish.ignored_text import text_options
 
 TOKENS, WIDTH, RAW_WIDTH = 576, 48, 40
 
@@ -57,8 +57,8 @@ def test_the_same_picks_in_a_batch_of_crops_with_fillers() -> None:
 def llama() -> tuple[PreTrainedTokenizerFast, TextRules]:
     tokenizer = llama_or_skip()
     special = [tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>")]
-    knobs = text_knobs(tokenizer, tokenizer.chat_template)
-    return tokenizer, TextRules(tokenizer.convert_tokens_to_ids("<image>"), special, **knobs)
+    pruning_options = text_options(tokenizer, tokenizer.chat_template)
+    return tokenizer, TextRules(tokenizer.convert_tokens_to_ids("<image>"), special, **pruning_options)
 
 
 @pytest.mark.parametrize("question", [*POPE_QUESTIONS, *OTHER_QUESTIONS])

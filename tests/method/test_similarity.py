@@ -186,10 +186,10 @@ def test_shapes_that_do_not_belong_together(shapes: tuple[tuple[int, ...], ...],
 def test_unusable_features(name: str, value: float) -> None:
     inputs = dict(zip(("text", "vision", "raw_vision"), features(7), strict=True))
     inputs[name][1, 2] = value
-    with pytest.raises(ValueError, match=rf"{name} contains {value}: check the picture"):
+    with pytest.raises(ValueError, match=rf"{name} contains {value}: check the image"):
         coverage_matrix(**inputs)
     inputs[name][1, 2] = 1e30
-    with pytest.raises(ValueError, match=rf"{name} contains 1.0\d*e\+30: check the picture"):
+    with pytest.raises(ValueError, match=rf"{name} contains 1.0\d*e\+30: check the image"):
         coverage_matrix(**inputs)
     inputs[name] = torch.ones(inputs[name].shape, dtype=torch.long)
     with pytest.raises(ValueError, match=f"{name} has dtype torch.int64: give floating-point features"):

@@ -54,7 +54,7 @@ def test_functions_take_turns_and_ratios_are_those_of_the_rounds() -> None:
 
 
 def test_the_plain_loop_and_every_installed_library_agree() -> None:
-    case = selection.compare(2, 48, 6, "picture", partial(measure.side_by_side, seconds=0))
+    case = selection.compare(2, 48, 6, "image", partial(measure.side_by_side, seconds=0))
     assert case["same_picks_as_plain"]["mmtok"]
     assert case["same_picks_as_plain"]["mmtok, from rows"]
     assert all(abs(ratio - 1) < 1e-5 for ratio in case["coverage_over_plain"].values())
@@ -102,7 +102,7 @@ def test_counts_of_the_real_shapes() -> None:
     shape = SHAPES["LLaVA-NeXT-13B"]
     # 40 layers, keys and values of 5120 each, in two bytes.
     assert shape.cache_bytes(1) == 40 * 2 * 5120 * 2
-    # The published packing of a 672 x 672 picture.
+    # The published packing of a 672 x 672 image.
     assert shape.image_tokens == 2928
     assert SHAPES["LLaVA-1.5-7B"].image_tokens == 576
     # Two operations for each of the 6.5 billion weights of the layers, for each token.

@@ -156,7 +156,7 @@ def test_figures_of_the_embedded_model_are_those_of_its_report() -> None:
 
 def test_figures_of_the_comparison_are_those_of_its_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    heading = next(line for line in readme.splitlines() if line.startswith("| pictures |"))
+    heading = next(line for line in readme.splitlines() if line.startswith("| images |"))
     methods = [name.strip() for name in heading.strip("|").split("|")][1:]
     assert methods[0] == "MMTok"
     for case in ("scenes", "crowded", "tiles"):

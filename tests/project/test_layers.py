@@ -15,7 +15,7 @@ METHOD = {
 }  # fmt: skip
 HOST = {
     "arguments", "cached_prompt", "generation", "generation_call", "handler", "host", "llava_images",
-    "onevision_images", "pruner",
+    "onevision_images", "pruner", "pruning_steps",
 }  # fmt: skip
 DOORS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
 # A door may use what stands to its right.

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from mmtok.hub.question import TextRules, text_to_cover
-from mmtok.publish.ignored_text import INSTRUCTIONS, render_chat, text_knobs
+from mmtok.publish.ignored_text import INSTRUCTIONS, render_chat, text_options
 
 _CONTENT = (
     "{% for content in message['content'] %}{{ '<image>\n' if content['type'] == 'image' else content['text'] }}"
@@ -65,8 +65,8 @@ def chat(request: pytest.FixtureRequest) -> Chat:
     backend = byte_level() if kind == "byte-level" else small_tokenizer()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*MARKERS, "<image>")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    knobs = text_knobs(tokenizer, TEMPLATES[name])
-    return Chat(tokenizer, TEMPLATES[name], TextRules(tokenizer.convert_tokens_to_ids("<image>"), **knobs))
+    pruning_options = text_options(tokenizer, TEMPLATES[name])
+    return Chat(tokenizer, TEMPLATES[name], TextRules(tokenizer.convert_tokens_to_ids("<image>"), **pruning_options))
 
 
 def single(chat: Chat, question: str, system: str | None = None) -> str:

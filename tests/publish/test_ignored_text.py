@@ -14,7 +14,7 @@ from small_checkpoints import MISTRAL_TEMPLATE, VICUNA_TEMPLATE, small_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mmtok.hub.question import TextRules, text_to_cover
-from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS, render_chat, role_markers, text_knobs
+from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS, render_chat, role_markers, text_options
 from mmtok.publish.vocabulary import Vocabulary
 
 TEMPLATES = {"vicuna": VICUNA_TEMPLATE, "mistral": MISTRAL_TEMPLATE}
@@ -41,7 +41,7 @@ def llama() -> PreTrainedTokenizerFast:
 def rules(tokenizer: PreTrainedTokenizerFast, template: str | None, **settings: Any) -> TextRules:
     special = [tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>")]
     image = tokenizer.convert_tokens_to_ids("<image>")
-    return TextRules(image, special, **text_knobs(tokenizer, template, **settings))
+    return TextRules(image, special, **text_options(tokenizer, template, **settings))
 
 
 def covered_pieces(
@@ -156,11 +156,11 @@ def test_stop_words_are_a_setting(small: PreTrainedTokenizerFast) -> None:
     [found], _ = covered_pieces(small, prompt, only_dog)
     assert small.decode(found).split() == ["Where", "is", "the"]
     with pytest.raises(ValueError, match=r"'the dog' is no single word"):
-        text_knobs(small, None, stop_words=["the dog"])
+        text_options(small, None, stop_words=["the dog"])
     with pytest.raises(ValueError, match=r"give a list of texts"):
-        text_knobs(small, None, stop_words="dog")
+        text_options(small, None, stop_words="dog")
     with pytest.raises(ValueError, match=r"' ' is empty"):
-        text_knobs(small, None, instructions=[" "])
+        text_options(small, None, instructions=[" "])
 
 
 def test_without_a_template_every_word_counts(small: PreTrainedTokenizerFast) -> None:
@@ -190,9 +190,9 @@ def test_role_markers_of_other_templates() -> None:
         role_markers(lambda first, answer, second, system: answer)
 
 
-def test_a_template_that_cannot_write_a_picture_is_refused(small: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"cannot write a conversation with a picture: no pictures"):
-        text_knobs(small, "{{ raise_exception('no pictures') }}")
+def test_a_template_that_cannot_write_a_image_is_refused(small: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match=r"cannot write a conversation with an image: no images"):
+        text_options(small, "{{ raise_exception('no images') }}")
 
 
 def test_vocabulary_of_llama(llama: PreTrainedTokenizerFast) -> None:
@@ -229,7 +229,7 @@ def test_byte_level_vocabulary() -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator(["Is there a snowboard? été"] * 9, trainer)
-    knobs = text_knobs(PreTrainedTokenizerFast(tokenizer_object=backend), None, stop_words=["a", "is"])
+    pruning_options = text_options(PreTrainedTokenizerFast(tokenizer_object=backend), None, stop_words=["a", "is"])
     ids = torch.tensor([backend.encode("Is a snowboard? à").ids])
-    covered = text_to_cover(ids, None, TextRules(image_token_id=10_000, **knobs))
+    covered = text_to_cover(ids, None, TextRules(image_token_id=10_000, **pruning_options))
     assert backend.decode(covered.ids[0].tolist()) == " snowboard à"

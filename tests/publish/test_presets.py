@@ -1,4 +1,4 @@
-"""Which knobs a preset sets for which model."""
+"""Which options a preset sets for which model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from model_cases import Family
 
-from configuration_mmtok import RECOMMENDED_KNOBS
-from mmtok.cli.common import EMBEDDED, call_knobs
-from mmtok.cli.knob_options import add_call_options
+from configuration_mmtok import RECOMMENDED_OPTIONS
+from mmtok.cli.common import EMBEDDED, call_pruning_options
+from mmtok.cli.pruning_arguments import add_call_options
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
 from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
-from mmtok.publish.presets import preset_knobs
+from mmtok.publish.presets import preset_options
 
 
 def config_of(model_type: str, folder: Path) -> Path:
@@ -26,7 +26,7 @@ def config_of(model_type: str, folder: Path) -> Path:
 def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(family: Family, tmp_path: Path) -> None:
     model_type = family.config_class.model_type
     for name in (model_type, model_type.removeprefix("mmtok_")):
-        assert preset_knobs("recommended", config_of(name, tmp_path)) == RECOMMENDED_KNOBS[model_type]
+        assert preset_options("recommended", config_of(name, tmp_path)) == RECOMMENDED_OPTIONS[model_type]
     [method] = methods_named(["Recommended"], tmp_path)
     assert isinstance(method, ModelPruning)
     assert method.name == "recommended"
@@ -34,7 +34,7 @@ def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(fam
 
 
 def test_the_paper_is_the_same_on_every_model(tmp_path: Path) -> None:
-    assert preset_knobs("paper", tmp_path / "nothing") == PAPER_OPTIONS
+    assert preset_options("paper", tmp_path / "nothing") == PAPER_OPTIONS
     differing = {name for name, value in PAPER_OPTIONS.items() if value != getattr(PruningOptions(), name)}
     assert differing == {"select_before_unpadding"}
 
@@ -44,11 +44,11 @@ def test_a_command_without_a_model_gets_what_is_recommended_for_the_embedded_one
     add_call_options(parser)
     options = parser.parse_args(["--preset", "recommended", "--text-temperature", "0.5"])
     options.model, options.revision = EMBEDDED, None
-    assert call_knobs(options) == {**RECOMMENDED_KNOBS["mmtok_llava"], "text_temperature": 0.5}
+    assert call_pruning_options(options) == {**RECOMMENDED_OPTIONS["mmtok_llava"], "text_temperature": 0.5}
 
 
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a qwen2_vl: the preset is for LLaVA-1\.5 and LLaVA-NeXT"):
-        preset_knobs("recommended", config_of("qwen2_vl", tmp_path))
+        preset_options("recommended", config_of("qwen2_vl", tmp_path))
     with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper, recommended"):
-        preset_knobs("fast", tmp_path)
+        preset_options("fast", tmp_path)

@@ -22,7 +22,7 @@ from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 import hub_upload
-from configuration_mmtok import KNOB_NAMES, MMTokLlavaConfig
+from configuration_mmtok import OPTION_NAMES, MMTokLlavaConfig
 from mmtok.publish import CheckFailed, Recipe, StagedModel, open_base, published_sources, stage
 from mmtok.publish.clean_load import canonical_name, compare_tensors, tokenizer_differences
 from mmtok.publish.clean_process import check_staged, run_clean
@@ -104,7 +104,7 @@ def test_config_keeps_every_field_of_the_base(base: Path, staged: StagedModel) -
     config = json.loads((staged.path / "config.json").read_text())
     changed = {name for name in stock if stock[name] != config[name]}
     assert changed == {"architectures", "model_type"}
-    assert set(config) - set(stock) == {"auto_map", *KNOB_NAMES}
+    assert set(config) - set(stock) == {"auto_map", *OPTION_NAMES}
     assert config["vision_token_budget"] == staged.vision_token_budget == 4
     assert config["auto_map"]["AutoConfig"] == "configuration_mmtok.MMTokLlavaConfig"
     assert {
@@ -122,11 +122,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, pipeline
 
 folder, elsewhere = sys.argv[1:]
-pictures = [Image.effect_mandelbrot((48, 24), (-2, -1, 1, 1), quality).convert("RGB") for quality in (20, 90)]
+images = [Image.effect_mandelbrot((48, 24), (-2, -1, 1, 1), quality).convert("RGB") for quality in (20, 90)]
 ask = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
 chats = [
-    [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": question}]}]
-    for picture, question in zip(pictures, ("Is there a dog?", "Who walks in the park?"))
+    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+    for image, question in zip(images, ("Is there a dog?", "Who walks in the park?"))
 ]
 greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
 settings = {"generate_kwargs": greedy, "return_full_text": False}
@@ -275,7 +275,7 @@ def test_no_token_is_in_what_a_failed_download_says(tmp_path: Path, monkeypatch:
     ("settings", "message"),
     [
         ({"options": {"vision_token_budget": 0}}, r"vision_token_budget is 0"),
-        ({"options": {"budget": 4}}, r"no knob 'budget': the knobs are vision_token_budget"),
+        ({"options": {"budget": 4}}, r"no option 'budget': the options are vision_token_budget"),
         ({"stop_words": ["two words"]}, r"'two words' is no single word"),
         ({"instructions": [""]}, r"instruction '' is empty"),
     ],

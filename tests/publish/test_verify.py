@@ -50,7 +50,7 @@ def test_a_staged_folder_is_as_released(staged: Path) -> None:
     assert found.ok, found.problems
     assert found.code_is_released
     assert {file.name for file in found.code} == set(published_sources("llava"))
-    assert found.knobs["vision_token_budget"] == 64
+    assert found.pruning_options["vision_token_budget"] == 64
     assert list(found.weights) == ["model.safetensors"]
     assert found.describe().endswith("The remote code is the code of mmtok 0.1.0.")
 
@@ -191,4 +191,4 @@ def test_findings_as_json(staged: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert hub_upload.main(["verify", str(staged), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == []
-    assert found["knobs"]["text_temperature_unit"] == "cosine"
+    assert found["pruning_options"]["text_temperature_unit"] == "cosine"

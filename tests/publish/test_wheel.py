@@ -53,8 +53,8 @@ staged = stage(checkpoint_path(), "staged")
 assert staged.report["tensors_compared"] > 0
 pipe = pipeline("image-text-to-text", model="staged", trust_remote_code=True)
 assert type(pipe.model).__module__.startswith("transformers_modules.")
-picture = sample_scene(SceneSettings(min_objects=5), np.random.default_rng(7)).image()
-content = [{"type": "image", "image": picture}, {"type": "text", "text": "Is there a red circle in the image?"}]
+image = sample_scene(SceneSettings(min_objects=5), np.random.default_rng(7)).image()
+content = [{"type": "image", "image": image}, {"type": "text", "text": "Is there a red circle in the image?"}]
 for budget in (None, 16):
     [answer] = pipe(
         text=[{"role": "user", "content": content}],

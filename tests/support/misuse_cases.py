@@ -50,8 +50,8 @@ class Workshop:
         broken.view(-1)[7] = value
         return broken
 
-    def pictures(self, number: int) -> dict[str, torch.Tensor]:
-        """The first pictures alone."""
+    def images(self, number: int) -> dict[str, torch.Tensor]:
+        """The first images alone."""
         names = ("pixel_values", "image_sizes")
         return {name: self.inputs[name][:number] for name in names if name in self.inputs}
 
@@ -115,8 +115,8 @@ class Misuse:
     error: type[Exception] = ValueError
 
 
-def knob(name: str, value: Any, message: str, *, generate: bool = True) -> Misuse:
-    """A knob out of range, in a call or when it is set in the configuration."""
+def option(name: str, value: Any, message: str, *, generate: bool = True) -> Misuse:
+    """An option out of range, in a call or when it is set in the configuration."""
     if generate:
         return Misuse(f"`generate({name}={value!r})`", lambda shop: shop.generate(**{name: value}), message)
     return Misuse(f"`config.{name} = {value!r}`", lambda shop: setattr(shop.model.config, name, value), message)
@@ -133,30 +133,30 @@ def _features(**change: Any) -> Any:
 
 NAN, INF = float("nan"), float("inf")
 
-KNOBS = [
-    knob("vision_token_budget", 0, "vision_token_budget is 0: give a number of tokens of at least 1"),
-    knob("vision_token_budget", -1, "vision_token_budget is -1"),
-    knob("vision_token_budget", 1.5, "vision_token_budget is 1.5"),
-    knob("vision_token_budget", 0.0, "vision_token_budget is 0.0"),
-    knob("vision_token_budget", NAN, "vision_token_budget is nan"),
-    knob("vision_token_budget", "many", "vision_token_budget is 'many'"),
-    knob("vision_token_budget", True, "vision_token_budget is True"),
-    knob("vision_token_budget", [4, 4], "vision_token_budget is [4, 4]"),
-    knob("text_temperature_unit", "kelvin", "text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"),
-    knob("text_coverage_weight", -1.0, "text_coverage_weight is -1.0: give a finite number that is not negative"),
-    knob("vision_coverage_weight", NAN, "vision_coverage_weight is nan"),
-    knob("vision_coverage_weight", "half", "vision_coverage_weight is 'half'"),
-    knob("text_temperature", 0, "text_temperature is 0: give a finite number above 0"),
-    knob("text_temperature", -0.1, "text_temperature is -0.1"),
-    knob("vision_temperature", INF, "vision_temperature is inf"),
-    knob("exclude_padding", "yes", "exclude_padding is 'yes': give True or False"),
-    knob("keep_image_newline", 1, "keep_image_newline is 1"),
-    knob("ignored_token_ids", "the", "ignored_token_ids is 'the': give a list of token ids"),
-    knob("ignored_token_ids", [1.5], "ignored_token_ids is [1.5]"),
-    knob("ignored_token_sequences", [[]], "ignored_token_sequences is [[]]: give a list of lists of token ids"),
-    knob("instruction_token_sequences", [3], "instruction_token_sequences is [3]"),
-    knob("user_turn_token_sequences", [[-1]], "user_turn_token_sequences is [[-1]]"),
-    knob("word_continuation_bitmap", "xyz", "word_continuation_bitmap is 'xyz': give a string of hexadecimal digits"),
+OPTIONS = [
+    option("vision_token_budget", 0, "vision_token_budget is 0: give a number of tokens of at least 1"),
+    option("vision_token_budget", -1, "vision_token_budget is -1"),
+    option("vision_token_budget", 1.5, "vision_token_budget is 1.5"),
+    option("vision_token_budget", 0.0, "vision_token_budget is 0.0"),
+    option("vision_token_budget", NAN, "vision_token_budget is nan"),
+    option("vision_token_budget", "many", "vision_token_budget is 'many'"),
+    option("vision_token_budget", True, "vision_token_budget is True"),
+    option("vision_token_budget", [4, 4], "vision_token_budget is [4, 4]"),
+    option("text_temperature_unit", "kelvin", "text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"),
+    option("text_coverage_weight", -1.0, "text_coverage_weight is -1.0: give a finite number that is not negative"),
+    option("vision_coverage_weight", NAN, "vision_coverage_weight is nan"),
+    option("vision_coverage_weight", "half", "vision_coverage_weight is 'half'"),
+    option("text_temperature", 0, "text_temperature is 0: give a finite number above 0"),
+    option("text_temperature", -0.1, "text_temperature is -0.1"),
+    option("vision_temperature", INF, "vision_temperature is inf"),
+    option("exclude_padding", "yes", "exclude_padding is 'yes': give True or False"),
+    option("keep_image_newline", 1, "keep_image_newline is 1"),
+    option("ignored_token_ids", "the", "ignored_token_ids is 'the': give a list of token ids"),
+    option("ignored_token_ids", [1.5], "ignored_token_ids is [1.5]"),
+    option("ignored_token_sequences", [[]], "ignored_token_sequences is [[]]: give a list of lists of token ids"),
+    option("instruction_token_sequences", [3], "instruction_token_sequences is [3]"),
+    option("user_turn_token_sequences", [[-1]], "user_turn_token_sequences is [[-1]]"),
+    option("word_continuation_bitmap", "xyz", "word_continuation_bitmap is 'xyz': give a string of hexadecimal digits"),
     Misuse(
         "both weights 0",
         lambda shop: shop.generate(text_coverage_weight=0, vision_coverage_weight=0),
@@ -168,8 +168,8 @@ KNOBS = [
         lambda shop: shop.model.select_vision_tokens(**shop.inputs, vision_budget=4),
         "vision_budget is neither an input nor an option",
     ),
-    knob("vision_token_budget", 0, "vision_token_budget is 0", generate=False),
-    knob("text_temperature", "cold", "text_temperature is 'cold'", generate=False),
+    option("vision_token_budget", 0, "vision_token_budget is 0", generate=False),
+    option("text_temperature", "cold", "text_temperature is 'cold'", generate=False),
 ]
 
 PROMPTS = [
@@ -186,12 +186,12 @@ PROMPTS = [
         "pixel_values has shape",
     ),
     Misuse(
-        "pictures of size 0",
+        "images of size 0",
         lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"][..., :0, :0]),
         "pixel_values has shape",
     ),
     Misuse(
-        "pictures of another size than the vision tower's",
+        "images of another size than the vision tower's",
         lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"][..., :12, :12]),
         "doesn't match model",
     ),
@@ -201,33 +201,33 @@ PROMPTS = [
         "pixel_values is a list: give a tensor",
     ),
     Misuse(
-        "image tokens without a picture",
+        "image tokens without an image",
         lambda shop: shop.generate(pixel_values=None, image_sizes=None),
         "image tokens and no images: give pixel_values",
     ),
     Misuse(
-        "a picture without image tokens",
+        "an image without image tokens",
         lambda shop: shop.generate(
             input_ids=shop.inputs["input_ids"].masked_fill(shop.inputs["input_ids"] == IMAGE, 5)
         ),
-        "The prompts have 0 image tokens and the pictures",
+        "The prompts have 0 image tokens and the images",
     ),
     Misuse(
-        "fewer pictures than the prompts name",
-        lambda shop: shop.generate(**shop.pictures(1)),
-        "give one picture for each <image> of the text",
+        "fewer images than the prompts name",
+        lambda shop: shop.generate(**shop.images(1)),
+        "give one image for each <image> of the text",
     ),
     Misuse(
-        "one image token for a picture, not expanded",
+        "one image token for an image, not expanded",
         lambda shop: shop.generate(input_ids=torch.tensor([[1, IMAGE, 5], [1, IMAGE, 6]]), attention_mask=None),
         "The prompts have 2 image tokens",
     ),
     Misuse(
-        "a picture across two rows",
+        "an image across two rows",
         lambda shop: shop.generate(
-            **shop.pictures(1), input_ids=_straddling(shop), attention_mask=torch.ones_like(_straddling(shop))
+            **shop.images(1), input_ids=_straddling(shop), attention_mask=torch.ones_like(_straddling(shop))
         ),
-        "the pictures are not in the order of the prompts",
+        "the images are not in the order of the prompts",
     ),
     Misuse(
         "a prompt without batch dimension",
@@ -237,7 +237,7 @@ PROMPTS = [
     Misuse(
         "no prompt",
         lambda shop: shop.generate(input_ids=None, attention_mask=None),
-        "A picture needs a prompt: give input_ids or inputs_embeds",
+        "An image needs a prompt: give input_ids or inputs_embeds",
     ),
     Misuse(
         "token ids as fractions",
@@ -247,12 +247,12 @@ PROMPTS = [
     Misuse(
         "a mask of another length",
         lambda shop: shop.generate(attention_mask=shop.inputs["attention_mask"][:, 1:]),
-        "with a picture give one value a token",
+        "with an image give one value a token",
     ),
     Misuse(
-        "a four-dimensional mask with a picture",
+        "a four-dimensional mask with an image",
         lambda shop: shop.model(**shop.changed(attention_mask=torch.ones(2, 1, 8, 8))),
-        "with a picture give one value a token",
+        "with an image give one value a token",
     ),
     Misuse(
         "embeddings of another length than the ids",
@@ -270,7 +270,7 @@ PROMPTS = [
         "position_ids has shape (2, 3)",
     ),
     Misuse(
-        "a picture with a cache that holds tokens",
+        "an image with a cache that holds tokens",
         lambda shop: shop.generate(**{CACHE: shop.filled_cache()}),
         "The cache already holds 2 tokens",
     ),
@@ -287,7 +287,7 @@ PROMPTS = [
         "cannot read a pruned prompt: give an MMTok model",
     ),
     Misuse(
-        "encoded pictures in place of pixels",
+        "encoded images in place of pixels",
         lambda shop: shop.model(input_ids=shop.inputs["input_ids"], mm_encoder_outputs={"image": object()}),
         "mm_encoder_outputs holds encoded images",
     ),
@@ -300,7 +300,7 @@ NEXT_PROMPTS = [
         "image_sizes is missing: give (height, width) of each image",
     ),
     Misuse(
-        "fewer image sizes than pictures",
+        "fewer image sizes than images",
         lambda shop: shop.generate(image_sizes=shop.inputs["image_sizes"][:1]),
         "image_sizes has 1 rows, which makes 1 images",
     ),
@@ -396,9 +396,9 @@ FOLDERS = [
         "is damaged or no safetensors file",
     ),
     Misuse(
-        "staging: an unknown knob",
+        "staging: an unknown option",
         lambda shop: stage(shop.base, shop.folder / "out", Recipe({"vision_budget": 4})),
-        "There is no knob 'vision_budget'",
+        "There is no option 'vision_budget'",
     ),
     Misuse(
         "staging: a budget of 0",
@@ -424,8 +424,8 @@ FOLDERS = [
 ]
 
 GROUPS: dict[str, list[Misuse]] = {
-    "Knobs": KNOBS,
-    "Prompts and pictures": PROMPTS,
+    "Options": OPTIONS,
+    "Prompts and images": PROMPTS,
     "LLaVA-NeXT": NEXT_PROMPTS,
     "Coverage matrices": MATRICES,
     "Folders and staging": FOLDERS,
@@ -433,7 +433,7 @@ GROUPS: dict[str, list[Misuse]] = {
 
 
 def _straddling(shop: Workshop) -> torch.Tensor:
-    """Two rows that share the image tokens of one picture."""
+    """Two rows that share the image tokens of one image."""
     length = shop.family.image_length(SIZE, shop.model)
     row = [IMAGE] * (length // 2)
     return torch.tensor([[1, *row], [1, *row]])

@@ -1,4 +1,4 @@
-"""The model families as one table: small random models, and prompts with any mix of pictures, words and padding."""
+"""The model families as one table: small random models, and prompts with any mix of images, words and padding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IMAGE_SIZE, PATCH_SIZE = 24, 6
 TOKENS_PER_CROP = (IMAGE_SIZE // PATCH_SIZE) ** 2
 PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
 
-# A row of a prompt: one piece after another, a number of words or a picture of (height, width).
+# A row of a prompt: one piece after another, a number of words or an image of (height, width).
 Row = Sequence[int | tuple[int, int]]
 
 
@@ -42,7 +42,7 @@ class Family:
     stock_class: type
     config_class: type
 
-    def config(self, **knobs: Any) -> Any:
+    def config(self, **pruning_options: Any) -> Any:
         onevision = self.name == "llava_onevision"
         text = (Qwen2Config if onevision else LlamaConfig)(
             vocab_size=VOCABULARY,
@@ -78,7 +78,7 @@ class Family:
             image_token_index=IMAGE,
             pad_token_id=PAD,
             **extra,
-            **knobs,
+            **pruning_options,
         )
 
     @property
@@ -86,10 +86,10 @@ class Family:
         """Whether an image is seen as a whole and in tiles, and so has a size of its own."""
         return self.name != "llava"
 
-    def models(self, *, seed: int = 0, **knobs: Any) -> tuple[Any, Any]:
+    def models(self, *, seed: int = 0, **pruning_options: Any) -> tuple[Any, Any]:
         """The pruned model and the stock model with equal random weights, in float32 on the CPU, in eval mode."""
         torch.manual_seed(seed)
-        pruned = self.model_class(self.config(**knobs)).eval()
+        pruned = self.model_class(self.config(**pruning_options)).eval()
         for parameter in pruned.parameters():
             # The default initialisation makes all tokens nearly alike, and so every selection a matter of rounding.
             torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
@@ -101,7 +101,7 @@ class Family:
         return pruned, stock
 
     def image_length(self, size: tuple[int, int], model: Any) -> int:
-        """Vision tokens of a picture of (height, width) in the prompt."""
+        """Vision tokens of an image of (height, width) in the prompt."""
         if not self.has_tiles:
             return TOKENS_PER_CROP
         numbers = torch.zeros(crops_of(size), TOKENS_PER_CROP, 1)
@@ -149,7 +149,7 @@ def crops_of(size: tuple[int, int]) -> int:
 
 
 def single(inputs: dict[str, torch.Tensor], row: int, images: slice) -> dict[str, torch.Tensor]:
-    """One row of a batch without its padding, with its own pictures."""
+    """One row of a batch without its padding, with its own images."""
     real = inputs["attention_mask"][row].bool()
     alone = {name: inputs[name][row : row + 1, real] for name in ("input_ids", "attention_mask")}
     for name in ("pixel_values", "image_sizes"):

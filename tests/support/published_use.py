@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, 
 QUESTION = "Is there a snowboard in the image?"
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     rows, columns = torch.arange(30)[:, None], torch.arange(40)[None, :]
     channels = [(rows * 7 + columns * 3) % 256, (rows * columns) % 256, (columns * 5 + rows) % 256]
     return Image.fromarray(torch.stack(channels, -1).to(torch.uint8).numpy())
@@ -34,11 +34,11 @@ def answers(model: Any, processor: Any) -> dict[str, Any]:
     """Greedy ids with the configured and with another budget, and the kept tokens."""
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
-    inputs = processor(images=picture(), text=prompt, return_tensors="pt")
+    inputs = processor(images=image(), text=prompt, return_tensors="pt")
     with torch.no_grad():
         ids = [
-            model.generate(**inputs, max_new_tokens=6, do_sample=False, **knobs)[0].tolist()
-            for knobs in ({}, {"vision_token_budget": 2})
+            model.generate(**inputs, max_new_tokens=6, do_sample=False, **pruning_options)[0].tolist()
+            for pruning_options in ({}, {"vision_token_budget": 2})
         ]
     return {"ids": ids, "kept": model.select_vision_tokens(**inputs).kept_mask.int().tolist()}
 
@@ -55,7 +55,7 @@ def answer_of(model_id: str, revision: str = "main") -> dict[str, Any]:
         model = automatic.from_pretrained(model_id, **source)
         found[automatic.__name__] = {"class": type(model).__name__, **answers(model, processor)}
     ask = pipeline("image-text-to-text", model=model_id, **source)
-    content = [{"type": "image", "image": picture()}, {"type": "text", "text": QUESTION}]
+    content = [{"type": "image", "image": image()}, {"type": "text", "text": QUESTION}]
     said = ask(text=[{"role": "user", "content": content}], max_new_tokens=6, return_full_text=False)
     found["pipeline"] = said[0]["generated_text"]
     return found
@@ -74,7 +74,7 @@ def tune(model_id: str, target: str) -> None:
     processor = AutoProcessor.from_pretrained(model_id, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(model_id, trust_remote_code=True)
     text = f"USER: <image>\n{QUESTION} ASSISTANT: no"
-    inputs = processor(images=picture(), text=text, return_tensors="pt")
+    inputs = processor(images=image(), text=text, return_tensors="pt")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loss = model(**inputs, labels=inputs["input_ids"]).loss
     loss.backward()
@@ -87,7 +87,7 @@ def tune(model_id: str, target: str) -> None:
 
 def cards(card: str) -> None:
     for file in ("photo.jpg", "table.jpg", "garden.jpg"):
-        picture().save(file)
+        image().save(file)
     blocks = re.findall(r"```python\n(.*?)```", Path(card).read_text(encoding="utf-8"), re.DOTALL)
     for block in blocks:
         exec(compile(block, card, "exec"), {})

@@ -1,6 +1,6 @@
 """Small random stock LLaVA and LLaVA-NeXT checkpoints, in the folder layout of the published ones.
 
-Pictures are 24 x 24 with patches of 6, which makes 16 tokens per crop. Processor, tokenizer and chat template are the
+Images are 24 x 24 with patches of 6, which makes 16 tokens per crop. Processor, tokenizer and chat template are the
 real classes and the published forms; nothing is downloaded.
 """
 
@@ -59,7 +59,7 @@ _CORPUS = [
     "What is the colour of the car? How many people are there? Where is the dog, and who walks it?",
     "Answer the question using a single word or phrase.",
     "Answer with the option's letter from the given choices directly.",
-    "Describe the picture in one sentence. Yes, no: 0 1 2 3 4 5 6 7 8 9 (a) (b) (c)",
+    "Describe the image in one sentence. Yes, no: 0 1 2 3 4 5 6 7 8 9 (a) (b) (c)",
     "a an the is are was were be been being have has had do does did it they he she we you i",
 ]
 
@@ -74,7 +74,7 @@ def make_llava_checkpoint(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Writes a stock LLaVA-1.5 checkpoint; 16 vision tokens per picture.
+    """Writes a stock LLaVA-1.5 checkpoint; 16 vision tokens per image.
 
     Args:
         folder: where to; created.
@@ -156,7 +156,7 @@ def _make(
 
 
 def random_model(model_class: Any, config: Any, seed: int) -> Any:
-    """A model with seeded weights of a size that makes its answers depend on the picture and on the prompt."""
+    """A model with seeded weights of a size that makes its answers depend on the image and on the prompt."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config).eval()
@@ -178,8 +178,8 @@ def _text_config(backbone: Backbone, vocabulary: int, hidden_size: int) -> dict[
 
 def _vision_config() -> dict[str, Any]:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    picture = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "projection_dim": 32}
-    return {"model_type": "clip_vision_model", **sizes, **picture}
+    image = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "projection_dim": 32}
+    return {"model_type": "clip_vision_model", **sizes, **image}
 
 
 def _name(name: str, layout: Layout) -> str:
@@ -210,7 +210,7 @@ def _write_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int) 
 
 def _write_processor(folder: Path, model_type: str, backbone: Backbone, fields: dict[str, Any]) -> None:
     processor_class = "LlavaProcessor" if model_type == "llava" else "LlavaNextProcessor"
-    picture: dict[str, Any] = {
+    image: dict[str, Any] = {
         "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         "do_center_crop": True,
         "do_convert_rgb": True,
@@ -226,8 +226,8 @@ def _write_processor(folder: Path, model_type: str, backbone: Backbone, fields: 
         "size": {"shortest_edge": IMAGE_SIZE},
     }
     if model_type == "llava_next":
-        picture |= {"do_pad": True, "image_grid_pinpoints": fields["image_grid_pinpoints"]}
-    _write_json(folder / "preprocessor_config.json", picture)
+        image |= {"do_pad": True, "image_grid_pinpoints": fields["image_grid_pinpoints"]}
+    _write_json(folder / "preprocessor_config.json", image)
     _write_json(
         folder / "processor_config.json",
         {

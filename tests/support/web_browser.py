@@ -122,9 +122,9 @@ def draw(driver: Any, start: tuple[int, int], end: tuple[int, int]) -> None:
 
 def seen_on_canvas(driver: Any) -> np.ndarray:
     """Pixels of the middle of the canvas, without tools and labels."""
-    picture = Image.open(io.BytesIO(driver.find_element("css selector", "#canvas").screenshot_as_png)).convert("RGB")
-    left, top = picture.width // 2 - 80, picture.height // 2 - 80
-    return np.asarray(picture.crop((left, top, left + 160, top + 160))).astype(int)
+    image = Image.open(io.BytesIO(driver.find_element("css selector", "#canvas").screenshot_as_png)).convert("RGB")
+    left, top = image.width // 2 - 80, image.height // 2 - 80
+    return np.asarray(image.crop((left, top, left + 160, top + 160))).astype(int)
 
 
 def canvas_rests(driver: Any) -> None:

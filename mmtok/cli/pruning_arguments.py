@@ -11,35 +11,35 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from configuration_mmtok import PruningOptions, check_knob, check_weights
+from configuration_mmtok import PruningOptions, check_option, check_weights
 from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS
-from mmtok.publish.presets import PRESETS, preset_knobs
+from mmtok.publish.presets import PRESETS, preset_options
 
 # The tables of token ids describe the tokenizer and are derived; every other field is an option of the command line.
 _FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(PruningOptions) if not each.metadata["table"]}
 
 
-def add_knob_options(parser: argparse.ArgumentParser) -> None:
-    """Adds an option for each knob of a model that is made."""
-    group = parser.add_argument_group("knobs", "what config.json says; every one can be overridden in a call")
+def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds an argument for each option of a model that is made."""
+    group = parser.add_argument_group("pruning options", "what config.json says; every one can be overridden in a call")
     _add_options(group, {name: f" (default: {each.default})" for name, each in _FIELDS.items()})
 
 
 def add_call_options(
     parser: argparse.ArgumentParser, description: str = "for these calls, in place of the model's own"
 ) -> None:
-    """Adds an option for each knob of calls of a model, but the budget, for which commands have one of their own."""
-    group = parser.add_argument_group("knobs", description)
+    """Adds an argument for each option of calls, but the budget, for which commands have one of their own."""
+    group = parser.add_argument_group("pruning options", description)
     _add_options(group, {name: "" for name in _FIELDS if name != "vision_token_budget"})
 
 
 def _add_options(group: Any, defaults: dict[str, str]) -> None:
-    """`--preset` and an option for each knob, with what its help says of the default."""
+    """`--preset` and an argument for each option, with what its help says of the default."""
     group.add_argument(
         "--preset",
         choices=PRESETS,
-        help="sets several knobs, of which others can still be given: recommended is what the measurements favour for "
-        "the family of the model (RECOMMENDED_KNOBS)",
+        help="sets several options, beside which others can be given: recommended is what the measurements favour for "
+        "the family of the model (RECOMMENDED_OPTIONS)",
     )
     for name, suffix in defaults.items():
         option, text = "--" + name.replace("_", "-"), (_FIELDS[name].metadata["help"] + suffix).replace("%", "%%")
@@ -68,10 +68,10 @@ def add_word_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def knobs_of(
+def pruning_options_of(
     arguments: argparse.Namespace, model: str | os.PathLike[str], revision: str | None = None
 ) -> dict[str, Any]:
-    """The knobs that were given, and those of the preset that were not.
+    """The options that were given, and those of the preset that were not.
 
     Args:
         arguments: of a command with these options.
@@ -83,10 +83,10 @@ def knobs_of(
         OSError: a preset for a model that is not there.
     """
     given = {name: getattr(arguments, name, None) for name in _FIELDS}
-    knobs = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
-    check_weights(knobs.get("text_coverage_weight", 1), knobs.get("vision_coverage_weight", 1))
-    preset = preset_knobs(arguments.preset, model, revision=revision) if arguments.preset else {}
-    return {**preset, **knobs}
+    pruning_options = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
+    check_weights(pruning_options.get("text_coverage_weight", 1), pruning_options.get("vision_coverage_weight", 1))
+    preset = preset_options(arguments.preset, model, revision=revision) if arguments.preset else {}
+    return {**preset, **pruning_options}
 
 
 def word_lists_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +106,7 @@ _NONE_VALUES: dict[Any, None] = {_NONE: None}
 
 
 def _reader(name: str) -> Any:
-    """A function from an option's text to the value of the knob `name`."""
+    """A function from the text of an argument to the value of the option `name`."""
     default = _FIELDS[name].default
 
     def read(text: str) -> Any:
@@ -120,7 +120,7 @@ def _reader(name: str) -> Any:
             except ValueError:
                 value = text
         try:
-            check_knob(name, value)
+            check_option(name, value)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
         return value
@@ -130,7 +130,7 @@ def _reader(name: str) -> Any:
 
 def _accepts_none(name: str) -> bool:
     try:
-        check_knob(name, None)
+        check_option(name, None)
     except ValueError:
         return False
     return True

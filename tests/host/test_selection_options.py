@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_cases import Family, single
 
-from configuration_mmtok import RECOMMENDED_KNOBS, MMTokLlavaConfig, PruningOptions
+from configuration_mmtok import RECOMMENDED_OPTIONS, MMTokLlavaConfig, PruningOptions
 from mmtok.hub import selection
 from mmtok.hub.coverage import coverage_value
 from mmtok.hub.encoded_images import EncodedImages
@@ -57,39 +57,45 @@ def test_the_budget_stays_the_upper_limit() -> None:
     assert len(select(vision, raw, text, coverage_target=1.0, vision_token_budget=3).greedy.indices) == 3
 
 
-def test_a_picture_of_equal_tokens_needs_one_of_them() -> None:
+def test_a_image_of_equal_tokens_needs_one_of_them() -> None:
     vision = torch.ones(12, 6)
     assert len(select(vision, vision, torch.ones(2, 6), coverage_target=0.99).greedy.indices) == 1
 
 
 def test_rows_of_a_batch_may_end_at_different_lengths_and_equal_themselves_alone(family: Family) -> None:
     model, _ = family.models()
-    knobs = {"vision_token_budget": 12, "coverage_target": 0.8}
+    pruning_options = {"vision_token_budget": 12, "coverage_target": 0.8}
     inputs = family.inputs([[3, (50, 50), 5], [4, (24, 24), 9], [2, (24, 48), 1]], model)
-    # A picture of one colour has little to cover.
+    # An image of one colour has little to cover.
     inputs["pixel_values"][1] = 0.5
-    together = model.select_vision_tokens(**inputs, **knobs)
+    together = model.select_vision_tokens(**inputs, **pruning_options)
     counts = [len(image.indices) for image in together.images]
     assert len(set(counts)) > 1
     for row in range(3):
         alone = single(inputs, row, slice(row, row + 1))
-        assert torch.equal(model.select_vision_tokens(**alone, **knobs).images[0].indices, together.images[row].indices)
-        new = model.generate(**alone, **knobs, max_new_tokens=4, do_sample=False)[0, -4:]
-        assert torch.equal(model.generate(**inputs, **knobs, max_new_tokens=4, do_sample=False)[row, -4:], new)
+        assert torch.equal(
+            model.select_vision_tokens(**alone, **pruning_options).images[0].indices, together.images[row].indices
+        )
+        new = model.generate(**alone, **pruning_options, max_new_tokens=4, do_sample=False)[0, -4:]
+        assert torch.equal(
+            model.generate(**inputs, **pruning_options, max_new_tokens=4, do_sample=False)[row, -4:], new
+        )
 
 
 def test_rows_without_padding_that_end_up_unequal_are_padded_in_front(family: Family) -> None:
     model, _ = family.models()
-    knobs = {"vision_token_budget": 12, "coverage_target": 0.8}
+    pruning_options = {"vision_token_budget": 12, "coverage_target": 0.8}
     inputs = family.inputs([[3, (50, 50), 5], [3, (50, 50), 5]], model)
     assert bool((inputs["attention_mask"] == 1).all())
     inputs["pixel_values"][1] = 0.5
-    together = model.generate(**inputs, **knobs, max_new_tokens=4, do_sample=False)[:, -4:]
-    counts = [len(image.indices) for image in model.select_vision_tokens(**inputs, **knobs).images]
+    together = model.generate(**inputs, **pruning_options, max_new_tokens=4, do_sample=False)[:, -4:]
+    counts = [len(image.indices) for image in model.select_vision_tokens(**inputs, **pruning_options).images]
     assert counts[0] != counts[1]
     for row in range(2):
         alone = single(inputs, row, slice(row, row + 1))
-        assert torch.equal(model.generate(**alone, **knobs, max_new_tokens=4, do_sample=False)[0, -4:], together[row])
+        assert torch.equal(
+            model.generate(**alone, **pruning_options, max_new_tokens=4, do_sample=False)[0, -4:], together[row]
+        )
 
 
 def test_a_temperature_in_spreads_is_that_many_standard_deviations() -> None:
@@ -124,13 +130,13 @@ def test_equal_tokens_have_no_spread_and_share_alike() -> None:
 def test_the_recommended_configuration_says_what_it_changes(family: Family) -> None:
     config_class: Any = family.config_class
     config = config_class.recommended(vision_token_budget=16)
-    knobs = RECOMMENDED_KNOBS[config.model_type]
-    assert {name: getattr(config, name) for name in knobs} == knobs
+    pruning_options = RECOMMENDED_OPTIONS[config.model_type]
+    assert {name: getattr(config, name) for name in pruning_options} == pruning_options
     assert config.vision_token_budget == 16
     assert config_class.recommended(text_temperature=0.5).text_temperature == 0.5
 
 
-def test_knobs_are_live_in_the_model(family: Family) -> None:
+def test_options_are_live_in_the_model(family: Family) -> None:
     model, _ = family.models()
     inputs = family.inputs([[3, (50, 50), 25]], model)
 
