@@ -53,6 +53,21 @@ def _gains_over(rows_ptr, best_ptr, count, height, column, few, COUNT: tl.conste
 
 
 @_jit
+def _gains_after(gain, rows_ptr, raised_ptr, before_ptr, after_ptr, total, count, column, few, ROWS: tl.constexpr):
+    """The gains, less what `total` raised rows take from them."""
+    for start in range(0, total, ROWS):
+        slot = start + few
+        there = slot < total
+        number = tl.load(raised_ptr + slot, mask=there, other=0)
+        before = tl.load(before_ptr + slot, mask=there, other=0.0)[:, None]
+        after = tl.load(after_ptr + slot, mask=there, other=0.0)[:, None]
+        mask = there[:, None] & (column[None, :] < count)
+        values = tl.load(rows_ptr + number[:, None] * count + column[None, :], mask=mask, other=0.0)
+        gain -= tl.sum(tl.maximum(values - before, 0.0) - tl.maximum(values - after, 0.0), 0)
+    return gain
+
+
+@_jit
 def _greedy(
     rows_ptr,
     columns_ptr,
@@ -99,15 +114,7 @@ def _greedy(
         free = free & (column != pick)
         total = tl.sum(raised.to(tl.int32), 0)
         tl.debug_barrier()
-        for start in range(0, total, ROWS):
-            slot = start + few
-            there = slot < total
-            number = tl.load(raised_ptr + slot, mask=there, other=0)
-            before = tl.load(before_ptr + slot, mask=there, other=0.0)[:, None]
-            after = tl.load(after_ptr + slot, mask=there, other=0.0)[:, None]
-            mask = there[:, None] & (column[None, :] < count)
-            values = tl.load(rows_ptr + number[:, None] * count + column[None, :], mask=mask, other=0.0)
-            gain -= tl.sum(tl.maximum(values - before, 0.0) - tl.maximum(values - after, 0.0), 0)
+        gain = _gains_after(gain, rows_ptr, raised_ptr, before_ptr, after_ptr, total, count, column, few, ROWS)
         tl.debug_barrier()
     for step in range(picks, steps):
         tl.store(indices_ptr + step, tl.full([], -1, tl.int64))

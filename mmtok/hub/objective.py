@@ -49,23 +49,18 @@ def coverage_matrix(
         text_temperature, vision_temperature: above 0.
         text_temperature_unit: "cosine", as in the paper, or "spread": text_temperature then counts in standard
             deviations of a text row's cosines over the vision tokens, their root mean square over the text rows.
-        text_mask: (..., m) bool, False for rows that are only there to fill a batch; they become zero rows.
-        vision_mask: (..., n) bool, False for vision tokens that are only there to fill a batch; they become zero rows
-            and zero columns. Fillers change neither m and n nor any other entry. Both masks may stay on the CPU: there
-            it costs nothing to see that nothing is masked.
+        text_mask: (..., m) bool, False for rows that fill a batch; they become zero rows.
+        vision_mask: (..., n) bool, False for vision tokens that fill a batch; they become zero rows and columns, and
+            change no other entry. Both masks may stay on the CPU, where it costs nothing to see that they mask nothing.
         check_values: False leaves out the one look at the features, which on an accelerator has to wait for them.
 
     Returns:
-        (..., m + n, n) float32, text rows first. The entries of a column are neighbours in memory, as the greedy
-        maximiser reads them.
+        (..., m + n, n) float32, text rows first; the entries of a column are neighbours in memory, for the maximiser.
 
     Raises:
-        ValueError: n = 0, shapes that do not belong together, features that are NaN, infinite or too large for
-            float32, a weight or temperature out of range.
+        ValueError: n = 0, shapes that do not belong together, NaN or infinite features, an argument out of range.
     """
-    _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
-    if text_temperature_unit not in ("cosine", "spread"):
-        raise ValueError(f"text_temperature_unit is {text_temperature_unit!r}: give 'cosine' or 'spread'.")
+    _require_settings(text_weight, vision_weight, text_temperature, vision_temperature, text_temperature_unit)
     _require_shapes(text, vision, raw_vision, text_mask, vision_mask)
     text_mask, vision_mask = (_needed(mask, vision.device) for mask in (text_mask, vision_mask))
     given = {"text": text, "vision": vision, "raw_vision": raw_vision}
@@ -74,23 +69,25 @@ def coverage_matrix(
     if check_values:
         _require_finite(given, lengths)
     lengths = {name: values.clamp_min(_SHORTEST) for name, values in lengths.items()}
-
-    text_directions = features["text"] / lengths["text"][..., None]
-    # Scaling the product is much less work than scaling the vision tokens.
-    text_cosines = (text_directions @ features["vision"].transpose(-1, -2)) / lengths["vision"][..., None, :]
+    text_cosines = _text_cosines(features, lengths)
     if text_temperature_unit == "spread":
         text_cosines = text_cosines / _spread(text_cosines, text_mask, vision_mask)[..., None, None]
     text_rows = _soft_rows(text_cosines / text_temperature, vision_mask)
-
     directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[..., None]
     vision_columns, row_sums = _soft_columns(_inner_products(directions), vision_mask)
     row_scales = _row_weights(vision, vision_weight, vision_mask) / row_sums
-
     columns = vision_columns.new_empty(*vision_columns.shape[:-1], text.shape[-2] + vision.shape[-2])
     text_weights = _row_weights(text, text_weight, text_mask)
     _multiply_into(columns[..., : text.shape[-2]], text_rows.transpose(-1, -2), text_weights[..., None, :])
     _multiply_into(columns[..., text.shape[-2] :], vision_columns, row_scales[..., None, :])
     return columns.transpose(-1, -2)
+
+
+def _text_cosines(features: dict[str, torch.Tensor], lengths: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(..., m, n) cosines of text and vision tokens."""
+    directions = features["text"] / lengths["text"][..., None]
+    # Scaling the product is much less work than scaling the vision tokens.
+    return (directions @ features["vision"].transpose(-1, -2)) / lengths["vision"][..., None, :]
 
 
 def _multiply_into(part: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> None:
@@ -169,7 +166,11 @@ def _row_weights(rows: torch.Tensor, weight: float, mask: torch.Tensor | None) -
 
 
 def _require_settings(
-    text_weight: float, vision_weight: float, text_temperature: float, vision_temperature: float
+    text_weight: float,
+    vision_weight: float,
+    text_temperature: float,
+    vision_temperature: float,
+    text_temperature_unit: str,
 ) -> None:
     for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight)):
         if not 0 <= weight < float("inf"):
@@ -179,6 +180,8 @@ def _require_settings(
     for name, temperature in (("text_temperature", text_temperature), ("vision_temperature", vision_temperature)):
         if not 0 < temperature < float("inf"):
             raise ValueError(f"{name} is {temperature}: a temperature must be finite and above 0.")
+    if text_temperature_unit not in ("cosine", "spread"):
+        raise ValueError(f"text_temperature_unit is {text_temperature_unit!r}: give 'cosine' or 'spread'.")
 
 
 def _require_shapes(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from misuse_cases import FAMILIES, GROUPS, NEXT_PROMPTS, PAGE, Misuse, Workshop, render
+from misuse_cases import GROUPS, NEXT_PROMPTS, Misuse, Workshop
+from model_cases import FAMILIES
 
 from mmtok.publish import stage, verify
 from mmtok.publish import weights as publish_weights
@@ -54,7 +56,9 @@ def test_there_are_sixty_cases() -> None:
 
 
 def test_the_page_is_what_the_mistakes_answer(workshops: dict[str, Workshop]) -> None:
-    assert PAGE.read_text(encoding="utf-8") == render(workshops), "run PYTHONPATH=. python tests/misuse_cases.py"
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    render = runpy.run_path(str(docs / "errors_page.py"))["render"]
+    assert (docs / "errors.md").read_text(encoding="utf-8") == render(workshops), "run docs/errors_page.py"
 
 
 def test_a_disk_that_fills_up_leaves_nothing(

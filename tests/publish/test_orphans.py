@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub_double import HubDouble
-from published_models import BASE, TARGET, hub_for_this_process, upload_folder
-from small_checkpoints import make_llava_checkpoint
+from published_models import TARGET
 
 from mmtok.publish import published_sources, stage, verify
 from mmtok.publish.card import CardFacts, render_card
 from mmtok.publish.orphans import EARLIER_FILES, orphans
 from mmtok.publish.push import publish
-from mmtok.publish.recipe import Destination, Recipe
-from mmtok.publish.release import Release, prepare
+from mmtok.publish.recipe import Destination
+from mmtok.publish.release import Release
 
 # What the release before the modules moved into one folder published, and what has no file in this release any more.
 BEFORE_THE_MOVE = [
@@ -45,25 +43,6 @@ GONE = {"full_prompt.py", "pruned_batch.py", "similarity.py", "vision_features.p
 def card_listing(names: list[str]) -> str:
     config = {"model_type": "mmtok_llava", "vision_config": {"image_size": 28, "patch_size": 14}}
     return render_card(CardFacts(config=config, code_hashes=dict.fromkeys(names, "ab" * 32), release="0.1.0"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_llava_checkpoint(tmp_path_factory.mktemp("base") / "small-llava")
-
-
-@pytest.fixture(scope="module")
-def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    with pytest.MonkeyPatch.context() as patch, hub_for_this_process(patch, tmp_path_factory.mktemp("cache")) as hub:
-        upload_folder(hub, BASE, base)
-        return prepare(BASE, Recipe(), tmp_path_factory.mktemp("release"), check=False)
-
-
-@pytest.fixture
-def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
-    with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
-        upload_folder(serving, BASE, base)
-        yield serving
 
 
 def published_before(hub: HubDouble, card: str) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_double import TOKEN, Fault, HubDouble
 from huggingface_hub import HfApi
-from published_models import BASE, TARGET, hub_for_this_process, upload_folder
+from published_models import BASE, TARGET
 from small_checkpoints import make_llava_checkpoint
 
 import hub_upload
@@ -31,24 +31,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_llava_checkpoint(tmp_path_factory.mktemp("base") / "small-llava", sharded=True)
     (folder / "README.md").write_text(CARD)
     return folder
-
-
-@pytest.fixture(scope="module")
-def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """Prepared from the Hub's copy of the base, without the clean process."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("cache")
-        with hub_for_this_process(patch, cache) as hub:
-            upload_folder(hub, BASE, base)
-            return prepare(BASE, Recipe(), tmp_path_factory.mktemp("release"), check=False)
-
-
-@pytest.fixture
-def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
-    """The base is on it; the same files make the same commit, so that `release` fits."""
-    with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
-        upload_folder(serving, BASE, base)
-        yield serving
 
 
 def commits(hub: HubDouble, repo_id: str = TARGET, branch: str = "main") -> list[str]:

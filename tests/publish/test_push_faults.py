@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ import pytest
 from hub_double import Fault, HubDouble
 from huggingface_hub import close_session, file_download
 from huggingface_hub.utils import _http
-from published_models import BASE, TARGET, hub_for_this_process, upload_folder
-from small_checkpoints import make_llava_checkpoint
+from published_models import BASE, TARGET
 
 from mmtok.publish import PublishError
 from mmtok.publish.push import publish
@@ -26,27 +25,12 @@ OLD = {"README.md": b"# The card of version zero\n", "config.json": b"{}", "note
 MOST_REQUESTS = 40
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_llava_checkpoint(tmp_path_factory.mktemp("base") / "small-llava")
-
-
-@pytest.fixture(scope="module")
-def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    with pytest.MonkeyPatch.context() as patch, hub_for_this_process(patch, tmp_path_factory.mktemp("cache")) as hub:
-        upload_folder(hub, BASE, base)
-        return prepare(BASE, Recipe(), tmp_path_factory.mktemp("release"), check=False)
-
-
-@pytest.fixture
-def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
-    # The waits between the retries of huggingface_hub are counted, not waited.
-    without_waiting = types.SimpleNamespace(sleep=lambda seconds: None)
+@pytest.fixture(autouse=True)
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits between the retries of huggingface_hub are counted, not waited."""
+    clock = types.SimpleNamespace(sleep=lambda seconds: None)
     for module in (_http, file_download):
-        monkeypatch.setattr(module, "time", without_waiting)
-    with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
-        upload_folder(serving, BASE, base)
-        yield serving
+        monkeypatch.setattr(module, "time", clock)
 
 
 def run_again(hub: HubDouble) -> None:

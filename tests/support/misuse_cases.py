@@ -1,12 +1,8 @@
-"""What a caller can do wrong, and the sentence that answers: the table behind `test_misuse.py` and `docs/errors.md`.
-
-`PYTHONPATH=. python tests/support/misuse_cases.py` writes the page.
-"""
+"""What a caller can do wrong, and the sentence that answers: the table of `test_misuse.py` and `docs/errors.md`."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_cases import CACHE, FAMILIES, IMAGE, IMAGE_SIZE, Family
+from model_cases import CACHE, IMAGE, IMAGE_SIZE, Family
 from safetensors import SafetensorError
 from small_checkpoints import make_llava_checkpoint
 from transformers import DynamicCache
@@ -25,7 +21,6 @@ from configuration_mmtok import MMTokLlavaConfig
 from mmtok import coverage_matrix, coverage_value, greedy_coverage
 from mmtok.publish import Recipe, stage, verify
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 
 
@@ -448,33 +443,3 @@ def _made(folder: Path, *files: str) -> Path:
     for file in files:
         (folder / file).write_text("mine", encoding="utf-8")
     return folder
-
-
-def render(workshops: dict[str, Workshop]) -> str:
-    """The page, with what each mistake really answers."""
-    lines = [
-        "# What goes wrong, and what the error says",
-        "",
-        "Written by `PYTHONPATH=. python tests/support/misuse_cases.py`. Every row is a test",
-        "(`tests/host/test_misuse.py`), which also checks that the model stays as it was and that the next valid",
-        "call gives what it gave before.",
-    ]
-    for group, cases in GROUPS.items():
-        shop = workshops["llava_next" if cases is NEXT_PROMPTS else "llava"]
-        lines += ["", f"## {group}", "", "| Mistake | Error | Message |", "|---|---|---|"]
-        for case in cases:
-            try:
-                case.do(shop)
-            except case.error as error:
-                said = re.sub(rf"{re.escape(str(shop.folder))}(/tmp\w+/copy)?", "FOLDER", " ".join(str(error).split()))
-                said = said.replace("|", "\\|")
-                lines.append(f"| {case.what} | {type(error).__name__} | {said[:300]} |")
-            else:
-                raise AssertionError(f"{case.what} raised nothing")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        shops = {name: Workshop(family, _made(Path(scratch) / name)) for name, family in FAMILIES.items()}
-        PAGE.write_text(render(shops), encoding="utf-8")
