@@ -20,9 +20,9 @@ from mmtok.tiny import checkpoint_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-NOT_HERE = ("<!-- needs real weights -->", "<!-- needs a running server -->")
-# A Python block with what stands before it, and the text block that may follow it.
-# What the reader has and the tests do not.
+# A Python block behind one of these marks is compiled and not run.
+NOT_HERE = ("<!-- needs real weights -->", "<!-- needs a running server -->", "<!-- the research code -->")
+# Names in the pages, and what stands for them in the tests.
 STAND_INS = {
     "org/llava-mmtok": "demo-model",
     "./llava-mmtok": "demo-model",
@@ -39,6 +39,7 @@ RUN_ELSEWHERE = {
     "accelerate launch --num_machines ": ("test_integrations_distributed.py", "--main_process_ip"),
 }
 BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+# A Python block with the line before it, and the text block that may follow it.
 BLOCKS = re.compile(r"(?P<before>[^\n]*)\n+```python\n(?P<code>.*?)```(?:\n+```text\n(?P<output>.*?)```)?", re.DOTALL)
 
 
@@ -66,6 +67,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage(checkpoint_path(), place / "demo-model", check=False)
     Image.new("RGB", (96, 96), "red").save(place / "photo.jpg")
     (place / "questions.jsonl").write_text('{"image": "photo.jpg", "question": "Is there a dog?"}\n')
+    (place / "photos").mkdir()
+    Image.new("RGB", (96, 96), "red").save(place / "photos" / "1.jpg")
+    asked = {"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}
+    (place / "pope.json").write_text(json.dumps(asked) + "\n")
     return place
 
 

@@ -1,0 +1,92 @@
+"""The tables of docs/choose-a-budget.md are those of committed results files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "choose-a-budget.md"
+RESULTS = ROOT / "benchmarks" / "results"
+SCENES = ("random", "color", "shape", "count")
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def paper(model: str) -> Iterator[list[str]]:
+    facts = json.loads((ROOT / "mmtok" / "publish" / "facts" / "paper_results.json").read_text(encoding="utf-8"))
+    for table in facts["models"][f"llava-hf/{model}-hf"]:
+        places = [table["columns"].index(name) + 1 for name in ("POPE", "GQA", "TextVQA", "average")]
+        for row in table["rows"]:
+            yield [str(row[0]), *(str(row[place]) for place in places)]
+
+
+def scenes() -> Iterator[list[str]]:
+    cells = read("quality-scenes")["cells"]
+
+    def values(method: str, budget: int | None) -> list[float]:
+        [cell] = [each for each in cells if each["method"] == method and each["budget"] == budget]
+        metrics = cell["metrics"]
+        return [100 * metrics[task]["f1" if task == "random" else "accuracy"] for task in SCENES]
+
+    def mean(found: list[float]) -> str:
+        return f"{sum(found) / len(found):.1f}"
+
+    every = values("all", None)
+    yield ["all 144", *(f"{value:.1f}" for value in every), mean(every), ""]
+    for budget in (64, 32, 16, 8, 4, 2):
+        found = values("MMTok", budget)
+        yield [str(budget), *(f"{value:.1f}" for value in found), mean(found), mean(values("uniform", budget))]
+
+
+def targets() -> Iterator[list[str]]:
+    for cell in read("quality-crowded")["cells"]:
+        if cell["method"].startswith("target "):
+            kept = cell["retention"]["mean"]["estimate"]
+            yield [cell["method"].split()[1], f"{cell['vision_tokens']:.1f}", f"{100 * kept:.1f}"]
+
+
+def speed() -> Iterator[list[str]]:
+    for name in ("prefill-cpu-full", "prefill-cpu-next"):
+        [case] = read(name)["measured"]
+        tokens, cache, times = case["prompt_tokens"], case["cache_bytes"], case["mmtok_times_faster"]
+        longest = max(times, key=int)
+        yield [
+            f"{case['model']}, `{case['budget_per_crop']}`",
+            f"{tokens['stock']:,} → {tokens['mmtok']}",
+            f"{times['1']:.1f} x",
+            f"{times[longest]:.1f} x ({longest} tokens)",
+            f"{cache['stock'] / cache['mmtok']:.1f} x smaller",
+        ]
+
+
+TABLES: dict[str, Callable[[], Iterator[list[str]]]] = {
+    "llava-1.5-7b": lambda: paper("llava-1.5-7b"),
+    "llava-next-7b": lambda: paper("llava-v1.6-vicuna-7b"),
+    "scenes": scenes,
+    "targets": targets,
+    "speed": speed,
+}
+
+
+def shown(name: str) -> list[list[str]]:
+    """The rows of a table of the page, without its heading."""
+    found = re.search(rf"<!-- figures: {re.escape(name)} -->\n(.*?)<!-- end -->", PAGE.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].strip().splitlines()[2:]]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_that_of_its_results(name: str) -> None:
+    assert shown(name) == list(TABLES[name]())
+
+
+def test_every_table_is_held() -> None:
+    assert set(re.findall(r"<!-- figures: (\S+) -->", PAGE.read_text("utf-8"))) == set(TABLES)
