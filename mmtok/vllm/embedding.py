@@ -92,7 +92,10 @@ class PruningEmbeddingMixin:
     ) -> tuple[Sequence[torch.Tensor], list[int]]:
         """For each of some images whose requests have equal options (T,) bool, and how many stay."""
         texts = [request.text_ids for request in requests]
-        embed = self.language_model.model.embed_input_ids  # type: ignore[attr-defined]
+        # Of the model without adapters: with LoRA, vLLM's layer takes only as many ids as the step has tokens, and
+        # its caches of images are shared by all adapters.
+        embedding = self.language_model.model.embed_tokens  # type: ignore[attr-defined]
+        embed = getattr(embedding, "base_layer", embedding)
         return kept_flags(encoded, texts, embed, requests[0].pruning)
 
     def _raw_features(self, pixels: Sequence[torch.Tensor], keys: Sequence[str]) -> list[torch.Tensor]:

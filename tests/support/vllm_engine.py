@@ -20,12 +20,13 @@ from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaN
 
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that a test can look at the model
 }
+# Each engine of a test run keeps its own until the end.
+KV_CACHE_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Engine:
             "max_model_len": 1024,
             "max_num_seqs": 16,
             "limit_mm_per_prompt": {"image": 2},
+            "kv_cache_memory_bytes": KV_CACHE_BYTES,
         }
         self.llm = LLM(model=str(folder), dtype=dtype, **{**defaults, **options})
         self.model = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
@@ -115,8 +117,8 @@ class Engine:
         chat[0]["content"] = [*images, *chat[0]["content"]]
         return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 
-    def run(self, cases: Sequence[Case], new_tokens: int = 6) -> list[Outcome]:
-        """vLLM's outcome of requests that are in flight together."""
+    def run(self, cases: Sequence[Case], new_tokens: int = 6, adapters: Sequence[Any] | None = None) -> list[Outcome]:
+        """vLLM's outcome of requests that are in flight together, with the adapters that vLLM's LoRA requests name."""
         from vllm import SamplingParams
 
         requests = []
@@ -126,11 +128,28 @@ class Engine:
                 request["multi_modal_data"] = {"image": list(case.images)}
             requests.append(request)
         parameters = SamplingParams(temperature=0, max_tokens=new_tokens)
-        outputs = self.llm.generate(requests, parameters, use_tqdm=False)
+        outputs = self.llm.generate(requests, parameters, use_tqdm=False, lora_request=adapters)
         return [
             Outcome(list(output.outputs[0].token_ids), len(output.prompt_token_ids), self._selected(case))
             for case, output in zip(cases, outputs, strict=True)
         ]
+
+    def processed(self, case: Case) -> tuple[int, int]:
+        """For a case with one image, the placeholders of vLLM's processor and the tokens that the model gives."""
+        from vllm.multimodal.processing import ProcessorInputs, TimingContext
+        from vllm.multimodal.utils import group_and_batch_mm_kwargs
+
+        processor = self.llm.renderer.get_mm_processor()
+        ids = self.processor.tokenizer(self.prompt(case))["input_ids"]
+        images = processor.info.parse_mm_data({"image": list(case.images)})
+        inputs = ProcessorInputs(ids, images, hf_processor_mm_kwargs=case.options)
+        prompt = processor.apply(inputs, TimingContext(enabled=False))
+        [(_, _, arguments)] = group_and_batch_mm_kwargs([("image", prompt["mm_kwargs"]["image"][0])])
+        [tokens] = self.model.embed_multimodal(**arguments)
+        placeholders = prompt["prompt_token_ids"].count(self.reference.config.image_token_id)
+        [place] = prompt["mm_placeholders"]["image"]
+        assert place.length == placeholders
+        return placeholders, len(tokens)
 
     def _selected(self, case: Case) -> list[list[int]]:
         """What vLLM kept of each image of a case; nothing where it never selected for the case's text."""

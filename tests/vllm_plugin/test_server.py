@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
-from vllm_engine import SETTINGS, noise
+from vllm_engine import KV_CACHE_BYTES, SETTINGS, noise
 
 from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration
 
@@ -53,6 +53,7 @@ def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folders["next"])]
     command += ["--served-model-name", "small", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16", "--trust-request-mm-kwargs"]
+    command += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
     environment = {**os.environ, **SETTINGS, "OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as output:
