@@ -25,7 +25,7 @@ STYLE = """
 .note { font-size: .8rem; } .legend { font-size: .8rem; line-height: 1.5; }
 .swatch { display: inline-block; width: 2.4em; height: .8em; vertical-align: middle; margin-right: .4em; }
 .budgets { width: 100%; font-size: .8rem; } .budgets td, .budgets th { padding: 1px 6px !important; text-align: left; }
-.budgets td { white-space: nowrap; }
+.budgets td { white-space: nowrap; } .budgets td:nth-child(2) { white-space: normal; width: 100%; }
 @media (max-width: 500px) { #canvas { height: 250px !important; } }
 """
 

@@ -138,7 +138,7 @@ def _results() -> list[Any]:
             pruned_image = _drawing("pruned")
         with gr.Column(min_width=120):
             gr.HTML(page_text.legend(), elem_id="legend")
-            table = gr.HTML("", elem_id="budgets")
+    table = gr.HTML("", elem_id="budgets")
     gr.HTML(page_text.note("What the model reads with all vision tokens:"))
     full_image = _drawing("full")
     return [headline, *full, full_image, *pruned, pruned_image, cut_off, table]
