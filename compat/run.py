@@ -23,7 +23,7 @@ ROOT = HERE.parent
 RESULTS, PAGE, ENVIRONMENTS = HERE / "results.json", ROOT / "docs" / "compat.md", HERE / "environments"
 # What cards say of the tested releases.
 TESTED = ROOT / "mmtok" / "publish" / "facts" / "tested_versions.json"
-ROOM = 15 << 30  # bytes of the disk that a run leaves free: an environment of torch for GPUs has several of them
+FREE_BYTES = 15 << 30  # of the disk, which a run leaves: an environment of torch for GPUs has several of them
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from compat.versions import NAMED, TORCH, Pair, covered, released  # noqa: E402
@@ -33,17 +33,26 @@ FOLDERS = ("llava, llava-hf layout", "llava, new layout", "llava-next, llava-hf 
 HEAD = """\
 # Under which releases it works
 
-Tested with transformers {oldest} to {newest}. On another release run `mmtok doctor`, which compares pruning with stock
-there; where it says wrong, or where importing the model classes is an `ImportError`, install transformers {newest} or a
-newer release of MMTok. `tests/host/test_stock_parity.py` is the short file that holds every way of generating equal to
-stock, and runs on the oldest release in every test run.
+Tested with transformers {oldest} to {newest}; on another release run `mmtok doctor`, which compares pruning with stock.
 
-Written by `make compat` from `compat/results.json`. Each row is an environment of its own, without the mmtok package,
-on CPU; those with one release of torch share its installation. It loads small staged models of both families in both
-key layouts with `trust_remote_code=True` and checks: no missing, unexpected or mismatched key; the kept indices and the
-greedy tokens of the newest release; beams; the pipeline; saving and loading again; the full budget equal to stock, bit
-for bit; refusal without `trust_remote_code`; no deprecation warning from our files. Before that, staging compared every
-tensor with the base's under the newest release.
+- {passing} of {environments} environments pass every check, with torch {oldest_torch} to {newest_torch}.
+- Where `mmtok doctor` says wrong, or where importing the model classes is an `ImportError`, install transformers {newest}
+  or a newer release of MMTok: a release that renames what the classes rely on is refused, not run.
+- The oldest release runs in every test run: `tests/host/test_stock_parity.py` is the short file that holds every way of
+  generating equal to stock.
+
+## What is checked
+
+Each row is an environment of its own, without the mmtok package, on CPU; those with one release of torch share its
+installation. It loads small staged models of both families in both key layouts with `trust_remote_code=True` and checks:
+
+- no missing, unexpected or mismatched key, and no deprecation warning from our files;
+- the kept indices and the greedy tokens of the newest release, beams, the pipeline, saving and loading again;
+- the full budget equal to stock, bit for bit;
+- refusal without `trust_remote_code`.
+
+Before that, staging compared every tensor with the base's under the newest release. `make compat` runs the checks and writes
+this page from `compat/results.json`.
 """
 
 
@@ -154,7 +163,7 @@ def site_packages(folder: Path) -> Path:
 
 def make_room(done: Pair, rest: list[Pair]) -> None:
     """Removes the environment of a row where the disk is nearly full, and its torch with the last row that needs it."""
-    if shutil.disk_usage(HERE).free > ROOM:
+    if shutil.disk_usage(HERE).free > FREE_BYTES:
         return
     shutil.rmtree(ENVIRONMENTS / done.name, ignore_errors=True)
     if done.torch not in {pair.torch for pair in rest}:
@@ -196,8 +205,17 @@ def newest_of(results: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def page(results: dict[str, Any]) -> str:
+    good = [name for name, result in results.items() if "folders" in result and not problems(result, results)]
+    torches = sorted((name.split("-torch-")[1] for name in good), key=lambda text: tuple(map(int, text.split("."))))
+    head = HEAD.format(
+        **passing_releases(results),
+        passing=len(good),
+        environments=len(results),
+        oldest_torch=torches[0],
+        newest_torch=torches[-1],
+    )
     lines = [
-        HEAD.format(**passing_releases(results)),
+        head,
         "| transformers | torch | Python | " + " | ".join(FOLDERS) + " |",
     ]
     lines.append("|---|---|---|" + "---|" * len(FOLDERS))

@@ -24,6 +24,7 @@ _TEMPLATE = Path(__file__).with_name("card_template.md")
 _FACTS = Path(__file__).with_name("facts")
 _PAPER_RESULTS, _TESTED_VERSIONS = _FACTS / "paper_results.json", _FACTS / "tested_versions.json"
 CODE_REPOSITORY = "https://github.com/mmtok/mmtok"
+AUTHORS = "Sixun Dong, Juhua Hu, Mian Zhang, Ming Yin, Yanjie Fu and Qi Qian"
 _MARK = re.compile(r"\n<!-- Written by mmtok (?P<release>\S+), card (?P<sha256>[0-9a-f]{64}) -->\n?\Z")
 _BUDGETS = (192, 128, 64, 32, 16, 8, 4)
 
@@ -138,6 +139,7 @@ def render_card(facts: CardFacts) -> str:
         default=_default_budget(facts),
         repo=facts.repo_id or "ORGANISATION/MODEL",
         code_repository=CODE_REPOSITORY,
+        authors=AUTHORS,
         tested=json.loads(_TESTED_VERSIONS.read_text(encoding="utf-8")),
         budget_rows=_budget_rows(facts),
         paper_tables=_paper_tables(facts.base_model),

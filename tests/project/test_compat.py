@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from compat.run import FOLDERS, PAGE, RESULTS, TESTED, installed, page, passing_releases, problems, site_packages
 from compat.versions import NAMED, Pair, covered
+from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.publish import stage
+
+ROOT = Path(__file__).resolve().parents[2]
 
 RELEASES = [
     "5.23.0",
@@ -84,6 +88,21 @@ def test_the_page_shows_the_results() -> None:
         result = results[Pair(name).name]
         assert problems(result, results) == []
         assert set(result["folders"]) == set(FOLDERS)
+
+
+def test_every_page_names_the_same_tested_releases() -> None:
+    pages = [ROOT / "README.md", ROOT / "space" / "README.md", PAGE, *(ROOT / "docs" / "cards").glob("*.md")]
+    for path in pages:
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        said = re.findall(r"Tested with transformers (\S+) to (\S+); on another release run `mmtok doctor`", text)
+        assert said == [(OLDEST_TESTED, NEWEST_TESTED)], path
+    assert passing_releases(json.loads(RESULTS.read_text(encoding="utf-8"))) == {
+        "oldest": OLDEST_TESTED,
+        "newest": NEWEST_TESTED,
+    }
+    required = (ROOT / "space" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert f"transformers>={OLDEST_TESTED},<={NEWEST_TESTED}" in required
+    assert f"transformers>={OLDEST_TESTED}" in (ROOT / "setup.cfg").read_text(encoding="utf-8").split()
 
 
 def test_the_staged_tokenizer_gives_what_generate_takes(tmp_path: Path) -> None:

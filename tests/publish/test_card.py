@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +109,23 @@ def test_measurements_without_an_origin_are_refused(tmp_path: Path) -> None:
 def test_the_top_says_what_runs_it_and_under_which_releases() -> None:
     top = render_card(facts(base_model="llava-hf/llava-1.5-7b-hf")).partition("## How to use it")[0]
     tested = json.loads((FACTS / "tested_versions.json").read_text())
-    assert f"tested with {tested['oldest']} to {tested['newest']}" in top
+    assert f"Tested with transformers {tested['oldest']} to {tested['newest']}; on another release run" in top
     assert f'pip install "transformers=={tested["newest"]}"' in top
-    assert "| vLLM | with the plugin of the mmtok package: `pip install mmtok vllm`" in top
-    assert "| SGLang, TGI, llama.cpp, Ollama | not at all" in top
+    assert "| vLLM | yes, with the plugin of the mmtok package: `pip install mmtok vllm`" in top
+    assert "| SGLang, TGI, llama.cpp, Ollama | no: they have model code of their own |" in top
     assert "run the 1 Python file of this repository" in top
     assert CODE_REPOSITORY in top
     assert f"git clone {CODE_REPOSITORY}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    [image] = re.findall(r"!\[.+\]\((.+)\)", top)
+    assert (ROOT / image.removeprefix(f"{CODE_REPOSITORY}/raw/main/")).is_file()
 
 
 def test_a_card_names_every_author_of_the_paper() -> None:
     paper = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
     authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
     card = render_card(facts())
+    *names, last = (f"{author['given-names']} {author['family-names']}" for author in paper["authors"])
+    assert f"by {', '.join(names)} and {last}." in card.partition("## How to use it")[0]
     assert f"author    = {{{authors}}}," in card
     assert f"title     = {{{paper['title']}}}," in card
 
