@@ -36,23 +36,24 @@ HEAD = """\
 Tested with transformers {oldest} to {newest}; on another release run `mmtok doctor`, which compares pruning with stock.
 
 - {passing} of {environments} environments pass every check, with torch {oldest_torch} to {newest_torch}.
-- Where `mmtok doctor` says wrong, or where importing the model classes is an `ImportError`, install transformers {newest}
-  or a newer release of MMTok: a release that renames what the classes rely on is refused, not run.
+- Where `mmtok doctor` says wrong, or where importing the model classes is an `ImportError`, install transformers
+  {newest} or a newer release of MMTok: a release that renames what the classes rely on is refused, not run.
 - The oldest release runs in every test run: `tests/host/test_stock_parity.py` is the short file that holds every way of
   generating equal to stock.
 
 ## What is checked
 
 Each row is an environment of its own, without the mmtok package, on CPU; those with one release of torch share its
-installation. It loads small staged models of both families in both key layouts with `trust_remote_code=True` and checks:
+installation. It loads small staged models of both families in both key layouts with `trust_remote_code=True` and
+checks:
 
 - no missing, unexpected or mismatched key, and no deprecation warning from our files;
 - the kept indices and the greedy tokens of the newest release, beams, the pipeline, saving and loading again;
 - the full budget equal to stock, bit for bit;
 - refusal without `trust_remote_code`.
 
-Before that, staging compared every tensor with the base's under the newest release. `make compat` runs the checks and writes
-this page from `compat/results.json`.
+Before that, staging compared every tensor with the base's under the newest release. `make compat` runs the checks and
+writes this page from `compat/results.json`.
 """
 
 
