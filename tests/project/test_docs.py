@@ -131,7 +131,7 @@ def test_commands_of_the_docs_run(page: Path, folder: Path, monkeypatch: pytest.
             place = folder / f"{page.stem}-staged"
             assert main([str(place) if given[0] == "stage" and word == "demo-model" else word for word in given]) == 0
         elif words[:2] == ["pip", "install"]:
-            named = re.search(r"mmtok(?:\[(.+)\])?", command)
+            named = re.search(r"(?:mmtok|\.)(?:\[(.+)\])?", command)
             assert named is not None
             assert named[1] is None or named[1] in extras["options.extras_require"]
         elif not command.startswith(SETTING_UP):
