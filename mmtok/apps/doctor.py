@@ -94,7 +94,7 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
 
 
 def _problem(check: Callable[[], bool]) -> str | None:
-    """None where a check holds; a failure of any kind is a finding, not the end of the diagnosis."""
+    """None where a check holds; an exception is reported as a finding."""
     try:
         return None if check() else "differs from stock"
     except Exception as error:

@@ -46,7 +46,7 @@ def answers(
         yield from _growing(pipe, image, question, int(budget), max_new_tokens)
     except ValueError as error:
         yield CLEARED
-        # What the reader did is no failure of the program, which would be worth a traceback in its log.
+        # A mistake of the user is no failure of the program, and writes no traceback into its log.
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
 
 

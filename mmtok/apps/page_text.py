@@ -1,4 +1,4 @@
-"""What the page says and how it looks: HTML and CSS, without Gradio."""
+"""Texts and style of the page: HTML and CSS, without Gradio."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def answer(text: str) -> str:
 
 
 def facts(part: PartialAnswer, kept: Explanation) -> str:
-    """What was read and how long it took; the whole time is there when the answer is whole."""
+    """What was read and how long it took; the total time is shown when the answer is complete."""
     prompt = part.prompt_tokens or kept.prompt_tokens
     whole = f", all after {1000 * part.seconds:.0f} ms" if part.finished else ""
     return (

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 @contextmanager
 def steps(total: int) -> Iterator[Callable[[str], None]]:
-    """Shows a bar of `total` steps with a clock; where nobody watches, one line for each new kind of step.
+    """Shows a bar of `total` steps with the time; without a terminal, one line for each new kind of step.
 
     Yields:
         What to call with the name of a step when it begins.

@@ -1,4 +1,4 @@
-"""Answers word by word: what a page shows while the model is still writing."""
+"""Streamed answers: what the page shows while the model generates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PartialAnswer:
     """An answer so far.
 
     Attributes:
-        text: what has been written.
+        text: what has been generated.
         prompt_tokens: length of the prompt that reached the language model; 0 before it did.
         first_token: seconds from the processor's output to the first new text; 0 before that.
         seconds: since the processor's output.

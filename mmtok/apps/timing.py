@@ -53,7 +53,7 @@ def time_budgets(
     begin: Callable[[str], None] = lambda _: None,
     **pruning_options: Any,
 ) -> list[Timing]:
-    """Times every budget in turn in every round, so that a busy moment of the machine meets them all.
+    """Times every budget in turn in every round, so that a disturbance of the machine affects all of them.
 
     Args:
         pipe: from `load_pipeline`.
@@ -91,7 +91,7 @@ def time_budgets(
 
 
 def setting(pipe: ImageTextToTextPipeline) -> dict[str, str]:
-    """What the times belong to: device, dtype, attention and versions."""
+    """Device, dtype, attention and versions of the measurement."""
     model = pipe.model
     device = model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
@@ -117,6 +117,6 @@ def _seconds(pipe: ImageTextToTextPipeline, inputs: dict[str, Any], budget: Budg
 
 
 def _wait(device: torch.device) -> None:
-    """Until an accelerator has done what it was given."""
+    """Waits until an accelerator has finished."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

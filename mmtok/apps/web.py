@@ -1,4 +1,4 @@
-"""A page to try a staged model: upload or draw an image, ask, slide the budget, compare with all vision tokens."""
+"""The web page of a staged model: upload or draw an image, ask, set the budget, compare with all vision tokens."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _SEED = 7  # of the image that the page begins with
 _CANVAS = 384  # pixels of the canvas: small images are shown larger, so that they can be drawn on
 _ANSWER_TOKENS = 64
 _QUESTIONS = ("Describe the image.", "What is in the middle of the image?", "How many people are there?")
-# Fonts of the reader's own machine: the page fetches nothing from other servers.
+# Fonts of the user's own machine: the page fetches nothing from other servers.
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
 
 
 @dataclass(frozen=True)
 class _Asking:
-    """What the reader gives."""
+    """The inputs of the page."""
 
     canvas: gr.ImageEditor
     question: gr.Textbox
@@ -47,7 +47,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
     """The page.
 
     Args:
-        pipe: from `mmtok.apps.answering.load_pipeline`; shared by all readers of the page.
+        pipe: from `mmtok.apps.answering.load_pipeline`; shared by all users of the page.
         embedded: whether it is the embedded model, of which the page says what it is and for which it draws images.
     """
 

@@ -41,7 +41,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs the demo and shows what came out."""
+    """Runs the demo and prints its table."""
     if options.web:
         serve_page(options)
         return

@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _token_counts(budgets: Sequence[int | float | None], model: str | Path, revision: str | None) -> list[int]:
-    """The budgets as numbers of tokens: methods that are no pruning of the model know no shares."""
+    """The budgets as numbers of tokens: selectors take no shares."""
     counts = [value for value in budgets if isinstance(value, int)]
     shares = [value for value in budgets if isinstance(value, float)]
     if shares:

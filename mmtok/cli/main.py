@@ -81,7 +81,7 @@ PUBLISHING = ("stage", "push", "verify")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Its usage names what has to be given; the options, which are many, follow in the help."""
+    """A parser whose usage line names the required arguments; the options are in the help."""
 
     def format_usage(self) -> str:
         """The usage alone, as it stands before the message about a mistake."""

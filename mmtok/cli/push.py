@@ -55,7 +55,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pushes, and says what was done; 1 where what was published is not as released."""
+    """Pushes and prints a report; 1 where the published files are not the released ones."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mmtok").setLevel(logging.INFO)
     base = base_of(options.base)

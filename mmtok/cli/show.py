@@ -50,7 +50,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draws, and says what was kept."""
+    """Draws the image and prints what was kept."""
     image, output = read_image(options.image), writable_image(options.output)
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")

@@ -38,7 +38,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Stages, and says what was made."""
+    """Stages and prints a report."""
     base = base_of(options.base)
     recipe = Recipe(
         options=pruning_options_of(options, base, options.revision),

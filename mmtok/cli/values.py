@@ -28,7 +28,7 @@ def budget(text: str) -> int | float | None:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A reader of whole numbers of at least `least`."""
+    """A parser of whole numbers of at least `least`."""
 
     def read(text: str) -> int:
         if not text.lstrip("+-").isdigit() or int(text) < least:

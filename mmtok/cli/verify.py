@@ -33,7 +33,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Verifies, and says what was found; 1 where something is not as released."""
+    """Verifies and prints the findings; 1 where something differs from the release."""
     found = verify(options.repo_or_folder, revision=options.revision)
     if options.json:
         print_json(asdict(found))

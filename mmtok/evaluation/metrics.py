@@ -109,7 +109,7 @@ def score(counts: NDArray, metric: Metric) -> NDArray:
 
 
 def metric_of(labels: Sequence[str]) -> Metric:
-    """What a task is reported in: F1 for yes/no questions, as in the paper, else accuracy."""
+    """The metric of a task: F1 for yes/no questions, as in the paper, else accuracy."""
     return "f1" if set(labels) <= {"yes", "no"} else "accuracy"
 
 

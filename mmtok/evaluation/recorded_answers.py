@@ -33,7 +33,7 @@ class RecordedAnswer:
 
     @property
     def key(self) -> Key:
-        """What tells the answer from the others of its run."""
+        """The key of the answer within its run."""
         return self.method, self.budget, self.task, self.question_id
 
     def as_record(self) -> dict[str, Any]:

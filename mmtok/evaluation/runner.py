@@ -93,7 +93,7 @@ class RunResult:
 
 
 def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
-    """Answers whatever is not answered yet.
+    """Answers every question that has no answer yet.
 
     Under `accelerate launch` the questions are shared out over the processes, each with its own copy of the model.
 
@@ -192,7 +192,7 @@ def _key(cell: tuple[Method | None, Budget], question: Question) -> tuple[str, B
 
 
 def _seed(question: Question) -> int:
-    """A random method's seed: of the question alone, whatever the batch and the machine."""
+    """The seed of a random method: it depends on the question alone, not on the batch or the machine."""
     text = f"{question.task} {question.question_id}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 

@@ -59,7 +59,7 @@ class BaseCheckpoint:
 
     @property
     def name(self) -> str:
-        """How to speak of it."""
+        """Its name in messages."""
         return self.repo_id or str(self.folder)
 
     @property

@@ -124,7 +124,7 @@ class PushPlan:
         return any(file.path == CARD_FILE and file.action == "kept" for file in self.files)
 
     def describe(self) -> str:
-        """The plan for a reader: one line per file, the sums, and the diff of the card."""
+        """The plan as text: one line per file, the sums, and the diff of the card."""
         there = f"commit {self.parent[:12]}" if self.parent else "a repository that does not exist yet"
         lines = [f"{self.repo_id}, branch {self.branch}, on top of {there}:"]
         lines += [f"  {file.action:6} {_size(file.size):>10}  {file.path}" for file in self.files]

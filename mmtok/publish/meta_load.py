@@ -1,7 +1,7 @@
 """Checks that weights fit a staged folder although they are not here: the real loader, on files with nothing in them.
 
 safetensors files begin with a header that names every tensor with its type and shape. Written with the base's header
-and a hole in the place of the data, such a file takes no room on the disk; loaded onto torch's meta device, no data
+and a hole in the place of the data, such a file takes no space on the disk; loaded onto torch's meta device, no data
 stay in memory. What remains is what can go wrong: the mapping of the names, and the shapes.
 """
 

@@ -77,7 +77,7 @@ class Verification:
         return all(file.matches for file in self.code)
 
     def describe(self) -> str:
-        """The findings for a reader; the last line is the verdict on the remote code."""
+        """The findings as text; the last line says whether the remote code is the released code."""
         at = f" at {self.commit}" if self.commit else ""
         lines = [f"{self.name}{at}, against mmtok {self.release}:"]
         lines += [f"  {_verdict(file):8} {file.name}  sha256 {file.found or '-'}" for file in self.code]

@@ -1,4 +1,4 @@
-"""A small LLaVA that can see, with the rendered scenes of coloured shapes that it was trained on.
+"""A small trained LLaVA, with the rendered scenes of coloured shapes that it was trained on.
 
 Everything that needs a model offline (the demo, the tests, the docs) uses it:
 

@@ -101,7 +101,7 @@ def count_question(scene: Scene) -> SceneQuestion:
 def description(scene: Scene, patches: NDArray[np.int64] | None = None) -> SceneQuestion:
     """Ask for a description; the answer names every object in reading order, "a red circle and a blue star".
 
-    `patches`: the labels of the patches that the reader sees (see `Scene.patch_labels`), by default all.
+    `patches`: the labels of the patches that the model sees (see `Scene.patch_labels`), by default all.
     """
     order = reading_order(scene, scene.patch_labels() if patches is None else patches)
     return SceneQuestion(DESCRIBE, " and ".join(with_article(item.name) for item in order))

@@ -35,7 +35,7 @@ class FeatureCache:
         return features
 
     def put(self, key: str, features: torch.Tensor) -> None:
-        """Copies the features of an image, and lets the least recently used go as far as they need the room."""
+        """Copies the features of an image, and drops the least recently used ones as far as the space is needed."""
         size = features.numel() * features.element_size()
         if not key or key in self._features or size > self.max_bytes:
             return

@@ -1,4 +1,4 @@
-"""The doctor says right where it is, and which check fails where one does."""
+"""`mmtok doctor` reports no problem where there is none, and names the check that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as every door opens them: the pixels of transformers' `load_image`, and what is refused."""
+"""Images in commands, page and handler: the pixels of transformers' `load_image`, and what is refused."""
 
 from __future__ import annotations
 

@@ -299,7 +299,7 @@ def test_phone(address) -> None:
 
 
 def test_two_readers_at_once(address) -> None:
-    """Two budgets asked for at the same time: each reader gets their own."""
+    """Two budgets asked for at the same time: each user gets their own."""
     from selenium.webdriver.common.keys import Keys
 
     with browser(address) as first, browser(address) as second:

@@ -1,4 +1,4 @@
-"""How a command ends that cannot do its work: one sentence, an exit code, and a traceback for who asks for one."""
+"""How a command fails: one sentence, an exit code, and a traceback with `--traceback`."""
 
 from __future__ import annotations
 

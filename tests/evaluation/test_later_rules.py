@@ -1,4 +1,4 @@
-"""The rules that were tried: the plain one is ours, swaps never cover less, the image comes first."""
+"""The later selection rules: the plain one equals ours, swaps never cover less, the image comes first."""
 
 from __future__ import annotations
 

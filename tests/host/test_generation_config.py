@@ -1,4 +1,4 @@
-"""Options in a generation configuration: who has the last word, and that none of it sticks to the model."""
+"""Options in a generation configuration: which place outranks which, and that the model keeps none of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thousands of calls leave nothing behind, and neither does one that fails."""
+"""Thousands of calls leak no memory and no state, and neither does one that fails."""
 
 from __future__ import annotations
 

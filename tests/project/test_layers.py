@@ -1,4 +1,4 @@
-"""The layers of docs/design.md, held against the imports: arrows go down, doors do not know each other, no circle."""
+"""The layers of docs/design.md, held against the imports: downwards only, no front end imports another, no circle."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HOST = {
     "arguments", "cached_prompt", "generation", "generation_call", "handler", "host", "llava_images",
     "onevision_images", "pruner", "pruning_steps",
 }  # fmt: skip
-DOORS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
-# A door may use what stands to its right.
+FRONT_ENDS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
+# The front ends that each may import.
 USES = {
     "cli": {"apps", "evaluation", "publish", "tiny"},
     "apps": {"evaluation", "publish", "tiny"},
@@ -72,21 +72,21 @@ def test_the_method_imports_neither_transformers_nor_the_host(name: str) -> None
 
 
 @pytest.mark.parametrize("name", sorted(METHOD | HOST))
-def test_published_modules_import_no_door(name: str) -> None:
+def test_published_modules_import_no_front_end(name: str) -> None:
     inside = {each for each in IMPORTS[f"mmtok.hub.{name}"] if each.startswith("mmtok.")}
     assert all(each.startswith("mmtok.hub") for each in inside)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_doors_use_only_what_they_may(door: str) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_front_ends_use_only_what_they_may(front_end: str) -> None:
     found = {
         each.split(".")[1]
         for name, targets in IMPORTS.items()
-        if name.startswith(f"mmtok.{door}") and not name.endswith("__main__")
+        if name.startswith(f"mmtok.{front_end}") and not name.endswith("__main__")
         for each in targets
-        if each.startswith("mmtok.") and each.split(".")[1] in DOORS
+        if each.startswith("mmtok.") and each.split(".")[1] in FRONT_ENDS
     }
-    assert found - {door} <= USES[door]
+    assert found - {front_end} <= USES[front_end]
 
 
 def test_there_is_no_circle() -> None:

@@ -1,4 +1,4 @@
-"""What somebody who trusts the remote code may rely on: few imports, no network, no files, no code from data."""
+"""What `trust_remote_code` runs: few imports, no network, no files, no code from data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random tokens: what pruning costs when nothing is known."""
+"""Random tokens: the baseline that uses no information."""
 
 from __future__ import annotations
 

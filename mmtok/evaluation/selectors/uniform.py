@@ -1,4 +1,4 @@
-"""A uniform grid: what pruning costs when only the places of the tokens are known."""
+"""A uniform grid: the baseline that uses only the places of the tokens."""
 
 from __future__ import annotations
 
