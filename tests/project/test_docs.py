@@ -21,7 +21,8 @@ from mmtok.tiny import checkpoint_path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 # A Python block behind one of these marks is compiled and not run.
-NOT_HERE = ("<!-- needs real weights -->", "<!-- needs a running server -->", "<!-- the research code -->")
+NEEDS_A_SERVER = "<!-- needs a running server -->"
+NOT_HERE = ("<!-- needs real weights -->", NEEDS_A_SERVER, "<!-- the research code -->")
 # Names in the pages, and what stands for them in the tests.
 STAND_INS = {
     "org/llava-mmtok": "demo-model",
@@ -37,6 +38,12 @@ RUN_ELSEWHERE = {
     "vllm serve ": ("test_server.py", "--trust-request-mm-kwargs"),
     "lmms_eval ": ("test_lmms_eval.py", "mmtok_llava"),
     "accelerate launch --num_machines ": ("test_integrations_distributed.py", "--main_process_ip"),
+}
+# A word of a Python block that asks a server -> the test that asks a running one with it.
+ASKS_A_SERVER = {
+    "mm_processor_kwargs": "test_server.py",
+    "generation_config": "test_serving.py",
+    "image_url": "test_serving.py",
 }
 BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 # A Python block with the line before it, and the text block that may follow it.
@@ -82,6 +89,9 @@ def test_python_of_the_docs_runs(page: Path, folder: Path, monkeypatch: pytest.M
     names: dict[str, object] = {"__name__": "docs"}
     for block in python_blocks(page):
         program = compile(with_stand_ins(block["code"]), page.name, "exec")
+        if block["before"] == NEEDS_A_SERVER:
+            word, test = next((word, test) for word, test in ASKS_A_SERVER.items() if word in block["code"])
+            assert word in next((ROOT / "tests").rglob(test)).read_text(encoding="utf-8")
         if block["before"] in NOT_HERE:
             continue
         printed = io.StringIO()
