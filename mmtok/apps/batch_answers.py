@@ -1,4 +1,4 @@
-"""One batch of a file of questions: an answer or an error for each line, whatever is wrong with one of them."""
+"""One batch of a file of questions: an answer or an error for each line; lines do not affect each other."""
 
 from __future__ import annotations
 

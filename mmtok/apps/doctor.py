@@ -1,4 +1,4 @@
-"""Checks pruning against stock on the installed releases and the device at hand, with small models, in seconds.
+"""Checks pruning against stock on the installed releases and device, with small models, in seconds.
 
 The embedded model and a small LLaVA-NeXT of random weights are each compared with the stock class that has the same
 weights: with a full budget, pruned on the kept tokens, in a batch, and in the ways to generate.

@@ -23,7 +23,7 @@ Answers a file of questions about images. Every line of the input is a JSON obje
 
 `image` is relative to the file; further fields are copied. The output has one line for each, in the same order, with
 `answer`, or with `error` where an image cannot be read or the model refuses the question. Interrupted, the same command
-goes on where it was."""
+continues where it was."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:

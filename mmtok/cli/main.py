@@ -132,7 +132,7 @@ def _run(prog: str, description: str, commands: dict[str, Command], arguments: S
     except KeyboardInterrupt:
         if shows_traceback:
             traceback.print_exc()
-        rest = ": the same command goes on where it was." if command and command.resumes else "."
+        rest = ": the same command continues where it was." if command and command.resumes else "."
         print(f"{told}: interrupted{rest}", file=sys.stderr)
         return 130
 

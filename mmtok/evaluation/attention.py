@@ -33,7 +33,7 @@ class TowerAttention:
 
 @contextmanager
 def cls_attention(model: Any, *, wanted: bool) -> Iterator[TowerAttention | None]:
-    """Records the attention of the tower's layer that LLaVA reads, whatever attention kernel runs.
+    """Records the attention of the tower's layer that LLaVA reads, with any attention kernel.
 
     Yields:
         None where it is not wanted; else what is filled when the tower runs inside the block.

@@ -1,4 +1,4 @@
-"""The five published LLaVA checkpoints, held against the released classes by their shapes alone.
+"""The five published LLaVA checkpoints, compared with the released classes by their shapes alone.
 
 `python -m mmtok.publish.family` builds each one's configuration for the classes that prune, loads it in a clean process
 with weights that are headers only (see `meta_load`), in the names and shapes of the llava-hf repositories, and prints

@@ -52,7 +52,7 @@ def _reason(error: Exception, doing: str) -> str:
     if status == 403:
         return f"The Hub forbids it (403) while {doing}: the token needs write permission there. {_server(error)}"
     if status == 412:
-        return f"The branch has moved since it was read (412) while {doing}: somebody else has committed."
+        return f"The branch has moved since it was read (412) while {doing}: there is a new commit."
     if status == 429:
         return f"The Hub asks to wait{_waiting_time(error)} (429, too many requests) while {doing}."
     if status is not None:

@@ -1,4 +1,4 @@
-"""What a push would change: the staged files and the base's weights held against the repo as it is now."""
+"""What a push would change: the staged files and the base's weights compared with the repository as it is now."""
 
 from __future__ import annotations
 

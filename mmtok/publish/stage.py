@@ -151,7 +151,7 @@ def _checked_target(out: Path, base: Path, overwrite: bool) -> Path:
 
 @contextmanager
 def _workspace(target: Path) -> Iterator[Path]:
-    """A folder of the target's name on the target's file system; it is gone afterwards, whatever happens."""
+    """A folder of the target's name on the target's file system; it is removed afterwards in any case."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mmtok-stage-", dir=target.parent) as scratch:
         folder = Path(scratch) / target.name

@@ -1,4 +1,4 @@
-"""Tokenizer, processor and generation files of a publication: whatever it takes to give exactly the base's ids."""
+"""Tokenizer, processor and generation files of a publication: they give exactly the base's ids."""
 
 from __future__ import annotations
 
