@@ -21,7 +21,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
+demo: $(INSTALLED) ## stage the embedded model, ask it four questions with fewer and fewer tokens, write demo.png
 	$(BIN)/python -m mmtok demo
 
 test: $(INSTALLED) ## the tests

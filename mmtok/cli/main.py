@@ -21,7 +21,7 @@ LLaVA-1.5 and LLaVA-NeXT that read only the vision tokens which cover the questi
 
 Try it, offline, on the small model that comes with the package:
 
-  mmtok demo                                   three questions about an image, with fewer and fewer tokens
+  mmtok demo                                   four questions about an image, with fewer and fewer tokens
   mmtok show photo.jpg "Is there a dog?"       which patches are kept, as an image
   mmtok ask photo.jpg "Is there a dog?"        answers with all tokens and with few
 
