@@ -5,10 +5,11 @@ INSTALLED := .venv/.installed
 MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
 OLDEST_TESTS := orphans presets stage supply_chain verify
 VLLM := .venv-vllm
+VISION := .venv-torchvision
 VLLM_PYTHON ?= python3.11
 SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-oldest test-heavy test-vllm fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
+.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +37,15 @@ test-oldest: ## parity with stock, publishing and the command line under the old
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m heavy
 
+test-torchvision: $(VISION)/.installed ## the tests whose stock processors need torchvision, in .venv-torchvision
+	OMP_NUM_THREADS=1 $(VISION)/bin/python -m pytest -m torchvision
+
+$(VISION)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VISION)
+	$(VISION)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' torchvision
+	$(VISION)/bin/python tests/support/declare_torchvision_ops.py
+	touch $@
+
 test-vllm: $(VLLM)/.installed ## the tests of the vLLM plugin, in an environment of their own (.venv-vllm, Python 3.11)
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m 'vllm or not vllm' tests/vllm_plugin
 
@@ -45,7 +55,7 @@ $(VLLM)/.installed: setup.cfg tests/vllm_plugin/requirements.txt
 	$(VLLM_PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm_plugin/requirements.txt
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
-	$(VLLM)/bin/python tests/vllm_plugin/declare_torchvision_ops.py
+	$(VLLM)/bin/python tests/support/declare_torchvision_ops.py
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
@@ -68,7 +78,7 @@ objects: $(INSTALLED) ## train the model of everyday objects and measure it (an 
 	$(BIN)/python -m benchmarks.objects.train --output runs/objects/checkpoint
 	$(BIN)/python -m benchmarks.objects.evaluate runs/objects/checkpoint --output benchmarks/results/objects.json
 
-family: $(INSTALLED) ## stage all five LLaVA checkpoints by configuration, with weights on the meta device
+family: $(INSTALLED) ## stage the published checkpoints by configuration, with weights on the meta device
 	$(BIN)/python -m mmtok.publish.family
 
 bench: $(INSTALLED) ## selection and prefill ratios on this machine

@@ -48,10 +48,10 @@ def overlay(
     """
     scale = scale or image.scale()
     origins = image.origins(scale)
-    side = image.crops[0].width * scale
-    extent = tuple(max(origin[axis] for origin in origins) + side for axis in (0, 1))
+    sizes = [(crop.width * scale, crop.height * scale) for crop in image.crops]
+    extent = [max(o[axis] + size[axis] for o, size in zip(origins, sizes, strict=True)) for axis in (0, 1)]
     canvas = Image.new("RGB", (extent[0], extent[1]), "white")
-    large = [crop.resize((side, side), Image.Resampling.NEAREST) for crop in image.crops]
+    large = [crop.resize(size, Image.Resampling.NEAREST) for crop, size in zip(image.crops, sizes, strict=True)]
     for crop, origin in zip(large, origins, strict=True):
         canvas.paste(crop if selection is None else _fade(crop), origin)
     if selection is None:

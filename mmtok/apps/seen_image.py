@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mmtok.publish.budget_table import mosaic_grid
+from mmtok.publish.families import family_of
+
 _PATCH_PIXELS = 28  # least side of a patch in an overlay, so that its frame and its bar can be told apart
 _LARGEST_SIDE = 2400
 _GAP = 12  # pixels of an overlay between two crops
@@ -19,9 +22,9 @@ class SeenImage:
     """An image as the vision tower saw it.
 
     Attributes:
-        crops: square RGB crops of equal size; the whole image first, then the tiles from left to right and from top
-            to bottom.
-        tiles: rows and columns of tiles; (0, 0) for LLaVA-1.5, which has none.
+        crops: RGB crops, each a grid of square patches; the whole image first, then the tiles from left to right and
+            from top to bottom, which have one size, or the mosaic of them.
+        tiles: rows and columns of what stands beside the whole image; (0, 0) where nothing does.
         patch_size: pixels along the side of a patch.
     """
 
@@ -31,14 +34,14 @@ class SeenImage:
 
     @property
     def grid(self) -> int:
-        """Patches along the side of a crop."""
+        """Patches in a row of the whole image."""
         return self.crops[0].width // self.patch_size
 
     def origins(self, scale: int) -> list[tuple[int, int]]:
         """Upper left corner (x, y) of each crop in an overlay: the whole image left, the tiles as they were cut."""
-        side = self.crops[0].width * scale
+        left, (width, height) = self.crops[0].width * scale, self.crops[-1].size
         right = [
-            (side + 2 * _GAP + column * (side + _GAP), row * (side + _GAP))
+            (left + 2 * _GAP + column * (width * scale + _GAP), row * (height * scale + _GAP))
             for row in range(self.tiles[0])
             for column in range(self.tiles[1])
         ]
@@ -46,16 +49,17 @@ class SeenImage:
 
     def scale(self) -> int:
         """How many pixels of an overlay a pixel of a crop takes along each side."""
-        across = 1 + max(self.tiles)
+        widths = [self.crops[0].width, *([self.crops[-1].width] * self.tiles[1])]
         wanted = -(-_PATCH_PIXELS // self.patch_size)
-        return max(1, min(wanted * 2 if across == 1 else wanted, _LARGEST_SIDE // (across * self.crops[0].width)))
+        return max(1, min(wanted * 2 if len(widths) == 1 else wanted, _LARGEST_SIDE // sum(widths)))
 
 
 def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) -> list[SeenImage]:
     """The images of a batch, made back from `pixel_values`.
 
     Args:
-        inputs: of a model; `pixel_values` is (N, 3, H, W), or (N, crops, 3, H, W) with `image_sizes` (N, 2).
+        inputs: of a model; `pixel_values` is (N, 3, H, W), or (N, crops, 3, H, W) with `image_sizes` (N, 2), and
+            `batch_num_images` of LLaVA-OneVision.
         config: of the model.
         image_processor: gives `image_mean` and `image_std`.
 
@@ -63,33 +67,64 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
         N images.
 
     Raises:
-        ValueError: inputs without images, or five-dimensional `pixel_values` without `image_sizes`,
-            or a model of LLaVA-OneVision.
+        ValueError: inputs without images, or five-dimensional `pixel_values` without `image_sizes`.
     """
     pixels = inputs.get("pixel_values")
     if pixels is None or len(pixels) == 0:
         raise ValueError("The inputs hold no pixel_values: there is no image to show.")
-    if getattr(config, "model_type", "") == "mmtok_llava_onevision":
-        raise ValueError(
-            "The mosaic of LLaVA-OneVision cannot be drawn: use select_vision_tokens, which gives row and column of "
-            "each token."
-        )
     patch_size = int(config.vision_config.patch_size)
     if pixels.dim() == 4:
         crops = _rgb(pixels, image_processor)
         return [SeenImage((crop,), (0, 0), patch_size) for crop in crops]
     if inputs.get("image_sizes") is None:
         raise ValueError(f"pixel_values has shape {tuple(pixels.shape)}: give image_sizes, which say how it was cut.")
-    images = []
-    for image, size in zip(pixels, torch.as_tensor(inputs["image_sizes"]).tolist(), strict=True):
-        rows, columns = tile_grid(size, config)
-        crops = _rgb(image[: 1 + rows * columns], image_processor)
-        images.append(SeenImage(tuple(crops), (rows, columns), patch_size))
-    return images
+    model_type = getattr(config, "model_type", None)
+    read = _mosaic if model_type is not None and family_of(model_type).images == "mosaic" else _tiles
+    sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
+    together = [int(count) for count in inputs.get("batch_num_images", [1] * len(sizes)) for _ in range(int(count))]
+    return [
+        read(image, size, config, image_processor) if count == 1 else _whole(image, config, image_processor)
+        for image, size, count in zip(pixels, sizes, together, strict=True)
+    ]
+
+
+def _tiles(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> SeenImage:
+    rows, columns = tile_grid(size, config)
+    crops = _rgb(image[: 1 + rows * columns], image_processor)
+    return SeenImage(tuple(crops), (rows, columns), int(config.vision_config.patch_size))
+
+
+def _whole(image: torch.Tensor, config: Any, image_processor: Any) -> SeenImage:
+    """The image alone: of several images in a sample LLaVA-OneVision reads no tiles."""
+    side = _read_side(config)
+    return SeenImage(tuple(_rgb(image[:1, :, :side, :side], image_processor)), (0, 0), config.vision_config.patch_size)
+
+
+def _mosaic(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> SeenImage:
+    """The whole image, and the mosaic of its tiles: unpadded, and shrunk where stock shrinks its tokens."""
+    from transformers.models.llava_onevision.modeling_llava_onevision import unpad_image
+
+    patch, side = int(config.vision_config.patch_size), _read_side(config)
+    rows, columns = tile_grid(size, config)
+    tiles = image[1 : 1 + rows * columns, :, :side, :side].unflatten(0, (rows, columns))
+    joined = tiles.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
+    grid = side // patch
+    tokens = unpad_image(torch.zeros(1, rows * grid, columns * grid), list(size))
+    height, width = mosaic_grid(tokens.shape[1], tokens.shape[2], grid, config.vision_aspect_ratio)
+    [whole] = _rgb(image[:1, :, :side, :side], image_processor)
+    [pixels] = _rgb(unpad_image(joined, list(size))[None], image_processor)
+    mosaic = pixels.resize((width * patch, height * patch), Image.Resampling.BILINEAR)
+    return SeenImage((whole, mosaic), (1, 1), patch)
+
+
+def _read_side(config: Any) -> int:
+    """Pixels along the side of a crop that belong to a patch; SigLIP's tower leaves a border over."""
+    vision = config.vision_config
+    return int(vision.image_size // vision.patch_size * vision.patch_size)
 
 
 def tile_grid(size: Sequence[int], config: Any) -> tuple[int, int]:
-    """Rows and columns of the tiles that LLaVA-NeXT cuts an image of (height, width) into."""
+    """Rows and columns of the tiles that an image of (height, width) is cut into."""
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
     # Named for its width and height, it returns them in the order of (height, width) that it is given.

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Draws which vision tokens of an image the language model reads: one row for each question, one column for each budget.
 The patch of a kept token is framed in the colour of its gain; the bar in it splits the gain into what covers the
-question (orange) and what covers the image (blue). Crops of LLaVA-NeXT are laid out as they were cut."""
+question (orange) and what covers the image (blue). Crops are laid out as they were cut: tiles of
+LLaVA-NeXT, the mosaic of LLaVA-OneVision."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:

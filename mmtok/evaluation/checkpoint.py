@@ -1,4 +1,4 @@
-"""The model under test with its processor: a staged MMTok folder, or any stock LLaVA checkpoint."""
+"""The model under test with its processor: a staged MMTok folder, or any stock checkpoint of a family."""
 
 from __future__ import annotations
 
@@ -11,16 +11,9 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, PretrainedConfig
 
+from mmtok.publish.families import FAMILIES, PREFIX
 from mmtok.publish.hub_names import check_model_name
 from mmtok.publish.ignored_text import text_options
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
-
-_CLASSES: dict[str, Any] = {
-    "llava": MMTokLlavaForConditionalGeneration,
-    "mmtok_llava": MMTokLlavaForConditionalGeneration,
-    "llava_next": MMTokLlavaNextForConditionalGeneration,
-    "mmtok_llava_next": MMTokLlavaNextForConditionalGeneration,
-}
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
     ) -> Checkpoint:
-        """Loads a staged folder, or a stock LLaVA-1.5 or LLaVA-NeXT checkpoint, from disk or from the Hub.
+        """Loads a staged folder, or a stock checkpoint of a family, from disk or from the Hub.
 
         For a stock checkpoint, what is not worth covering is derived from its tokenizer and chat template, as staging
         does.
@@ -88,7 +81,10 @@ class Checkpoint:
 
 def _model_class(path: str | Path, revision: str | None = None) -> tuple[Any, dict[str, Any]]:
     config, _ = PretrainedConfig.get_config_dict(check_model_name(path), revision=revision)
-    model_type = config.get("model_type")
-    if model_type not in _CLASSES:
-        raise ValueError(f"{path} is a model of type {model_type!r}: give one of {', '.join(sorted(_CLASSES))}.")
-    return _CLASSES[model_type], config
+    model_type = str(config.get("model_type")).removeprefix(PREFIX)
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{path} is a model of type {config.get('model_type')!r}: give one of {', '.join(FAMILIES)}, or a staged "
+            "model."
+        )
+    return FAMILIES[model_type].load_class(), config

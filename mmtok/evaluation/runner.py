@@ -227,11 +227,19 @@ def methods_named(names: Iterable[str], model: str | Path, revision: str | None 
         ValueError: an unknown name; the message lists the known ones.
     """
     known = {name.lower(): name for name in NAMED_METHODS}
+    paper: dict[str, Any] | None = None
     found: list[Method] = []
     for given in names:
         name = known.get(given.lower())
         if name is None:
             raise ValueError(f"There is no method {given!r}: choose from {', '.join(NAMED_METHODS)}.")
-        preset = {} if name in METHODS else preset_options(name, model, revision=revision)
-        found.append(METHODS.get(name) or ModelPruning(name, {**PAPER_SETTINGS, **preset}))
+        method = METHODS.get(name)
+        if isinstance(method, Selector):
+            found.append(method)
+            continue
+        preset = {} if method else preset_options(name, model, revision=revision)
+        if paper is None:
+            paper = preset_options("paper", model, revision=revision) | {"select_before_unpadding": False}
+        own = {each: value for each, value in method.options.items() if value != PAPER_SETTINGS[each]} if method else {}
+        found.append(ModelPruning(method.name if method else name, {**PAPER_SETTINGS, **paper, **own, **preset}))
     return found

@@ -1,4 +1,4 @@
-"""The checkpoint that a publication starts from: a stock LLaVA or LLaVA-NeXT, in a folder or on the Hub."""
+"""The checkpoint that a publication starts from: a stock model of one of the families, in a folder or on the Hub."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ SETTING_FILES: tuple[str, ...] = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
     "vocab.json",
 )
 LICENSE_FILES: tuple[str, ...] = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt")
@@ -77,8 +78,8 @@ def open_base(base: str | os.PathLike[str], *, revision: str | None = None, weig
         weights: False leaves the safetensors files on the Hub and unchecked; their index comes along.
 
     Raises:
-        ValueError: neither a folder nor a Hub repository that can be read; no stock LLaVA or LLaVA-NeXT; weights that
-            are missing, damaged or only there as pickle files. The message says what was found.
+        ValueError: neither a folder nor a Hub repository that can be read; no stock model of a family; weights that are
+            missing, damaged or only there as pickle files. The message says what was found.
     """
     folder = Path(base)
     if folder.is_dir():
@@ -156,8 +157,19 @@ def _require_stock(config: dict[str, Any], name: str) -> None:
             f"{name} has the model_type {model_type!r}: only {', '.join(map(repr, FAMILIES))} checkpoints in "
             "the format of transformers can be staged."
         )
+    _require_tower(FAMILIES[model_type], config.get("vision_config"), name)
     if "auto_map" in config:
         raise ValueError(f"{name} brings code of its own (auto_map in config.json): give a stock checkpoint.")
+
+
+def _require_tower(family: Family, vision_config: Any, name: str) -> None:
+    """Raises a ValueError for a vision tower whose images the family's class does not know how to prune."""
+    tower = vision_config.get("model_type") if isinstance(vision_config, dict) else None
+    if tower is not None and family.towers and tower not in family.towers:
+        raise ValueError(
+            f"{name} has a vision tower of the type {tower!r}: {family.title} checkpoints can be staged with "
+            f"{' or '.join(map(repr, family.towers))}, whose images have a fixed number of tokens."
+        )
 
 
 def _require_plain_names(weight_map: dict[str, str], index: Path) -> None:

@@ -18,6 +18,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from .budget_table import BudgetTable, budget_table
+from .families import Family, family_of
+
 log = logging.getLogger(__name__)
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -26,7 +29,6 @@ _PAPER_RESULTS, _TESTED_VERSIONS = _FACTS / "paper_results.json", _FACTS / "test
 CODE_REPOSITORY = "https://github.com/mmtok/mmtok"
 AUTHORS = "Sixun Dong, Juhua Hu, Mian Zhang, Ming Yin, Yanjie Fu and Qi Qian"
 _MARK = re.compile(r"\n<!-- Written by mmtok (?P<release>\S+), card (?P<sha256>[0-9a-f]{64}) -->\n?\Z")
-_BUDGETS = (192, 128, 64, 32, 16, 8, 4)
 
 
 @dataclass(frozen=True)
@@ -113,18 +115,20 @@ class CardFacts:
         return cls(config=config, code_hashes=hashes, release=release, **known)
 
     @property
-    def tokens_per_crop(self) -> int:
-        vision = self.config["vision_config"]
-        return int(vision["image_size"] // vision["patch_size"]) ** 2
+    def family(self) -> Family:
+        """Of the staged model."""
+        return family_of(self.config["model_type"])
 
     @property
-    def crop_counts(self) -> tuple[int, ...]:
-        """How many crops an image can have: one for LLaVA-1.5, the whole image and its tiles for LLaVA-NeXT."""
-        if "next" not in self.config["model_type"]:
-            return (1,)
-        size = self.config["vision_config"]["image_size"]
-        tiles = {(height // size) * (width // size) for height, width in self.config["image_grid_pinpoints"]}
-        return tuple(sorted(1 + count for count in tiles))
+    def configured_budget(self) -> int | float | None:
+        """The budget of the configuration; a share stands in its place."""
+        share = self.config.get("vision_token_share")
+        return float(share) if share is not None else self.config.get("vision_token_budget")
+
+    @property
+    def budgets(self) -> BudgetTable:
+        """What budgets keep, in the model's own numbers."""
+        return budget_table(self.family.images, self.config)
 
 
 def render_card(facts: CardFacts) -> str:
@@ -133,17 +137,16 @@ def render_card(facts: CardFacts) -> str:
         card_data=_metadata(facts),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         facts=facts,
-        config=facts.config,
         title=f"{_name(facts)} with MMTok",
-        family=_family(facts),
+        family=facts.family.title,
         default=_default_budget(facts),
         repo=facts.repo_id or "ORGANISATION/MODEL",
         code_repository=CODE_REPOSITORY,
         authors=AUTHORS,
         tested=json.loads(_TESTED_VERSIONS.read_text(encoding="utf-8")),
-        budget_rows=_budget_rows(facts),
+        budgets=facts.budgets,
+        budget_rows=facts.budgets.rows(facts.configured_budget),
         paper_tables=_paper_tables(facts.base_model),
-        newlines=_newline_tokens(facts),
     )
     body = str(card).rstrip("\n") + "\n"
     return f"{body}\n<!-- Written by mmtok {facts.release}, card {_hash(body)} -->\n"
@@ -178,19 +181,15 @@ def _hash(text: str) -> str:
 def _name(facts: CardFacts) -> str:
     if facts.base_model:
         return facts.base_model.split("/")[-1]
-    return _family(facts)
-
-
-def _family(facts: CardFacts) -> str:
-    return "LLaVA-NeXT" if "next" in facts.config["model_type"] else "LLaVA-1.5"
+    return facts.family.title
 
 
 def _default_budget(facts: CardFacts) -> str:
-    budget, full = facts.config.get("vision_token_budget"), facts.tokens_per_crop
+    budget, full = facts.configured_budget, facts.budgets.tokens_per_crop
     if budget is None:
         return "every vision token by default, fewer when a budget is given"
-    kept = f"a share of {budget}" if isinstance(budget, float) else f"{min(budget, full)}"
-    return f"{kept} of the {full} vision tokens of each crop by default"
+    kept = f"a share of {budget}" if isinstance(budget, float) else f"{min(budget, full or budget)}"
+    return f"{kept} of the {f'{full} ' if full else ''}vision tokens of each crop by default"
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -208,32 +207,6 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         tags=["custom_code", "token-pruning", "vision", "multimodal", "arxiv:2508.18264"],
         **known,
     )
-
-
-def _budget_rows(facts: CardFacts) -> list[dict[str, Any]]:
-    """For each budget: vision tokens that stay at every number of crops, and their share."""
-    full = facts.tokens_per_crop
-    configured = facts.config.get("vision_token_budget")
-    chosen = configured if not isinstance(configured, float) else round(configured * full)
-    budgets = sorted({b for b in (*_BUDGETS, chosen) if b is not None and 0 < b < full}, reverse=True)
-    return [
-        {
-            "budget": budget,
-            "configured": budget == chosen,
-            "kept": [crops * budget for crops in facts.crop_counts],
-            "share": f"{100 * budget / full:.1f} %",
-        }
-        for budget in budgets
-    ]
-
-
-def _newline_tokens(facts: CardFacts) -> int:
-    """Row separators of the largest square image of LLaVA-NeXT: one for every row of its joined tiles."""
-    if len(facts.crop_counts) == 1:
-        return 0
-    vision = facts.config["vision_config"]
-    squares = [height for height, width in facts.config["image_grid_pinpoints"] if height == width]
-    return max(squares, default=0) // vision["patch_size"]
 
 
 def _paper_tables(base_model: str | None) -> list[dict[str, Any]]:

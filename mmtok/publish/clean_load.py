@@ -176,8 +176,7 @@ def check_weights(request: Request, report: dict[str, Any]) -> None:
     text = processor.apply_chat_template(_chat(QUESTION), add_generation_prompt=True)
     inputs = processor(images=_image(), text=text, return_tensors="pt").to(dtype=model.dtype)
     with torch.no_grad():
-        # Row separators count as dropped otherwise, and padding as no candidate.
-        ours = model(**inputs, vision_token_budget=1.0, keep_image_newline=True, exclude_padding=False)
+        ours = model(**inputs, **every_token(model))
         kept = model.select_vision_tokens(**inputs).kept_mask
     report["prompt_tokens"], report["kept_tokens"] = int(inputs["attention_mask"].sum()), int(kept.sum())
     if not bool(ours.kept_mask[inputs["attention_mask"].bool()].all()):
@@ -193,6 +192,14 @@ def check_weights(request: Request, report: dict[str, Any]) -> None:
     report["largest_logit_difference"] = difference
     if not torch.equal(ours, theirs):
         report["problems"].append(f"with the full budget the logits differ from the base's by up to {difference}")
+
+
+def every_token(model: Any) -> dict[str, Any]:
+    """Options with which nothing is dropped, whatever the configuration says; what a family refuses is left out."""
+    # Row separators count as dropped otherwise, and padding as no candidate.
+    neutral: dict[str, Any] = {"vision_token_budget": 1.0, "keep_image_newline": True, "exclude_padding": False}
+    neutral |= {"coverage_target": None, "select_before_unpadding": False}
+    return {name: value for name, value in neutral.items() if name not in model.refused_options}
 
 
 def compare_tensors(model: Any, base: Path, problems: list[str]) -> int:
@@ -235,6 +242,8 @@ def _tensors(base: Path) -> Iterator[tuple[str, Any]]:
 def canonical_name(name: str) -> str:
     """One name for a tensor in the llava-hf layout, in that of transformers since 4.52 and in that of 5.x."""
     name = name.removeprefix("model.").replace("vision_tower.vision_model.", "vision_tower.")
+    if name.startswith(("layers.", "embed_tokens.", "norm.")):  # Qwen2.5-VL's language model has no prefix
+        return "language_model." + name
     if name.startswith("language_model."):
         inner = name.removeprefix("language_model.").removeprefix("model.")
         return inner if inner.startswith("lm_head.") else "language_model." + inner

@@ -10,7 +10,7 @@ from typing import Any
 from configuration_mmtok import OPTION_NAMES, PruningOptions
 
 from .base import BaseCheckpoint
-from .families import PREFIX
+from .families import PREFIX, Family
 
 
 def check_options(pruning_options: Mapping[str, Any]) -> None:
@@ -26,13 +26,14 @@ def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -
 
     Args:
         base: the checkpoint.
-        pruning_options: any of `PruningOptions`; the others get their default.
+        pruning_options: any of `PruningOptions`; the others get the default of the model's family.
 
     Raises:
         ValueError: an unknown option, or a value out of range.
     """
     check_options(pruning_options)
-    options = PruningOptions(**pruning_options)
+    options = PruningOptions(**{**base.family.default_options, **pruning_options})
+    _refuse_meaningless(base.family, options)
     return {
         **base.config,
         "architectures": [base.family.model_class],
@@ -40,6 +41,15 @@ def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -
         "model_type": PREFIX + base.config["model_type"],
         **{name: getattr(options, name) for name in OPTION_NAMES},
     }
+
+
+def _refuse_meaningless(family: Family, options: PruningOptions) -> None:
+    """Raises a ValueError for an option that means nothing for the family."""
+    for name in family.load_class().refused_options:
+        if getattr(options, name):
+            raise ValueError(
+                f"{name} is {getattr(options, name)!r}, which means nothing for {family.title}: leave it out."
+            )
 
 
 def as_json(content: Mapping[str, Any]) -> str:

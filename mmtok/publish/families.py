@@ -1,30 +1,54 @@
-"""The model families that can be published: one line for each model type of a stock checkpoint."""
+"""The model families, one entry for each model type of a stock checkpoint.
+
+Staging, cards, verification, the fit check, presets, evaluation, drawings and the diagnosis read what they need here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+# How an image becomes crops: one crop; the whole image and its tiles; the whole image and one mosaic of its tiles.
+Images = Literal["crop", "tiles", "mosaic"]
+_FIXED_GRID = ("clip_vision_model", "siglip_vision_model")
 
 PREFIX = "mmtok_"
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a published repository of one model type loads.
+    """What is known of the models of one model type.
 
     Attributes:
+        title: what readers call it.
         model_class: name of the class that prunes.
         modeling_file: the file of this project's root that holds it; published with every repository of the family.
         own_modules: files of `mmtok/hub` that no repository of another family gets.
+        images: how an image becomes crops.
+        towers: model types of the vision towers whose images can be pruned; empty for a family with one of its own.
     """
 
+    title: str
     model_class: str
     modeling_file: str
+    images: Images
     own_modules: tuple[str, ...] = ()
+    towers: tuple[str, ...] = _FIXED_GRID
 
     @property
     def config_class(self) -> str:
         """Name of its configuration class, in `configuration_mmtok.py`."""
         return self.model_class.replace("ForConditionalGeneration", "Config")
+
+    def load_class(self) -> Any:
+        """The class that prunes, of the installed package."""
+        return getattr(import_module(self.modeling_file.removesuffix(".py")), self.model_class)
+
+    @property
+    def default_options(self) -> dict[str, Any]:
+        """Options whose default is another than in `PruningOptions`."""
+        return dict(getattr(import_module("configuration_mmtok"), self.config_class).default_options)
 
     @property
     def auto_map(self) -> dict[str, str]:
@@ -36,11 +60,13 @@ class Family:
 
 # model_type of a stock checkpoint -> its family.
 FAMILIES: dict[str, Family] = {
-    "llava": Family("MMTokLlavaForConditionalGeneration", "modeling_mmtok_llava.py"),
-    "llava_next": Family("MMTokLlavaNextForConditionalGeneration", "modeling_mmtok_llava.py"),
+    "llava": Family("LLaVA-1.5", "MMTokLlavaForConditionalGeneration", "modeling_mmtok_llava.py", "crop"),
+    "llava_next": Family("LLaVA-NeXT", "MMTokLlavaNextForConditionalGeneration", "modeling_mmtok_llava.py", "tiles"),
     "llava_onevision": Family(
+        "LLaVA-OneVision",
         "MMTokLlavaOnevisionForConditionalGeneration",
         "modeling_mmtok_llava_onevision.py",
+        "mosaic",
         ("onevision_images.py",),
     ),
 }

@@ -1,4 +1,4 @@
-"""The five published LLaVA checkpoints, compared with the released classes by their shapes alone.
+"""The published LLaVA checkpoints, compared with the released classes by their shapes alone.
 
 `python -m mmtok.publish.family` builds each one's configuration for the classes that prune, loads it in a clean process
 with weights that are headers only (see `meta_load`), in the names and shapes of the llava-hf repositories, and prints
@@ -35,6 +35,8 @@ NAMES: tuple[str, ...] = (
     "llava-v1.6-vicuna-7b-hf",
     "llava-v1.6-vicuna-13b-hf",
     "llava-v1.6-mistral-7b-hf",
+    "llava-onevision-qwen2-0.5b-ov-hf",
+    "llava-onevision-qwen2-7b-ov-hf",
 )
 
 
@@ -69,11 +71,14 @@ class Member:
         """Name, type and shape of every tensor, in the llava-hf layout."""
         layout = json.loads((_FACTS / "key_layout.json").read_text(encoding="utf-8"))
         patterns = dict(layout["every_model"])
-        if self.config["model_type"] == "llava_next":
-            patterns |= layout["llava_next"]
+        patterns |= layout.get(self.config["model_type"], {})
+        patterns |= layout["vision"][self.config["vision_config"]["model_type"]]
         for part in ("vision", "text"):
+            in_layer = layout[f"{part}_layer"]
+            if part == "text":
+                in_layer = in_layer | layout["text"].get(self.config["text_config"]["model_type"], {})
             for layer in range(self.config[f"{part}_config"]["num_hidden_layers"]):
-                patterns |= {name.format(layer=layer): axes for name, axes in layout[f"{part}_layer"].items()}
+                patterns |= {name.format(layer=layer): axes for name, axes in in_layer.items()}
         sizes = self._sizes()
         return {
             name: TensorHeader(self.dtype, tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes))
@@ -82,10 +87,11 @@ class Member:
 
     def _sizes(self) -> dict[str, int]:
         text, vision = self.config["text_config"], self.config["vision_config"]
+        has_class_token = vision["model_type"] == "clip_vision_model"
         sizes = {f"text.{name}": value for name, value in text.items()}
         sizes |= {f"vision.{name}": value for name, value in vision.items()}
         sizes["text.key_value_size"] = text["num_key_value_heads"] * text["hidden_size"] // text["num_attention_heads"]
-        sizes["vision.positions"] = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+        sizes["vision.positions"] = (vision["image_size"] // vision["patch_size"]) ** 2 + int(has_class_token)
         return sizes
 
 

@@ -125,7 +125,8 @@ def role_markers(render: Callable[..., str], tokens: Iterable[str] = ()) -> tupl
         if not -1 < where[0] < where[1] < where[2]:
             raise ValueError("The chat template does not write a question, its answer and the next question in order.")
         beginning = text[: where[0]].split(image)[0]
-        user += [beginning, text[where[1] + len(answer) : where[2]].split(image)[0]]
+        # The space in front of a question is another where an image precedes it.
+        user += [beginning.rstrip(), text[where[1] + len(answer) : where[2]].split(image)[0].rstrip()]
         assistant += [text[where[0] + len(first) : where[1]], text[where[2] + len(second) :]]
     longest_first = sorted(tokens, key=len, reverse=True)
     units = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)

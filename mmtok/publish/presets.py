@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from configuration_mmtok import RECOMMENDED_OPTIONS, MMTokLlavaConfig
+from transformers import PretrainedConfig
+
+from configuration_mmtok import RECOMMENDED_OPTIONS
 from mmtok.hub.options import PAPER_OPTIONS
 
-from .families import FAMILIES, PREFIX
+from .families import FAMILIES, PREFIX, Family
 
 PRESETS = ("paper", "recommended")
 
@@ -27,13 +29,18 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
     """
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}: choose from {', '.join(PRESETS)}.")
+    config, _ = PretrainedConfig.get_config_dict(os.fspath(model), revision=revision)
+    # Stock checkpoints get what the models get that are made of them.
+    model_type = str(config.get("model_type")).removeprefix(PREFIX)
+    if model_type not in FAMILIES:
+        raise ValueError(f"{model} is a {config.get('model_type')}: the presets are for {', '.join(FAMILIES)}.")
     if preset == "paper":
-        return PAPER_OPTIONS
-    # Any configuration class reads the file of any other; their common base has two names, by the version.
-    config, _ = MMTokLlavaConfig.get_config_dict(os.fspath(model), revision=revision)
-    model_type = config.get("model_type")
-    # Stock checkpoints are recommended what the models are that are made of them.
-    family = PREFIX + model_type if model_type in FAMILIES else model_type
-    if family not in RECOMMENDED_OPTIONS:
-        raise ValueError(f"{model} is a {model_type}: the preset is for LLaVA-1.5 and LLaVA-NeXT.")
-    return RECOMMENDED_OPTIONS[family]
+        return paper_options(FAMILIES[model_type])
+    return RECOMMENDED_OPTIONS[PREFIX + model_type]
+
+
+def paper_options(family: Family) -> dict[str, Any]:
+    """`PAPER_OPTIONS` as they are for a family: with its own defaults, and without what means nothing there."""
+    own = {name: value for name, value in family.default_options.items() if name in PAPER_OPTIONS}
+    neutral = {name: False for name in family.load_class().refused_options if name in PAPER_OPTIONS}
+    return {**PAPER_OPTIONS, **own, **neutral}

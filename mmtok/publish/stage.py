@@ -55,7 +55,7 @@ def stage(
     overwrite: bool = False,
     check: bool = True,
 ) -> StagedModel:
-    """Makes a complete model repository of a stock LLaVA or LLaVA-NeXT checkpoint.
+    """Makes a complete model repository of a stock checkpoint.
 
     Everything is written beside `out` and moved there at the end. A stage that fails, or is interrupted by an
     exception, leaves `out` as it was.

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _TOKENIZER_FILE, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _TOKENIZER_MODEL = "tokenizer.model"
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _IMAGE_CONFIG = "preprocessor_config.json"
 
 
@@ -69,6 +70,11 @@ def write_tokenizer_files(base: BaseCheckpoint, processor: Any, folder: Path) ->
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     # transformers 4.57 lets that class return token_type_ids, which generate then refuses.
     settings["model_input_names"] = list(processor.tokenizer.model_input_names)
+    # The base's own class may have defaults for what the file leaves out.
+    for name in _SPECIAL_TOKENS:
+        token = getattr(processor.tokenizer, name)
+        if settings.get(name) is None and token is not None:
+            settings[name] = str(token)
     config.write_text(as_json(settings), encoding="utf-8")
 
     differences = ["there is no tokenizer.json"]

@@ -92,11 +92,34 @@ def test_draws_what_a_model_selects(name: str) -> None:
                 assert same == ((crop, row, column) in kept)
 
 
-def test_a_mosaic_cannot_be_drawn() -> None:
+@pytest.mark.parametrize("size", [(48, 24), (40, 44), (24, 24), (72, 20)])
+def test_a_mosaic_has_the_patches_that_the_model_reads(size: tuple[int, int]) -> None:
     family = FAMILIES["llava_onevision"]
     model, _ = family.models()
-    with pytest.raises(ValueError, match="mosaic of LLaVA-OneVision cannot be drawn: use select_vision_tokens"):
-        seen_images(family.inputs([[3, (48, 24), 5]], model), model.config, NORMALISED)
+    inputs = family.inputs([[3, size, 5]], model)
+    [seen] = seen_images(inputs, model.config, NORMALISED)
+    [layout] = model.encode_images(**{name: inputs[name] for name in ("pixel_values", "image_sizes")}).layouts
+    for crop, image in enumerate(seen.crops):
+        own = layout.crop == crop
+        grid = (int(layout.row[own].max()) + 1, int(layout.column[own].max()) + 1)
+        assert (image.height // seen.patch_size, image.width // seen.patch_size) == grid
+    selected = model.select_vision_tokens(**inputs, vision_token_budget=3).images[0]
+    drawn, plain = (overlay(seen, kept, scale=4, numbers=False) for kept in (selected, None))
+    kept = set(zip(selected.crop.tolist(), selected.row.tolist(), selected.column.tolist(), strict=True))
+    for crop, (left, top) in enumerate(seen.origins(4)):
+        for row in range(seen.crops[crop].height // 6):
+            for column in range(seen.crops[crop].width // 6):
+                middle = (left + column * 24 + 12, top + row * 24 + 12)
+                assert (drawn.getpixel(middle) == plain.getpixel(middle)) == ((crop, row, column) in kept)
+
+
+def test_of_several_images_in_a_sample_only_the_whole_ones_are_drawn() -> None:
+    family = FAMILIES["llava_onevision"]
+    model, _ = family.models()
+    inputs = {**family.inputs([[3, (48, 24), 5, (24, 24)]], model), "batch_num_images": torch.tensor([2])}
+    assert [(len(seen.crops), seen.tiles) for seen in seen_images(inputs, model.config, NORMALISED)] == [
+        (1, (0, 0))
+    ] * 2
 
 
 def test_frames_tell_the_gain_and_bars_the_shares() -> None:

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from hub_double import HubDouble
 from huggingface_hub import ModelCard, constants
+from model_cases import FAMILIES
 
+from mmtok.publish.budget_table import mosaic_grid
 from mmtok.publish.card import CODE_REPOSITORY, CardFacts, Measurements, card_metadata, edited_by_hand, render_card
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,3 +149,33 @@ def test_facts_of_a_folder_hash_its_code_and_read_the_bases_license(tmp_path: Pa
     assert read.code_hashes == {"prompt.py": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}
     assert read.base_metadata["license"] == "mit"
     assert card_metadata(tmp_path / "absent.md") == {}
+
+
+def test_the_budget_table_counts_the_mosaic_of_onevision() -> None:
+    """1152 x 1152 pixels are 3 x 3 tiles of 27 x 27 tokens; of more tiles the model reads no more tokens."""
+    sides = [384 * count for count in range(1, 7)]
+    config = {
+        "model_type": "mmtok_llava_onevision",
+        "vision_config": {"image_size": 384, "patch_size": 14},
+        "image_grid_pinpoints": [[side, side] for side in sides],
+        "vision_aspect_ratio": "anyres_max_9",
+        "vision_token_budget": 0.2,
+    }
+    card = render_card(facts(config=config))
+    assert table_row(card, "`None`") == ["`None`", "1458", "3645", "7290", "7290", "100 %"]
+    assert table_row(card, "0.2 (default)")[1:3] == ["292", "729"]
+    assert "a share of 0.2 of the vision tokens of each crop by default" in card
+    assert "A LLaVA-OneVision checkpoint" in card
+
+
+def test_a_configured_share_takes_the_place_of_the_budget() -> None:
+    card = render_card(facts(config={"vision_token_share": 0.25}))
+    assert table_row(card, "144 (default)")[1] == "144"
+
+
+@pytest.mark.parametrize("size", [(48, 48), (24, 48), (24, 24)])
+def test_the_tables_mosaic_is_the_models(size: tuple[int, int]) -> None:
+    family = FAMILIES["llava_onevision"]
+    model, _ = family.models()
+    rows, columns = mosaic_grid(size[0] // 6, size[1] // 6, 4, model.config.vision_aspect_ratio)
+    assert family.image_length(size, model) == 16 + rows * (columns + 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from chat_checkpoints import CHATML_TEMPLATE, LLAMA3_TEMPLATE, ONEVISION_TEMPLATE, byte_level_tokenizer
 from small_checkpoints import small_tokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from mmtok.hub.question import TextRules, text_to_cover
@@ -20,32 +21,12 @@ TEMPLATES = {
     "chatml": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     + _CONTENT
     + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-    # LLaVA-OneVision's: a space behind the role, nothing behind the end of a turn.
-    "onevision": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
-    + _CONTENT
-    + "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-    "llama3": "{{ '<|begin_of_text|>' }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    + _CONTENT
-    + "{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+    # The published ones put a line break between an image and the text behind it, and before a text without image.
+    "onevision": ONEVISION_TEMPLATE,
+    "yi": CHATML_TEMPLATE,
+    "llama3": LLAMA3_TEMPLATE,
 }
 MARKERS = ("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-CORPUS = [
-    "Is there a snowboard in the image? What does the sign say? Describe the cat. Read it. user system assistant",
-    'x\nDescribe "Read" (cat) Which one?\n(a) snowboard\n(b) sign',
-    *INSTRUCTIONS,
-]
-
-
-def byte_level() -> Tokenizer:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator(CORPUS * 9, trainer)
-    return backend
 
 
 @dataclass(frozen=True)
@@ -62,7 +43,7 @@ class Chat:
 @pytest.fixture(scope="module", params=[(kind, name) for kind in ("byte-level", "byte-fallback") for name in TEMPLATES])
 def chat(request: pytest.FixtureRequest) -> Chat:
     kind, name = request.param
-    backend = byte_level() if kind == "byte-level" else small_tokenizer()
+    backend = byte_level_tokenizer() if kind == "byte-level" else small_tokenizer()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*MARKERS, "<image>")])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     pruning_options = text_options(tokenizer, TEMPLATES[name])

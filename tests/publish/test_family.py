@@ -1,4 +1,4 @@
-"""The five published checkpoints: their names and shapes fit the classes, and their example cards are current."""
+"""The published checkpoints: their names and shapes fit the classes, and their example cards are current."""
 
 from __future__ import annotations
 

@@ -141,17 +141,17 @@ def _make(
     if layout == "saved":
         model.save_pretrained(folder, max_shard_size="60KB" if sharded else "1GB")
         return folder
-    tensors = {_name(name, layout): tensor.contiguous() for name, tensor in model.state_dict().items()}
-    _write_weights(folder, tensors, 3 if sharded else 1)
+    tensors = {published_name(name, layout): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_weights(folder, tensors, 3 if sharded else 1)
     saved = {
         **json.loads(config.to_json_string()),
         "architectures": [model_class.__name__],
         "torch_dtype": str(dtype).split(".")[-1],
     }
     saved.pop("dtype", None)
-    _write_json(folder / "config.json", saved)
+    write_json(folder / "config.json", saved)
     generation = {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": pad_id}
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
     return folder
 
 
@@ -182,7 +182,7 @@ def _vision_config() -> dict[str, Any]:
     return {"model_type": "clip_vision_model", **sizes, **image}
 
 
-def _name(name: str, layout: Layout) -> str:
+def published_name(name: str, layout: Layout) -> str:
     """The published name of a tensor of the installed transformers' state dict."""
     name = name.replace("model.vision_tower.vision_model.", "model.vision_tower.")
     name = name.replace("model.vision_tower.", "model.vision_tower.vision_model.")
@@ -194,7 +194,7 @@ def _name(name: str, layout: Layout) -> str:
     return name.replace("language_model.", "language_model.model.", 1)
 
 
-def _write_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int) -> None:
+def write_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int) -> None:
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return
@@ -205,7 +205,7 @@ def _write_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int) 
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     weight_map = {name: file for file, members in files.items() for name in members}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(folder / "model.safetensors.index.json", index)
+    write_json(folder / "model.safetensors.index.json", index)
 
 
 def _write_processor(folder: Path, model_type: str, backbone: Backbone, fields: dict[str, Any]) -> None:
@@ -227,8 +227,8 @@ def _write_processor(folder: Path, model_type: str, backbone: Backbone, fields: 
     }
     if model_type == "llava_next":
         image |= {"do_pad": True, "image_grid_pinpoints": fields["image_grid_pinpoints"]}
-    _write_json(folder / "preprocessor_config.json", image)
-    _write_json(
+    write_json(folder / "preprocessor_config.json", image)
+    write_json(
         folder / "processor_config.json",
         {
             "image_token": "<image>",
@@ -239,8 +239,8 @@ def _write_processor(folder: Path, model_type: str, backbone: Backbone, fields: 
         },
     )
     template = VICUNA_TEMPLATE if backbone == "vicuna" else MISTRAL_TEMPLATE
-    _write_json(folder / "chat_template.json", {"chat_template": template})
-    _write_json(
+    write_json(folder / "chat_template.json", {"chat_template": template})
+    write_json(
         folder / "tokenizer_config.json",
         {
             "add_bos_token": True,
@@ -316,5 +316,5 @@ def _like_llama(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

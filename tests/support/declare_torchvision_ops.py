@@ -6,6 +6,8 @@ transformers use none of them; declaring their signatures is enough.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,9 +25,9 @@ def main() -> None:
     if spec is None or spec.submodule_search_locations is None:
         raise SystemExit("torchvision is not installed.")
     file = Path(spec.submodule_search_locations[0]) / "_meta_registrations.py"
-    text = file.read_text(encoding="utf-8")
-    if _DECLARED in text:
+    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0:
         return
+    text = file.read_text(encoding="utf-8")
     if _BEFORE not in text:
         raise SystemExit(f"{file} has no line {_BEFORE!r}: this torchvision needs another fix.")
     file.write_text(text.replace(_BEFORE, _DECLARED.lstrip() + _BEFORE), encoding="utf-8")

@@ -1,0 +1,116 @@
+"""Checkpoints with other parts, and further families: staged, pushed, loaded by name, asked, pruned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_checkpoints import PARTS, make_chat_checkpoint
+from hub_double import HubDouble
+from published_models import environment_of, hub_for_this_process, upload_folder
+from small_checkpoints import make_llava_checkpoint
+from transformers import PreTrainedTokenizerFast
+
+from mmtok.hub.options import PruningOptions
+from mmtok.hub.question import TextRules, text_to_cover
+from mmtok.publish import Destination, Recipe, push, stage, verify
+from mmtok.publish.clean_process import run_clean
+from mmtok.publish.families import FAMILIES, installed_modules
+
+KINDS = [pytest.param(kind, marks=[pytest.mark.torchvision] if parts.video else []) for kind, parts in PARTS.items()]
+
+USE = """
+import json, sys
+sys.modules.update(dict.fromkeys(sys.argv[2].split()))
+import torch
+from PIL import Image
+from transformers import pipeline
+
+torch.set_num_threads(1)
+ask = pipeline("image-text-to-text", model=sys.argv[1], trust_remote_code=True)
+# Images of one shape: the pipeline's own collation joins no others.
+images = [Image.effect_mandelbrot((48, 24), (-2, -1, 1, 1), quality).convert("RGB") for quality in (20, 90)]
+chats = [
+    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+    for image, question in zip(images, ("Is there a dog?", "Who walks in the park?"))
+]
+greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
+settings = {"generate_kwargs": greedy, "return_full_text": False}
+single = [ask(text=chat, **settings)[0]["generated_text"] for chat in chats]
+batch = [answer[0]["generated_text"] for answer in ask(text=chats, batch_size=2, **settings)]
+lengths = []
+ask.model.model.language_model.register_forward_pre_hook(
+    lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+)
+for budget in (2, None):
+    ask(text=chats[0], generate_kwargs={"max_new_tokens": 1, "vision_token_budget": budget})
+print(json.dumps({"class": type(ask.model).__name__, "single": single, "batch": batch, "lengths": lengths}))
+"""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
+    with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
+        yield serving
+
+
+def used(model: str, environment: dict[str, str]) -> dict[str, Any]:
+    """What somebody without mmtok gets from a model."""
+    ended = run_clean(["-c", USE, model, " ".join(installed_modules())], environment=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pushed_verified_loaded_by_name_and_pruned(kind: str, hub: HubDouble, tmp_path: Path) -> None:
+    upload_folder(hub, "llava-hf/small", make_chat_checkpoint(tmp_path / "base", kind))
+    push("llava-hf/small", Destination("org/pruned"))
+    assert verify("org/pruned").problems == ()
+    found = used("org/pruned", environment_of(hub, tmp_path / "user"))
+    assert found["class"] == FAMILIES[kind.split(",")[0]].model_class
+    assert found["batch"] == found["single"]
+    assert all(isinstance(answer, str) for answer in found["single"])
+    pruned, full = found["lengths"]
+    assert 0 < pruned < full
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_staged_folder_is_its_base_and_covers_the_question(kind: str, tmp_path: Path) -> None:
+    staged = stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged")
+    assert staged.report["largest_logit_difference"] == 0
+    config = json.loads((staged.path / "config.json").read_text(encoding="utf-8"))
+    template = json.loads((staged.path / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(staged.path)
+    tables = {each.name: config[each.name] for each in fields(PruningOptions) if each.metadata["table"]}
+    rules = TextRules(config["image_token_index"], **tables)
+    turns = [("user", "Is there a cat?"), ("assistant", "The user."), ("user", "What does the sign say?")]
+    chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    chat[0]["content"].insert(0, {"type": "image"})
+    prompt = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    covered = text_to_cover(ids, None, rules)
+    assert tokenizer.decode(covered.ids[0][covered.valid[0]]).split() == ["sign", "say"]
+
+
+def test_a_tower_whose_images_have_any_size_is_refused(tmp_path: Path) -> None:
+    base = make_llava_checkpoint(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["vision_config"] = {"model_type": "pixtral", "image_size": 1024, "patch_size": 16}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"has a vision tower of the type 'pixtral': LLaVA-1\.5 checkpoints can be staged"
+    ):
+        stage(base, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+@pytest.mark.torchvision
+def test_defaults_and_options_of_a_family_count_when_staged(tmp_path: Path) -> None:
+    base = make_chat_checkpoint(tmp_path / "base", "llava_onevision")
+    assert stage(base, tmp_path / "share", check=False).vision_token_budget == 0.2
+    with pytest.raises(ValueError, match="select_before_unpadding is True, which means nothing for LLaVA-OneVision"):
+        stage(base, tmp_path / "out", Recipe({"select_before_unpadding": True}), check=False)
