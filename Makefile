@@ -32,7 +32,8 @@ test-oldest: ## parity with stock, publishing and the command line under the old
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' torch==2.13.0 transformers==4.57.1
 	.venv-oldest/bin/python -m pytest tests/host/test_stock_parity.py tests/cli/test_lazy_import.py \
-	    tests/cli/test_cli.py::test_every_command_has_its_help $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
+	    tests/cli/test_cli.py::test_every_command_has_its_help tests/project/test_docs.py::test_python_of_the_docs_runs \
+	    $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m heavy

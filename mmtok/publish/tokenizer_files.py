@@ -68,8 +68,8 @@ def write_tokenizer_files(base: BaseCheckpoint, processor: Any, folder: Path) ->
     config = folder / _TOKENIZER_CONFIG
     settings = read_json(config) if config.exists() else {}
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    # transformers 4.57 lets that class return token_type_ids, which generate then refuses.
-    settings["model_input_names"] = list(processor.tokenizer.model_input_names)
+    # transformers 4.57 lets that class return token_type_ids, also for the base; generate refuses them.
+    settings["model_input_names"] = [name for name in processor.tokenizer.model_input_names if name != "token_type_ids"]
     # The base's own class may have defaults for what the file leaves out.
     for name in _SPECIAL_TOKENS:
         token = getattr(processor.tokenizer, name)

@@ -106,7 +106,12 @@ def test_every_page_names_the_same_tested_releases() -> None:
 
 
 def test_the_staged_tokenizer_gives_what_generate_takes(tmp_path: Path) -> None:
-    staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "staged", check=False)
+    base = make_llava_checkpoint(tmp_path / "base")
+    config = base / "tokenizer_config.json"
+    # What transformers 4.57 reads of a tokenizer without a class of its own.
+    names = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **names}), encoding="utf-8")
+    staged = stage(base, tmp_path / "staged", check=False)
     settings = json.loads((staged.path / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert settings["model_input_names"] == ["input_ids", "attention_mask"]
 
