@@ -186,7 +186,8 @@ def answer_batch(
     ]
     prompts = pipe.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     inputs = pipe.processor(
-        images=[image for own in images for image in own] or None,
+        # In one list for each question: LLaVA-OneVision cuts no tiles where a question has several images.
+        images=[list(own) for own in images if own] or None,
         text=prompts,
         padding=True,
         padding_side="left",

@@ -1,7 +1,7 @@
 """Checks pruning against stock on the installed releases and device, with small models, in seconds.
 
-The embedded model and a small LLaVA-NeXT of random weights are each compared with the stock class that has the same
-weights: with a full budget, pruned on the kept tokens, in a batch, and in the ways to generate.
+The embedded model and a small model of random weights of each further family are compared with the stock class that
+has the same weights: with a full budget, pruned on the kept tokens, in a batch, and in the ways to generate.
 """
 
 from __future__ import annotations
@@ -12,20 +12,40 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaForConditionalGeneration,
-    LlavaNextForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
 )
 
-from configuration_mmtok import MMTokLlavaNextConfig
 from mmtok.hub.coverage import greedy_way
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.machine import machine
+from mmtok.publish.families import FAMILIES
 from mmtok.tiny import checkpoint_path
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
+# Of the small models: language model and vision tower, and their sizes.
+_PARTS = {"llava_next": (LlamaConfig, CLIPVisionConfig), "llava_onevision": (Qwen2Config, SiglipVisionConfig)}
+_TEXT: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+_VISION: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 24,
+    "patch_size": 6,
+}
 _BUDGET, _ALL = 4, 10**6
 _GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": 10**6, "pad_token_id": 0}
 _MODES: dict[str, dict[str, Any]] = {
@@ -85,7 +105,9 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     way = greedy_way(place, 600, 576, 64)
     found = Diagnosis(machine("transformers", "accelerate", "mmtok"), str(place), (OLDEST_TESTED, NEWEST_TESTED), way)
-    for name, make in (("embedded LLaVA-1.5", _embedded), ("small LLaVA-NeXT", _small_next)):
+    makers: dict[str, Callable[[torch.device], Any]] = {"embedded LLaVA-1.5": _embedded}
+    makers |= {f"small {FAMILIES[model_type].title}": partial(_small, model_type) for model_type in _PARTS}
+    for name, make in makers.items():
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model, stock, inputs = make(place)
             for what, check in _checks(model, stock, inputs):
@@ -158,24 +180,24 @@ def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     return model, stock, {**inputs, "pixel_values": pixels.to(device)}
 
 
-def _small_next(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+def _small(model_type: str, device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """A model with tiles of random weights, the stock model with the same, and two images."""
     torch.manual_seed(0)
-    text = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
-    vision = CLIPVisionConfig(
-        hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=24, patch_size=6
-    )
-    config = MMTokLlavaNextConfig(
-        text_config=text.to_dict(),
-        vision_config=vision.to_dict(),
+    family = FAMILIES[model_type]
+    model_class = family.load_class()
+    text_class, vision_class = _PARTS[model_type]
+    config = model_class.config_class(
+        text_config=text_class(**_TEXT).to_dict(),
+        vision_config={**vision_class(**_VISION).to_dict(), "vision_use_head": False},
         image_token_index=63,
         image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
     )
-    model = MMTokLlavaNextForConditionalGeneration(config).to(device).eval()
+    model = model_class(config).to(device).eval()
     for weight in model.parameters():
         # The default initialisation makes all tokens nearly alike, and so every selection a matter of rounding.
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.3)
-    stock = LlavaNextForConditionalGeneration(config).to(device).eval()
+    stock = getattr(transformers, family.stock_class)(config).to(device).eval()
     stock.load_state_dict(model.state_dict())
     sizes = torch.tensor([[48, 48], [40, 40]])
     pixels = torch.rand(2, 5, 3, 24, 24, generator=torch.Generator().manual_seed(0)).to(device)

@@ -44,6 +44,11 @@ def cls_attention(model: Any, *, wanted: bool) -> Iterator[TowerAttention | None
     if not wanted:
         yield None
         return
+    tower = model.config.vision_config.model_type
+    if tower != "clip_vision_model":
+        raise ValueError(
+            f"The vision tower is a {tower}, without a class token: CLS attention is read from CLIP towers."
+        )
     layer = model.config.vision_feature_layer
     layer = layer if isinstance(layer, int) else layer[-1]
     # hidden_states[i] with i > 0 is what layer i - 1 returns; counted from the end the two agree.

@@ -41,6 +41,11 @@ class Family:
         """Name of its configuration class, in `configuration_mmtok.py`."""
         return self.model_class.replace("ForConditionalGeneration", "Config")
 
+    @property
+    def stock_class(self) -> str:
+        """Name of the class of transformers that it derives from."""
+        return self.model_class.removeprefix("MMTok")
+
     def load_class(self) -> Any:
         """The class that prunes, of the installed package."""
         return getattr(import_module(self.modeling_file.removesuffix(".py")), self.model_class)

@@ -12,16 +12,18 @@ from mmtok.apps.doctor import diagnose
 from mmtok.cli.main import main
 from mmtok.hub.pruned_prompt import PrunedPrompt
 from mmtok.hub.pruner import MMTokPruningMixin
+from mmtok.publish.families import FAMILIES
 
 
 def test_everything_is_right_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--device", "cpu", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["right"] is True
-    assert {check["model"] for check in told["checks"]} == {"embedded LLaVA-1.5", "small LLaVA-NeXT"}
-    assert len(told["checks"]) == 22
+    models = {check["model"] for check in told["checks"]}
+    assert {model.split()[1] for model in models} == {family.title for family in FAMILIES.values()}
+    assert len(told["checks"]) == 11 * len(models)
     assert main(["doctor", "--device", "cpu"]) == 0
-    assert "Right: all 22 checks hold." in capsys.readouterr().out
+    assert f"Right: all {11 * len(models)} checks hold." in capsys.readouterr().out
 
 
 def test_a_fault_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
