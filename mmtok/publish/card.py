@@ -139,6 +139,7 @@ def render_card(facts: CardFacts) -> str:
         facts=facts,
         title=f"{_name(facts)} with MMTok",
         family=facts.family.title,
+        vllm=facts.family.vllm,
         default=_default_budget(facts),
         repo=facts.repo_id or "ORGANISATION/MODEL",
         code_repository=CODE_REPOSITORY,

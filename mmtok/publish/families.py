@@ -21,12 +21,13 @@ class Family:
     """What is known of the models of one model type.
 
     Attributes:
-        title: what readers call it.
+        title: its name in cards and messages.
         model_class: name of the class that prunes.
         modeling_file: the file of this project's root that holds it; published with every repository of the family.
         own_modules: files of `mmtok/hub` that no repository of another family gets.
         images: how an image becomes crops.
         towers: model types of the vision towers whose images can be pruned; empty for a family with one of its own.
+        vllm: whether the vLLM plugin of this package serves it.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Family:
     images: Images
     own_modules: tuple[str, ...] = ()
     towers: tuple[str, ...] = _FIXED_GRID
+    vllm: bool = True
 
     @property
     def config_class(self) -> str:
@@ -73,6 +75,7 @@ FAMILIES: dict[str, Family] = {
         "modeling_mmtok_llava_onevision.py",
         "mosaic",
         ("onevision_images.py",),
+        vllm=False,
     ),
 }
 

@@ -15,6 +15,8 @@ from model_cases import FAMILIES
 
 from mmtok.publish.budget_table import mosaic_grid
 from mmtok.publish.card import CODE_REPOSITORY, CardFacts, Measurements, card_metadata, edited_by_hand, render_card
+from mmtok.publish.families import FAMILIES as PUBLISHED
+from mmtok.vllm.models import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = ROOT / "mmtok" / "publish" / "facts"
@@ -120,6 +122,15 @@ def test_the_top_says_what_runs_it_and_under_which_releases() -> None:
     assert f"git clone {CODE_REPOSITORY}" in (ROOT / "README.md").read_text(encoding="utf-8")
     [image] = re.findall(r"!\[.+\]\((.+)\)", top)
     assert (ROOT / image.removeprefix(f"{CODE_REPOSITORY}/raw/main/")).is_file()
+
+
+def test_cards_promise_vllm_for_the_families_that_the_plugin_serves() -> None:
+    assert {family.model_class for family in PUBLISHED.values() if family.vllm} == set(MODULES)
+    onevision = (ROOT / "docs" / "cards" / "llava-onevision-qwen2-0.5b-ov-hf.md").read_text(encoding="utf-8")
+    assert table_row(onevision, "vLLM") == [
+        "vLLM",
+        "no: the plugin of the mmtok package does not serve this family yet",
+    ]
 
 
 def test_a_card_names_every_author_of_the_paper() -> None:
