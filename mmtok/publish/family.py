@@ -25,19 +25,22 @@ from .base import CONFIG_FILE, BaseCheckpoint
 from .card import CardFacts, render_card
 from .clean_process import CheckFailed
 from .config_file import as_json, published_config
+from .families import FAMILIES
 from .meta_load import TensorHeader, check_fit
 from .published_files import published_sources
 
 _FACTS = Path(__file__).with_name("facts")
-NAMES: tuple[str, ...] = (
-    "llava-1.5-7b-hf",
-    "llava-1.5-13b-hf",
-    "llava-v1.6-vicuna-7b-hf",
-    "llava-v1.6-vicuna-13b-hf",
-    "llava-v1.6-mistral-7b-hf",
-    "llava-onevision-qwen2-0.5b-ov-hf",
-    "llava-onevision-qwen2-7b-ov-hf",
-)
+# Files of the folder that describe no checkpoint.
+_OTHER_FACTS = ("key_layout", "paper_results", "tested_versions")
+
+
+def known_checkpoints() -> dict[str, str]:
+    """Name of every checkpoint with a file of facts -> its model type, whether or not there is a family for it."""
+    paths = [path for path in sorted(_FACTS.glob("*.json")) if path.stem not in _OTHER_FACTS]
+    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["config"]["model_type"] for path in paths}
+
+
+NAMES: tuple[str, ...] = tuple(name for name, model_type in known_checkpoints().items() if model_type in FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -48,36 +51,43 @@ class Member:
         hub_id: its repo.
         config: its `config.json`.
         dtype: of its weights, as safetensors spells it.
+        layout: of its tensors' names, of `facts/key_layout.json`.
         metadata: license and languages of its card.
     """
 
     hub_id: str
     config: dict[str, Any]
     dtype: str
+    layout: str
     metadata: dict[str, Any]
 
     @classmethod
     def read(cls, name: str) -> Member:
-        """Reads a member of `NAMES`."""
+        """Reads a checkpoint of `known_checkpoints`."""
         facts = json.loads((_FACTS / f"{name}.json").read_text(encoding="utf-8"))
-        metadata = {key: facts[key] for key in ("license", "language")}
-        return cls(facts["hub_id"], facts["config"], facts["weights"]["dtype"], metadata)
+        metadata = {key: facts[key] for key in ("license", "language") if key in facts}
+        weights = facts["weights"]
+        return cls(facts["hub_id"], facts["config"], weights["dtype"], weights["layout"], metadata)
 
     def published_config(self) -> dict[str, Any]:
         """Its configuration for the class that prunes; without its tokenizer, nothing is left out of the text."""
         return published_config(BaseCheckpoint(Path(), self.config, ()), {})
 
     def tensors(self) -> dict[str, TensorHeader]:
-        """Name, type and shape of every tensor, in the llava-hf layout."""
-        layout = json.loads((_FACTS / "key_layout.json").read_text(encoding="utf-8"))
-        patterns = dict(layout["every_model"])
-        patterns |= layout.get(self.config["model_type"], {})
-        patterns |= layout["vision"][self.config["vision_config"]["model_type"]]
-        for part in ("vision", "text"):
-            in_layer = layout[f"{part}_layer"]
-            if part == "text":
-                in_layer = in_layer | layout["text"].get(self.config["text_config"]["model_type"], {})
-            for layer in range(self.config[f"{part}_config"]["num_hidden_layers"]):
+        """Name, type and shape of every tensor, as published."""
+        layout = json.loads((_FACTS / "key_layout.json").read_text(encoding="utf-8"))[self.layout]
+        text, vision = self.config["text_config"], self.config["vision_config"]
+        patterns = layout["every_model"] | layout.get(self.config["model_type"], {})
+        patterns |= layout.get("vision", {}).get(vision["model_type"], {})
+        if not self.config.get("tie_word_embeddings"):
+            patterns |= layout.get("untied", {})
+        in_text = layout["text_layer"] | layout.get("text", {}).get(text["model_type"], {})
+        for in_layer, layers in (
+            (layout["vision_layer"], vision.get("num_hidden_layers", vision.get("depth"))),
+            (in_text, text["num_hidden_layers"]),
+            (layout.get("deepstack", {}), len(vision.get("deepstack_visual_indexes", ()))),
+        ):
+            for layer in range(layers):
                 patterns |= {name.format(layer=layer): axes for name, axes in in_layer.items()}
         sizes = self._sizes()
         return {
@@ -87,11 +97,16 @@ class Member:
 
     def _sizes(self) -> dict[str, int]:
         text, vision = self.config["text_config"], self.config["vision_config"]
-        has_class_token = vision["model_type"] == "clip_vision_model"
         sizes = {f"text.{name}": value for name, value in text.items()}
         sizes |= {f"vision.{name}": value for name, value in vision.items()}
-        sizes["text.key_value_size"] = text["num_key_value_heads"] * text["hidden_size"] // text["num_attention_heads"]
-        sizes["vision.positions"] = (vision["image_size"] // vision["patch_size"]) ** 2 + int(has_class_token)
+        head = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
+        sizes["text.query_size"] = text["num_attention_heads"] * head
+        sizes["text.key_value_size"] = text["num_key_value_heads"] * head
+        sizes["vision.qkv"] = 3 * vision["hidden_size"]
+        sizes["vision.merged"] = vision["hidden_size"] * vision.get("spatial_merge_size", 1) ** 2
+        if "image_size" in vision:
+            has_class_token = vision["model_type"] == "clip_vision_model"
+            sizes["vision.positions"] = (vision["image_size"] // vision["patch_size"]) ** 2 + int(has_class_token)
         return sizes
 
 
