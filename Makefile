@@ -85,6 +85,7 @@ family: $(INSTALLED) ## stage the published checkpoints by configuration, with w
 bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/encode_once.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py
 

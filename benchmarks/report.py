@@ -1,19 +1,14 @@
-"""Puts the tables of results/*.json into docs/speed.md: `python benchmarks/report.py`.
-
-Each table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around them is written by hand.
-"""
+"""Puts the tables of results/*.json into docs/speed.md: `python benchmarks/report.py`."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from markdown import NOT_MEASURED, load, made_on, measured, ms, size, table, with_tables
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
-NOT_MEASURED = "not measured"
 # Results of prefill.py, and what they are called.
 PLACES = {
     "cpu": "CPU, reduced depth",
@@ -22,39 +17,6 @@ PLACES = {
     "cpu-next": "CPU, full depth, five crops",
     "cuda": "GPU, full depth",
 }
-
-
-def load(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def measured(name: str) -> bool:
-    return (RESULTS / f"{name}.json").exists()
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, figures to the right."""
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *rows))
-
-
-def ms(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def size(items: int, tokens: int, budget: int) -> str:
-    return f"{items} x ({tokens:,} → {budget})" if items > 1 else f"{tokens:,} → {budget}"
-
-
-def made_on(results: dict[str, Any]) -> str:
-    """One line on machine, versions and command."""
-    where = results["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    device = f", {where['device']}" if where["device"] else ""
-    return (
-        f"`{results['command']}` on {where['processor']}, {where['cores']} cores, {where['threads']} threads{device} "
-        f"(load average {where['load_average']} at the start), {where['date']}; {versions}."
-    )
 
 
 def comparison() -> str:
@@ -248,6 +210,18 @@ def operations() -> str:
     return table(header, [row for case in results["counted"] for row in rows(case)]) + "\n\n" + counted_on(results)
 
 
+def encode_once() -> str:
+    def row(case: dict[str, Any]) -> list[str]:
+        times = case["ms"]
+        cells = [f"{case['model']}, {case['questions']} question{'s' if case['questions'] > 1 else ''}"]
+        cells += [ms(times[name]) for name in ("every question encodes", "encoded once")]
+        return [*cells, f"**{case['times_faster']:.2f} x**"]
+
+    results = load("encode-once-cpu")
+    header = ["model, questions about one image", "encoded for each, ms", "encoded once, ms", "faster"]
+    return table(header, map(row, results["measured"])) + "\n\n" + made_on(results)
+
+
 def counted_on(results: dict[str, Any]) -> str:
     """One line on command and versions, for what does not depend on the machine."""
     versions = ", ".join(f"{name} {number}" for name, number in results["machine"]["versions"].items())
@@ -265,24 +239,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "limit": limit,
     "phases": phases,
     "counted": counted,
+    "encode once": encode_once,
 }
 
 
 def rendered(page: str) -> str:
-    """The page with every table made anew from the results.
-
-    Raises:
-        ValueError: a table that is not known, or one that is missing.
-    """
-    found = re.findall(r"<!-- table: (.*?) -->", page)
-    if sorted(found) != sorted(TABLES):
-        raise ValueError(f"The page has the tables {sorted(found)}, the results those of {sorted(TABLES)}.")
-    return re.sub(
-        r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)",
-        lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3],
-        page,
-        flags=re.DOTALL,
-    )
+    """The page with every table made anew from the results; errors as `with_tables`."""
+    return with_tables(page, TABLES)
 
 
 if __name__ == "__main__":

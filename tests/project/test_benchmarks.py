@@ -14,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import encode_once  # noqa: E402
 import measure  # noqa: E402
 import prefill  # noqa: E402
 import report  # noqa: E402
@@ -109,3 +110,11 @@ def test_counts_of_the_real_shapes() -> None:
     assert SHAPES["LLaVA-1.5-7B"].flops(1000)["language model"] == pytest.approx(2 * 6.5e9 * 1000, rel=0.05)
     assert shape.reduced(2).layers == 2
     assert shape.reduced(None) is shape
+
+
+@pytest.mark.parametrize("is_next", [False, True])
+def test_an_image_that_is_encoded_once_gives_the_same_answers(is_next: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode_once, "SHAPES", {"tiny": Shape("tiny", is_next, **TINY)})
+    case = encode_once.measure("tiny", 2, 3, 1)
+    assert case["questions"] == 3
+    assert set(case["ms"]) == {"every question encodes", "encoded once"}
