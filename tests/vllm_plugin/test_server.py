@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+import vllm_serve
 from PIL import Image
 from transformers import AutoProcessor
 from vllm_engine import KV_CACHE_BYTES, SETTINGS, noise
@@ -42,15 +43,22 @@ BAD: tuple[dict[str, Any], ...] = (
     {"text_temperature": -1},
     {"exclude_paddings": True},
 )
+# Arguments by what they make: front ends that share nothing, and workers with a part of the model and a cache each.
+PROCESSES: dict[str, list[str]] = {
+    "one server": [],
+    "two servers, tensor parallel 2": ["--api-server-count", "2", "--tensor-parallel-size", "2"],
+}
 
 
-@pytest.fixture(scope="module")
-def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module", params=PROCESSES)
+def server(
+    request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Base address of a server with the small LLaVA-NeXT."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folders["next"])]
+    command = [sys.executable, vllm_serve.__file__, str(folders["next"]), *PROCESSES[request.param]]
     command += ["--served-model-name", "small", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16", "--trust-request-mm-kwargs"]
     command += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
