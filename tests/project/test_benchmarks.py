@@ -19,6 +19,8 @@ import measure  # noqa: E402
 import prefill  # noqa: E402
 import report  # noqa: E402
 import selection  # noqa: E402
+import serving_page  # noqa: E402
+from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
 
 TINY: dict[str, Any] = {
@@ -38,6 +40,11 @@ TINY: dict[str, Any] = {
 def test_the_page_shows_the_results() -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
     assert report.rendered(page) == page, "run `python benchmarks/report.py`"
+
+
+def test_the_guide_to_serving_shows_the_results() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    assert with_tables(page, serving_page.TABLES) == page, "run `python benchmarks/serving_page.py`"
 
 
 def test_an_unknown_table_is_refused() -> None:
