@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 QUESTION = "Is there a snowboard in the image? Answer with one word."
-BLOCKED = ("mmtok", "modeling_mmtok_llava", "configuration_mmtok", "hub_upload")
-OURS = ("transformers_modules", "modeling_mmtok_llava", "configuration_mmtok")
+MODELING = ("modeling_mmtok_llava", "modeling_mmtok_llava_onevision")
+BLOCKED = ("mmtok", *MODELING, "configuration_mmtok", "hub_upload")
+OURS = ("transformers_modules", *MODELING, "configuration_mmtok")
 
 
 def main(request: Path, report: Path) -> None:
@@ -52,9 +53,13 @@ def main(request: Path, report: Path) -> None:
 def use(folder: str) -> dict[str, Any]:
     """Loads, selects, generates, asks a pipeline, saves, loads again."""
     import torch
+    import transformers
     from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+    from transformers.utils import is_torchvision_available
 
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    # With torchvision 5.x prepares images with it, 4.57 on request.
+    own = {"use_fast": True} if transformers.__version__.startswith("4.") and is_torchvision_available() else {}
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True, **own)
     model, loaded = load(folder)
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)

@@ -15,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from compat.versions import NAMED, TORCH, Pair, covered, released  # noqa: E402
 
-FOLDERS = ("llava, llava-hf layout", "llava, new layout", "llava-next, llava-hf layout", "llava-next, new layout")
+# Family -> whether its stock processor needs torchvision, which is then in an environment over the pair's own.
+FAMILIES = {"llava": False, "llava-next": False, "llava-onevision": True}
+FOLDERS = tuple(f"{family}, {layout} layout" for family in FAMILIES for layout in ("llava-hf", "new"))
 
 HEAD = """\
 # Under which releases it works
@@ -95,12 +99,17 @@ def known_results() -> dict[str, Any]:
 
 
 def stage_folders(scratch: Path) -> Path:
-    """Stages small checkpoints of both families in both key layouts; returns the request for `check.py`."""
+    """Stages small checkpoints of every family in both key layouts; returns the request for `check.py`."""
+    from chat_checkpoints import make_chat_checkpoint
     from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
     from mmtok.publish import stage
 
-    makers = {"llava": make_llava_checkpoint, "llava-next": make_llava_next_checkpoint}
+    makers = {
+        "llava": make_llava_checkpoint,
+        "llava-next": make_llava_next_checkpoint,
+        "llava-onevision": partial(make_chat_checkpoint, kind="llava_onevision"),
+    }
     folders = {}
     for name in FOLDERS:
         family, layout = name.removesuffix(" layout").split(", ")
@@ -112,13 +121,26 @@ def stage_folders(scratch: Path) -> Path:
 
 
 def run(pair: Pair, request: Path) -> dict[str, Any]:
-    """What `check.py` sees in the pair's environment."""
-    try:
-        python = environment(pair)
-    except subprocess.CalledProcessError as error:
-        return {"not_installable": (error.stderr or str(error)).strip().splitlines()[-1][:300]}
+    """What `check.py` sees in the pair's environment, and of some families in that with torchvision."""
+    folders = json.loads(request.read_text(encoding="utf-8"))
+    row: dict[str, Any] = {}
+    for vision in (False, True):
+        own = {name: path for name, path in folders.items() if FAMILIES[name.split(",")[0]] == vision}
+        try:
+            seen = checked(environment(pair, vision=vision), own)
+        except subprocess.CalledProcessError as error:
+            seen = {"not_installable": (error.stderr or str(error)).strip().splitlines()[-1][:300]}
+        if "folders" not in seen:
+            return seen
+        row = {**row, **seen, "folders": {**row.get("folders", {}), **seen["folders"]}}
+    return {**row, "machine": platform.machine()}
+
+
+def checked(python: Path, folders: dict[str, str]) -> dict[str, Any]:
+    """What `check.py` sees of staged folders, run by this Python."""
     with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch) / "report.json"
+        request, report = Path(scratch) / "request.json", Path(scratch) / "report.json"
+        request.write_text(json.dumps(folders), encoding="utf-8")
         own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         own |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(scratch) / "modules")}
         ended = subprocess.run(
@@ -130,27 +152,39 @@ def run(pair: Pair, request: Path) -> dict[str, Any]:
         )
         if not report.exists():
             return {"failed": (ended.stderr.strip() or "it said nothing").splitlines()[-1][:300]}
-        return {**json.loads(report.read_text(encoding="utf-8")), "machine": platform.machine()}
+        return json.loads(report.read_text(encoding="utf-8"))
 
 
-def environment(pair: Pair) -> Path:
-    """The Python of the pair's environment, which is made when it is not there."""
+def environment(pair: Pair, *, vision: bool = False) -> Path:
+    """The Python of the pair's environment, which is made when it is not there.
+
+    Args:
+        pair: releases of transformers and torch.
+        vision: whether to have the torchvision that belongs to the torch too.
+    """
     torch = installed(torch_folder(pair), [f"torch=={pair.torch}", "numpy", "pillow", "jinja2"])
-    return installed(ENVIRONMENTS / pair.name, [f"transformers=={pair.transformers}"], over=torch) / "bin" / "python"
+    own = installed(ENVIRONMENTS / pair.name, [f"transformers=={pair.transformers}"], over=[torch])
+    if vision:
+        needed = ["torchvision", f"torch=={pair.torch}"]
+        own = installed(ENVIRONMENTS / f"{pair.name}-torchvision", needed, over=[own, torch])
+        declare = ROOT / "tests" / "support" / "declare_torchvision_ops.py"
+        subprocess.run([own / "bin" / "python", declare], check=True, capture_output=True, text=True)
+    return own / "bin" / "python"
 
 
 def torch_folder(pair: Pair) -> Path:
     return ENVIRONMENTS / f"torch-{pair.torch}"
 
 
-def installed(folder: Path, needed: list[str], over: Path | None = None) -> Path:
-    """A virtual environment with packages, which sees those of another environment too; returns its folder."""
+def installed(folder: Path, needed: list[str], over: Sequence[Path] = ()) -> Path:
+    """A virtual environment with packages, which sees those of other environments too; returns its folder."""
     if (folder / "complete").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
-    if over is not None:
-        (site_packages(folder) / "over.pth").write_text(f"{site_packages(over)}\n", encoding="utf-8")
+    if over:
+        lines = "".join(f"{site_packages(each)}\n" for each in over)
+        (site_packages(folder) / "over.pth").write_text(lines, encoding="utf-8")
     if needed:
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *needed], check=True, capture_output=True, text=True)
@@ -166,7 +200,8 @@ def make_room(done: Pair, rest: list[Pair]) -> None:
     """Removes the environment of a row where the disk is nearly full, and its torch with the last row that needs it."""
     if shutil.disk_usage(HERE).free > FREE_BYTES:
         return
-    shutil.rmtree(ENVIRONMENTS / done.name, ignore_errors=True)
+    for name in (done.name, f"{done.name}-torchvision"):
+        shutil.rmtree(ENVIRONMENTS / name, ignore_errors=True)
     if done.torch not in {pair.torch for pair in rest}:
         shutil.rmtree(torch_folder(done), ignore_errors=True)
 
@@ -229,6 +264,9 @@ def page(results: dict[str, Any]) -> str:
         found = problems(result, results)
         cells = []
         for folder in FOLDERS:
+            if folder not in result["folders"]:
+                cells.append("not run")
+                continue
             own = [problem.removeprefix(f"{folder}: ") for problem in found if problem.startswith(f"{folder}: ")]
             cells.append("; ".join(own) or "all checks pass")
         lines.append(f"| {transformers} | {result['torch']} | {result['python']} | " + " | ".join(cells) + " |")

@@ -55,7 +55,7 @@ def test_covered_releases() -> None:
 def test_an_environment_sees_the_packages_below_it(tmp_path: Path) -> None:
     below = installed(tmp_path / "below", [])
     (site_packages(below) / "found.py").write_text("", encoding="utf-8")
-    above = installed(tmp_path / "above", [], over=below)
+    above = installed(tmp_path / "above", [], over=[below])
     assert subprocess.run([above / "bin" / "python", "-I", "-c", "import found"]).returncode == 0
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-for name in ("mmtok", "modeling_mmtok_llava", "configuration_mmtok", "hub_upload"):
+for name in ("mmtok", "modeling_mmtok_llava", "modeling_mmtok_llava_onevision", "configuration_mmtok", "hub_upload"):
     sys.modules[name] = None  # type: ignore[assignment]  # importing them fails
 
 import torch  # noqa: E402
