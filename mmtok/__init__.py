@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .hub.coverage import greedy_coverage as greedy_coverage
     from .hub.coverage import marginal_gains as marginal_gains
     from .hub.objective import coverage_matrix as coverage_matrix
+    from .pruning import prune as prune
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ _MODULES: dict[str, str] = {
     "coverage_value": "mmtok.hub.coverage",
     "greedy_coverage": "mmtok.hub.coverage",
     "marginal_gains": "mmtok.hub.coverage",
+    "prune": "mmtok.pruning",
 }
 
 __all__ = [*_MODULES, "__version__"]

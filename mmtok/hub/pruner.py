@@ -17,6 +17,7 @@ from .generation_call import GenerationCall
 from .host import STOCK_ARGUMENTS, given_cache, require_stock, with_images
 from .options import OPTION_NAMES, PruningOptions, options_within
 from .paper_selection import in_first_places, selects_before_unpadding
+from .prune import unpruned
 from .pruning_steps import PruningSteps
 from .selection_record import VisionTokenSelection, describe
 
@@ -123,6 +124,13 @@ class MMTokPruningMixin(PruningSteps):
             _, kept_vision = in_first_places(encoded, kept_vision)
         kept = prompt.kept_mask(kept_vision)
         return VisionTokenSelection(describe(selection, rows), kept)
+
+    def unpruned(self) -> Any:
+        """The stock model with the same modules: the one that was given to `mmtok.prune`, or a new object.
+
+        Nothing is copied: what changes the weights of one, or moves them, changes or moves both.
+        """
+        return unpruned(self)
 
     def _forward(self, stock_forward: Callable, arguments: dict[str, Any]) -> Any:
         """`forward` of a caller, not of a `generate` that has dealt with the images."""

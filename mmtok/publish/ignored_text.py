@@ -87,6 +87,12 @@ def text_options(
     }
 
 
+def chat_template_of(processor: Any) -> str | None:
+    """The chat template of a processor, or of its tokenizer; of several, the default one."""
+    template = processor.chat_template or getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    return template.get("default") if isinstance(template, dict) else template
+
+
 def check_word_lists(stop_words: Sequence[str], instructions: Sequence[str]) -> None:
     """Raises a ValueError that names the first stop word that is no single word, or an empty instruction."""
     for name, words in (("stop_words", stop_words), ("instructions", instructions)):

@@ -18,7 +18,7 @@ from .card import CardFacts, render_card
 from .clean_process import check_staged
 from .config_file import as_json, published_config
 from .families import PREFIX
-from .ignored_text import text_options
+from .ignored_text import chat_template_of, text_options
 from .published_files import published_sources
 from .recipe import Recipe
 from .tokenizer_files import load_processor, write_tokenizer_files
@@ -103,7 +103,7 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
     processor = load_processor(base)
     derived = text_options(
         processor.tokenizer,
-        _chat_template(processor),
+        chat_template_of(processor),
         stop_words=recipe.stop_words,
         instructions=recipe.instructions,
     )
@@ -120,11 +120,6 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
     facts = CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=base.folder, **known)
     (folder / CARD_FILE).write_text(render_card(facts), encoding="utf-8")
     return known
-
-
-def _chat_template(processor: Any) -> str | None:
-    template = processor.chat_template or processor.tokenizer.chat_template
-    return template.get("default") if isinstance(template, dict) else template
 
 
 def _checked_target(out: Path, base: Path, overwrite: bool) -> Path:

@@ -20,6 +20,7 @@ STANDARD_LIBRARY = {
     "binascii",
     "collections",
     "contextlib",
+    "copy",
     "dataclasses",
     "difflib",
     "functools",

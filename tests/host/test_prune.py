@@ -1,0 +1,213 @@
+"""`mmtok.prune`: a loaded model that prunes equals the model class, and the given one stays stock."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_cases import IMAGE_SIZE, Family
+from small_checkpoints import make_llava_checkpoint
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+import mmtok
+from mmtok.publish import stage
+
+SIZE = (IMAGE_SIZE, IMAGE_SIZE)
+ROWS = [[3, SIZE, 4], [SIZE, 2]]
+GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": GREEDY,
+    "beams": {**GREEDY, "num_beams": 3, "num_return_sequences": 2},
+    "full budget": {**GREEDY, "vision_token_budget": 10_000},
+    "no pruning": {**GREEDY, "vision_token_budget": None},
+    "static cache": {**GREEDY, "cache_implementation": "static"},
+}
+PLACES = {
+    "model.vision_tower": "disk",
+    "model.multi_modal_projector": "cpu",
+    "model.language_model": "disk",
+    "lm_head": "cpu",
+}
+
+
+@pytest.fixture
+def models(family: Family) -> tuple[Any, Any]:
+    """A model of the MMTok class, and a stock one of equal weights with a configuration of its own class."""
+    expected, stock = family.models(vision_token_budget=3)
+    known = {name: value for name, value in stock.config.to_dict().items() if name not in _OURS}
+    own = family.stock_class(family.stock_class.config_class.from_dict(known)).eval()
+    own.load_state_dict(stock.state_dict())
+    own.generation_config = stock.generation_config
+    return expected, own
+
+
+_OURS = {*mmtok.PruningOptions.__dataclass_fields__, "model_type", "architectures"}
+
+
+@pytest.fixture
+def stock_folder(models: tuple[Any, Any], tmp_path: Path) -> Path:
+    models[1].save_pretrained(tmp_path / "stock")
+    return tmp_path / "stock"
+
+
+def run(model: Any, inputs: dict[str, Any], **settings: Any) -> torch.Tensor:
+    return model.generate(**inputs, **{**GREEDY, **settings})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_equals_the_model_class_and_the_original_stays(family: Family, models: Any, way: str) -> None:
+    expected, stock = models
+    inputs = family.inputs(ROWS, expected)
+    before, state, config = run(stock, inputs), set(vars(stock)), stock.config.to_dict()
+    pruned = mmtok.prune(stock, vision_token_budget=3)
+    assert type(pruned) is family.model_class
+    assert torch.equal(pruned.generate(**inputs, **WAYS[way]), expected.generate(**inputs, **WAYS[way]))
+    assert pruned.unpruned() is stock
+    assert type(stock) is family.stock_class
+    assert set(vars(stock)) - {"_compiled_call", "_last_compile_config"} == state
+    assert stock.config.to_dict() == config
+    assert torch.equal(run(stock, inputs), before)
+    if "budget" in way or way == "no pruning":
+        own = {name: value for name, value in WAYS[way].items() if name != "vision_token_budget"}
+        assert torch.equal(pruned.generate(**inputs, **WAYS[way]), stock.generate(**inputs, **own))
+
+
+def test_forward_and_selection_are_those_of_the_model_class(family: Family, models: Any) -> None:
+    expected, stock = models
+    pruned, inputs = mmtok.prune(stock, vision_token_budget=3), family.inputs(ROWS, expected)
+    assert torch.equal(pruned(**inputs).logits, expected(**inputs).logits)
+    kept = pruned.select_vision_tokens(**inputs).kept_mask
+    assert torch.equal(kept, expected.select_vision_tokens(**inputs).kept_mask)
+
+
+def test_modules_are_shared_and_settings_are_not(family: Family, models: Any) -> None:
+    _, stock = models
+    pruned = mmtok.prune(stock)
+    weights = dict(stock.named_parameters())
+    assert {name: id(each) for name, each in pruned.named_parameters()} == {n: id(w) for n, w in weights.items()}
+    pruned.generation_config.max_new_tokens = 1
+    assert stock.generation_config.max_new_tokens is None
+    pruned.lm_head = torch.nn.Identity()
+    assert isinstance(stock.lm_head, torch.nn.Linear)
+    assert pruned.config.model_type == family.config_class.model_type
+    assert pruned.config.vision_token_budget == family.config_class().vision_token_budget
+
+
+def test_a_pruned_model_is_saved_and_loaded_as_its_class(family: Family, models: Any, tmp_path: Path) -> None:
+    expected, stock = models
+    mmtok.prune(stock, vision_token_budget=3).save_pretrained(tmp_path)
+    loaded, inputs = family.model_class.from_pretrained(tmp_path), family.inputs(ROWS, expected)
+    assert torch.equal(run(loaded, inputs), run(expected, inputs))
+
+
+def test_an_mmtok_model_becomes_another_with_other_options(family: Family, models: Any) -> None:
+    expected, stock = models
+    fewer = mmtok.prune(expected, vision_token_budget=1)
+    inputs = family.inputs(ROWS, expected)
+    assert torch.equal(run(fewer, inputs), run(expected, inputs, vision_token_budget=1))
+    assert expected.config.vision_token_budget == 3
+    assert fewer.config.vision_coverage_weight == expected.config.vision_coverage_weight
+    assert torch.equal(run(fewer.unpruned(), inputs), run(stock, inputs))
+    assert type(fewer.unpruned()) is family.stock_class
+    assert not hasattr(fewer.unpruned().config, "vision_token_budget")
+
+
+def test_threads_share_the_weights_with_stock(family: Family, models: Any) -> None:
+    expected, stock = models
+    inputs = family.inputs(ROWS, expected)
+    alone = [run(stock, inputs), *(run(expected, inputs, vision_token_budget=budget) for budget in (1, 5))]
+    shared = [stock, mmtok.prune(stock, vision_token_budget=1), mmtok.prune(stock, vision_token_budget=5)]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda model: run(model, inputs), shared * 3))
+    assert all(torch.equal(found, wanted) for found, wanted in zip(together, alone * 3, strict=True))
+
+
+def test_a_model_on_several_devices(family: Family, models: Any, stock_folder: Path, tmp_path: Path) -> None:
+    places = {**PLACES, **({"model.image_newline": "cpu"} if family.has_tiles else {})}
+    stock = family.stock_class.from_pretrained(stock_folder, device_map=places, offload_folder=str(tmp_path / "off"))
+    pruned, inputs = mmtok.prune(stock, vision_token_budget=3), family.inputs(ROWS, models[0])
+    assert torch.equal(run(pruned, inputs), run(models[0], inputs))
+    assert torch.equal(run(stock, inputs), run(models[1], inputs))
+    assert torch.equal(pruned(**inputs).logits, models[0](**inputs).logits)
+    with pytest.raises(RuntimeError, match="You can't move a model that has some modules offloaded"):
+        pruned.to("cpu")
+
+
+def test_a_quantised_model(family: Family, models: Any, stock_folder: Path) -> None:
+    quanto = pytest.importorskip("optimum.quanto")
+    from transformers import QuantoConfig
+
+    stock = family.stock_class.from_pretrained(stock_folder, quantization_config=QuantoConfig(weights="int8"))
+    pruned, inputs = mmtok.prune(stock, vision_token_budget=3), family.inputs(ROWS, models[0])
+    assert isinstance(pruned.model.language_model.layers[0].self_attn.q_proj, quanto.QLinear)
+    before = run(stock, inputs)
+    assert torch.equal(run(pruned, inputs, vision_token_budget=None), before)
+    assert pruned(**inputs).kept_mask.sum() < inputs["attention_mask"].sum()
+    assert torch.isfinite(pruned(**inputs).logits).all()
+    assert torch.equal(run(stock, inputs), before)
+
+
+# PEFT's own use of transformers.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
+def test_an_adapter_works_in_the_pruned_model(family: Family, models: Any) -> None:
+    peft = pytest.importorskip("peft")
+    expected, stock = models
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj)", init_lora_weights=False)
+    adapted = peft.get_peft_model(stock, settings).eval()
+    pruned, inputs = mmtok.prune(adapted, vision_token_budget=3), family.inputs(ROWS, expected)
+    assert pruned.unpruned() is adapted
+    learned = pruned(**inputs).logits
+    assert not torch.equal(learned, expected(**inputs).logits)
+    merged = adapted.merge_and_unload()
+    expected.load_state_dict(merged.state_dict())
+    torch.testing.assert_close(learned, expected(**inputs).logits, atol=1e-4, rtol=1e-4)
+
+
+class _Own(torch.nn.Module):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: torch.compile(model), "is compiled"),
+        (lambda model: model.compile() or model, "is compiled"),
+        (lambda model: _Own(), "is a _Own, which cannot be pruned: give a LlavaForConditionalGeneration or a"),
+        (lambda model: type("Mine", (type(model),), {})(model.config), "is a Mine, which cannot be pruned"),
+        (lambda model: setattr(model, "forward", model.forward) or model, "forward of the .* was replaced"),
+        (lambda model: setattr(model, "generate", model.generate) or model, "generate of the .* was replaced"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(models: Any, change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mmtok.prune(change(models[1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vision_token_budget": 0}, "vision_token_budget is 0"),
+        ({"vision_tokens_budget": 4}, "did you mean vision_token_budget"),
+        ({"colour": 4}, "colour is neither an input nor an option"),
+    ],
+)
+def test_options_are_checked_before_anything_is_made(models: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mmtok.prune(models[1], **options)
+
+
+def test_the_processor_gives_the_tables_that_staging_writes(tmp_path: Path) -> None:
+    folder = make_llava_checkpoint(tmp_path / "base")
+    stock = LlavaForConditionalGeneration.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    pruned = mmtok.prune(stock, processor, vision_token_budget=5)
+    staged = json.loads((stage(folder, tmp_path / "staged", check=False).path / "config.json").read_text())
+    for name, table in mmtok.PruningOptions.from_config(pruned.config).tables.items():
+        assert table == staged[name] != type(table)(), name
+    assert mmtok.prune(stock, processor.tokenizer).config.ignored_token_ids == pruned.config.ignored_token_ids
+    assert not any(mmtok.PruningOptions.from_config(mmtok.prune(stock).config).tables.values())
