@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-QUESTION = "Is there a snowboard in the image? Answer with one word."
+QUESTION = "Is there a snowboard in the picture? Answer with one word."
 MODELING = ("modeling_mmtok_llava", "modeling_mmtok_llava_onevision")
 BLOCKED = ("mmtok", *MODELING, "configuration_mmtok", "hub_upload")
 OURS = ("transformers_modules", *MODELING, "configuration_mmtok")

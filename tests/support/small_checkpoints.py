@@ -59,7 +59,7 @@ _CORPUS = [
     "What is the colour of the car? How many people are there? Where is the dog, and who walks it?",
     "Answer the question using a single word or phrase.",
     "Answer with the option's letter from the given choices directly.",
-    "Describe the image in one sentence. Yes, no: 0 1 2 3 4 5 6 7 8 9 (a) (b) (c)",
+    "Describe the picture in one sentence. Yes, no: 0 1 2 3 4 5 6 7 8 9 (a) (b) (c)",
     "a an the is are was were be been being have has had do does did it they he she we you i",
 ]
 
