@@ -113,6 +113,8 @@ quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
 
 compat: $(INSTALLED) ## the staged folder under every supported version of transformers
 	$(BIN)/python compat/run.py
+	$(BIN)/python compat/suite.py
+	$(BIN)/python compat/run.py --page
 
 clean: ## remove what the targets made
 	rm -rf .venv .venv-oldest demo.png demo-model runs .pytest_cache .mypy_cache .ruff_cache

@@ -28,6 +28,7 @@ TESTED = ROOT / "mmtok" / "publish" / "facts" / "tested_versions.json"
 FREE_BYTES = 15 << 30  # of the disk, which a run leaves: an environment of torch for GPUs has several of them
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
+import compat.suite as suite  # noqa: E402
 from compat.versions import NAMED, TORCH, Pair, covered, released  # noqa: E402
 
 # Family -> whether its stock processor needs torchvision, which is then in an environment over the pair's own.
@@ -279,7 +280,7 @@ def page(results: dict[str, Any]) -> str:
             own = [problem.removeprefix(f"{folder}: ") for problem in found if problem.startswith(f"{folder}: ")]
             cells.append("; ".join(own) or "all checks pass")
         lines.append(f"| {transformers} | {result['torch']} | {result['python']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + suite.section(suite.known_results())
 
 
 def order(name: str) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Releases that the project names as supported, whatever else is covered.
+OLDEST = "4.57.1"
 NAMED = ("4.57.6", "5.1.0", "5.5.0", "5.10.4", "5.17.0", "5.23.0", "5.24.0")
 TORCH = "2.13.0"
 OLDEST_TORCH = (2, 6)

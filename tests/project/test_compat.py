@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -13,7 +14,8 @@ from small_checkpoints import make_llava_checkpoint
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from compat.run import FOLDERS, PAGE, RESULTS, TESTED, installed, page, passing_releases, problems, site_packages
-from compat.versions import NAMED, Pair, covered
+from compat.suite import GROUPS, failures, known_results, read, told
+from compat.versions import NAMED, OLDEST, Pair, covered
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.publish import stage
 
@@ -79,6 +81,42 @@ def test_what_counts_as_a_problem() -> None:
     ):
         older = {"transformers": "5.1.0", "folders": {FOLDERS[0]: {**good, **change}}}
         assert [said in found for found in problems(older, results)] == [True]
+
+
+REPORT = """<testsuites><testsuite>
+<testcase name="test_a[llava]"/><testcase name="test_b"><failure message="1 == 2&#10;more"/></testcase>
+<testcase name="test_c"><skipped message="no fork"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_a_report_of_the_tests_of_a_row(tmp_path: Path) -> None:
+    report = tmp_path / "tests.xml"
+    report.write_text(REPORT, encoding="utf-8")
+    seen = {"publishing": read(report)}
+    assert seen["publishing"] == {"passed": 1, "failed": ["test_b: 1 == 2"], "skipped": ["test_c: no fork"]}
+    assert told(seen, "publishing") == "1 passed; test_b: 1 == 2; test_c: no fork"
+    assert failures(seen) == ["publishing: test_b: 1 == 2", "publishing: test_c: no fork"]
+    assert told({}, "publishing") == "not run"
+    assert failures({"publishing": {"passed": 0, "failed": [], "skipped": []}}) == ["publishing: no test ran"]
+
+
+def test_the_tests_of_a_row_are_there() -> None:
+    root = RESULTS.parents[1]
+    for name in itertools.chain(*GROUPS.values()):
+        path, _, function = name.partition("::")
+        assert f"def {function}" in (root / path).read_text(encoding="utf-8")
+
+
+def test_every_row_of_the_suite_passed() -> None:
+    rows = known_results()
+    counts: dict[str, set[int]] = {}
+    for row in rows.values():
+        assert failures(row) == []
+        for group, seen in row.items():
+            counts.setdefault(group, set()).add(seen["passed"])
+    assert counts.keys() == GROUPS.keys()
+    assert all(len(numbers) == 1 for numbers in counts.values())  # every release ran the same tests
+    assert {OLDEST, *NAMED} <= {name.split(", ")[0].split(" ")[1] for name in rows}
 
 
 def test_the_page_shows_the_results() -> None:

@@ -1,0 +1,158 @@
+"""Runs tests of the repository under the covered releases; writes suite.json, which docs/compat.md shows.
+
+`python compat/suite.py --only 5.1.0` runs them in the environments of those releases that `run.py` makes, and
+`--python PATH` in an environment of the caller's. Every row that is done joins suite.json at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "suite.json"
+sys.path[:0] = [str(ROOT)]
+
+from compat.versions import NAMED, OLDEST, Pair  # noqa: E402
+
+PUBLISHED = "tests/host/test_published.py::test_a_"
+# The title of a column and the tests behind it.
+GROUPS: dict[str, list[str]] = {
+    "parity with stock": ["tests/host/test_stock_parity.py"],
+    "publishing": [
+        PUBLISHED + "published_model_answers_as_the_staged_folder_with_and_without_the_hub",
+        PUBLISHED + "fine_tuned_model_is_pushed_and_loads_again",
+    ],
+}
+# What the tests need beside torch and transformers.
+PACKAGES = ("accelerate", "pytest", "pyyaml", "safetensors", "starlette", "tqdm", "uvicorn")
+
+SECTION = """
+## Parity and publishing
+
+`compat/suite.py` runs tests of the repository in the same environments, with the packages that the tests need beside;
+its results are in `compat/suite.json`, and each row says how many tests passed. transformers 5.20.2 is the newest
+release that installs on Python 3.10.
+
+- *Parity with stock* is `tests/host/test_stock_parity.py`, for three families, with prompts that begin with text and
+  with the image, one row and two: `forward` and its loss with labels; `generate` without a cache, with a static cache,
+  with chunked prefill, prompt lookup, an assistant model, ids with embeddings, and beams; a second turn from a returned
+  cache. With a full budget or none the result is stock's on the same inputs; pruned, it is stock's on the kept tokens.
+- *Publishing* is two tests of `tests/host/test_published.py`: both families are staged, pushed to a Hub on loopback
+  and loaded from it in clean processes; a fine-tuned model is pushed and loaded again.
+
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", help="releases of transformers to run; without it the named ones")
+    parser.add_argument("--python", nargs="*", default=[], help="run these interpreters, which have the packages")
+    parser.add_argument("--groups", nargs="*", default=list(GROUPS), choices=list(GROUPS), help="columns to run")
+    given = parser.parse_args(arguments)
+    pythons = [Path(path) for path in given.python]
+    if not pythons:
+        pythons = [made(Pair(release)) for release in given.only or (OLDEST, *NAMED)]
+    for group in given.groups:
+        for python in pythons:
+            name = versions_of(python)
+            with tempfile.TemporaryDirectory() as scratch:
+                seen = run_tests(python, GROUPS[group], Path(scratch))
+            # Read again: another run may have added its rows meanwhile.
+            results = known_results()
+            results[name] = {**results.get(name, {}), group: seen}
+            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            print(f"{name}, {group}: {told(results[name], group)}", flush=True)
+    return 1 if any(failures(row) for row in known_results().values()) else 0
+
+
+def made(pair: Pair) -> Path:
+    """The Python of the pair's environment, with the packages of the tests."""
+    from compat.run import environment
+
+    python = environment(pair)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    return python
+
+
+def versions_of(python: Path) -> str:
+    """What is installed, as the name of a row: "transformers 5.24.0, torch 2.13.0+cpu, Python 3.11.7"."""
+    asked = (
+        "import platform, torch, transformers as t; print(t.__version__, torch.__version__, platform.python_version())"
+    )
+    told = subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.split()
+    return ", ".join(map(" ".join, zip(("transformers", "torch", "Python"), told, strict=True)))
+
+
+def known_results() -> dict[str, Any]:
+    """The rows that there are."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def run_tests(python: Path, tests: list[str], scratch: Path) -> dict[str, Any]:
+    """The number of tests that passed, the names of those that did not, and why tests were skipped."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+    own |= {"HF_HOME": str(scratch / "home"), "PYTHONDONTWRITEBYTECODE": "1"}
+    report = scratch / "tests.xml"
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
+    ended = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
+    if not report.exists():
+        return {"passed": 0, "failed": [(ended.stderr.strip() or ended.stdout).splitlines()[-1][:300]], "skipped": []}
+    return read(report)
+
+
+def read(report: Path) -> dict[str, Any]:
+    """Counts a report of pytest in the form of JUnit."""
+    passed, failed, skipped = 0, [], []
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = case.get("name", "")
+        problems = [*case.findall("failure"), *case.findall("error")]
+        if problems:
+            failed.append(f"{name}: {problems[0].get('message', '').splitlines()[0][:200]}")
+        elif (skip := case.find("skipped")) is not None:
+            skipped.append(f"{name}: {skip.get('message', '')[:200]}")
+        else:
+            passed += 1
+    return {"passed": passed, "failed": failed, "skipped": skipped}
+
+
+def failures(row: dict[str, Any]) -> list[str]:
+    """Tests that did not pass; a group without one test is a failure too."""
+    found = [f"{group}: {name}" for group, seen in row.items() for name in (*seen["failed"], *seen["skipped"])]
+    return found + [f"{group}: no test ran" for group, seen in row.items() if not seen["passed"] and not seen["failed"]]
+
+
+def told(row: dict[str, Any], group: str) -> str:
+    """The cell of a group."""
+    if group not in row:
+        return "not run"
+    seen = row[group]
+    return "; ".join([f"{seen['passed']} passed", *seen["failed"], *seen["skipped"]]).replace("|", "\\|")
+
+
+def order(name: str) -> list[list[int]]:
+    """The releases of a row, for sorting."""
+    return [[int(part) for part in re.findall(r"\d+", release.partition("+")[0])] for release in name.split(", ")]
+
+
+def section(results: dict[str, Any]) -> str:
+    """The part of the page that shows the results."""
+    columns = ["transformers", "torch", "Python", *GROUPS]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in sorted(results, key=order):
+        cells = [part.split(" ")[1] for part in name.split(", ")] + [told(results[name], group) for group in GROUPS]
+        lines.append(f"| {' | '.join(cells)} |")
+    return SECTION + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
