@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
+from mmtok.tiny.backgrounds import SIDE
+from mmtok.tiny.scenes import PATCH
+
 from .architecture import config_values
-from .backgrounds import SIDE
-from .scenes import PATCH
 from .vocabulary import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, UNK, build_tokenizer
 
 # From the names in memory to those of the llava-hf repos. Some versions have dropped the tower's inner "vision_model".
@@ -62,6 +63,7 @@ def export_processor(folder: Path) -> None:
             "processor_class": "LlavaProcessor",
             "padding_side": "left",
             "model_max_length": config_values()["text_config"]["max_position_embeddings"],
+            "model_input_names": ["input_ids", "attention_mask"],  # transformers 4.57 adds token_type_ids otherwise
             "clean_up_tokenization_spaces": False,
             "image_token": IMAGE,
             **tokens,

@@ -13,19 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.embedded_model.architecture import CROWDED
-from benchmarks.embedded_model.held_out import HELD_OUT_SEED
+from benchmarks.objects.held_out import CROWDED
 from mmtok.apps.overlay import overlay
 from mmtok.apps.seen_image import seen_images
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.tiny import checkpoint_path
-from mmtok.tiny.questions import with_article
-from mmtok.tiny.scenes import sample_scene
+from mmtok.tiny.questions import is_there
 
 from . import findings as say
 from . import tables
-from .cases import ADAPTIVE, ALPHAS, RESULTS, ROOT, SPREADS, TEXT_TEMPERATURES, VISION_TEMPERATURES
+from .cases import ADAPTIVE, ALPHAS, EVIDENCE_SEED, RESULTS, ROOT, SPREADS, TEXT_TEMPERATURES, VISION_TEMPERATURES
 from .plots import gallery, heat_map, retention_figure, tokens_figure
+from .runs import drawn
 from .tables import BASELINES, Results
 
 DOCS = ROOT / "docs"
@@ -71,17 +70,15 @@ def _draw_adaptive(results: Results, path: Path) -> None:
 def _draw_gallery(path: Path) -> None:
     """The same image under different questions, at one budget."""
     checkpoint = Checkpoint.load(checkpoint_path())
-    scenes = [sample_scene(CROWDED, np.random.default_rng([HELD_OUT_SEED + 2, number])) for number in range(2)]
     rows = []
-    for scene in scenes:
-        row = [("the image", scene.image().resize((336, 336)))]
-        for item in scene.objects[:3]:
-            text = f"Is there {with_article(item.name)} in the image?"
-            inputs = checkpoint.inputs([text], [scene.image()])
+    for item in drawn(CROWDED, 2, EVIDENCE_SEED + 1):
+        row = [("the image", item.image.resize((336, 336)))]
+        for name in item.scene.names[:3]:
+            inputs = checkpoint.inputs([is_there(name)], [item.image])
             with torch.no_grad():
                 selection = checkpoint.model.select_vision_tokens(**inputs, vision_token_budget=6)
             [seen] = seen_images(inputs, checkpoint.model.config, checkpoint.processor.image_processor)
-            row.append((text, overlay(seen, selection.images[0])))
+            row.append((is_there(name), overlay(seen, selection.images[0])))
         rows.append(row)
     gallery(rows, path, "Six of 144 tokens, for different questions about the same image")
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.objects.backgrounds import SIDE, background
-from benchmarks.objects.catalogue import CATEGORIES, COMMON, NAMES, OBJECTS, PLACES, frequencies, of_place, with_article
-from benchmarks.objects.questions import absent_question, category_question, count_question, what_question
-from benchmarks.objects.scenes import GRID, PATCH, Scene, SceneObject, SceneSettings, draw, sample_scene
-from benchmarks.objects.sprites import SpriteSheet, load_sheets, write_sheet
+from benchmarks.objects.rasterise import write_sheet
+from mmtok.tiny.backgrounds import SIDE, background
+from mmtok.tiny.catalogue import CATEGORIES, COMMON, NAMES, OBJECTS, PLACES, frequencies, of_place, with_article
+from mmtok.tiny.questions import absent_question, category_question, count_question, what_question
+from mmtok.tiny.scenes import GRID, PATCH, Scene, SceneObject, SceneSettings, draw, sample_scene
+from mmtok.tiny.sprites import SpriteSheet, load_sheets
 
 
 @pytest.fixture(scope="module")
