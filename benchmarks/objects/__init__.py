@@ -7,5 +7,5 @@ loop, export, train                                  seeded and resumable traini
 held_out, picks, evaluate                            what the model is measured with (a command)
 rasterise                                            the sprite sheets, from icon sets (a command)
 readme_image                                         one scene, two questions, fewer and fewer tokens (a command)
-checkpoint                                           the model as it is before the stage `tuning`
+checkpoint                                           the trained model
 """

@@ -30,6 +30,9 @@ IGNORED = -100
 TURNS = 9
 DESCRIBED = 0.3
 
+# A count is read off all patches: it is learned from many scenes, not from many questions about one.
+TURNS_AFTER_COUNT = 3
+
 # Patches of objects are kept up to this many times as often as the others.
 MOST_ODDS = 50.0
 NEGATIVES: tuple[Negative, ...] = ("random", "adversarial", "popular")
@@ -72,15 +75,19 @@ def seen_part(scene: Scene, labels: NDArray[np.int64]) -> Scene:
     return replace(scene, objects=tuple(scene.objects[index] for index in seen))
 
 
-def converse(scene: Scene, labels: NDArray[np.int64], rng: np.random.Generator, asked: str = "") -> list[Question]:
+def converse(
+    scene: Scene, labels: NDArray[np.int64], rng: np.random.Generator, asked: str = "", *, counted: bool = False
+) -> list[Question]:
     """Ask `TURNS` questions about what the patches with these labels show; answers are those of who sees no other.
 
     Nothing is asked about an object that is there without being seen. `asked`: a name that one question asks for.
+    `counted`: the first question is how many objects there are, before an answer that tells some of them.
     """
     seen = seen_part(scene, labels)
     hidden = set(scene.names) - set(seen.names)
     hidden |= {OBJECTS[name].category for name in hidden} - {OBJECTS[name].category for name in seen.names}
-    turns = []
+    turns: list[Question] = []
+    first = count_question(seen) if counted and seen.objects else None
     if seen.objects and len(seen.objects) <= 5 and rng.random() < DESCRIBED:
         turns.append(description(list(seen.names)))
     if asked and asked not in hidden:
@@ -89,8 +96,8 @@ def converse(scene: Scene, labels: NDArray[np.int64], rng: np.random.Generator, 
         question = _sample_question(seen, rng)
         if question is not None and not any(f" {name} in" in question.text for name in hidden if name):
             turns.append(question)
-    order = rng.permutation(len(turns))
-    return _with_instruction([turns[index] for index in order], rng)
+    shuffled = [turns[index] for index in rng.permutation(len(turns))]
+    return _with_instruction([first, *shuffled[:TURNS_AFTER_COUNT]] if first else shuffled, rng)
 
 
 def _is_it_there(seen: Scene, name: str) -> Question:
@@ -112,7 +119,7 @@ def _sample_question(seen: Scene, rng: np.random.Generator) -> Question | None:
 
 def _with_instruction(turns: list[Question], rng: np.random.Generator) -> list[Question]:
     """Add the benchmarks' instruction to no turn, every turn or half of them; descriptions stay without it."""
-    share = (0.0, 1.0, 0.5)[rng.choice(3, p=(0.5, 0.25, 0.25))]
+    share = (0.0, 1.0, 0.5)[rng.choice(3, p=(0.4, 0.3, 0.3))]
     return [
         replace(turn, text=f"{turn.text}\n{SHORT_ANSWER}") if turn.text != DESCRIBE and rng.random() < share else turn
         for turn in turns

@@ -62,6 +62,7 @@ def export_processor(folder: Path) -> None:
             "processor_class": "LlavaProcessor",
             "padding_side": "left",
             "model_max_length": config_values()["text_config"]["max_position_embeddings"],
+            "model_input_names": ["input_ids", "attention_mask"],  # transformers 4.57 adds token_type_ids otherwise
             "clean_up_tokenization_spaces": False,
             "image_token": IMAGE,
             **tokens,

@@ -18,6 +18,9 @@ from .loop import train_only
 from .scenes import Scene, SceneSettings, draw, sample_scene
 from .sight import EVEN, USUAL, PatchTargets, patch_targets
 from .sprites import SpriteSheet
+from .vocabulary import words
+
+DIGIT_IDS = [words().index(str(digit)) for digit in range(10)]
 
 CROWDED = SceneSettings(7, 10, 26.0, 44.0)
 SHARE_CROWDED = 0.15
@@ -118,4 +121,6 @@ def answer_loss(
     chosen = encoded.labels[:, 1:] != IGNORED
     logits, labels = model.lm_head(hidden[chosen]).float(), encoded.labels[:, 1:][chosen]
     right = (logits.argmax(-1) == labels).float()
-    return F.cross_entropy(logits, labels), {"right": right.mean().item()}
+    digits = (labels >= DIGIT_IDS[0]) & (labels <= DIGIT_IDS[-1])
+    shown = {"right": right.mean().item(), "digits right": right[digits].mean().item()}
+    return F.cross_entropy(logits, labels), shown

@@ -44,9 +44,9 @@ WORDS = Stage("words", 1, 300, rate=3e-3, matrix_rate=3e-3, horizon=800)
 LANGUAGE = Stage("language", 2, 600, rate=1.5e-3, matrix_rate=1.5e-3)
 LANGUAGE_BATCH = 32
 
-TUNING = Stage("tuning", 3, 200, rate=1e-3, matrix_rate=1e-3)
-TUNING_BATCH = 16
-TUNING_SCENES = 480
+TUNING = Stage("tuning", 3, 600, rate=1.5e-3, matrix_rate=1.5e-3)
+TUNING_BATCH = 24
+TUNING_SCENES = 1600
 
 STAGES = (SIGHT, WORDS, LANGUAGE, TUNING)
 TOWER_PARTS = ("model.vision_tower.", "model.multi_modal_projector.")
@@ -86,9 +86,14 @@ def join(run: Run) -> LlavaForConditionalGeneration:
     return model
 
 
-def train_tuning(run: Run) -> LlavaForConditionalGeneration:
-    """Run the stage `tuning` and return the finished model."""
-    model = join(run)
+def train_tuning(run: Run, untuned: Path | None = None) -> LlavaForConditionalGeneration:
+    """Run the stage `tuning` and return the finished model.
+
+    `untuned`: the checkpoint that it goes on from, by default the end of the other stages.
+    """
+    model = (
+        join(run) if untuned is None else LlavaForConditionalGeneration.from_pretrained(untuned, dtype=torch.float32)
+    )
     learner = TuningLearner(model, write_scenes(model, training_sheets(), TUNING_SCENES, run.seed), TUNING_BATCH)
     train_stage(run, TUNING, learner, learner.loss)
     return model.eval()
@@ -111,15 +116,21 @@ def train(run: Run, *, tuned: bool = True) -> LlavaForConditionalGeneration:
     return train_tuning(run) if tuned else join(run).eval()
 
 
-def training_report(run: Run, stages: Sequence[Stage] = STAGES) -> dict[str, object]:
-    """Say what was run, where, and how long it took."""
+def training_report(run: Run, stages: Sequence[Stage] = STAGES, before: Path | None = None) -> dict[str, object]:
+    """Say what was run, where, and how long it took.
+
+    `before`: the checkpoint that the stages went on from, whose own report tells of the stages before.
+    """
     seconds = {
         stage.name: round(torch.load(snapshot_path(run, stage), weights_only=True)["seconds"]) for stage in stages
     }
+    ran = [{**asdict(stage), "seconds": seconds[stage.name]} for stage in stages]
+    if before:
+        ran = json.loads((before / "training_report.json").read_text(encoding="utf-8"))["stages"] + ran
     return {
-        "command": "python -m benchmarks.objects.train" + (" --skip-tuning" if TUNING not in stages else ""),
+        "command": "python -m benchmarks.objects.train",
         "seed": run.seed,
-        "stages": [{**asdict(stage), "seconds": seconds[stage.name]} for stage in stages],
+        "stages": ran,
         "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
         "machine": machine(),
     }
@@ -133,16 +144,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stage", choices=["sight", "language", "tuning"], help="run this stage alone and stop")
     parser.add_argument("--skip-tuning", action="store_true", help="write the model as it is before the last stage")
+    parser.add_argument("--untuned", type=Path, help="run the last stage alone, from this checkpoint of before it")
     options = parser.parse_args(arguments)
     run = Run(options.run_folder, seed=options.seed)
     if options.stage:
         {"sight": train_sight, "language": train_language, "tuning": train_tuning}[options.stage](run)
         return
-    torch.set_num_threads(2)
-    model = train(run, tuned=not options.skip_tuning)
+    torch.set_num_threads(1)
+    model = train_tuning(run, options.untuned) if options.untuned else train(run, tuned=not options.skip_tuning)
     with replaced_when_complete(options.output) as folder:
         export_checkpoint(model, folder)
-        report = json.dumps(training_report(run, STAGES[:-1] if options.skip_tuning else STAGES), indent=2) + "\n"
+        stages = STAGES[:-1] if options.skip_tuning else (TUNING,) if options.untuned else STAGES
+        report = json.dumps(training_report(run, stages, options.untuned), indent=2) + "\n"
         (folder / "training_report.json").write_text(report, encoding="utf-8")
 
 

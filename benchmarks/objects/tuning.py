@@ -17,30 +17,57 @@ from transformers import LlavaForConditionalGeneration
 
 from .architecture import object_vectors, vision_features
 from .conversations import ConversationEncoder, converse, patches_towards, spread_patches
-from .language import SHARE_CROWDED, answer_loss, sample_reading_scene, seen_labels
+from .language import answer_loss, sample_reading_scene, seen_labels
 from .loop import train_only
 from .questions import absent_question
 from .restyle import restyle
-from .scenes import GRID, Scene, draw
+from .scenes import GRID, Drawing, Scene, draw
 from .sight import NAME_INDEX, patch_targets, to_pixel_values
 from .sprites import SpriteSheet
 
 # Scenes that are drawn at once.
 CHUNK = 40
 SHARE_REDRAWN = 0.3
+SHARE_CROWDED = 0.25
 
-# Of the batches, so many see all patches, and so many the patches that are closest to a word which is asked for.
+# Of the batches, so many ask for a count first and see all patches. Of the others, so many see all patches, and so many
+# the patches that are closest to a word which is asked for.
+SHARE_COUNTED = 0.5
 SHARE_COMPLETE = 0.2
 SHARE_TOWARDS = 0.5
+
+# Of the scenes that are counted, so many lose some of their objects, which makes many scenes of one.
+SHARE_EMPTIED = 0.6
 
 
 @dataclass(frozen=True)
 class WrittenScene:
-    """A scene with its patches behind the projector, (patches, hidden), and what each of them shows, (patches,)."""
+    """A scene as the tower writes it.
+
+    Attributes:
+        scene: the scene.
+        patches: (patches, hidden), behind the projector; bfloat16.
+        labels: (patches,) the object that each patch shows to the reader, -1 for none (see `seen_labels`).
+        empty: (patches,) bool, where a patch shows no part of any object.
+        owners: (patches,) the object that covers most of each patch, wherever it is not empty.
+    """
 
     scene: Scene
     patches: torch.Tensor
     labels: NDArray[np.int64]
+    empty: NDArray[np.bool_]
+    owners: NDArray[np.int64]
+
+    def without(self, dropped: NDArray[np.int64], rng: np.random.Generator) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """Return patches and labels with some objects replaced by empty patches of the same scene."""
+        gone = np.flatnonzero(np.isin(self.owners, dropped) & ~self.empty)
+        free = np.flatnonzero(self.empty)
+        if not len(free):
+            return self.patches, self.labels
+        patches, labels = self.patches.clone(), self.labels.copy()
+        patches[torch.from_numpy(gone)] = self.patches[torch.from_numpy(rng.choice(free, len(gone)))]
+        labels[gone] = -1
+        return patches, labels
 
 
 @torch.no_grad()
@@ -58,10 +85,16 @@ def write_scenes(
         drawings = [draw(scene, sheets, restyle, SHARE_REDRAWN) for scene in scenes]
         pixel_values = to_pixel_values(np.stack([drawing.pixels for drawing in drawings]))
         with torch.autocast("cpu", torch.bfloat16):
-            patches = model.model.multi_modal_projector(vision_features(model, pixel_values)).float()
-        labels = [seen_labels(scene, patch_targets(scene, d)) for scene, d in zip(scenes, drawings, strict=True)]
-        written += map(WrittenScene, scenes, patches, labels)
+            patches = model.model.multi_modal_projector(vision_features(model, pixel_values)).bfloat16()
+        written += [written_scene(*item) for item in zip(scenes, patches, drawings, strict=True)]
     return written
+
+
+def written_scene(scene: Scene, patches: torch.Tensor, drawing: Drawing) -> WrittenScene:
+    """Keep what was written of a scene with the truth about it."""
+    targets = patch_targets(scene, drawing)
+    empty = drawing.coverage.max(0) <= 0.03
+    return WrittenScene(scene, patches, seen_labels(scene, targets), empty, drawing.coverage.argmax(0))
 
 
 class TuningLearner(nn.Module):
@@ -77,21 +110,37 @@ class TuningLearner(nn.Module):
 
     def loss(self, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Answer about one batch of scenes, of which the same number of patches is seen."""
+        chosen = [self.scenes[i] for i in rng.choice(len(self.scenes), self.batch_size, replace=False)]
+        if rng.random() < SHARE_COUNTED:
+            value, shown = self._count(chosen, rng)
+            return value, {"counts right": shown["digits right"]}
         few = int(np.exp(rng.uniform(np.log(2), np.log(GRID**2))))
         count = GRID**2 if rng.random() < SHARE_COMPLETE else few
-        chosen = [self.scenes[i] for i in rng.choice(len(self.scenes), self.batch_size, replace=False)]
         towards = bool(rng.random() < SHARE_TOWARDS)
         kept, turns = [], []
         for item in chosen:
             asked = _asked_name(item.scene, rng) if towards else ""
             if asked:
-                liking = F.cosine_similarity(item.patches, self.vectors[NAME_INDEX[asked]], dim=-1).numpy()
+                liking = F.cosine_similarity(item.patches.float(), self.vectors[NAME_INDEX[asked]], dim=-1).numpy()
                 kept.append(patches_towards(liking, item.labels, count, rng))
             else:
                 kept.append(spread_patches(item.labels, count, rng))
             turns.append(converse(item.scene, item.labels[kept[-1]], rng, asked))
         patches = torch.stack([item.patches[k] for item, k in zip(chosen, kept, strict=True)])
         return answer_loss(self.model, patches, self.encoder.encode(turns, count, rng))
+
+    def _count(self, chosen: list[WrittenScene], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Count the objects of whole scenes, of which some have lost a part of them."""
+        seen = []
+        for item in chosen:
+            present = np.arange(len(item.scene.objects))
+            lost = int(rng.integers(len(present))) if rng.random() < SHARE_EMPTIED else 0
+            seen.append(item.without(rng.permutation(present)[:lost], rng))
+        turns = [
+            converse(item.scene, labels, rng, counted=True) for item, (_, labels) in zip(chosen, seen, strict=True)
+        ]
+        patches = torch.stack([patches for patches, _ in seen])
+        return answer_loss(self.model, patches, self.encoder.encode(turns, GRID**2, rng))
 
 
 def _asked_name(scene: Scene, rng: np.random.Generator) -> str:

@@ -27,6 +27,7 @@ from benchmarks.objects.loop import LAST_RATE, Run, Stage, make_optimizers, rate
 from benchmarks.objects.questions import SHORT_ANSWER, Question
 from benchmarks.objects.scenes import GRID, Drawing, Scene, SceneObject
 from benchmarks.objects.sight import NAME_INDEX, patch_targets
+from benchmarks.objects.tuning import WrittenScene
 from benchmarks.objects.vocabulary import build_tokenizer, words
 
 
@@ -181,3 +182,19 @@ def test_the_checkpoint_is_read_by_stock_llava(tmp_path: Path) -> None:
     inputs = processor(images=np.zeros((144, 144, 3), np.uint8), text=prompt, return_tensors="pt")
     assert int((inputs["input_ids"] == model.config.image_token_index).sum()) == GRID**2
     assert "<unk>" not in processor.batch_decode(inputs["input_ids"])[0]
+
+
+def test_a_count_is_asked_for_first_and_lost_objects_are_not_counted() -> None:
+    scene = scene_of("dog", "kite", "cat")
+    labels = np.full(GRID**2, -1)
+    labels[:3] = 0, 1, 2
+    owners, empty = np.maximum(labels, 0), labels < 0
+    written = WrittenScene(scene, torch.arange(GRID**2)[:, None].bfloat16(), labels, empty, owners)
+    rng = np.random.default_rng(0)
+    patches, left = written.without(np.array([1]), rng)
+    assert left[:3].tolist() == [0, -1, 2]
+    assert patches[0] == 0
+    assert patches[1] >= 3
+    first = converse(scene, left, rng, counted=True)[0]
+    assert first.text.startswith("How many objects are in the image?")
+    assert first.answer == "2"
