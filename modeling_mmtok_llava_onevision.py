@@ -32,13 +32,13 @@ try:
     from .packing import PackedOrder  # noqa: F401
     from .paper_selection import in_first_places  # noqa: F401
     from .prompt import Prompt  # noqa: F401
-    from .prune import prune  # noqa: F401
     from .pruned_prompt import PrunedPrompt  # noqa: F401
     from .pruner import MMTokPruningMixin, pruning_forward
     from .pruning_steps import PruningSteps  # noqa: F401
     from .question import text_to_cover  # noqa: F401
     from .selection import select  # noqa: F401
     from .selection_record import VisionTokenSelection  # noqa: F401
+    from .shared_model import prune  # noqa: F401
     from .word_pieces import WordPieces  # noqa: F401
 except ImportError:
     if __package__:  # a published repository: the import that failed says what is wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .hub.prune import prune as shared
+from .hub import shared_model
 from .publish.families import FAMILIES
 from .publish.ignored_text import chat_template_of, text_options
 
@@ -42,4 +42,4 @@ def prune(model: Any, processor: Any = None, **options: Any) -> Any:
     derived = {}
     if processor is not None:
         derived = text_options(getattr(processor, "tokenizer", processor), chat_template_of(processor))
-    return shared(model, classes, {**derived, **options})
+    return shared_model.prune(model, classes, {**derived, **options})

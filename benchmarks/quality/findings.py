@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from textwrap import fill
 
 from .tables import ADAPTIVE, BASELINES, Results, budgets_of, cell_of, percent, signed, with_interval
@@ -41,7 +42,7 @@ def _few_tokens(found: Mapping[str, Results]) -> str:
     parts = []
     for name, kind in NAMED.items():
         results = found[name]
-        best = max(_others(results), key=lambda method, results=results: _kept(results, method))  # type: ignore[misc]
+        best = max(_others(results), key=partial(_kept, results))
         parts.append(
             f"{percent(_kept(results, 'MMTok'))} % on {kind} (best other method: {best}, "
             f"{percent(_kept(results, best))} %)"
@@ -82,7 +83,7 @@ def _many_tokens(scenes: Results) -> str:
     lost = [
         f"at {budget} tokens {best} keeps {percent(kept[best])} % and MMTok {percent(kept['MMTok'])} %"
         for budget, kept in shares.items()
-        if (best := max(kept, key=lambda method, kept=kept: kept[method])) != "MMTok"  # type: ignore[misc]
+        if (best := max(kept, key=kept.__getitem__)) != "MMTok"
     ]
     if not lost:
         return "**No other method is ahead at any budget** on images of 2 to 5 objects."

@@ -45,6 +45,13 @@ def taken(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def require_meaningful(options: PruningOptions, refused: Sequence[str], owner: str) -> None:
+    """Raises a ValueError for an option that is set and means nothing for `owner`, a class or family of models."""
+    for name in refused:
+        if getattr(options, name):
+            raise ValueError(f"{name} is {getattr(options, name)!r}, which means nothing for {owner}: leave it out.")
+
+
 def require_known(arguments: Collection[str], known: Collection[str]) -> None:
     """Raises a ValueError for arguments that are neither inputs nor options."""
     unknown = sorted(set(arguments) - set(known))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .arguments import call_options, require_known, taken
+from .arguments import call_options, require_known, require_meaningful, taken
 from .devices import sent
 from .encoded_images import EncodedImages
 from .host import given_cache
@@ -61,12 +61,7 @@ class PruningSteps:
 
     def _options(self, arguments: dict[str, Any], *generation_configs: Any) -> PruningOptions:
         options = call_options(arguments, self.config, *generation_configs)
-        for name in self.refused_options:
-            if getattr(options, name):
-                raise ValueError(
-                    f"{name} is {getattr(options, name)!r}, which means nothing for {type(self).__name__}: leave it "
-                    "out."
-                )
+        require_meaningful(options, self.refused_options, type(self).__name__)
         return options
 
     def _has_images(self, arguments: Mapping[str, Any]) -> bool:

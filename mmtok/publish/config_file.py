@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from configuration_mmtok import OPTION_NAMES, PruningOptions
+from mmtok.hub.arguments import require_meaningful
 
 from .base import BaseCheckpoint
-from .families import PREFIX, Family
+from .families import PREFIX
 
 
 def check_options(pruning_options: Mapping[str, Any]) -> None:
@@ -33,7 +34,7 @@ def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -
     """
     check_options(pruning_options)
     options = PruningOptions(**{**base.family.default_options, **pruning_options})
-    _refuse_meaningless(base.family, options)
+    require_meaningful(options, base.family.load_class().refused_options, base.family.title)
     return {
         **base.config,
         "architectures": [base.family.model_class],
@@ -41,15 +42,6 @@ def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -
         "model_type": PREFIX + base.config["model_type"],
         **{name: getattr(options, name) for name in OPTION_NAMES},
     }
-
-
-def _refuse_meaningless(family: Family, options: PruningOptions) -> None:
-    """Raises a ValueError for an option that means nothing for the family."""
-    for name in family.load_class().refused_options:
-        if getattr(options, name):
-            raise ValueError(
-                f"{name} is {getattr(options, name)!r}, which means nothing for {family.title}: leave it out."
-            )
 
 
 def as_json(content: Mapping[str, Any]) -> str:

@@ -168,6 +168,18 @@ def test_an_adapter_works_in_the_pruned_model(family: Family, models: Any) -> No
     torch.testing.assert_close(learned, expected(**inputs).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
+def test_what_peft_does_outside_of_the_model_is_refused(models: Any) -> None:
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=4, target_modules=r".*language_model.*\.q_proj")
+    with pytest.raises(ValueError, match="is a PeftMixedModel, which cannot be pruned"):
+        mmtok.prune(peft.PeftMixedModel(models[1], lora))
+    sizes = {"token_dim": models[1].lm_head.in_features, "num_layers": 2, "num_attention_heads": 2}
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, **sizes)
+    with pytest.raises(ValueError, match="is a PromptTuningConfig, which adds to the prompt outside of the model"):
+        mmtok.prune(peft.PeftModelForCausalLM(models[1], prompt))
+
+
 class _Own(torch.nn.Module):
     pass
 
@@ -199,6 +211,15 @@ def test_what_cannot_be_shared_is_refused(models: Any, change: Any, message: str
 def test_options_are_checked_before_anything_is_made(models: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mmtok.prune(models[1], **options)
+
+
+def test_an_option_that_means_nothing_is_refused(models: Any) -> None:
+    expected, stock = models
+    for name in type(expected).refused_options:
+        with pytest.raises(ValueError, match=f"{name} is True, which means nothing for {type(expected).__name__}"):
+            mmtok.prune(stock, **{name: True})
+    if not type(expected).refused_options:
+        assert mmtok.prune(stock, keep_image_newline=True).config.keep_image_newline
 
 
 def test_the_processor_gives_the_tables_that_staging_writes(tmp_path: Path) -> None:

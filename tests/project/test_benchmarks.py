@@ -19,6 +19,7 @@ import measure  # noqa: E402
 import prefill  # noqa: E402
 import report  # noqa: E402
 import selection  # noqa: E402
+import serving_models  # noqa: E402
 import serving_page  # noqa: E402
 from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
@@ -45,6 +46,26 @@ def test_the_page_shows_the_results() -> None:
 def test_the_guide_to_serving_shows_the_results() -> None:
     page = (ROOT / "docs" / "serving.md").read_text()
     assert with_tables(page, serving_page.TABLES) == page, "run `python benchmarks/serving_page.py`"
+
+
+def test_the_served_model_has_less_to_gain_than_the_real_one() -> None:
+    language, vision = serving_models.LANGUAGE, serving_models.VISION
+    served = Shape(
+        "served",
+        False,
+        hidden=language["hidden_size"],
+        mlp=language["intermediate_size"],
+        heads=language["num_attention_heads"],
+        layers=language["num_hidden_layers"],
+        kv_heads=language["num_key_value_heads"],
+        vision_layers=vision["num_hidden_layers"] - 1,
+        vision_hidden=vision["hidden_size"],
+        vision_mlp=vision["intermediate_size"],
+        vision_heads=vision["num_attention_heads"],
+    )
+    parts = [shape.flops(608) for shape in (served, SHAPES["LLaVA-1.5-7B"])]
+    shares = [each["vision tower"] / each["language model"] for each in parts]
+    assert shares[0] > shares[1]
 
 
 def test_an_unknown_table_is_refused() -> None:

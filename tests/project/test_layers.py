@@ -15,7 +15,7 @@ METHOD = {
 }  # fmt: skip
 HOST = {
     "arguments", "cached_prompt", "generation", "generation_call", "handler", "host", "llava_images",
-    "onevision_images", "prune", "pruner", "pruning_steps",
+    "onevision_images", "pruner", "pruning_steps", "shared_model",
 }  # fmt: skip
 FRONT_ENDS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
 # The front ends that each may import.

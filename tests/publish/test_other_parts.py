@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from chat_checkpoints import PARTS, make_chat_checkpoint
 from hub_double import HubDouble
-from published_models import environment_of, hub_for_this_process, upload_folder
+from published_models import ASK_TWICE, environment_of, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
 from transformers import PreTrainedTokenizerFast
 
@@ -32,16 +32,10 @@ from transformers import pipeline
 
 torch.set_num_threads(1)
 ask = pipeline("image-text-to-text", model=sys.argv[1], trust_remote_code=True)
-# Images of one shape: the pipeline's own collation joins no others.
-images = [Image.effect_mandelbrot((48, 24), (-2, -1, 1, 1), quality).convert("RGB") for quality in (20, 90)]
-chats = [
-    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
-    for image, question in zip(images, ("Is there a dog?", "Who walks in the park?"))
-]
-greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
-settings = {"generate_kwargs": greedy, "return_full_text": False}
-single = [ask(text=chat, **settings)[0]["generated_text"] for chat in chats]
-batch = [answer[0]["generated_text"] for answer in ask(text=chats, batch_size=2, **settings)]
+"""
+USE += (
+    ASK_TWICE
+    + """
 lengths = []
 ask.model.model.language_model.register_forward_pre_hook(
     lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
@@ -50,6 +44,7 @@ for budget in (2, None):
     ask(text=chats[0], generate_kwargs={"max_new_tokens": 1, "vision_token_budget": budget})
 print(json.dumps({"class": type(ask.model).__name__, "single": single, "batch": batch, "lengths": lengths}))
 """
+)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from hub_double import HubDouble
-from published_models import hub_for_this_process, upload_folder
+from published_models import ASK_TWICE, hub_for_this_process, upload_folder
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceTrainer
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
@@ -122,20 +122,16 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, pipeline
 
 folder, elsewhere = sys.argv[1:]
-images = [Image.effect_mandelbrot((48, 24), (-2, -1, 1, 1), quality).convert("RGB") for quality in (20, 90)]
 ask = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
-chats = [
-    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
-    for image, question in zip(images, ("Is there a dog?", "Who walks in the park?"))
-]
-greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
-settings = {"generate_kwargs": greedy, "return_full_text": False}
-single = [ask(text=chat, **settings)[0]["generated_text"] for chat in chats]
-batch = [answer[0]["generated_text"] for answer in ask(text=chats, batch_size=2, **settings)]
+"""
+PIPELINE += (
+    ASK_TWICE
+    + """
 ask.model.save_pretrained(elsewhere)
 ask.processor.save_pretrained(elsewhere)
 print(json.dumps({"class": type(ask.model).__name__, "single": single, "batch": batch}))
 """
+)
 RELOAD = """
 import json, sys
 import torch

@@ -121,6 +121,17 @@ _SQUARE = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
 _FULL = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
 _DEFAULT = {"vision_feature_select_strategy": "default", "vision_feature_layer": -2}
 _NEXT = {"image_grid_pinpoints": GRID_PINPOINTS, "image_seq_length": TOKENS_PER_CROP}
+_NEXT_PROCESSOR = {
+    "patch_size": PATCH_SIZE,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
+_NEXT_PIXELS = {
+    **_CLIP_PIXELS,
+    "image_processor_type": "LlavaNextImageProcessor",
+    "size": {"shortest_edge": IMAGE_SIZE},
+    "image_grid_pinpoints": GRID_PINPOINTS,
+}
 
 PARTS: dict[str, Parts] = {
     # llava-hf/llava-onevision-qwen2-*-ov-hf
@@ -163,13 +174,8 @@ PARTS: dict[str, Parts] = {
         "llama",
         "clip_vision_model",
         {**_DEFAULT, **_NEXT},
-        {"patch_size": PATCH_SIZE, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
-        {
-            **_CLIP_PIXELS,
-            "image_processor_type": "LlavaNextImageProcessor",
-            "size": {"shortest_edge": IMAGE_SIZE},
-            "image_grid_pinpoints": GRID_PINPOINTS,
-        },
+        _NEXT_PROCESSOR,
+        _NEXT_PIXELS,
     ),
     # llava-hf/llava-v1.6-34b-hf
     "llava_next, yi": Parts(
@@ -178,13 +184,8 @@ PARTS: dict[str, Parts] = {
         "llama",
         "clip_vision_model",
         {**_DEFAULT, **_NEXT},
-        {"patch_size": PATCH_SIZE, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
-        {
-            **_CLIP_PIXELS,
-            "image_processor_type": "LlavaNextImageProcessor",
-            "size": {"shortest_edge": IMAGE_SIZE},
-            "image_grid_pinpoints": GRID_PINPOINTS,
-        },
+        _NEXT_PROCESSOR,
+        _NEXT_PIXELS,
     ),
 }
 

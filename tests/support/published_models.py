@@ -12,6 +12,19 @@ from huggingface_hub import constants, file_download
 
 BASE = "llava-hf/small-llava"
 TARGET = "org/llava-mmtok"
+# A part of programs: two questions, one by one and as a batch, of the pipeline `ask`; `Image` is imported.
+ASK_TWICE = """
+# Images of one shape: the pipeline's own collation joins no others.
+images = [Image.effect_mandelbrot((48, 24), (-2, -1, 1, 1), quality).convert("RGB") for quality in (20, 90)]
+chats = [
+    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+    for image, question in zip(images, ("Is there a dog?", "Who walks in the park?"))
+]
+greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
+settings = {"generate_kwargs": greedy, "return_full_text": False}
+single = [ask(text=chat, **settings)[0]["generated_text"] for chat in chats]
+batch = [answer[0]["generated_text"] for answer in ask(text=chats, batch_size=2, **settings)]
+"""
 
 
 @contextmanager

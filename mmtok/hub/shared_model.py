@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .arguments import call_options, require_known
+from .arguments import call_options, require_known, require_meaningful
 from .options import OPTION_NAMES, PruningOptions
 
 # The attribute of a pruned model that holds what it was made of. It is no submodule: no weight has two names.
@@ -40,6 +40,7 @@ def prune(model: Any, classes: Mapping[str, Callable[[], type]], options: Mappin
     given = dict(options)
     chosen = call_options(given, config)
     require_known(given, ())
+    require_meaningful(chosen, model_class.refused_options, model_class.__name__)
     vars(config).update({name: getattr(chosen, name) for name in OPTION_NAMES})
     pruned = _shared_as(stock, model_class, config)
     vars(pruned)[_GIVEN] = model
@@ -89,11 +90,12 @@ def _unwrapped(model: Any) -> Any:
         raise ValueError("The model is compiled, for the stock forward: prune it first, then compile what you get.")
     if not hasattr(model, "get_base_model"):
         return model
-    if getattr(model.active_peft_config, "is_prompt_learning", False):
-        raise ValueError(
-            f"The adapter is a {type(model.active_peft_config).__name__}, which adds to the prompt outside of the "
-            "model: prune the base model and load the adapter onto the result."
-        )
+    for adapter in model.peft_config.values():
+        if getattr(adapter, "is_prompt_learning", False):
+            raise ValueError(
+                f"The adapter is a {type(adapter).__name__}, which adds to the prompt outside of the model: prune the "
+                "base model and load the adapter onto the result."
+            )
     return _unwrapped(model.get_base_model())
 
 
