@@ -24,6 +24,7 @@ try:
     from .generation import GenerationStep  # noqa: F401
     from .generation_call import GenerationCall  # noqa: F401
     from .greedy import plain_greedy  # noqa: F401
+    from .grid_positions import GridPositions  # noqa: F401
     from .host import share_checkpoint_layout
     from .image_tokens import ImageTokens  # noqa: F401
     from .llava_images import encode_llava, encode_llava_next

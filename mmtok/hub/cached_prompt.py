@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .grid_positions import GridPositions
 from .host import cached_keys, cached_length, given_cache
 from .packing import PackedOrder
 from .pruned_prompt import PrunedPrompt
@@ -30,6 +31,7 @@ class CachedPrompt:
         order: where the slots come from.
         dropped_vision: (B, L) bool, vision tokens of the prompt that were not read.
         fingerprint: (B, L') one component of the slots' first keys; None for a cache that does not show them.
+        positions: of the slots, where they are positions in a grid, which tokens keep that follow dropped ones.
     """
 
     input_ids: torch.Tensor | None
@@ -37,6 +39,7 @@ class CachedPrompt:
     order: PackedOrder
     dropped_vision: torch.Tensor
     fingerprint: torch.Tensor | None
+    positions: GridPositions | None
 
     @staticmethod
     def attach(cache: Any, pruned: PrunedPrompt) -> None:
@@ -48,6 +51,7 @@ class CachedPrompt:
                 pruned.order,
                 pruned.dropped_vision,
                 _fingerprint(cache, pruned.length),
+                pruned.positions,
             )
             setattr(cache, CACHED_PROMPT, record)
 
@@ -116,6 +120,11 @@ class CachedPrompt:
         if mask is not None:
             shorter["attention_mask"] = mask
         positions = inputs.get("position_ids")
+        if positions is not None and self.positions is not None:
+            raise ValueError(
+                "position_ids were given with a cache that holds a pruned prompt, which knows its positions in the "
+                "grids of the images: leave them out."
+            )
         if positions is not None:
             shorter["position_ids"] = self._without_dropped(self._renumbered(positions))
         return shorter
@@ -141,6 +150,8 @@ class CachedPrompt:
         self.require_intact(given_cache(inputs))
         new = inputs.get("input_ids", inputs.get("inputs_embeds"))
         cached = cached_length(given_cache(inputs))
+        if self.positions is not None and new is not None and inputs.get("position_ids") is None:
+            inputs = {**inputs, "position_ids": self.positions.columns(cached, *new.shape[:2])}
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
         if new is None or len(new) != len(self.dropped_vision) or (mask is not None and mask.dim() != 2):
             return inputs
@@ -153,7 +164,7 @@ class CachedPrompt:
             )
         like = self.dropped_vision.new_zeros(len(new), cached + new.shape[1]).to(new.device)
         changed = {**inputs, "attention_mask": self.mask(mask, like)}
-        if positions is not None:
+        if positions is not None and self.positions is None:
             changed["position_ids"] = self._renumbered(positions, only_new=True)
         return {name: value for name, value in changed.items() if value is not None}
 

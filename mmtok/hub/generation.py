@@ -9,7 +9,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from .host import cached_length, given_cache
+from .grid_positions import GridPositions
+from .host import cached_length, given_cache, text_places
 from .pruned_prompt import PrunedPrompt, with_full_prompt
 
 
@@ -22,14 +23,22 @@ class GenerationStep:
     assistant. This is no tensor, because stock would repeat one for beams.
     """
 
-    def __init__(self, embeds: torch.Tensor, given: torch.Tensor) -> None:
+    def __init__(
+        self,
+        embeds: torch.Tensor | None,
+        given: torch.Tensor | None,
+        positions: GridPositions | None = None,
+    ) -> None:
         """
         Args:
-            embeds: (B, L', hidden), embeddings of the pruned prompt.
+            embeds: (B, L', hidden), embeddings of the pruned prompt; None where a cache or stock has them.
             given: (B, L') bool, slots that are taken from `embeds`; the others have the embeddings of their ids.
+            positions: of the pruned prompt's slots, where they are positions in a grid.
         """
-        self._embeds: torch.Tensor | None = embeds
-        self._given: torch.Tensor | None = given
+        self._embeds = embeds
+        self._given = given
+        self._positions = positions
+        self._reads_prompt = True
 
     @classmethod
     def of(cls, pruned: PrunedPrompt, *, only_vision: bool) -> GenerationStep:
@@ -40,7 +49,7 @@ class GenerationStep:
             only_vision: False where the caller gave embeddings for the text too.
         """
         given = pruned.vision_slots if only_vision else torch.ones_like(pruned.vision_slots)
-        return cls(pruned.inputs_embeds, given.to(pruned.inputs_embeds.device))
+        return cls(pruned.inputs_embeds, given.to(pruned.inputs_embeds.device), pruned.positions)
 
     @property
     def has_embeddings(self) -> bool:
@@ -50,15 +59,30 @@ class GenerationStep:
     def arguments(self, given: dict[str, Any], embed: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
         """The arguments of a stock forward: those of the step, with the kept vision tokens in their places."""
         ids = given.get("input_ids")
-        if self._embeds is None or ids is None:
+        new = given.get("inputs_embeds") if ids is None else ids
+        if new is None or (self._embeds is None and self._positions is None):
             return given
-        cache = given_cache(given)
-        start = 0 if cache is None else cached_length(cache)
-        embeds = self._embeddings(ids, start, embed)
-        if cache is not None and start + ids.shape[1] >= self._embeds.shape[1]:
-            # The cache holds the prompt now: no later step has to ask for its length.
+        places = text_places(given)
+        places = None if places is None else places.expand(len(new), -1)
+        # The length of a cache may have to be read back from the device: it is asked for while it says something.
+        start = cached_length(given_cache(given)) if self._reads_prompt or places is None else None
+        changed: dict[str, Any] = {}
+        if self._positions is not None:
+            changed["position_ids"] = _numbered(self._positions, places, start, new)
+        if self._embeds is not None and ids is not None and start is not None:
+            embeds = self._embeddings(ids, start, embed)
+            changed |= {} if embeds is None else {"input_ids": None, "inputs_embeds": embeds}
+        if start is not None and given_cache(given) is not None and start + new.shape[1] >= self._length:
+            # The cache holds the prompt now.
             self._embeds = self._given = None
-        return given if embeds is None else {**given, "input_ids": None, "inputs_embeds": embeds}
+            self._reads_prompt = False
+        return {**given, **changed}
+
+    @property
+    def _length(self) -> int:
+        """L'"""
+        known = self._embeds if self._positions is None else self._positions.places[0]
+        return 0 if known is None else known.shape[1]
 
     def _embeddings(
         self, input_ids: torch.Tensor, start: int, embed: Callable[[torch.Tensor], torch.Tensor]
@@ -78,6 +102,24 @@ class GenerationStep:
         given = self._given[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device)[..., None]
         own = self._embeds[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device, embeds.dtype)
         return torch.cat((torch.where(given, own, embeds[:, :width]), embeds[:, width:]), dim=1)
+
+
+def _numbered(
+    positions: GridPositions, places: torch.Tensor | None, start: int | None, new: torch.Tensor
+) -> torch.Tensor:
+    """(3, R, n) positions of a step's tokens, or (4, R, n) with their places in the text in front.
+
+    Args:
+        positions: of the pruned prompt.
+        places: (R, n) places in the text, where stock counts them.
+        start: the column of the first token; None for tokens behind the prompt whose `places` are known.
+        new: (R, n, ...), the tokens.
+    """
+    if start is None and places is not None:
+        numbers = positions.behind(places)
+    else:
+        numbers = positions.columns(start or 0, *new.shape[:2])
+    return numbers if places is None else torch.cat((places[None].to(numbers.device), numbers))
 
 
 class FullPromptStreamer(BaseStreamer):

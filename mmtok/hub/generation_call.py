@@ -85,8 +85,12 @@ class GenerationCall:
             "inputs_embeds": None,
             **pruned.per_token_inputs(self.arguments),
         }
+        if pruned.positions is not None:
+            changed["position_ids"] = None  # each step gives its own
         if self.input_ids is None:
             changed["inputs_embeds"] = pruned.inputs_embeds
+            if pruned.positions is not None:
+                changed["generation_step"] = GenerationStep(None, None, pruned.positions)
         else:
             only_vision = self.arguments.get("inputs_embeds") is None
             changed |= {
@@ -104,6 +108,8 @@ class GenerationCall:
     def run_continued(self, stock_generate: Callable, cached: CachedPrompt) -> Any:
         """Runs stock `generate` on a prompt whose beginning lies pruned in the cache."""
         changed = cached.shortened(self.arguments)
+        if cached.positions is not None:
+            changed["generation_step"] = GenerationStep(None, None, cached.positions)
         with cached.detached(given_cache(self.arguments)):
             return self._run(stock_generate, changed, self.length - cached.dropped)
 

@@ -43,8 +43,13 @@ class UnsupportedRelease(ImportError):
         )
 
 
-def require_stock(stock_class: Any, output_class: type) -> None:
+def require_stock(stock_class: Any, output_class: type, *, returns_images: bool = True) -> None:
     """Checks that a stock model class has the arguments and output fields that the pruned one passes and reads.
+
+    Args:
+        stock_class: the stock model class.
+        output_class: of its outputs.
+        returns_images: whether its outputs hold the encoded images on every release.
 
     Raises:
         UnsupportedRelease: one of them has another name, or is gone.
@@ -59,7 +64,7 @@ def require_stock(stock_class: Any, output_class: type) -> None:
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in arguments.values()):
         raise UnsupportedRelease(f"{stock_class.__name__}.forward takes no further keyword arguments.")
     found = {field.name for field in fields(output_class)}
-    for names in (*((name,) for name in _OUTPUT_FIELDS), _CACHE_NAMES, _IMAGE_FIELDS):
+    for names in (*((name,) for name in _OUTPUT_FIELDS), _CACHE_NAMES, *((_IMAGE_FIELDS,) if returns_images else ())):
         if not found.intersection(names):
             raise UnsupportedRelease(f"{output_class.__name__} has no field {' or '.join(names)}.")
 
@@ -79,6 +84,15 @@ def cached_keys(cache: Any) -> torch.Tensor | None:
     layers = getattr(cache, "layers", None)
     keys = getattr(layers[0], "keys", None) if layers else None
     return keys if isinstance(keys, torch.Tensor) and keys.dim() == 4 else None
+
+
+def text_places(arguments: Mapping[str, Any]) -> torch.Tensor | None:
+    """(R, n) places in the text that stock generation counts, in front of the positions in time, height and width.
+
+    None where a release leaves them to the stock forward, or gives positions of an earlier call.
+    """
+    positions = arguments.get("position_ids")
+    return positions[0] if positions is not None and positions.dim() == 3 and len(positions) == 4 else None
 
 
 def projected_features(encoded: Any) -> Sequence[torch.Tensor]:
@@ -110,9 +124,10 @@ def with_images(output: Any, encoded: Any, projected: Sequence[torch.Tensor]) ->
         encoded: what `get_image_features` returned.
         projected: for each image (T, hidden).
     """
-    if _IMAGE_FIELDS[0] in {field.name for field in fields(output)}:
+    names = {field.name for field in fields(output)}
+    if _IMAGE_FIELDS[0] in names:
         output[_IMAGE_FIELDS[0]] = encoded
-    else:
+    elif _IMAGE_FIELDS[1] in names:
         output[_IMAGE_FIELDS[1]] = torch.cat(list(projected))
     return output
 

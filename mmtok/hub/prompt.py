@@ -81,11 +81,25 @@ class Prompt:
         assert given is not None, "Prompt.read lets no prompt pass that has neither ids nor embeddings"
         return given.device
 
-    def require_one_value_a_token(self, name: str, values: torch.Tensor | None) -> None:
-        """Raises a ValueError for labels or positions that are not (B, L); (1, L) stands for every row."""
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(B, 1) int64 on the CPU, tokens of each row that are no edge padding."""
+        return (self.image_mask | ~edge_padding(self.mask_on_host)[0]).sum(1, keepdim=True)
+
+    def require_one_value_a_token(self, name: str, values: torch.Tensor | None, *, axes: int = 1) -> None:
+        """Raises a ValueError for labels or positions that are not (B, L); (1, L) stands for every row.
+
+        Args:
+            name: of the argument.
+            values: the argument, or None.
+            axes: the number of positions of a token; where there are several, (axes, B, L) is taken too.
+        """
         shape = tuple(self.image_mask.shape)
-        if values is not None and tuple(values.shape) not in (shape, (1, shape[1])):
-            raise ValueError(f"{name} has shape {tuple(values.shape)}: give one value a token, {shape}.")
+        taken = [shape, (1, shape[1])] + ([(axes, *shape)] if axes > 1 else [])
+        if values is not None and tuple(values.shape) not in taken:
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)}: give one value a token, {taken[-1 if axes > 1 else 0]}."
+            )
 
     def kept_mask(self, kept_vision: KeptVision) -> torch.Tensor:
         """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""

@@ -13,6 +13,7 @@ import torch
 
 from .devices import sent
 from .encoded_images import EncodedImages
+from .grid_positions import GridPositions
 from .image_tokens import KeptVision
 from .packing import PackedOrder, edge_padding, packed_length
 from .prompt import Prompt
@@ -33,6 +34,7 @@ class PrunedPrompt:
         vision_slots: (B, L') bool, slots that hold a vision token.
         lengths: tokens of each row that stay; the host knows without reading `kept`.
         encoded: the images, before pruning.
+        positions: of the slots, on the prompt's device; None where the language model numbers its tokens one by one.
     """
 
     input_ids: torch.Tensor | None
@@ -45,6 +47,7 @@ class PrunedPrompt:
     vision_slots: torch.Tensor
     lengths: list[int]
     encoded: EncodedImages
+    positions: GridPositions | None = None
 
     @classmethod
     def of(
@@ -112,12 +115,18 @@ class PrunedPrompt:
         return packed.masked_fill(~self.order.valid.to(packed.device), -100)
 
     def per_token_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Further inputs with one value a token, for the shorter prompt; given positions are numbered anew."""
+        """Further inputs with one value a token, for the shorter prompt.
+
+        Given positions are numbered anew; those in a grid are as `positions` says.
+        """
         shorter: dict[str, Any] = {}
         for name in ("token_type_ids", "mm_token_type_ids"):
             if inputs.get(name) is not None:
                 shorter[name] = self.order.gather(inputs[name])
-        if inputs.get("position_ids") is not None:
+        if self.positions is not None:
+            # Stock makes such positions from the types of the tokens and the grids of whole images.
+            shorter |= {"position_ids": self.positions.places, "mm_token_type_ids": None}
+        elif inputs.get("position_ids") is not None:
             dropped = self.dropped_vision.to(inputs["position_ids"].device).cumsum(1)
             positions = inputs["position_ids"].expand(dropped.shape) - dropped
             shorter["position_ids"] = self.order.gather(positions).clamp_min(0)

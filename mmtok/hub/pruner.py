@@ -73,12 +73,16 @@ class MMTokPruningMixin(PruningSteps):
             images = taken(arguments, self.image_arguments)
             with torch.no_grad():
                 prompt = self.read_prompt(*call.prompt())
-                prompt.require_one_value_a_token("position_ids", arguments.get("position_ids"))
-                pruned = self.prune_prompt(prompt, encoded, images, options)
+                pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
             return call.run_pruned(stock_generate, pruned)
         cached = CachedPrompt.of(given_cache(arguments))
         if cached is not None and call.repeats_prompt() and not has_images:
             return call.run_continued(stock_generate, cached)
+        if cached is not None and cached.positions is not None and not has_images:
+            raise ValueError(
+                "The cache holds a pruned prompt, whose tokens keep their positions in the grids of the images: "
+                "continue from the returned sequences, with a mask for those or none."
+            )
         has_videos = arguments.get("pixel_values_videos") is not None
         if (has_images or has_videos) and PruningOptions.from_config(self.config).prunes:
             # Stock generation encodes the images in our forward, which has to know that this call prunes nothing. As
@@ -148,9 +152,9 @@ class MMTokPruningMixin(PruningSteps):
         refuse_filled_cache(cache)
         images = taken(arguments, self.image_arguments)
         prompt = self.read_prompt(*(arguments.pop(name, None) for name in _PROMPT_ARGUMENTS))
-        for name in ("labels", "position_ids", "shift_labels"):
+        for name in ("labels", "shift_labels"):
             prompt.require_one_value_a_token(name, arguments.get(name))
-        pruned = self.prune_prompt(prompt, encoded, images, options)
+        pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
         return_dict = arguments.pop("return_dict", None)
         logits_to_keep = arguments.pop("logits_to_keep", 0)
         arguments.update(pruned.per_token_inputs(arguments))
@@ -176,17 +180,18 @@ _PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
 _GENERATE_ARGUMENTS = tuple(inspect.signature(GenerationMixin.generate).parameters)[1:]
 
 
-def pruning_forward(stock_class: type, output_class: type) -> Callable:
+def pruning_forward(stock_class: type, output_class: type, *, returns_images: bool = True) -> Callable:
     """The `forward` of a pruned model class: the stock signature, arguments and output, on the pruned prompt.
 
     Args:
         stock_class: the stock model class.
         output_class: of its outputs.
+        returns_images: whether its outputs hold the encoded images on every release.
 
     Raises:
         UnsupportedRelease: the installed release lacks what the pruned class relies on.
     """
-    require_stock(stock_class, output_class)
+    require_stock(stock_class, output_class, returns_images=returns_images)
     stock_forward = stock_class.forward  # type: ignore[attr-defined]
     signature = inspect.signature(stock_forward)
     names = tuple(signature.parameters)[1:]

@@ -11,6 +11,7 @@ import torch
 from .arguments import call_options, require_known, require_meaningful, taken
 from .devices import sent
 from .encoded_images import EncodedImages
+from .grid_positions import GridPositions
 from .host import given_cache
 from .image_tokens import KeptVision
 from .options import PruningOptions
@@ -19,6 +20,16 @@ from .prompt import Prompt
 from .pruned_prompt import PrunedPrompt
 from .question import TextRules, ids_of_embeddings, text_to_cover
 from .selection import BatchSelection, select
+
+# Attributes of configurations that name token ids which are no text.
+_SPECIAL_TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+)
 
 
 class PruningSteps:
@@ -36,6 +47,8 @@ class PruningSteps:
     )
     # Options that mean nothing for the family: only False and None are taken.
     refused_options: tuple[str, ...] = ()
+    # Positions of a token: 1, or 3 for time, height and width, which a kept token keeps.
+    position_axes: int = 1
     # (model, image arguments, padding=whether to find the tokens of padding) -> EncodedImages.
     encode: Callable[..., EncodedImages]
     config: Any
@@ -119,7 +132,12 @@ class PruningSteps:
         return encoded
 
     def prune_prompt(
-        self, prompt: Prompt, encoded: EncodedImages | None, images: dict[str, Any], options: PruningOptions
+        self,
+        prompt: Prompt,
+        encoded: EncodedImages | None,
+        images: dict[str, Any],
+        options: PruningOptions,
+        position_ids: torch.Tensor | None = None,
     ) -> PrunedPrompt:
         """The prompt with the vision tokens that the options keep.
 
@@ -128,20 +146,36 @@ class PruningSteps:
             encoded: its images, or None.
             images: image arguments, where `encoded` is None.
             options: of the pruning.
+            position_ids: that the caller gave.
         """
+        prompt.require_one_value_a_token("position_ids", position_ids, axes=self.position_axes)
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
         text = self.question_embeddings(prompt, options)
         encoded = self._encoded(encoded, images, options)
         selection, _ = self._select(prompt, encoded, options, text=text)
         kept_vision = selection.kept(options.keep_image_newline)
         if not selects_before_unpadding(encoded, options):
-            return self.pack_prompt(prompt, encoded, kept_vision)
+            return self.pack_prompt(prompt, encoded, kept_vision, position_ids)
         placed, kept_vision = in_first_places(encoded, kept_vision)
         return replace(self.pack_prompt(prompt, placed, kept_vision), encoded=encoded)
 
-    def pack_prompt(self, prompt: Prompt, encoded: EncodedImages, kept_vision: KeptVision) -> PrunedPrompt:
+    def pack_prompt(
+        self,
+        prompt: Prompt,
+        encoded: EncodedImages,
+        kept_vision: KeptVision,
+        position_ids: torch.Tensor | None = None,
+    ) -> PrunedPrompt:
         """The prompt without the vision tokens that were not kept, whoever chose them."""
-        return PrunedPrompt.of(prompt, encoded, kept_vision, self.get_input_embeddings(), self._filler_id())
+        pruned = PrunedPrompt.of(prompt, encoded, kept_vision, self.get_input_embeddings(), self._filler_id())
+        if self.position_axes == 1:
+            return pruned
+        if position_ids is None:
+            positions = GridPositions.of(prompt, encoded.layouts)
+        else:
+            positions = GridPositions.given(position_ids, prompt)
+        dropped = prompt.lengths - torch.tensor(pruned.lengths)[:, None]
+        return replace(pruned, positions=positions.packed(pruned.order, dropped, prompt.device))
 
     def _select(
         self,
@@ -180,7 +214,7 @@ class PruningSteps:
     def _text_rules(self, options: PruningOptions) -> TextRules:
         special: list[int] = []
         for config in (self.config, self.config.get_text_config()):
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "video_token_id"):
+            for name in _SPECIAL_TOKENS:
                 value = getattr(config, name, None)
                 special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
         return TextRules(self.config.image_token_id, special, **options.tables)

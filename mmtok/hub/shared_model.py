@@ -35,7 +35,7 @@ def prune(model: Any, classes: Mapping[str, Callable[[], type]], options: Mappin
         ValueError: an option that is unknown or out of range, or a model that cannot be shared.
     """
     stock = _unwrapped(model)
-    model_class = type(stock) if is_mmtok(stock) else _class_for(stock, classes)
+    model_class: Any = type(stock) if is_mmtok(stock) else _class_for(stock, classes)
     config = _config_of(stock, model_class)
     given = dict(options)
     chosen = call_options(given, config)
