@@ -6,20 +6,25 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from mmtok.hub.encoded_images import EncodedImages
 
-# Of LLaVA-1.5-7B in 16 bits an image takes 5.9 MB, of LLaVA-NeXT-7B with five crops 30 MB.
+# Of LLaVA-1.5-7B in 16 bits an image takes 5.9 MB, of LLaVA-NeXT-7B with five crops 54 MB.
 MEMORY_LIMIT = 2**30
+# The arguments of images of which a row is known: that of an image, and in the last one that of a sample.
+_BY_ROWS = {"pixel_values", "image_sizes", "batch_num_images"}
 
 
 class EncodedImageCache:
     """What `model.encode_images` made of the latest images, found again by the bytes of their pixels.
 
-    Several threads can share a cache.
+    Several threads can share a cache. With other arguments of images than `pixel_values`, `image_sizes` and
+    `batch_num_images`, images are encoded each time.
 
     Args:
         model: a model with MMTok pruning.
@@ -38,29 +43,48 @@ class EncodedImageCache:
         self._kept: OrderedDict[bytes, EncodedImages] = OrderedDict()
         self._lock = threading.Lock()
 
-    def encode(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None = None) -> EncodedImages:
-        """The images in their order; only those run through the vision tower that are not in the cache.
-
-        Args:
-            pixel_values: (I, channels, height, width) or (I, crops, channels, height, width), of the processor.
-            image_sizes: (I, 2), of LLaVA-NeXT.
+    def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a model with `encoded_images` in place of the arguments of images; a prompt without as it is.
 
         Raises:
             ValueError: whatever `encode_images` refuses.
         """
-        inputs = {"pixel_values": pixel_values} | ({} if image_sizes is None else {"image_sizes": image_sizes})
-        keys = [_key(pixel_values[number], image_sizes, number) for number in range(len(pixel_values))]
+        images = {name: inputs[name] for name in self.model.image_arguments if inputs.get(name) is not None}
+        if not images:
+            return dict(inputs)
+        text = {name: values for name, values in inputs.items() if name not in self.model.image_arguments}
+        return {**text, "encoded_images": self.encode(**images)}
+
+    def encode(self, **image_inputs: Any) -> EncodedImages:
+        """The images in their order; only those run through the vision tower that are not in the cache.
+
+        Args:
+            **image_inputs: of the processor: `pixel_values` (I, channels, height, width), or (I, crops, channels,
+                height, width) with `image_sizes` (I, 2); of LLaVA-OneVision also `batch_num_images` (samples,).
+
+        Raises:
+            ValueError: whatever `encode_images` refuses.
+        """
+        if image_inputs.keys() - _BY_ROWS:
+            return self.model.encode_images(**image_inputs)
+        samples = _samples(image_inputs)
+        keys = [_key(sample) for sample in samples]
         found: dict[bytes, EncodedImages] = {}
         with self._lock:
             for key in keys:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     found[key] = self._kept[key]
-        missing = {key: number for number, key in enumerate(keys) if key not in found}
+        missing = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in found}
         if missing or not keys:
-            new = self.model.encode_images(**_rows(inputs, list(missing.values())))
-            found |= {key: _own(new[number]) for number, key in enumerate(missing)}
-            self._keep({key: found[key] for key in missing})
+            new = self.model.encode_images(**_together(list(missing.values()), image_inputs))
+            ends = accumulate(len(sample["pixel_values"]) for sample in missing.values())
+            own = {
+                key: _own(new[end - len(sample["pixel_values"]) : end])
+                for (key, sample), end in zip(missing.items(), ends, strict=True)
+            }
+            found |= own
+            self._keep(own)
         return _joined([found[key] for key in keys])
 
     def _keep(self, images: Mapping[bytes, EncodedImages]) -> None:
@@ -71,39 +95,71 @@ class EncodedImageCache:
                 used -= _size(self._kept.popitem(last=False)[1])
 
 
-def _key(pixels: torch.Tensor, sizes: torch.Tensor | None, number: int) -> bytes:
-    """What tells an image from the others: its size and its pixels, without the crops that fill up a batch."""
-    if pixels.dim() == 4:
-        filled = pixels.flatten(1).any(1)
-        pixels = pixels[: int(filled.nonzero().max()) + 1] if bool(filled.any()) else pixels[:0]
+def _samples(inputs: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The inputs of each sample. It has one image, but of LLaVA-OneVision, which reads several without tiles."""
+    counts = inputs.get("batch_num_images")
+    pixels = inputs["pixel_values"]
+    split = [1] * len(pixels) if counts is None else counts.tolist()
+    parts = {
+        name: values.split(1) if name == "batch_num_images" else values.split(split) for name, values in inputs.items()
+    }
+    return [{name: rows[number] for name, rows in parts.items()} for number in range(len(split))]
+
+
+def _together(
+    samples: Sequence[Mapping[str, torch.Tensor]], inputs: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The inputs of several samples; those of no sample, which the model refuses, as they are."""
+    return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]} if samples else inputs
+
+
+def _key(sample: Mapping[str, torch.Tensor]) -> bytes:
+    """What tells a sample from the others: its sizes and its pixels, without the crops that fill up a batch."""
+    pixels = sample["pixel_values"]
+    if pixels.dim() == 5:
+        filled = pixels.flatten(2).any(2).any(0)
+        pixels = pixels[:, : int(filled.nonzero().max()) + 1] if bool(filled.any()) else pixels[:, :0]
     content = hashlib.sha256(pixels.detach().cpu().contiguous().view(torch.uint8).numpy())
-    content.update(f"{tuple(pixels.shape)} {pixels.dtype} {None if sizes is None else sizes[number].tolist()}".encode())
+    sizes = sample.get("image_sizes")
+    content.update(f"{tuple(pixels.shape)} {pixels.dtype} {None if sizes is None else sizes.tolist()}".encode())
     return content.digest()
-
-
-def _rows(inputs: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-    return {name: values[list(numbers)] for name, values in inputs.items()}
 
 
 def _own(image: EncodedImages) -> EncodedImages:
     """The image with tensors of its own: a view would keep those of its whole batch."""
-    return EncodedImages(
-        [tokens.clone() for tokens in image.projected],
-        [tokens.clone() for tokens in image.raw],
-        image.layouts,
-        image.candidates,
-    )
+    own = {number: tokens.clone() for number, tokens in _tensors(image).items()}
+
+    def copied(image: EncodedImages) -> EncodedImages:
+        before = image.before_unpadding
+        return replace(
+            image,
+            projected=[own[id(tokens)] for tokens in image.projected],
+            raw=[own[id(tokens)] for tokens in image.raw],
+            before_unpadding=None if before is None else copied(before),
+        )
+
+    return copied(image)
+
+
+def _tensors(image: EncodedImages) -> dict[int, torch.Tensor]:
+    """The vision tokens by `id`: those before the projector are the same before padding is removed and after."""
+    before = {} if image.before_unpadding is None else _tensors(image.before_unpadding)
+    return before | {id(tokens): tokens for tokens in (*image.projected, *image.raw)}
 
 
 def _size(image: EncodedImages) -> int:
-    return sum(tokens.numel() * tokens.element_size() for tokens in (*image.projected, *image.raw))
+    return sum(tokens.numel() * tokens.element_size() for tokens in _tensors(image).values())
 
 
 def _joined(images: Sequence[EncodedImages]) -> EncodedImages:
+    """One batch of several; of the class of the first, which a model with remote code has loaded itself."""
     candidates = [image.candidates for image in images]
-    return EncodedImages(
-        [tokens for image in images for tokens in image.projected],
-        [tokens for image in images for tokens in image.raw],
-        [layout for image in images for layout in image.layouts],
-        None if None in candidates else [mask for masks in candidates if masks is not None for mask in masks],
+    before = [image.before_unpadding for image in images]
+    return replace(
+        images[0],
+        projected=[tokens for image in images for tokens in image.projected],
+        raw=[tokens for image in images for tokens in image.raw],
+        layouts=[layout for image in images for layout in image.layouts],
+        candidates=None if None in candidates else [mask for masks in candidates if masks for mask in masks],
+        before_unpadding=None if None in before else _joined([each for each in before if each is not None]),
     )

@@ -16,6 +16,7 @@ import torch
 from transformers import pipeline
 
 from configuration_mmtok import OPTION_NAMES
+from mmtok.image_cache import EncodedImageCache
 from mmtok.prefill import prompt_lengths
 from mmtok.publish.hub_names import check_model_name
 
@@ -167,6 +168,7 @@ def answer_batch(
     pipe: ImageTextToTextPipeline,
     questions: Sequence[str],
     images: Sequence[Sequence[Image.Image]],
+    cache: EncodedImageCache | None = None,
     **generate_kwargs: Any,
 ) -> list[str]:
     """Answers several questions at once, each about its own images; greedy unless `generate_kwargs` say otherwise.
@@ -175,6 +177,7 @@ def answer_batch(
         pipe: from `load_pipeline`.
         questions: the texts of the users' turns.
         images: for each question its images, none for a question without.
+        cache: of the same model, for images that several questions are about; None to encode them here.
         **generate_kwargs: arguments of `generate`, options of the pruning among them.
 
     Returns:
@@ -193,6 +196,7 @@ def answer_batch(
         padding_side="left",
         return_tensors="pt",
     ).to(pipe.model.device, dtype=pipe.model.dtype)
-    output = pipe.model.generate(**inputs, **{"do_sample": False, **generate_kwargs})
+    read = dict(inputs) if cache is None else cache.inputs(inputs)
+    output = pipe.model.generate(**read, **{"do_sample": False, **generate_kwargs})
     texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

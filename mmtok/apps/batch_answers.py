@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def answer_records(
-    pipe: ImageTextToTextPipeline, folder: Path, batch: Sequence[tuple[int, Mapping[str, Any]]], **generate_kwargs: Any
+    pipe: ImageTextToTextPipeline,
+    folder: Path,
+    batch: Sequence[tuple[int, Mapping[str, Any]]],
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """Answers (line number, question) pairs: one {"line", "answer"} or {"line", "error"} for each.
 
@@ -29,7 +32,7 @@ def answer_records(
         pipe: from `load_pipeline`.
         folder: what the paths of images are relative to.
         batch: each question with `image` and `question`.
-        **generate_kwargs: arguments of `generate`.
+        **settings: of `answer_batch`, such as `cache`, and arguments of `generate`.
 
     Raises:
         ValueError: the model refuses each of several questions, which is no fault of a line.
@@ -42,7 +45,7 @@ def answer_records(
         except ValueError as error:
             records[number] = {"line": number, "error": str(error).removeprefix(f"{folder}/")}
     texts = {number: question["question"] for number, question in batch if number in images}
-    answers, refusals = _ask_all(pipe, texts, images, generate_kwargs)
+    answers, refusals = _ask_all(pipe, texts, images, settings)
     if len(refusals) == len(texts) > 1:
         raise next(iter(refusals.values()))
     records |= {number: {"line": number, "error": str(error)} for number, error in refusals.items()}
@@ -54,20 +57,20 @@ def _ask_all(
     pipe: ImageTextToTextPipeline,
     texts: Mapping[int, str],
     images: Mapping[int, Image.Image],
-    generate_kwargs: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> tuple[dict[int, str], dict[int, ValueError]]:
     """Answers and refusals by line number; the questions together, or else one by one."""
     if not texts:
         return {}, {}
     try:
-        answers = answer_batch(pipe, list(texts.values()), [[images[number]] for number in texts], **generate_kwargs)
+        answers = answer_batch(pipe, list(texts.values()), [[images[number]] for number in texts], **settings)
         return dict(zip(texts, answers, strict=True)), {}
     except (ValueError, torch.OutOfMemoryError) as error:
         # Only the sentence: the traceback would keep the tensors of the failed call in memory.
         refusal = ValueError(str(error))
     if len(texts) == 1:
         return {}, dict.fromkeys(texts, refusal)
-    alone = [_ask_all(pipe, {number: text}, images, generate_kwargs) for number, text in texts.items()]
+    alone = [_ask_all(pipe, {number: text}, images, settings) for number, text in texts.items()]
     return (
         {number: answer for answered, _ in alone for number, answer in answered.items()},
         {number: error for _, refused in alone for number, error in refused.items()},

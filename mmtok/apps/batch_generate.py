@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from configuration_mmtok import check_option
+from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.model_content import model_content
 from mmtok.publish.hub_names import check_model_name
 from mmtok.record_store import RecordStore
@@ -56,6 +57,7 @@ class BatchSettings:
         dtype: of the weights; None for the model's own.
         revision: branch, tag or commit of a Hub repository.
         device: of a run with one process; None for the accelerator, if there is one.
+        image_memory: bytes of encoded images that each process keeps for further questions about them.
     """
 
     model: str
@@ -68,6 +70,7 @@ class BatchSettings:
     dtype: str | None = None
     revision: str | None = None
     device: str | None = None
+    image_memory: int = MEMORY_LIMIT
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -99,6 +102,8 @@ class BatchSettings:
             raise ValueError(
                 f"batch_size is {self.batch_size} and max_new_tokens {self.max_new_tokens}: give at least 1."
             )
+        if self.image_memory < 0:
+            raise ValueError(f"image_memory is {self.image_memory}: give a number of bytes of at least 0.")
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,11 @@ def generate_file(settings: BatchSettings) -> BatchResult:
         done = {record["line"] for record in store.read()}
         # Nobody writes before everybody has read, or the processes would share out different work.
         state.wait_for_everyone()
-        missing = [number for number in range(len(questions)) if number not in done]
-        own = missing[state.process_index :: state.num_processes]
-        if own:
-            _answer_all(settings, state, store, [(number, questions[number]) for number in own])
+        missing = [(number, question) for number, question in enumerate(questions) if number not in done]
+        missing.sort(key=lambda each: each[1]["image"])  # questions about one image find it encoded
+        with state.split_between_processes(missing) as own:
+            if own:
+                _answer_all(settings, state, store, own)
         state.wait_for_everyone()
         records = {record["line"]: record for record in store.read()}
         state.wait_for_everyone()
@@ -150,7 +156,8 @@ def _answer_all(
 ) -> None:
     """Answers this process's share of the questions, batch by batch."""
     pipe = _loaded(settings, state)
-    given = {"max_new_tokens": settings.max_new_tokens, **settings.overrides}
+    cache = EncodedImageCache(pipe.model, settings.image_memory)
+    given = {"cache": cache, "max_new_tokens": settings.max_new_tokens, **settings.overrides}
     progress = tqdm(total=len(questions), desc="answers", unit="line", disable=not state.is_main_process)
     for start in range(0, len(questions), settings.batch_size):
         batch = questions[start : start + settings.batch_size]

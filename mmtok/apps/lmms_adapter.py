@@ -17,6 +17,8 @@ from lmms_eval import utils
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
+from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
+
 from .answering import answer_batch, load_pipeline
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class MMTokLlava(lmms):
         revision: of a repository.
         dtype: of the weights, "auto" for the model's own.
         attn_implementation: of the language model.
+        image_memory: MiB of encoded images that are kept for further questions about them.
         **pruning_options: further options of the pruning, such as `vision_coverage_weight`.
     """
 
@@ -56,6 +59,7 @@ class MMTokLlava(lmms):
         dtype: str = "auto",
         device: str | None = None,
         attn_implementation: str | None = None,
+        image_memory: int | str = MEMORY_LIMIT // 2**20,
         **pruning_options: Any,
     ) -> None:
         super().__init__()
@@ -66,6 +70,7 @@ class MMTokLlava(lmms):
         self.pipeline = load_pipeline(
             pretrained, revision=revision, dtype=dtype, device=self.device, model_kwargs=settings
         )
+        self.cache = EncodedImageCache(self.pipeline.model, int(image_memory) * 2**20)
         self.batch_size = int(batch_size)
         self.pruning_options = dict(pruning_options)
         if vision_token_budget != "model":
@@ -80,9 +85,10 @@ class MMTokLlava(lmms):
         return self._world_size
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answers every request; long questions first, so that a batch that does not fit shows at once."""
+        """Answers every request, in the order of the data, where questions about one image stand together."""
+        # Of the arguments, the last ones are the number of the question, its task and its split.
         collator = utils.Collator(
-            [request.args for request in requests], lambda args: (-len(args[0]), args[0]), grouping=True
+            [request.args for request in requests], lambda args: (args[4], args[5], args[3]), grouping=True
         )
         answers: list[str] = []
         progress = tqdm(total=len(requests), disable=self.rank != 0, desc="answers")
@@ -94,7 +100,8 @@ class MMTokLlava(lmms):
             ]
             # The chat template says where images stand in the prompt.
             questions = [context.replace(_IMAGE, "").strip() for context in contexts]
-            texts = answer_batch(self.pipeline, questions, images, **self.pruning_options, **_generation(settings[0]))
+            given = {**self.pruning_options, **_generation(settings[0])}
+            texts = answer_batch(self.pipeline, questions, images, self.cache, **given)
             texts = [_until(text, settings[0].get("until")) for text in texts]
             for context, text in zip(contexts, texts, strict=True):
                 self.cache_hook.add_partial("generate_until", (context, settings[0]), text)

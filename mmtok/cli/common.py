@@ -47,6 +47,17 @@ def add_length_option(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument("--max-new-tokens", metavar="N", type=at_least(1), default=default, help=help)
 
 
+def add_image_memory_option(parser: argparse.ArgumentParser) -> None:
+    """`--image-memory`."""
+    parser.add_argument(
+        "--image-memory",
+        metavar="MIB",
+        type=at_least(0),
+        default=1024,
+        help="memory for images that are kept encoded for further questions about them (default: %(default)s)",
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """`--model`, `--revision`, `--dtype`, `--device` and `--json`.
 

@@ -17,7 +17,15 @@ from mmtok.evaluation import run as run_evaluation
 from mmtok.evaluation.selectors import NAMED_METHODS, ModelPruning
 from mmtok.machine import machine
 
-from .common import add_length_option, add_model_options, add_parser, base_of, call_pruning_options, print_json
+from .common import (
+    add_image_memory_option,
+    add_length_option,
+    add_model_options,
+    add_parser,
+    base_of,
+    call_pruning_options,
+    print_json,
+)
 from .pruning_arguments import add_call_options
 from .values import at_least, budget
 
@@ -61,13 +69,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
         "--batch-size", metavar="N", type=at_least(1), default=16, help="questions at once (default: %(default)s)"
     )
     add_length_option(parser, 16)
-    parser.add_argument(
-        "--image-memory",
-        metavar="MIB",
-        type=at_least(0),
-        default=1024,
-        help="memory for images that are kept encoded for further questions about them (default: %(default)s)",
-    )
+    add_image_memory_option(parser)
     parser.add_argument("--limit", metavar="N", type=at_least(1), help="only the first questions of each file")
     add_model_options(parser, required=True)
     add_call_options(parser, f"for one more method, {_GIVEN}: the model's own settings with these in their place")

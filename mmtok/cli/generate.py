@@ -12,7 +12,15 @@ from accelerate import PartialState
 from mmtok.apps.batch_generate import BatchSettings, generate_file
 from mmtok.apps.wording import counted
 
-from .common import add_length_option, add_model_options, add_parser, call_pruning_options, print_json, staged_model
+from .common import (
+    add_image_memory_option,
+    add_length_option,
+    add_model_options,
+    add_parser,
+    call_pruning_options,
+    print_json,
+    staged_model,
+)
 from .pruning_arguments import add_call_options
 from .values import at_least, budget
 
@@ -47,6 +55,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
         "--batch-size", metavar="N", type=at_least(1), default=8, help="questions at once (default: %(default)s)"
     )
     add_length_option(parser, 64)
+    add_image_memory_option(parser)
     add_model_options(parser, required=True)
     add_call_options(parser)
     parser.set_defaults(run=run)
@@ -66,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             revision=options.revision,
             device=options.device,
+            image_memory=options.image_memory * 2**20,
         )
         result = generate_file(settings)
     if PartialState().is_main_process:

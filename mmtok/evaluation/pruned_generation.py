@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from mmtok.hub.encoded_images import EncodedImages
 from mmtok.prefill import prompt_lengths
 
 from .checkpoint import Checkpoint
@@ -17,33 +17,27 @@ from .selectors import ModelPruning, Selector
 @torch.no_grad()
 def generate_by_model(
     checkpoint: Checkpoint,
-    inputs: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, Any],
     method: ModelPruning | None,
     budget: int | None,
     max_new_tokens: int,
-    images: EncodedImages | None = None,
 ) -> tuple[list[str], list[int]]:
     """The model's own `generate`, end to end.
 
     Args:
         checkpoint: the model.
-        inputs: a batch.
+        inputs: a batch, with pixels or with `encoded_images`.
         method: with which options; None, together with a budget of None, for the full prompt.
         budget: `vision_token_budget`.
         max_new_tokens: length of an answer.
-        images: those of the batch, where they have been encoded already.
 
     Returns:
         The answers, and how many vision tokens the language model read for each.
     """
     options = {} if method is None else dict(method.options)
-    given = dict(inputs)
-    if images is not None:
-        given = {name: values for name, values in given.items() if name not in checkpoint.model.image_arguments}
-        given["encoded_images"] = images
     with prompt_lengths(checkpoint.model) as lengths:
         output = checkpoint.model.generate(
-            **given, **options, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+            **inputs, **options, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
         )
     return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
 
@@ -85,7 +79,7 @@ def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:
     return [text.strip() for text in checkpoint.processor.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, torch.Tensor], lengths: Sequence[int]) -> list[int]:
+def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:
     """What was read but is no text."""
     image = inputs["input_ids"] == checkpoint.model.config.image_token_id
     text = (inputs["attention_mask"].bool() & ~image).sum(1).tolist()

@@ -159,13 +159,13 @@ def _batch_answers(
     """The answers of all `cells` to a batch, whose images are encoded once for all of them."""
     texts = [f"{question.text}\n{settings.instruction}".strip() for question in batch]
     inputs = checkpoint.inputs(texts, [read_image(Path(settings.images) / question.image) for question in batch])
-    images = cache.encode(inputs["pixel_values"], inputs.get("image_sizes"))
+    encoded_inputs = cache.inputs(inputs)
     selectors = [method for method, _ in cells if isinstance(method, Selector)]
     encoded: EncodedBatch | None = None
     if selectors:
         needs = {need for selector in selectors for need in selector.needs}
         seeds = [_seed(question) for question in batch]
-        encoded = EncodedBatch.of(checkpoint.model, inputs, needs, seeds, images)
+        encoded = EncodedBatch.of(checkpoint.model, inputs, needs, seeds, encoded_inputs["encoded_images"])
     answers: list[RecordedAnswer] = []
     for cell in cells:
         method, budget = cell
@@ -173,7 +173,7 @@ def _batch_answers(
             found = generate_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
         else:
             pruning = method if isinstance(method, ModelPruning) else None
-            found = generate_by_model(checkpoint, inputs, pruning, budget, settings.max_new_tokens, images)
+            found = generate_by_model(checkpoint, encoded_inputs, pruning, budget, settings.max_new_tokens)
         answers += [
             RecordedAnswer(*_key(cell, question), text, tokens)
             for question, text, tokens in zip(batch, *found, strict=True)

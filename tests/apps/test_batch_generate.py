@@ -56,6 +56,37 @@ def test_answers_in_order_equal_those_of_single_questions(settings) -> None:
     assert not settings.parts.exists()
 
 
+@pytest.mark.parametrize("budget", ["model", None, 4])
+def test_an_image_runs_through_the_tower_once_for_all_its_questions(settings, monkeypatch, budget) -> None:
+    """Three images asked about in turns; without memory for them, each question encodes its own."""
+    lines = read_lines(settings.input)
+    lines = [{**line, "image": f"{number % 3}.png"} for number, line in enumerate(lines)]
+    settings.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    load, encoded = batch_generate.load_pipeline, []
+
+    def load_and_count(*arguments, **named):
+        pipe = load(*arguments, **named)
+        pipe.model.model.vision_tower.register_forward_pre_hook(lambda _, given: encoded.append(len(given[0])))
+        return pipe
+
+    monkeypatch.setattr(batch_generate, "load_pipeline", load_and_count)
+    answers = []
+    for memory, images in ((2**20, 3), (0, 7)):
+        encoded.clear()
+        settings = replace(settings, budget=budget, batch_size=1, image_memory=memory)
+        generate_file(settings)
+        answers.append(read_lines(settings.output))
+        settings.output.unlink()
+        assert sum(encoded) == images
+    assert answers[0] == answers[1]
+    assert [line["id"] for line in answers[0]] == [line["id"] for line in lines]
+
+
+def test_a_negative_image_memory_is_refused(settings) -> None:
+    with pytest.raises(ValueError, match="image_memory is -1: give a number of bytes of at least 0"):
+        generate_file(replace(settings, image_memory=-1))
+
+
 def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
     """Cut off in the second batch, with a torn line on the disk: the lines that are there are not asked again."""
     asked = []

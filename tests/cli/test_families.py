@@ -16,6 +16,7 @@ from PIL import Image
 from mmtok.apps.answering import answer_batch, load_pipeline
 from mmtok.cli.main import main
 from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.image_cache import EncodedImageCache
 from mmtok.publish import stage
 
 QUESTION = "Is there a snowboard in the image?"
@@ -91,7 +92,7 @@ def test_the_endpoint_handler_answers(folder: Path, image: Path) -> None:
     assert isinstance(answer["generated_text"], str)
 
 
-def test_a_batch_answers_as_its_questions_alone(folder: Path) -> None:
+def test_a_batch_answers_as_its_questions_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lmms-eval and `mmtok generate` call; one question has two images, which OneVision reads without tiles."""
     pipe = load_pipeline(folder)
     pixels = np.random.default_rng(1).integers(0, 256, (3, 24, 48, 3), dtype=np.uint8)
@@ -103,6 +104,14 @@ def test_a_batch_answers_as_its_questions_alone(folder: Path) -> None:
         for question, own in zip((QUESTION, "Who walks?"), images, strict=True)
     ]
     assert together == alone
+    # Encoded together once, and then found for other questions; alone and with a second image they are not the same.
+    cache = EncodedImageCache(pipe.model)
+    assert answer_batch(pipe, [QUESTION, "Who walks?"], images, cache, **settings) == together
+    with monkeypatch.context() as patched:
+        patched.setattr(pipe.model, "encode_images", None)
+        assert answer_batch(pipe, ["Who walks?"], images[1:], cache, **settings) == alone[1:]
+    [with_one] = answer_batch(pipe, [QUESTION], [images[1][:1]], cache, **settings)
+    assert [with_one] == answer_batch(pipe, [QUESTION], [images[1][:1]], **settings)
     content = [*({"type": "image", "image": each} for each in images[1]), {"type": "text", "text": QUESTION}]
     stock = pipe.processor.apply_chat_template(
         [{"role": "user", "content": content}],

@@ -35,7 +35,7 @@ def batch(checkpoint: Checkpoint, *seeds: int) -> dict[str, torch.Tensor]:
 
 
 def encoded(cache: EncodedImageCache, inputs: dict[str, torch.Tensor]):
-    return cache.encode(inputs["pixel_values"], inputs.get("image_sizes"))
+    return cache.inputs(inputs)["encoded_images"]
 
 
 class Counted:
@@ -43,6 +43,7 @@ class Counted:
 
     def __init__(self, model: Any) -> None:
         self.model, self.images = model, 0
+        self.image_arguments = model.image_arguments
 
     def encode_images(self, **inputs: torch.Tensor) -> Any:
         self.images += len(inputs["pixel_values"])
@@ -72,17 +73,35 @@ def test_images_come_back_as_the_model_encodes_them_and_in_their_order(checkpoin
 @pytest.mark.parametrize("budget", [None, 3, 16])
 def test_answers_are_the_same_with_and_without_it(checkpoint: Checkpoint, budget: int | None) -> None:
     inputs = batch(checkpoint, 0, 1, 2)
-    images = encoded(EncodedImageCache(checkpoint.model), inputs)
+    given = EncodedImageCache(checkpoint.model).inputs(inputs)
     method = None if budget is None else MMTOK
-    with_cache = generate_by_model(checkpoint, inputs, method, budget, 5, images)
+    with_cache = generate_by_model(checkpoint, given, method, budget, 5)
     assert with_cache == generate_by_model(checkpoint, inputs, method, budget, 5)
+
+
+def test_options_that_look_at_padding_find_the_same_in_it(checkpoint: Checkpoint) -> None:
+    cache = EncodedImageCache(checkpoint.model)
+    cache.inputs(batch(checkpoint, 1))
+    inputs = batch(checkpoint, 2, 1)
+    inputs["pixel_values"][..., :12, :] = 0.5  # two rows of patches
+    # Of the two families, LLaVA-NeXT alone has tokens that are there before padding is removed.
+    option = "select_before_unpadding" if "image_sizes" in inputs else "exclude_padding"
+
+    def kept(given: dict[str, Any], **options: Any) -> list[list[int]]:
+        selected = checkpoint.model.select_vision_tokens(**given, vision_token_budget=5, **options)
+        return [image.indices.tolist() for image in selected.images]
+
+    expected = kept(inputs, **{option: True})
+    assert expected != kept(inputs)
+    assert kept(cache.inputs(inputs), **{option: True}) == expected
 
 
 def test_the_images_that_were_not_asked_for_the_longest_go_first(checkpoint: Checkpoint) -> None:
     sizes = {}
     for seed in (1, 2):
         found = encoded(EncodedImageCache(checkpoint.model), batch(checkpoint, seed))
-        sizes[seed] = sum(each.numel() * each.element_size() for each in (*found.projected, *found.raw))
+        before = [] if found.before_unpadding is None else found.before_unpadding.projected
+        sizes[seed] = sum(each.numel() * each.element_size() for each in (*found.projected, *found.raw, *before))
     counted = Counted(checkpoint.model)
     cache = EncodedImageCache(counted, sizes[1] + sizes[2])
     for seed in (2, 1, 2, 0):  # the third finds the first; the fourth takes the place of the second
