@@ -86,6 +86,7 @@ bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/encode_once.py
+	$(BIN)/python benchmarks/custom_generate.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py
 

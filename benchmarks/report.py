@@ -222,6 +222,16 @@ def encode_once() -> str:
     return table(header, map(row, results["measured"])) + "\n\n" + made_on(results)
 
 
+def custom_generate() -> str:
+    results = load("custom-generate-cpu")
+    names = {
+        "loading": "transformers finds the code, compares its hash and imports it",
+        "sharing": "the model is shared with an object of the class that prunes",
+    }
+    rows = ([name, ms(results["measured"]["ms"][key])] for key, name in names.items())
+    return table(["part of a call", "ms"], rows) + "\n\n" + made_on(results)
+
+
 def counted_on(results: dict[str, Any]) -> str:
     """One line on command and versions, for what does not depend on the machine."""
     versions = ", ".join(f"{name} {number}" for name, number in results["machine"]["versions"].items())
@@ -240,6 +250,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "phases": phases,
     "counted": counted,
     "encode once": encode_once,
+    "custom generate": custom_generate,
 }
 
 

@@ -31,8 +31,8 @@ Make a model repository of your own checkpoint, and use it with --model:
   mmtok show --model ./llava-mmtok photo.jpg "Is there a dog?"
 """
 _PUBLISHING_DESCRIPTION = """\
-Publishes a LLaVA or LLaVA-NeXT checkpoint so that it prunes its vision tokens: the same as `mmtok stage`, `mmtok push`
-and `mmtok verify`.
+Publishes a LLaVA or LLaVA-NeXT checkpoint so that it prunes its vision tokens, or the code that prunes a stock one: the
+same as the commands of `mmtok` with these names.
 """
 # Extra of the package -> the modules that its commands import.
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -75,9 +75,13 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("compare pruning with stock on the installed releases, in seconds", "doctor"),
     "stage": Command("make a model repository of a stock checkpoint, on this machine", "stage", "publish"),
     "push": Command("publish a stock checkpoint on the Hub, in one commit", "push", "publish"),
+    "stage-generate": Command(
+        "make the code repository for custom_generate, on this machine", "stage_generate", "publish"
+    ),
+    "push-generate": Command("publish the code for custom_generate on the Hub", "push_generate", "publish"),
     "verify": Command("compare a published repository with the installed release", "verify", "publish"),
 }
-PUBLISHING = ("stage", "push", "verify")
+PUBLISHING = ("stage", "push", "stage-generate", "push-generate", "verify")
 
 
 class CommandParser(argparse.ArgumentParser):

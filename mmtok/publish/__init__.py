@@ -5,11 +5,13 @@ from __future__ import annotations
 from .base import BaseCheckpoint, open_base
 from .card import CardFacts, Measurements, render_card
 from .clean_process import CheckFailed
+from .generate_repo import StagedGenerate, push_generate, stage_generate
 from .hub_errors import PublishError
 from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_options
 from .published_files import published_sources
-from .push import PushReport, push
+from .push import push
 from .recipe import Destination, Recipe
+from .send import PushReport
 from .stage import StagedModel, stage
 from .verify import Verification, verify
 
@@ -24,13 +26,16 @@ __all__ = [
     "PublishError",
     "PushReport",
     "Recipe",
+    "StagedGenerate",
     "StagedModel",
     "Verification",
     "open_base",
     "published_sources",
     "push",
+    "push_generate",
     "render_card",
     "stage",
+    "stage_generate",
     "text_options",
     "verify",
 ]

@@ -8,11 +8,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import clean_load
+from . import clean_generate, clean_load
 from .base import BaseCheckpoint
 from .families import installed_modules
 
@@ -36,28 +35,52 @@ def check_staged(folder: Path, base: BaseCheckpoint, *, weights: bool = True) ->
     Raises:
         CheckFailed: something differs, or does not load.
     """
+    read = _checked(
+        clean_load.__file__,
+        folder,
+        base=str(base.folder),
+        model_class=base.family.model_class,
+        weights=weights,
+        tensor_names=sorted(base.weight_map),
+    )
+    _require_none(read.pop("problems"), "The staged folder is not its base")
+    return read
+
+
+def check_generate(folder: Path) -> tuple[str, ...]:
+    """Loads a `custom_generate` folder in a clean process and prunes a small model with it; see `clean_generate`.
+
+    Returns:
+        Names of the stock classes that it prunes.
+
+    Raises:
+        CheckFailed: it does not load, or the full budget is not stock.
+    """
+    read = _checked(clean_generate.__file__, folder)
+    _require_none(read["problems"], "The staged code does not work")
+    return tuple(read["classes"])
+
+
+def _checked(program: str, folder: Path, **request: Any) -> dict[str, Any]:
+    """The report that a program writes of a folder.
+
+    Raises:
+        CheckFailed: it wrote none.
+    """
     with tempfile.TemporaryDirectory(prefix="mmtok-check-") as scratch:
-        report = Path(scratch) / "report.json"
-        request = clean_load.Request(
-            folder=str(folder.resolve()),
-            base=str(base.folder),
-            model_class=base.family.model_class,
-            report=str(report),
-            blocked=list(installed_modules()),
-            weights=weights,
-            tensor_names=sorted(base.weight_map),
-        )
-        asked = Path(scratch) / "request.json"
-        asked.write_text(json.dumps(asdict(request)), encoding="utf-8")
-        ended = run_clean([clean_load.__file__, str(asked)])
+        report, asked = Path(scratch) / "report.json", Path(scratch) / "request.json"
+        request |= {"folder": str(folder.resolve()), "report": str(report), "blocked": list(installed_modules())}
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        ended = run_clean([program, str(asked)])
         if not report.exists():
             raise CheckFailed(f"The check of {folder.name} ended with code {ended.returncode}: {_last_line(ended)}")
-        read = json.loads(report.read_text(encoding="utf-8"))
-    problems = read.pop("problems")
+        return json.loads(report.read_text(encoding="utf-8"))
+
+
+def _require_none(problems: Sequence[str], otherwise: str) -> None:
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise CheckFailed(f"The staged folder is not its base: {problems[0]}{more}.")
-    return read
+        raise CheckFailed(f"{otherwise}: {problems[0]}{more}.")
 
 
 def run_clean(

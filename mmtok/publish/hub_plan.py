@@ -145,13 +145,18 @@ def make_plan(destination: Destination, there: RepoState, new: Contents) -> Push
     planned += [_planned_weight(weight, there.files.get(check_repo_path(weight.path))) for weight in new.weights]
     planned.append(_planned_card(new.card, there.card, destination.overwrite_card))
     kept = {file.path for file in planned}
-    old_weights = {path for path in there.files if path not in kept and _WEIGHTS.fullmatch(path)}
+    old_weights = {path for path in there.files if path not in kept and is_weight_file(path)}
     for path in old_weights.union(orphans(there.files, kept, there.card)):
         planned.append(PlannedFile(path, there.files[path].size, "delete"))
     before, after = (there.card or "").splitlines(True), new.card.splitlines(True)
     diff = "".join(difflib.unified_diff(before, after, "card there", "new card"))
     in_order = tuple(sorted(planned, key=lambda file: file.path))
     return PushPlan(destination.repo_id, destination.branch, there.commit, in_order, diff)
+
+
+def is_weight_file(path: str) -> bool:
+    """Whether a loader of models could take a file for weights."""
+    return _WEIGHTS.fullmatch(path) is not None
 
 
 def can_copy_between_repos() -> bool:

@@ -4,7 +4,7 @@ A Python file of a repository may be ours or its owner's, and only ours may be d
 
 - The card lists the code files that were published with it.
 - Where somebody edited the card, its list may be old or gone. Then the names that earlier releases published count too,
-  in a repository that holds a modeling file of ours.
+  in a folder of the repository that holds a modeling file of ours.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ EARLIER_FILES: frozenset[str] = frozenset(
         "vision_features.py",
     }
 )
-_LISTED = re.compile(r"^\| `(\w+\.py)` \| `[0-9a-f]{64}` \|$", re.MULTILINE)
-_MODELING = re.compile(r"modeling_mmtok_\w+\.py")
+_LISTED = re.compile(r"^\| `((?:custom_generate/)?\w+\.py)` \| `[0-9a-f]{64}` \|$", re.MULTILINE)
+_MODELING = re.compile(r"((?:custom_generate/)?)modeling_mmtok_\w+\.py")
 
 
 def orphans(paths: Collection[str], released: Collection[str], card: str | None) -> tuple[str, ...]:
@@ -61,5 +61,5 @@ def _published_earlier(paths: Collection[str], card: str | None) -> set[str]:
     listed = set(_LISTED.findall((card or "").replace("\r\n", "\n")))
     if card is not None and listed and not edited_by_hand(card):
         return listed
-    is_ours = any(_MODELING.fullmatch(path) for path in paths)
-    return listed | EARLIER_FILES if is_ours else listed
+    folders = {found[1] for found in map(_MODELING.fullmatch, paths) if found}
+    return listed | {folder + name for folder in folders for name in EARLIER_FILES}

@@ -10,6 +10,8 @@ from .families import FAMILIES, family_of
 # What Hugging Face Inference Endpoints import from a repository; nothing in the model needs it.
 HANDLER_FILE = "handler.py"
 CONFIGURATION_FILE = "configuration_mmtok.py"
+# What `generate(custom_generate=...)` loads, and where transformers looks for it in a repository.
+GENERATE_FOLDER, GENERATE_FILE = "custom_generate", "generate.py"
 
 
 def published_sources(model_type: str) -> dict[str, Path]:
@@ -32,8 +34,23 @@ def published_sources(model_type: str) -> dict[str, Path]:
     sources = {name: _source(name.removesuffix(".py")) for name in roots}
     folder = _source("mmtok.hub").parent
     others = {name for each in FAMILIES.values() for name in each.own_modules} - set(family.own_modules)
-    left_out = {"__init__.py", *others}
+    left_out = {"__init__.py", GENERATE_FILE, *others}
     return sources | {path.name: path for path in sorted(folder.glob("*.py")) if path.name not in left_out}
+
+
+def generate_sources() -> dict[str, Path]:
+    """Where the installed release keeps each file of a `custom_generate` repository: those of every family.
+
+    Returns:
+        Path in the repository -> file of this release.
+
+    Raises:
+        FileNotFoundError: a module is not installed as a source file.
+    """
+    sources = {name: path for model_type in FAMILIES for name, path in published_sources(model_type).items()}
+    del sources[HANDLER_FILE]
+    sources[GENERATE_FILE] = _source("mmtok.hub.generate")
+    return {f"{GENERATE_FOLDER}/{name}": sources[name] for name in sorted(sources)}
 
 
 def _source(module: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,15 +73,16 @@ def stage(
         CheckFailed: the result does not load, or is not the base; nothing is left behind.
     """
     recipe = recipe or Recipe()
-    target = _checked_target(Path(out), Path(base), overwrite)
+    _refuse_base(Path(out), Path(base))
+    target = checked_target(Path(out), overwrite, _is_staged)
     recipe.check_base(base)
     checkpoint = open_base(base, revision=recipe.base_revision)
-    with _workspace(target) as folder:
+    with workspace(target) as folder:
         write_repository(checkpoint, folder, recipe)
         linked = place_weights(checkpoint, folder, link=link_weights)
         report = check_staged(folder, checkpoint) if check else {}
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
-        _move(folder, target)
+        move(folder, target)
     files = tuple(sorted(path.name for path in target.iterdir()))
     return StagedModel(target, files, checkpoint.family.model_class, budget, linked, report)
 
@@ -122,15 +123,37 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
     return known
 
 
-def _checked_target(out: Path, base: Path, overwrite: bool) -> Path:
-    """The absolute path of the folder to make, if it may be made there."""
+def _refuse_base(out: Path, base: Path) -> None:
+    """Raises a ValueError for a folder that is the base, holds it or lies within it."""
+    if not base.is_dir():
+        return
+    target, stock = out.resolve(), base.resolve()
+    if target == stock or target in stock.parents:
+        raise ValueError(f"{out} is the base or holds it: stage into another folder.")
+    if stock in target.parents:
+        raise ValueError(f"{out} lies within the base: stage into another folder.")
+
+
+def _is_staged(folder: Path) -> bool:
+    """Whether a folder holds a model that was staged."""
+    config = folder / CONFIG_FILE
+    return config.is_file() and str(read_json(config).get("model_type")).startswith(PREFIX)
+
+
+def checked_target(out: Path, overwrite: bool, is_staged: Callable[[Path], bool]) -> Path:
+    """The absolute path of the folder to make.
+
+    Args:
+        out: as it was given.
+        overwrite: a folder with files in it may be replaced where `is_staged` says that it was staged.
+        is_staged: asked of a folder with files in it.
+
+    Raises:
+        ValueError: it may not be made there.
+    """
     if out.is_symlink():
         raise ValueError(f"{out} is a link: give the folder itself.")
     target = out.resolve()
-    if base.is_dir() and (target == base.resolve() or target in base.resolve().parents):
-        raise ValueError(f"{out} is the base or holds it: stage into another folder.")
-    if base.is_dir() and base.resolve() in target.parents:
-        raise ValueError(f"{out} lies within the base: stage into another folder.")
     if not target.exists():
         return target
     if not target.is_dir():
@@ -138,14 +161,13 @@ def _checked_target(out: Path, base: Path, overwrite: bool) -> Path:
     if any(target.iterdir()):
         if not overwrite:
             raise ValueError(f"{out} is not empty: give a new folder, or overwrite it if it is a staged one.")
-        config = target / CONFIG_FILE
-        if not config.is_file() or not str(read_json(config).get("model_type")).startswith(PREFIX):
+        if not is_staged(target):
             raise ValueError(f"{out} is no staged folder, so that it is not overwritten: give a new folder.")
     return target
 
 
 @contextmanager
-def _workspace(target: Path) -> Iterator[Path]:
+def workspace(target: Path) -> Iterator[Path]:
     """A folder of the target's name on the target's file system; it is removed afterwards in any case."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mmtok-stage-", dir=target.parent) as scratch:
@@ -154,7 +176,7 @@ def _workspace(target: Path) -> Iterator[Path]:
         yield folder
 
 
-def _move(folder: Path, target: Path) -> None:
+def move(folder: Path, target: Path) -> None:
     """Puts the finished folder into place; a folder that stood there steps aside first, and back if that fails."""
     if not target.exists():
         os.rename(folder, target)

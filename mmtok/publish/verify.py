@@ -21,9 +21,10 @@ from .hub_errors import PublishError
 from .hub_names import check_reference, check_repo_id
 from .hub_repo import HubRepo
 from .orphans import orphans
-from .published_files import HANDLER_FILE, published_sources
+from .published_files import GENERATE_FILE, GENERATE_FOLDER, HANDLER_FILE, generate_sources, published_sources
 from .verified_files import NOTHING_VERIFIED, FolderFiles, RepoFiles, blobs
 
+_CODE_ALONE = "A custom_generate repository is code alone."
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".joblib")
 
 
@@ -91,7 +92,7 @@ class Verification:
 
 
 def verify(repo_or_folder: str | Path, *, revision: str | None = None) -> Verification:
-    """Compares what is published, or staged, with the installed release.
+    """Compares what is published, or staged, with the installed release: a model, or a `custom_generate` repository.
 
     Args:
         repo_or_folder: a Hub id or a folder; nothing but small files is downloaded.
@@ -118,12 +119,13 @@ def _verify(files: FolderFiles | RepoFiles, name: str, commit: str | None) -> Ve
     from mmtok import __version__
 
     problems: list[str] = []
-    config = _config(files, problems)
-    sources = published_sources(_model_type(config))
+    is_model = CONFIG_FILE in files.paths or f"{GENERATE_FOLDER}/{GENERATE_FILE}" not in files.paths
+    config = _config(files, problems) if is_model else {}
+    sources = published_sources(_model_type(config)) if is_model else generate_sources()
+    if HANDLER_FILE not in files.paths:  # `save_pretrained` copies what the model imports, and it does not import this
+        sources.pop(HANDLER_FILE, None)
     card = files.read(CARD_FILE).decode("utf-8", "replace") if CARD_FILE in files.paths else None
     left_over = orphans(files.paths, sources, card)
-    if HANDLER_FILE not in files.paths:  # `save_pretrained` copies what the model imports, and it does not import this
-        del sources[HANDLER_FILE]
     code = tuple(_code_file(files, file, source) for file, source in sorted(sources.items()))
     problems += [f"{file.name} is missing." for file in code if file.found is None]
     problems += [f"{file.name} is not the released file." for file in code if file.found and not file.matches]
@@ -135,7 +137,7 @@ def _verify(files: FolderFiles | RepoFiles, name: str, commit: str | None) -> Ve
     pickles = [path for path in files.paths if path.endswith(_PICKLES)]
     problems += [f"{path} may be a pickle, which can run code when it is loaded." for path in pickles]
     weights = files.weights()
-    if not weights:
+    if is_model and not weights:
         problems.append("There is no safetensors file.")
     return Verification(
         name=name,
@@ -146,7 +148,7 @@ def _verify(files: FolderFiles | RepoFiles, name: str, commit: str | None) -> Ve
         other_code=tuple(sorted(others)),
         pruning_options={option: config[option] for option in OPTION_NAMES if option in config},
         weights=weights,
-        origin=_origin(card, weights, problems, on_the_hub=commit is not None),
+        origin=_origin(card, weights, problems, on_the_hub=commit is not None) if is_model else _CODE_ALONE,
         problems=tuple(problems),
     )
 

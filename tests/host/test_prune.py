@@ -37,15 +37,7 @@ PLACES = {
 @pytest.fixture
 def models(family: Family) -> tuple[Any, Any]:
     """A model of the MMTok class, and a stock one of equal weights with a configuration of its own class."""
-    expected, stock = family.models(vision_token_budget=3)
-    known = {name: value for name, value in stock.config.to_dict().items() if name not in _OURS}
-    own = family.stock_class(family.stock_class.config_class.from_dict(known)).eval()
-    own.load_state_dict(stock.state_dict())
-    own.generation_config = stock.generation_config
-    return expected, own
-
-
-_OURS = {*mmtok.PruningOptions.__dataclass_fields__, "model_type", "architectures"}
+    return family.models_of_own_classes(vision_token_budget=3)
 
 
 @pytest.fixture

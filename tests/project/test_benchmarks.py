@@ -14,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import custom_generate  # noqa: E402
 import encode_once  # noqa: E402
 import measure  # noqa: E402
 import prefill  # noqa: E402
@@ -23,6 +24,8 @@ import serving_models  # noqa: E402
 import serving_page  # noqa: E402
 from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
+
+from mmtok.publish import stage_generate  # noqa: E402
 
 TINY: dict[str, Any] = {
     "hidden": 16,
@@ -138,6 +141,12 @@ def test_counts_of_the_real_shapes() -> None:
     assert SHAPES["LLaVA-1.5-7B"].flops(1000)["language model"] == pytest.approx(2 * 6.5e9 * 1000, rel=0.05)
     assert shape.reduced(2).layers == 2
     assert shape.reduced(None) is shape
+
+
+def test_both_parts_of_a_custom_generate_call_are_timed(tmp_path: Path) -> None:
+    measured = custom_generate.measure(stage_generate(tmp_path / "mmtok_generate", check=False).path, 2)
+    assert measured["rounds"] == 2
+    assert set(measured["ms"]) == {"loading", "sharing"}
 
 
 @pytest.mark.parametrize("is_next", [False, True])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmtok.apps.demo import demo_table, run_demo
 from mmtok.cli.main import main
-from mmtok.publish import stage
+from mmtok.publish import stage, stage_generate
 from mmtok.tiny import checkpoint_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,10 +25,13 @@ NEEDS_A_SERVER = "<!-- needs a running server -->"
 NOT_HERE = ("<!-- needs real weights -->", NEEDS_A_SERVER, "<!-- the research code -->")
 # Names in the pages, and what stands for them in the tests.
 STAND_INS = {
+    "org/mmtok": "code_repository",
     "org/llava-mmtok": "demo-model",
     "./llava-mmtok": "demo-model",
     "llava-hf/llava-1.5-7b-hf": str(checkpoint_path()),
 }
+# Command -> the folder that it makes, which each page gets as one of its own.
+MAKES = {"stage": "demo-model", "stage-generate": "./mmtok_generate"}
 # Commands of which the options are read.
 NEED_THE_HUB = ("push", "verify", "push-generate")
 SETTING_UP = ("make ", "git clone ", "python3 -m venv ", "/tmp/heavy/bin/")
@@ -72,6 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `make demo` leaves it."""
     place = tmp_path_factory.mktemp("docs")
     stage(checkpoint_path(), place / "demo-model", check=False)
+    stage_generate(place / "code_repository", check=False)
     Image.new("RGB", (96, 96), "red").save(place / "photo.jpg")
     (place / "questions.jsonl").write_text('{"image": "photo.jpg", "question": "Is there a dog?"}\n')
     (place / "photos").mkdir()
@@ -139,7 +143,8 @@ def test_commands_of_the_docs_run(page: Path, folder: Path, monkeypatch: pytest.
                 assert all(word in usage for word in words if word.startswith("--"))
                 continue
             place = folder / f"{page.stem}-staged"
-            assert main([str(place) if given[0] == "stage" and word == "demo-model" else word for word in given]) == 0
+            made = MAKES.get(given[0])
+            assert main([f"{place}-{made.strip('./')}" if word == made else word for word in given]) == 0
         elif words[:2] == ["pip", "install"]:
             named = re.search(r"(?:mmtok|\.)(?:\[(.+)\])?", command)
             assert named is not None

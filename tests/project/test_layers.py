@@ -15,7 +15,7 @@ METHOD = {
     "packing", "paper_selection", "prompt", "pruned_prompt", "question", "selection", "selection_record", "word_pieces",
 }  # fmt: skip
 HOST = {
-    "arguments", "cached_prompt", "generation", "generation_call", "handler", "host", "llava_images",
+    "arguments", "cached_prompt", "generate", "generation", "generation_call", "handler", "host", "llava_images",
     "onevision_images", "pruner", "pruning_steps", "shared_model",
 }  # fmt: skip
 FRONT_ENDS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")

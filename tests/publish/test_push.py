@@ -204,7 +204,7 @@ def test_weights_that_the_hub_cannot_copy_are_uploaded(hub: HubDouble, release: 
 def test_a_huggingface_hub_that_cannot_copy_uploads(
     hub: HubDouble, release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["mmtok.publish.push"], "can_copy_between_repos", lambda: False)
+    monkeypatch.setattr(sys.modules["mmtok.publish.send"], "can_copy_between_repos", lambda: False)
     report = publish(release, Destination(TARGET), verify_after=False)
     assert report.uploaded
     assert hub.tree(TARGET)["model-00001-of-00003.safetensors"] == hub.tree(BASE)["model-00001-of-00003.safetensors"]
@@ -283,7 +283,7 @@ def test_a_base_that_does_not_fit_its_configuration_is_refused_before_anything_i
 
 
 def test_without_a_token_nothing_is_tried(hub: HubDouble, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["mmtok.publish.push"], "get_token", lambda: None)
+    monkeypatch.setattr(sys.modules["mmtok.publish.send"], "get_token", lambda: None)
     hub.arm()
     with pytest.raises(PublishError, match="hf auth login"):
         publish(release, Destination(TARGET))

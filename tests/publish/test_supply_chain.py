@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmtok.publish.families import FAMILIES, installed_modules
-from mmtok.publish.published_files import HANDLER_FILE, published_sources
+from mmtok.publish.published_files import HANDLER_FILE, generate_sources, published_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -37,8 +37,9 @@ STANDARD_LIBRARY = {
 }
 ALLOWED = {"torch", "transformers", *STANDARD_LIBRARY}
 OWN = set(installed_modules())
-# Every file that a repository of any family gets.
+# Every file that a repository of any family gets, or that of custom_generate.
 SOURCES = {name: source for model_type in FAMILIES for name, source in published_sources(model_type).items()}
+SOURCES |= {path.partition("/")[2]: source for path, source in generate_sources().items()}
 MODELING_FILES = sorted({family.modeling_file for family in FAMILIES.values()})
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"}
 FORBIDDEN_ATTRIBUTES = {

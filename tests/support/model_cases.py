@@ -18,7 +18,12 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig
+from configuration_mmtok import (
+    MMTokLlavaConfig,
+    MMTokLlavaNextConfig,
+    MMTokLlavaOnevisionConfig,
+    PruningOptions,
+)
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 from modeling_mmtok_llava_onevision import MMTokLlavaOnevisionForConditionalGeneration
 
@@ -99,6 +104,16 @@ class Family:
         for model in (pruned, stock):
             model.generation_config.pad_token_id, model.generation_config.eos_token_id = PAD, None
         return pruned, stock
+
+    def models_of_own_classes(self, **pruning_options: Any) -> tuple[Any, Any]:
+        """As `models`, but the configuration of the stock model is of its own class and knows no option."""
+        pruned, stock = self.models(**pruning_options)
+        ours = {*PruningOptions.__dataclass_fields__, "model_type", "architectures"}
+        known = {name: value for name, value in stock.config.to_dict().items() if name not in ours}
+        own = self.stock_class(self.stock_class.config_class.from_dict(known)).eval()
+        own.load_state_dict(stock.state_dict())
+        own.generation_config = stock.generation_config
+        return pruned, own
 
     def image_length(self, size: tuple[int, int], model: Any) -> int:
         """Vision tokens of an image of (height, width) in the prompt."""

@@ -1,0 +1,130 @@
+"""The repository for `custom_generate`: the folder, what reaches the Hub, what is refused, and how it is verified."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_double import HubDouble
+from published_models import hub_for_this_process
+
+from mmtok.cli.main import main
+from mmtok.publish import CheckFailed, PublishError, generate_repo, push_generate, stage_generate, verify
+from mmtok.publish.card import edited_by_hand
+from mmtok.publish.clean_process import check_generate
+from mmtok.publish.families import FAMILIES
+from mmtok.publish.published_files import generate_sources
+from mmtok.publish.recipe import Destination
+
+REPO = "org/mmtok"
+FILES = {*generate_sources(), "custom_generate/requirements.txt", "README.md"}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
+    monkeypatch.setattr(generate_repo, "check_generate", lambda folder: ())
+    with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
+        yield serving
+
+
+def test_a_folder_is_checked_in_a_clean_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mmtok_generate"
+    assert main(["stage-generate", str(out), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (
+        set(made["files"]) == {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == FILES
+    )
+    assert made["checked"] == [family.stock_class for family in FAMILIES.values()]
+    for path, source in generate_sources().items():
+        assert (out / path).read_bytes() == source.read_bytes()
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert not edited_by_hand(card)
+    assert "It reaches `generate` only" in card
+    assert "runs without pruning, too" in card
+    assert main(["stage-generate", str(out)]) == 1
+    assert f"{out} is not empty" in capsys.readouterr().err
+    assert main(["stage-generate", str(out), "--overwrite", "--no-check"]) == 0
+    assert "Not checked." in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["mmtok_generate"]
+
+
+def test_only_a_folder_of_its_own_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is no staged folder, so that it is not overwritten"):
+        stage_generate(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "mine"
+
+
+def test_code_that_does_not_work_is_found(tmp_path: Path) -> None:
+    out = stage_generate(tmp_path / "mmtok_generate", check=False).path
+    (out / "custom_generate" / "coverage.py").unlink()
+    with pytest.raises(CheckFailed, match=r"The staged code does not work: .*coverage"):
+        check_generate(out)
+
+
+def test_a_push_is_one_commit_and_verified(hub: HubDouble, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push-generate", REPO, "--tag", "v1.0", "--private"]) == 0
+    told = capsys.readouterr().out
+    assert f"Published {len(FILES)} files as commit" in told
+    assert "Tagged as v1.0." in told
+    assert told.strip().endswith("The remote code is the code of mmtok 0.1.0.")
+    assert {path for path in hub.files(REPO, "v1.0") if not path.startswith(".")} == FILES
+    assert hub.store.repository(REPO).private
+    card = hub.files(REPO)["README.md"].decode()
+    assert '"custom_generate": "org/mmtok", "revision": "v1.0"' in card
+    again = push_generate(Destination(REPO, tag="v1.0", private=True))
+    assert again.plan.changes == ()
+
+
+def test_a_dry_run_sends_nothing(hub: HubDouble, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push-generate", REPO, "--dry-run"]) == 0
+    assert "custom_generate/generate.py" in capsys.readouterr().out
+    assert REPO not in hub.store.repositories
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "pytorch_model-00001-of-00002.bin"])
+@pytest.mark.parametrize("branch", ["main", "v2"])
+def test_a_repository_with_a_model_is_refused_and_stays(hub: HubDouble, file: str, branch: str) -> None:
+    hub.store.seed(REPO, {file: b"{}"})
+    before = hub.tree(REPO)
+    with pytest.raises(PublishError, match=r"The repository holds a model \(.*\): give custom_generate a repository"):
+        push_generate(Destination(REPO, branch=branch))
+    assert hub.tree(REPO) == before
+    assert set(hub.store.repository(REPO).branches) == {"main"}
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_files_of_an_earlier_release_are_deleted(hub: HubDouble, edited: bool) -> None:
+    push_generate(REPO, verify_after=False)
+    left, mine = "custom_generate/similarity.py", "custom_generate/mine.py"
+    card = hub.files(REPO)["README.md"].decode()
+    if edited:
+        card += "\nMy notes.\n"
+    else:  # as the earlier release wrote it
+        hashes = dict.fromkeys([*generate_sources(), left], "ab" * 32)
+        card = generate_repo._card(hashes, Destination(REPO))
+    hub.store.seed(REPO, {left: b"# earlier", mine: b"# mine", "README.md": card.encode()})
+    assert left in verify(REPO).orphans
+    report = push_generate(REPO)
+    assert [file.path for file in report.plan.changes if file.action == "delete"] == [left]
+    assert report.plan.card_kept == edited
+    assert report.verification is not None
+    assert report.verification.ok, report.verification.describe()
+    assert report.verification.other_code == (mine,)
+
+
+def test_verify_sees_another_file_and_a_missing_one(tmp_path: Path) -> None:
+    out = stage_generate(tmp_path / "mmtok_generate", check=False).path
+    assert verify(out).ok
+    (out / "custom_generate" / "coverage.py").write_text("# other")
+    (out / "custom_generate" / "greedy.py").unlink()
+    found = verify(out)
+    assert found.problems == (
+        "custom_generate/greedy.py is missing.",
+        "custom_generate/coverage.py is not the released file.",
+    )
+    assert "A custom_generate repository is code alone." in found.describe()
