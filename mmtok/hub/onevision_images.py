@@ -40,18 +40,45 @@ def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bo
     inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
     # The outer get_image_features of transformers 4.57 does not know batch_num_images.
     outputs, raw, _ = encode(model, model.model.multi_modal_projector, inputs, model.model.get_image_features)
-
-    def packed(features: torch.Tensor, separator: torch.Tensor) -> list[torch.Tensor]:
-        return model.model.pack_image_features(
-            features.split(crops), sizes, image_newline=separator, vision_aspect_ratio=model.config.vision_aspect_ratio
-        )[0]
-
-    tokens = raw.shape[1]
-    separators = packed(torch.zeros(sum(crops), tokens, 1), torch.ones(1))
-    layouts = [_layout(each[:, 0] > 0.5, tokens, grid_columns(model.config, tokens)) for each in separators]
-    candidates = None if bands is None else [_candidates(*each) for each in zip(layouts, bands, strict=True)]
-    raws = packed(raw, raw.new_zeros(raw.shape[-1]))
+    layouts = llava_onevision_layouts(model.model, sizes, crops, raw.shape[1])
+    candidates = None if bands is None else [whole_candidates(*each) for each in zip(layouts, bands, strict=True)]
+    raws = packed_images(model.model, raw, raw.new_zeros(raw.shape[-1]), sizes, crops)
     return EncodedImages(projected_features(outputs), raws, layouts, candidates, outputs=outputs)
+
+
+def packed_images(
+    model: Any,
+    features: torch.Tensor,
+    separator: torch.Tensor,
+    sizes: Sequence[Sequence[int]],
+    crops: Sequence[int],
+) -> list[torch.Tensor]:
+    """For each image (T, d), its tokens as they stand in the prompt.
+
+    Args:
+        model: has the `config` and the `pack_image_features` of stock's `LlavaOnevisionModel`.
+        features: (all crops, tokens, d), images one after another.
+        separator: (d,), ends each row of a mosaic, or an image without tiles.
+        sizes: (height, width) of each image in pixels.
+        crops: number of crops of each image.
+    """
+    ratio = model.config.vision_aspect_ratio
+    split = features.split(list(crops))
+    return model.pack_image_features(split, sizes, image_newline=separator, vision_aspect_ratio=ratio)[0]
+
+
+def llava_onevision_layouts(
+    model: Any, sizes: Sequence[Sequence[int]], crops: Sequence[int], tokens: int
+) -> list[ImageTokens]:
+    """Where the tokens of images come from; known without their features.
+
+    Args:
+        model, sizes, crops: as for `packed_images`.
+        tokens: of a crop, in front of the projector.
+    """
+    separators = packed_images(model, torch.zeros(sum(crops), tokens, 1), torch.ones(1), sizes, crops)
+    columns = grid_columns(model.config, tokens)
+    return [_layout(each[:, 0] > 0.5, tokens, columns) for each in separators]
 
 
 def _layout(separator: torch.Tensor, tokens: int, columns: int) -> ImageTokens:
@@ -82,8 +109,8 @@ def _layout(separator: torch.Tensor, tokens: int, columns: int) -> ImageTokens:
     )
 
 
-def _candidates(layout: ImageTokens, bands: torch.Tensor) -> torch.Tensor:
-    """(T,) bool: False for tokens of the whole image whose patch lies in `bands`, (rows, columns)."""
+def whole_candidates(layout: ImageTokens, bands: torch.Tensor) -> torch.Tensor:
+    """(T,) bool on the CPU: False for tokens of the whole image whose patch lies in `bands`, (rows, columns)."""
     whole = (layout.crop == 0) & (layout.row >= 0)
     padded = torch.zeros_like(whole)
     padded[whole] = bands[layout.row[whole], layout.column[whole]]

@@ -1,4 +1,4 @@
-"""The vLLM plugin: vLLM loads and prunes MMTok LLaVA and LLaVA-NeXT.
+"""The vLLM plugin: vLLM loads and prunes MMTok LLaVA, LLaVA-NeXT and LLaVA-OneVision.
 
 vLLM finds `register` by the entry point `vllm.general_plugins` and calls it in each of its processes, perhaps more than
 once. Only names are registered then; the models are imported when one of them is served.
@@ -10,7 +10,7 @@ from mmtok.vllm.models import MODULES
 
 
 def register() -> None:
-    """Names the two models and their configurations to vLLM and to transformers' AutoConfig.
+    """Names the models and their configurations to vLLM and to transformers' AutoConfig.
 
     With the configurations known, vLLM needs no `trust_remote_code`: the installed package runs, and none of the code
     in the checkpoint's folder.
@@ -18,9 +18,9 @@ def register() -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
+    from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig
 
-    for config_class in (MMTokLlavaConfig, MMTokLlavaNextConfig):
+    for config_class in (MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     known = ModelRegistry.get_supported_archs()
     for name in MODULES:

@@ -1,4 +1,4 @@
-"""The embedding step of both models: vision tower in bounded batches, cache of features, projector, selection."""
+"""The embedding step of the models: vision tower in bounded batches, cache of features, projector, selection."""
 
 from __future__ import annotations
 
@@ -60,6 +60,10 @@ class PruningEmbeddingMixin:
         """(crops, tokens, hidden) behind the projector -> (T, hidden) as they stand in the prompt."""
         raise NotImplementedError
 
+    def _raw_packed(self, raw: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(crops, tokens, d_raw) before the projector -> the rows that the layout's `source` counts."""
+        return raw.flatten(0, 1)
+
     def _embed(
         self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], requests: Sequence[PruningRequest]
     ) -> list[torch.Tensor]:
@@ -75,11 +79,14 @@ class PruningEmbeddingMixin:
             options = requests[members[0]].pruning
             candidates = None
             if options.exclude_padding:
-                candidates = [self.layout.candidates(pixels[index].cpu(), sizes[index]) for index in members]
+                candidates = [
+                    self.layout.candidates(pixels[index].cpu(), sizes[index], requests[index].tiled)
+                    for index in members
+                ]
             encoded = EncodedImages(
                 [packed[index] for index in members],
-                [raw[index].flatten(0, 1) for index in members],
-                [self.layout.tokens(sizes[index]) for index in members],
+                [self._raw_packed(raw[index], sizes[index]) for index in members],
+                [self.layout.tokens(sizes[index], requests[index].tiled) for index in members],
                 candidates,
             )
             flags, counts = self._kept(encoded, [requests[index] for index in members])
@@ -108,7 +115,8 @@ class PruningEmbeddingMixin:
         new: dict[int, torch.Tensor] = {}
         if wanted:
             crops = torch.cat([pixels[index] for index in wanted])
-            encoded = self._image_pixels_to_features(self.vision_tower, crops)  # type: ignore[attr-defined]
+            # An image of the most tokens need not have the most crops.
+            encoded = torch.cat([self._tower(part) for part in crops.split(self.crops_at_once)])
             new = dict(zip(wanted, encoded.split([len(pixels[index]) for index in wanted]), strict=True))
         for index, features in new.items():
             if keys[index]:
@@ -119,6 +127,10 @@ class PruningEmbeddingMixin:
             new[index] if index in new else found[key].to(device)  # type: ignore[union-attr]
             for index, key in enumerate(keys)
         ]
+
+    def _tower(self, crops: torch.Tensor) -> torch.Tensor:
+        """(crops, channels, h, w) -> (crops, tokens, d_raw)"""
+        return self._image_pixels_to_features(self.vision_tower, crops)  # type: ignore[attr-defined]
 
 
 def _rows(tokens: torch.Tensor, flags: torch.Tensor, count: int) -> torch.Tensor:

@@ -15,7 +15,9 @@ from typing import Any
 # The releases that `make test-vllm` has passed on: from, and up to but without.
 TESTED = ((0, 31), (0, 33))
 
-_LLAVA, _NEXT = "vllm.model_executor.models.llava", "vllm.model_executor.models.llava_next"
+_LLAVA, _NEXT, _ONEVISION = (
+    f"vllm.model_executor.models.{name}" for name in ("llava", "llava_next", "llava_onevision")
+)
 _PROCESSING = "vllm.multimodal.processing"
 
 # Methods that the plugin overrides: vLLM has to call them with just these arguments.
@@ -23,14 +25,25 @@ OVERRIDDEN = {
     f"{_PROCESSING}:BaseMultiModalProcessor.apply": ["inputs", "timing_ctx"],
     f"{_PROCESSING}:BaseMultiModalProcessor.get_dummy_inputs": ["seq_len", "mm_counts", "mm_options"],
     f"{_PROCESSING}:BaseMultiModalProcessor._apply_hf_processor_main": ["mm_items", "hf_kwargs"],
+    f"{_PROCESSING}:BaseMultiModalProcessor._get_hf_mm_inputs": ["mm_items", "hf_kwargs"],
+    f"{_ONEVISION}:LlavaOnevisionMultiModalProcessor._apply_hf_processor_main": ["mm_items", "hf_kwargs"],
     f"{_LLAVA}:LlavaMultiModalProcessor._get_mm_fields_config": ["hf_inputs", "hf_processor_mm_kwargs"],
     f"{_NEXT}:LlavaNextMultiModalProcessor._get_mm_fields_config": ["hf_inputs", "hf_processor_mm_kwargs"],
+    f"{_ONEVISION}:LlavaOnevisionMultiModalProcessor._get_mm_fields_config": ["hf_inputs", "hf_processor_mm_kwargs"],
     f"{_LLAVA}:LlavaMultiModalProcessor._get_prompt_updates": ["mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"],
+    f"{_ONEVISION}:LlavaOnevisionMultiModalProcessor._get_prompt_updates": [
+        "mm_items",
+        "hf_processor_mm_kwargs",
+        "out_mm_kwargs",
+    ],
     f"{_PROCESSING}:BaseProcessingInfo.get_mm_max_tokens_per_item": ["seq_len", "mm_counts"],
     f"{_LLAVA}:LlavaForConditionalGeneration.embed_multimodal": ["kwargs"],
     f"{_NEXT}:LlavaNextForConditionalGeneration.embed_multimodal": ["kwargs"],
+    f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration.embed_multimodal": ["kwargs"],
+    f"{_ONEVISION}:LlavaOnevisionProcessingInfo.get_image_size_with_most_features": [],
     f"{_LLAVA}:LlavaForConditionalGeneration.load_weights": ["weights"],
     f"{_NEXT}:LlavaNextForConditionalGeneration.load_weights": ["weights"],
+    f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration.load_weights": ["weights"],
 }
 
 # What the plugin calls or asks for, with the arguments that it gives.
@@ -52,6 +65,13 @@ CALLED = {
         "patch_embeddings",
         "strategy",
     ],
+    "vllm.multimodal.parse:ImageSize": ["width", "height"],
+    "vllm.multimodal.parse:MultiModalDataItems.get_count": ["modality", "strict"],
+    f"{_ONEVISION}:LlavaOnevisionProcessingInfo.get_max_image_tokens": [],
+    f"{_ONEVISION}:LlavaOnevisionProcessingInfo.get_max_video_tokens": ["seq_len", "mm_counts"],
+    f"{_ONEVISION}:LlavaOnevisionDummyInputsBuilder": [],
+    f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration._parse_and_validate_image_input": [],
+    f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration._image_pixels_to_features": ["vision_tower", "pixel_values"],
 }
 
 

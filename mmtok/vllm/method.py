@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
 from mmtok.hub.crops import crops_of
 from mmtok.hub.encoded_images import EncodedImages
@@ -19,6 +21,7 @@ from mmtok.hub.llava_images import (
     llava_next_layouts,
     padding_of,
 )
+from mmtok.hub.onevision_images import llava_onevision_layouts, packed_images, whole_candidates
 from mmtok.hub.options import PruningOptions
 from mmtok.hub.question import TextRules, text_to_cover
 from mmtok.hub.selection import select
@@ -34,7 +37,7 @@ def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) ->
     """
     special: list[int] = []
     for each in (config, config.get_text_config()):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "video_token_id"):
             value = getattr(each, name, None)
             special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     rules = TextRules(config.image_token_id, special, **options.tables)
@@ -52,22 +55,27 @@ class LlavaLayout:
         """Tokens of a crop in front of the projector."""
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size
-        return side * side + (self.config.vision_feature_select_strategy == "full")
+        first = vision.model_type == "clip_vision_model"  # CLS
+        return side * side + first - (self.config.vision_feature_select_strategy == "default")
 
     @property
     def largest_image(self) -> Sequence[int]:
         """(height, width) in pixels of an image of the most tokens."""
         return (self.config.vision_config.image_size,) * 2
 
-    def crops(self, size: Sequence[int]) -> int:
+    def tiled(self, images: int) -> bool:
+        """Whether each image of a prompt with so many is seen in tiles, where the family has tiles."""
+        return True
+
+    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
         """Crops of an image of (height, width) pixels."""
         return 1
 
-    def tokens(self, size: Sequence[int]) -> ImageTokens:
+    def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
         """Where the tokens of an image of (height, width) pixels come from."""
         return llava_layout(self.config, self.tokens_per_crop)
 
-    def candidates(self, pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    def candidates(self, pixels: torch.Tensor, size: Sequence[int], tiled: bool = True) -> torch.Tensor:
         """(T,) bool on the CPU: tokens outside of the bands of padding of (crops, channels, h, w) pixels."""
         candidates = candidates_outside([self.tokens(size)], [padding_of(self.config, pixels)])
         assert candidates is not None, "there is padding to look at"
@@ -81,16 +89,57 @@ class LlavaNextLayout(LlavaLayout):
     def largest_image(self) -> Sequence[int]:
         return max(self.config.image_grid_pinpoints, key=lambda size: len(self.tokens(size).source))
 
-    def crops(self, size: Sequence[int]) -> int:
+    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
         return crop_count(self.config, size)
 
-    def tokens(self, size: Sequence[int]) -> ImageTokens:
+    def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
         strategy = self.config.vision_feature_select_strategy
         return llava_next_layouts(self, [list(size)], self.tokens_per_crop, strategy)[0]
 
     def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
         """The stock model's, which reads nothing but its configuration."""
         return LlavaNextModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
+
+
+class LlavaOnevisionLayout(LlavaLayout):
+    """Where the tokens of a LLaVA-OneVision image come from, known without features or weights."""
+
+    @property
+    def largest_image(self) -> Sequence[int]:
+        """The largest mosaic that is not shrunk: one that is has fewer tokens."""
+        patch, side = self.config.vision_config.patch_size, self.config.vision_config.image_size
+        most = 1.1**2 * int(self.config.vision_aspect_ratio.removeprefix("anyres_max_")) * side**2
+        fits = [(height, width) for height, width in self._filling_sizes(patch) if height * width <= most]
+        largest = heapq.nlargest(32, fits, key=lambda size: size[0] * (size[1] + patch))
+        return max(largest, key=lambda size: len(self.tokens(size).source))
+
+    def _filling_sizes(self, patch: int) -> set[tuple[int, int]]:
+        """Images of whole patches that fill one of the grids of tiles in one direction."""
+        sizes = set()
+        for height, width in self.config.image_grid_pinpoints:
+            sizes |= {(rows, width) for rows in range(patch, height + 1, patch)}
+            sizes |= {(height, columns) for columns in range(patch, width + 1, patch)}
+        return sizes
+
+    def tiled(self, images: int) -> bool:
+        return images == 1
+
+    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
+        return crop_count(self.config, size) if tiled else 1
+
+    def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
+        return llava_onevision_layouts(self, [list(size)], [self.crops(size, tiled)], self.tokens_per_crop)[0]
+
+    def candidates(self, pixels: torch.Tensor, size: Sequence[int], tiled: bool = True) -> torch.Tensor:
+        return whole_candidates(self.tokens(size, tiled), padding_of(self.config, pixels)[0])
+
+    def packed(self, crops: torch.Tensor, separator: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """(crops, tokens, d) features -> (T, d) as they stand in the prompt, with (d,) as row separator."""
+        return packed_images(self, crops, separator, [list(size)], [len(crops)])[0]
+
+    def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
+        """The stock model's, which reads nothing but its configuration."""
+        return LlavaOnevisionModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
 
 
 def kept_count(image: ImageTokens, candidates: torch.Tensor | None, options: PruningOptions) -> int:

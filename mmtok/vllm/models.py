@@ -10,6 +10,7 @@ from mmtok.vllm.interfaces import require_interfaces
 MODULES = {
     "MMTokLlavaForConditionalGeneration": "mmtok.vllm.llava",
     "MMTokLlavaNextForConditionalGeneration": "mmtok.vllm.llava_next",
+    "MMTokLlavaOnevisionForConditionalGeneration": "mmtok.vllm.llava_onevision",
 }
 
 

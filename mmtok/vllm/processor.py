@@ -38,14 +38,17 @@ class PruningProcessorMixin:
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
         """vLLM's inputs for measuring memory, marked: they repeat one image, and each has to be encoded."""
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)  # type: ignore[misc]
-        return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, PROFILING: True})
+        marked = {**inputs.hf_processor_mm_kwargs, PROFILING: True}
+        if mm_counts.get("video"):  # which no request has that prunes
+            marked["vision_token_budget"] = None
+        return replace(inputs, hf_processor_mm_kwargs=marked)
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Processes a prompt.
 
         Raises:
-            ValueError: options out of range, or that vLLM cannot honour; `image_embeds` in a request that prunes. A
-                server answers 400 with the sentence.
+            ValueError: options out of range, or that vLLM cannot honour; `image_embeds` or a video in a request that
+                prunes. A server answers 400 with the sentence.
         """
         given = dict(inputs.hf_processor_mm_kwargs)
         given.pop(REQUEST, None)  # a client's own
@@ -61,27 +64,42 @@ class PruningProcessorMixin:
                 "lack the features in front of the projector, which the selection compares. Send the image, or turn "
                 "pruning off with vision_token_budget null."
             )
-        given[REQUEST] = request.to_json()
+        if request.pruning.prunes and inputs.mm_data_items.get_count("video", strict=False):
+            raise ValueError(
+                f"The prompt has a video, and only images can be pruned to vision_token_budget="
+                f"{request.pruning.vision_token_budget!r}: send the frames as images, or turn pruning off with "
+                "vision_token_budget null."
+            )
+        tiled = self.layout_class(self.info.get_hf_config()).tiled(
+            inputs.mm_data_items.get_count("image", strict=False)
+        )
+        given[REQUEST] = replace(request, tiled=tiled).to_json()
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        data = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
         request, rest = _request_of(hf_kwargs)
-        shared = not rest.pop(PROFILING, False)
-        data = super()._apply_hf_processor_main(mm_items, rest)  # type: ignore[misc]
         if "pixel_values" in data:
             layout = self.layout_class(self.info.get_hf_config())
             images, sizes = list(data["pixel_values"]), _sizes(mm_items)
             # Crops that only fill an image up to its neighbour's number would make it depend on the neighbour.
             images = [
-                pixels[: layout.crops(size)] if pixels.dim() == 4 else pixels
+                pixels[: layout.crops(size, request.tiled)] if pixels.dim() == 4 else pixels
                 for pixels, size in zip(images, sizes, strict=True)
             ]
             for pixels in images:
                 _require_finite(pixels)
+            shared = not rest.get(PROFILING)
             keys = [_key(pixels, size) if shared else "" for pixels, size in zip(images, sizes, strict=True)]
             data["pixel_values"] = images
             data[REQUEST] = [request.about(key).to_tensor() for key in keys]
         return data
+
+    def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        """What stock gives to the processor of transformers: without our arguments."""
+        _, rest = _request_of(hf_kwargs)
+        rest.pop(PROFILING, None)
+        return super()._get_hf_mm_inputs(mm_items, rest)  # type: ignore[misc]
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
         _, rest = _request_of(hf_processor_mm_kwargs)
@@ -95,9 +113,9 @@ class PruningProcessorMixin:
         request, rest = _request_of(hf_processor_mm_kwargs)
         config = self.info.get_hf_config()
         layout = self.layout_class(config)
-        [stock] = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
+        stock = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
         if isinstance(mm_items.get("image"), ImageEmbeddingItems):
-            return [stock]
+            return stock
 
         options = request.pruning
 
@@ -106,10 +124,11 @@ class PruningProcessorMixin:
             candidates = None
             if options.exclude_padding:
                 pixels = out_mm_kwargs["image"][index]["pixel_values"].data
-                candidates = layout.candidates(pixels if pixels.dim() == 4 else pixels[None], size)
-            return [config.image_token_index] * kept_count(layout.tokens(size), candidates, options)
+                candidates = layout.candidates(pixels if pixels.dim() == 4 else pixels[None], size, request.tiled)
+            return [config.image_token_index] * kept_count(layout.tokens(size, request.tiled), candidates, options)
 
-        return [PromptReplacement(modality="image", target=[config.image_token_index], replacement=placeholders)]
+        images = PromptReplacement(modality="image", target=[config.image_token_index], replacement=placeholders)
+        return [images, *(update for update in stock if update.modality != "image")]
 
 
 class PruningInfoMixin:

@@ -24,11 +24,13 @@ class PruningRequest:
         text_ids: token ids of the text to cover, in order.
         image_key: names the image's pixels, so that requests about one image can share the vision tower's work; empty
             where they must not.
+        tiled: whether the image is seen in tiles, where its family has tiles.
     """
 
     options: dict[str, Any]
     text_ids: list[int]
     image_key: str = ""
+    tiled: bool = True
 
     @classmethod
     def of(cls, config: Any, prompt: list[int], overrides: dict[str, Any]) -> PruningRequest:
@@ -40,8 +42,8 @@ class PruningRequest:
             overrides: options of the request, by name.
 
         Raises:
-            ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, and for LLaVA-NeXT
-                `select_before_unpadding`.
+            ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, and for a
+                family with tiles `select_before_unpadding`.
         """
         options = PruningOptions.from_config(config, **overrides)
         if not options.prunes:
@@ -55,7 +57,7 @@ class PruningRequest:
         if options.select_before_unpadding and hasattr(config, "image_grid_pinpoints"):
             raise ValueError(
                 "select_before_unpadding is True: vLLM hands out the tokens of an image without their padding. Set it "
-                "to False, or use the transformers classes for the selection of the paper."
+                "to False; for LLaVA-NeXT, the transformers classes have the selection of the paper."
             )
         # The text to cover is known by now, and the tables of token ids that it was found with are not needed.
         sent = {name: getattr(options, name) for name in OPTION_NAMES if name not in options.tables}
@@ -67,7 +69,7 @@ class PruningRequest:
         return PruningOptions(**self.options)
 
     def about(self, image_key: str) -> PruningRequest:
-        """The request for one of the prompt's images."""
+        """The request for one of the prompt's images, by its key."""
         return replace(self, image_key=image_key)
 
     def to_json(self) -> str:

@@ -190,7 +190,9 @@ PARTS: dict[str, Parts] = {
 }
 
 
-def make_chat_checkpoint(folder: str | Path, kind: str, *, layout: str = "llava-hf", seed: int = 0) -> Path:
+def make_chat_checkpoint(
+    folder: str | Path, kind: str, *, layout: str = "llava-hf", seed: int = 0, hidden_size: int = 32
+) -> Path:
     """Writes a stock checkpoint.
 
     Args:
@@ -198,6 +200,7 @@ def make_chat_checkpoint(folder: str | Path, kind: str, *, layout: str = "llava-
         kind: of `PARTS`.
         layout: tensor names, as in `make_llava_checkpoint`.
         seed: of the weights.
+        hidden_size: of the language model.
     """
     folder, parts = Path(folder), PARTS[kind]
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +209,10 @@ def make_chat_checkpoint(folder: str | Path, kind: str, *, layout: str = "llava-
     _write_settings(folder, parts)
     ids = {name: tokenizer.token_to_id(getattr(parts.chat, f"{name}_token")) for name in ("eos", "pad")}
     config = getattr(transformers, f"{parts.stock}Config")(
-        text_config=_text_config(parts.text, -(-tokenizer.get_vocab_size() // 64) * 64, ids),
+        text_config={
+            **_text_config(parts.text, -(-tokenizer.get_vocab_size() // 64) * 64, ids),
+            "hidden_size": hidden_size,
+        },
         vision_config={"model_type": parts.vision, **_TOWER, **parts.tower},
         image_token_index=tokenizer.token_to_id("<image>"),
         **({"video_token_index": tokenizer.token_to_id("<video>")} if parts.video else {}),

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+from mmtok.publish.families import family_of
 
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -67,8 +67,7 @@ class Engine:
 
         register()  # as vLLM does; the processor's loading asks for the configuration
         self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-        kinds = {"LlavaProcessor": MMTokLlavaForConditionalGeneration}
-        model_class = kinds.get(type(self.processor).__name__, MMTokLlavaNextForConditionalGeneration)
+        model_class = family_of(AutoConfig.from_pretrained(folder).model_type).load_class()
         self.dtype = getattr(torch, dtype)
         self.reference = model_class.from_pretrained(folder, dtype=self.dtype).eval()
         defaults = {
@@ -159,20 +158,22 @@ class Engine:
         if not case.images:
             return []
         ids = self.processor.tokenizer(self.prompt(case))["input_ids"]
-        request = PruningRequest.of(self.reference.config, ids, case.options)
+        tiled = self.model.layout.tiled(len(case.images))
+        request = replace(PruningRequest.of(self.reference.config, ids, case.options), tiled=tiled)
         kept = []
         for image in case.images:
-            pixels = self.processor.image_processor(image, return_tensors="pt")["pixel_values"][0].to(self.dtype)
+            together = [[image] * len(case.images)]
+            pixels = self.processor.image_processor(together, return_tensors="pt")["pixel_values"][0].to(self.dtype)
             size = (image.height, image.width)
             if not request.pruning.prunes:
-                kept.append(list(range(len(self.model.layout.tokens(size).source))))
+                kept.append(list(range(len(self.model.layout.tokens(size, tiled).source))))
             else:
                 kept.append(self.selected.get(request.about(_key(pixels, size)).to_json(), []))
         return kept
 
     def expected(self, case: Case, new_tokens: int = 6) -> Outcome:
         """The outcome of the transformers model, alone with the case."""
-        text, images = self.prompt(case), list(case.images) or None
+        text, images = self.prompt(case), [list(case.images)] if case.images else None
         inputs = self.processor(text=text, images=images, return_tensors="pt").to(self.dtype)
         length = inputs["input_ids"].shape[1]
         sequences = self.reference.generate(
@@ -184,7 +185,8 @@ class Engine:
         mask = self.reference.select_vision_tokens(**inputs, **case.options).kept_mask[0]
         places = mask[inputs["input_ids"][0] == self.reference.config.image_token_id]
         sizes = [(image.height, image.width) for image in case.images]
-        parts = places.split([len(self.model.layout.tokens(size).source) for size in sizes])
+        layout = self.model.layout
+        parts = places.split([len(layout.tokens(size, layout.tiled(len(sizes))).source) for size in sizes])
         return Outcome(tokens, int(mask.sum()), [part.nonzero()[:, 0].tolist() for part in parts])
 
 

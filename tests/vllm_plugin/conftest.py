@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chat_checkpoints import make_chat_checkpoint
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
 import mmtok.tiny
@@ -13,6 +14,8 @@ from mmtok.publish.stage import stage
 
 # vLLM's attention on the CPU needs heads of at least 32.
 HIDDEN_SIZE = 128
+# Kinds of `chat_checkpoints`: turns marked by registered tokens, and towers without CLS.
+CHAT_MODELS = {"onevision": "llava_onevision", "interleaved": "llava, interleaved", "next-llama3": "llava_next, llama3"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Staged models by name: LLaVA-1.5, LLaVA-NeXT with both backbones, and the embedded model."""
+    """Staged models by name: LLaVA-1.5, LLaVA-NeXT with both backbones, LLaVA-OneVision, the embedded model."""
     root = tmp_path_factory.mktemp("models")
     stock = {
         "llava": make_llava_checkpoint(root / "stock" / "llava", hidden_size=HIDDEN_SIZE),
@@ -32,6 +35,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "next-mistral": make_llava_next_checkpoint(
             root / "stock" / "next-mistral", backbone="mistral", hidden_size=HIDDEN_SIZE
         ),
+        **{
+            name: make_chat_checkpoint(root / "stock" / name, kind, hidden_size=HIDDEN_SIZE)
+            for name, kind in CHAT_MODELS.items()
+        },
         "embedded": Path(mmtok.tiny.__file__).parent / "checkpoint",
     }
     for name, base in stock.items():

@@ -12,11 +12,14 @@ from vllm_engine import Case, Engine, noise, random_cases
 
 pytestmark = pytest.mark.vllm
 
-# Folder, requests, and what the engine is given beside its defaults. 1,060 requests in all.
+# Folder, requests, and what the engine is given beside its defaults. 1,430 requests in all.
 ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "LLaVA-1.5": ("llava", 250, {}),
     "LLaVA-NeXT": ("next", 250, {}),
     "LLaVA-NeXT on Mistral": ("next-mistral", 250, {}),
+    "LLaVA-NeXT on Llama 3": ("next-llama3", 60, {}),
+    "LLaVA with SigLIP": ("interleaved", 60, {}),
+    "LLaVA-OneVision": ("onevision", 250, {}),
     "the embedded model": ("embedded", 70, {}),
     "no prefix cache": ("next", 60, {"enable_prefix_caching": False}),
     "no processor cache": ("llava", 60, {"mm_processor_cache_gb": 0}),

@@ -1,0 +1,58 @@
+"""vLLM's front end of LLaVA-OneVision: several images of a prompt have no tiles, and videos are read in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+from vllm.model_executor.models.llava_onevision import LlavaOnevisionMultiModalProcessor, LlavaOnevisionProcessingInfo
+from vllm.multimodal.parse import ImageSize
+
+from mmtok.vllm.method import LlavaOnevisionLayout
+from mmtok.vllm.processor import REQUEST, PruningInfoMixin, PruningProcessorMixin
+from mmtok.vllm.request import PruningRequest
+
+# transformers' processor takes the images of a list in a list for those of one prompt, and only the one image of a
+# prompt has tiles.
+_COMPANION = Image.new("RGB", (1, 1))
+
+
+class PruningLlavaOnevisionInfo(PruningInfoMixin, LlavaOnevisionProcessingInfo):
+    """Facts for vLLM's planning, of the checkpoint's grids: stock has a constant for the published ones."""
+
+    def get_image_size_with_most_features(self) -> ImageSize:
+        height, width = LlavaOnevisionLayout(self.get_hf_config()).largest_image
+        return ImageSize(width=width, height=height)
+
+    def get_max_image_tokens(self) -> int:
+        layout = LlavaOnevisionLayout(self.get_hf_config())
+        return len(layout.tokens(layout.largest_image).source)
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+        images = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
+        return {**images, "video": self.get_max_video_tokens(seq_len, mm_counts)}
+
+
+class _WithoutCompanion(LlavaOnevisionMultiModalProcessor):
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        data = super()._apply_hf_processor_main(mm_items, hf_kwargs)
+        for name in ("pixel_values", "image_sizes"):
+            if name in data:
+                data[name] = data[name][: mm_items.get_count("image")]
+        return data
+
+
+class PruningLlavaOnevisionProcessor(PruningProcessorMixin, _WithoutCompanion):
+    """Shows several images of a prompt without tiles, as transformers does for a chat; stock gives each its tiles."""
+
+    layout_class = LlavaOnevisionLayout
+
+    def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        request = PruningRequest.from_json(str(hf_kwargs[REQUEST]))
+        data, kwargs, passthrough = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
+        if "images" in data and not request.tiled:
+            # The other images of the prompt may be cached, so that this one comes alone.
+            token = self.info.get_hf_processor().image_token
+            data = {**data, "images": [[*data["images"], _COMPANION]], "text": data["text"] + token}
+        return data, kwargs, passthrough
