@@ -75,7 +75,6 @@ FAMILIES: dict[str, Family] = {
         "modeling_mmtok_llava_onevision.py",
         "mosaic",
         ("onevision_images.py",),
-        vllm=False,
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from vllm_engine import Case, Engine, noise, random_cases
@@ -14,8 +15,9 @@ pytestmark = pytest.mark.vllm
 SQUARE = (48, 48)
 
 
-def test_questions_about_one_image_run_the_tower_once(folders: dict[str, Path]) -> None:
-    engine, image = Engine(folders["next"]), noise(SQUARE, 1)
+@pytest.mark.parametrize("name", ["next", "onevision"])
+def test_questions_about_one_image_run_the_tower_once(name: str, folders: dict[str, Path]) -> None:
+    engine, image = Engine(folders[name]), noise(SQUARE, 1)
     budgets = (4, 2, None, 4, 0.5)
     cases = [
         Case(f"is it {index} dogs ?", [image], {"vision_token_budget": budget}) for index, budget in enumerate(budgets)
@@ -34,7 +36,17 @@ def test_features_of_evicted_images_are_computed_again(folders: dict[str, Path])
     assert (engine.model.features.bytes, len(engine.model.features)) == (2 * one, 2)
 
 
-@pytest.mark.parametrize("name", ["llava", "next"])
+def test_an_image_alone_and_among_others_are_two_to_onevision(folders: dict[str, Path]) -> None:
+    engine, images = Engine(folders["onevision"]), [noise(SQUARE, seed) for seed in range(3)]
+    prompts = [[0], [0, 1], [1], [1, 0], [2, 0], [2, 1]]
+    for budget in (None, 4):
+        cases = [Case("dog", [images[index] for index in each], {"vision_token_budget": budget}) for each in prompts]
+        assert engine.differences(cases, together=1) == []
+    alone = engine.model.layout.crops(SQUARE)
+    assert engine.tower_crops == [alone, 2, alone, 1]
+
+
+@pytest.mark.parametrize("name", ["llava", "next", "onevision"])
 def test_the_tower_gets_no_more_crops_than_vllm_measured(name: str, folders: dict[str, Path]) -> None:
     engine = Engine(folders[name], max_num_batched_tokens=256, max_num_seqs=64)
     runner = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
@@ -49,7 +61,8 @@ def test_the_tower_gets_no_more_crops_than_vllm_measured(name: str, folders: dic
 
     engine.model.embed_multimodal = noted
     cases = [
-        Case("dog", [noise(SQUARE, seed), noise(SQUARE, seed + 100)], {"vision_token_budget": 1}) for seed in range(30)
+        Case("dog", [noise(SQUARE, seed + 100 * n) for n in range(1 + (seed % 3 > 0))], {"vision_token_budget": 1})
+        for seed in range(36)
     ]
     assert engine.differences(cases, together=40) == []
     assert max(came) > bound >= max(engine.tower_crops)
@@ -73,12 +86,14 @@ def test_the_profiling_run_shares_no_features(folders: dict[str, Path]) -> None:
     assert len(engine.model.features) == 0
 
 
-def test_refusals_are_sentences_and_leave_the_engine_alone(folders: dict[str, Path]) -> None:
-    engine, good = Engine(folders["next"]), Case("dog", [noise(SQUARE, 1)])
+@pytest.mark.parametrize("name", ["next", "onevision"])
+def test_refusals_are_sentences_and_leave_the_engine_alone(name: str, folders: dict[str, Path]) -> None:
+    engine, good = Engine(folders[name]), Case("dog", [noise(SQUARE, 1)])
     refused = {
         r"vision_token_budget is 0: give": {"vision_token_budget": 0},
         r"coverage_target is 0\.5: vLLM plans": {"coverage_target": 0.5},
         r"'vision_token_budgett', which is no option: did you mean 'vision_token_budget'": {"vision_token_budgett": 4},
+        r"select_before_unpadding is True: vLLM hands out": {"select_before_unpadding": True},
         r"pixel_values contains (nan|inf|-inf): check": {"image_std": [0.0, 0.0, 0.0]},
     }
     for sentence, options in refused.items():
@@ -102,6 +117,27 @@ def test_image_embeds_are_refused_unless_pruning_is_off(folders: dict[str, Path]
     assert output.prompt_token_ids.count(engine.reference.config.image_token_id) == 16
 
 
+def test_a_video_is_refused_unless_pruning_is_off(folders: dict[str, Path]) -> None:
+    from vllm import SamplingParams
+
+    engine = Engine(folders["onevision"])
+    video = np.stack([np.asarray(noise((30, 40), seed)) for seed in range(3)])
+    text = "<|im_start|>user <video>\nwhere is the dog ?<|im_end|><|im_start|>assistant\n"
+    request: dict[str, Any] = {"prompt": text, "multi_modal_data": {"video": video}}
+    parameters = SamplingParams(temperature=0, max_tokens=6)
+    with pytest.raises(
+        ValueError, match=r"The prompt has a video, .* vision_token_budget=4: send the frames as images"
+    ):
+        engine.llm.generate([request], parameters, use_tqdm=False)
+    request["mm_processor_kwargs"] = {"vision_token_budget": None}
+    [output] = engine.llm.generate([request], parameters, use_tqdm=False)
+    inputs = engine.processor(text=text, videos=[video], return_tensors="pt")
+    full = engine.reference.generate(
+        **inputs, vision_token_budget=None, max_new_tokens=6, do_sample=False, pad_token_id=0
+    )
+    assert [*output.prompt_token_ids, *output.outputs[0].token_ids] == full[0].tolist()
+
+
 def test_options_of_the_engine_count_where_a_request_has_none(folders: dict[str, Path]) -> None:
     image = noise(SQUARE, 1)
     engine = Engine(
@@ -114,7 +150,7 @@ def test_options_of_the_engine_count_where_a_request_has_none(folders: dict[str,
         assert got.tokens == engine.expected(case).tokens
 
 
-@pytest.mark.parametrize("name", ["llava", "next"])
+@pytest.mark.parametrize("name", ["llava", "next", "onevision"])
 def test_bfloat16_keeps_as_many_tokens_and_nearly_the_same(name: str, folders: dict[str, Path]) -> None:
     engine = Engine(folders[name], dtype="bfloat16")
     cases = [case for case in random_cases(5, 60) if case.images]

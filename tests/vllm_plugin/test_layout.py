@@ -9,10 +9,11 @@ import pytest
 import torch
 from model_cases import FAMILIES, Family, crops_of
 
-from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, kept_count
+from configuration_mmtok import MMTokLlavaOnevisionConfig
+from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, LlavaOnevisionLayout, kept_count
 from mmtok.vllm.request import PruningRequest
 
-LAYOUTS = {"llava": LlavaLayout, "llava_next": LlavaNextLayout}
+LAYOUTS = {"llava": LlavaLayout, "llava_next": LlavaNextLayout, "llava_onevision": LlavaOnevisionLayout}
 
 
 @pytest.fixture(params=sorted(LAYOUTS))
@@ -52,14 +53,35 @@ def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any])
         assert kept_count(layout.tokens(size), candidates, request.pruning) == kept, (size, options)
 
 
-def test_the_largest_image_has_the_most_tokens_and_crops(family: Family) -> None:
+def test_the_largest_image_has_the_most_tokens(family: Family) -> None:
     layout = LAYOUTS[family.name](family.config())
     most = len(layout.tokens(layout.largest_image).source)
     for size in sizes(50):
         assert len(layout.tokens(size).source) <= most
-        assert layout.crops(size) <= layout.crops(layout.largest_image)
-        assert layout.crops(size) == (1 if family.name == "llava" else crops_of(size))
-        assert layout.tokens(size).tokens_before_packing == layout.crops(size) * layout.tokens_per_crop
+        assert layout.crops(size) == (crops_of(size) if family.has_tiles else 1)
+        if family.name != "llava_onevision":  # which counts the tokens of a mosaic that was shrunk
+            assert layout.crops(size) <= layout.crops(layout.largest_image)
+            assert layout.tokens(size).tokens_before_packing == layout.crops(size) * layout.tokens_per_crop
+
+
+def test_the_largest_image_of_the_published_onevision_is_the_one_that_vllm_names_upright() -> None:
+    grids = [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)]
+    vision = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}
+    config = MMTokLlavaOnevisionConfig(
+        vision_config=vision, image_grid_pinpoints=grids, vision_feature_select_strategy="full"
+    )
+    layout = LlavaOnevisionLayout(config)
+    most = len(layout.tokens(layout.largest_image).source)
+    # vLLM names 944 x 1153; upright it has more rows, and so more separators.
+    assert most == len(layout.tokens((1153, 944)).source) == len(layout.tokens((944, 1153)).source) + 98 - 81
+    assert most > len(layout.tokens((2304, 2304)).source)
+
+
+def test_several_images_of_a_onevision_prompt_have_no_tiles() -> None:
+    layout = LlavaOnevisionLayout(FAMILIES["llava_onevision"].config())
+    assert [layout.tiled(images) for images in (1, 2, 5)] == [True, False, False]
+    assert layout.crops((48, 48), tiled=False) == 1
+    assert layout.tokens((48, 48), tiled=False).crop.tolist() == [0] * 16 + [-1]
 
 
 def test_candidates_are_the_tokens_outside_of_bands(family: Family) -> None:
@@ -67,4 +89,6 @@ def test_candidates_are_the_tokens_outside_of_bands(family: Family) -> None:
     pixels = torch.randn(layout.crops((24, 24)), 3, 24, 24)
     pixels[..., :6, :] = 0.0  # the first of four rows of patches
     image = layout.tokens((24, 24))
-    assert layout.candidates(pixels, (24, 24)).tolist() == (image.row != 0).tolist()
+    # LLaVA-OneVision looks for bands in the whole image; stock takes those of the mosaic off.
+    banded = (image.row == 0) & ((image.crop == 0) | (family.name != "llava_onevision"))
+    assert layout.candidates(pixels, (24, 24)).tolist() == (~banded).tolist()

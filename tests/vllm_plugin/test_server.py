@@ -21,10 +21,10 @@ import pytest
 import torch
 import vllm_serve
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from vllm_engine import KV_CACHE_BYTES, SETTINGS, noise
 
-from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration
+from mmtok.publish.families import family_of
 
 pytestmark = pytest.mark.vllm
 
@@ -43,22 +43,29 @@ BAD: tuple[dict[str, Any], ...] = (
     {"text_temperature": -1},
     {"exclude_paddings": True},
 )
-# Arguments by what they make: front ends that share nothing, and workers with a part of the model and a cache each.
-PROCESSES: dict[str, list[str]] = {
-    "one server": [],
-    "two servers, tensor parallel 2": ["--api-server-count", "2", "--tensor-parallel-size", "2"],
+# Model and arguments by what they make: front ends that share nothing, and workers with a part of the model and a cache
+# each.
+PROCESSES: dict[str, tuple[str, list[str]]] = {
+    "one server": ("onevision", []),
+    "two servers, tensor parallel 2": ("next", ["--api-server-count", "2", "--tensor-parallel-size", "2"]),
 }
 
 
 @pytest.fixture(scope="module", params=PROCESSES)
-def server(
-    request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """Base address of a server with the small LLaVA-NeXT."""
+def served(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[Path, list[str]]:
+    """Folder and further arguments of a server."""
+    name, arguments = PROCESSES[request.param]
+    return folders[name], arguments
+
+
+@pytest.fixture(scope="module")
+def server(served: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base address of a server."""
+    folder, arguments = served
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, vllm_serve.__file__, str(folders["next"]), *PROCESSES[request.param]]
+    command = [sys.executable, vllm_serve.__file__, str(folder), *arguments]
     command += ["--served-model-name", "small", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16", "--trust-request-mm-kwargs"]
     command += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
@@ -87,13 +94,15 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path, seconds: in
 
 
 @pytest.fixture(scope="module")
-def reference(folders: dict[str, Path], server: str) -> Any:
+def reference(served: tuple[Path, list[str]], server: str) -> Any:
     """(image, question, options) -> new tokens and prompt length of the transformers model."""
     from mmtok.vllm import register
 
     register()
-    processor = AutoProcessor.from_pretrained(folders["next"], trust_remote_code=False)
-    model = MMTokLlavaNextForConditionalGeneration.from_pretrained(folders["next"], dtype=torch.float32).eval()
+    folder, _ = served
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    model_class = family_of(AutoConfig.from_pretrained(folder).model_type).load_class()
+    model = model_class.from_pretrained(folder, dtype=torch.float32).eval()
 
     def answer(image: Image.Image, question: str, options: dict[str, Any]) -> tuple[list[int], int]:
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
@@ -112,9 +121,7 @@ def _ask(
 ) -> tuple[list[int], int]:
     from openai import OpenAI
 
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    address = "data:image/png;base64," + _encoded(image, "PNG")
     content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": question}]
     request: dict[str, Any] = {
         "model": "small",
@@ -132,6 +139,12 @@ def _ask(
     # The first part names the role and has no tokens.
     tokens = [token for choice in choices for token in (choice.model_extra or {}).get("token_ids") or ()]
     return tokens, parts[-1].usage.prompt_tokens
+
+
+def _encoded(image: Image.Image, file_format: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def test_64_requests_at_once(server: str, reference: Any) -> None:
@@ -166,6 +179,18 @@ def test_five_bad_requests_among_twenty_good_ones(server: str, reference: Any) -
             assert next(iter(request[2])) in str(answer)
         else:
             assert answer == reference(*request)
+
+
+def test_a_video_is_a_bad_request(server: str) -> None:
+    from openai import BadRequestError, OpenAI
+
+    client = OpenAI(base_url=server, api_key="none", max_retries=0)
+    frames = ",".join(_encoded(noise((30, 40), seed), "JPEG") for seed in range(3))
+    content = [{"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}]
+    messages: Any = [{"role": "user", "content": [*content, {"type": "text", "text": QUESTIONS[0]}]}]
+    # LLaVA-NeXT knows no videos, and vLLM says so.
+    with pytest.raises(BadRequestError, match=r"only images can be pruned|At most 0 video\(s\)"):
+        client.chat.completions.create(model="small", messages=messages, max_tokens=1)
 
 
 def test_a_client_that_goes_away_harms_nobody(server: str, reference: Any) -> None:

@@ -12,7 +12,7 @@ from vllm_engine import Case, Engine, noise
 
 pytestmark = pytest.mark.vllm
 
-NAMES = ("llava", "next")
+NAMES = ("llava", "next", "onevision")
 RATIO = 20
 
 # (width, height), from 1:20 to 20:1.
