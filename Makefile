@@ -95,6 +95,8 @@ bench-serving: $(VLLM)/.installed ## throughput of vLLM with and without the plu
 	    $(VLLM)/bin/python benchmarks/serving.py --model $$model --part $$part --rounds 3 || exit 1; done; done
 	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part 32 --rounds 2
 	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part fit
+	for model in LLaVA LLaVA-NeXT; do \
+	    OMP_NUM_THREADS=1 $(VLLM)/bin/python benchmarks/serving_selection.py --model $$model || exit 1; done
 	$(VLLM)/bin/python benchmarks/serving_page.py
 
 bench-full: $(INSTALLED) ## prefill ratios at full depth on the CPU (half an hour, 20 GiB of memory), and of a batch
