@@ -29,7 +29,9 @@ def text_to_tokenize(question: str) -> str:
     return " ".join(words) or question.strip()
 
 
-def select_crop(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int) -> list[int]:
+def select_crop(
+    text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int, text_temperature: float = 0.02
+) -> list[int]:
     """The picks of one crop, in the order in which they are made.
 
     Args:
@@ -37,8 +39,9 @@ def select_crop(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, bud
         vision: (n, d) vision tokens after the projector.
         raw: (n, d_raw) the same before it.
         budget: tokens to keep.
+        text_temperature: 0.01 in the code for Qwen2.5-VL.
     """
-    to_text = torch.softmax(_cosines(text, vision) / 0.02, dim=1)
+    to_text = torch.softmax(_cosines(text, vision) / text_temperature, dim=1)
     to_vision = torch.softmax(_cosines(raw, raw) / 0.2, dim=1)
     best_text, best_vision = torch.zeros(len(text)), torch.zeros(len(raw))
     picked: list[int] = []

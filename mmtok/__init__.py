@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from configuration_mmtok import MMTokLlavaConfig as MMTokLlavaConfig
     from configuration_mmtok import MMTokLlavaNextConfig as MMTokLlavaNextConfig
     from configuration_mmtok import MMTokLlavaOnevisionConfig as MMTokLlavaOnevisionConfig
+    from configuration_mmtok import MMTokQwen2_5_VLConfig as MMTokQwen2_5_VLConfig
     from configuration_mmtok import PruningOptions as PruningOptions
     from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration as MMTokLlavaForConditionalGeneration
     from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration as MMTokLlavaNextForConditionalGeneration
     from modeling_mmtok_llava_onevision import (
         MMTokLlavaOnevisionForConditionalGeneration as MMTokLlavaOnevisionForConditionalGeneration,
+    )
+    from modeling_mmtok_qwen2_5_vl import (
+        MMTokQwen2_5_VLForConditionalGeneration as MMTokQwen2_5_VLForConditionalGeneration,
     )
 
     from .hub.coverage import GreedySelection as GreedySelection
@@ -39,6 +43,8 @@ _MODULES: dict[str, str] = {
     "MMTokLlavaNextForConditionalGeneration": "modeling_mmtok_llava",
     "MMTokLlavaOnevisionConfig": "configuration_mmtok",
     "MMTokLlavaOnevisionForConditionalGeneration": "modeling_mmtok_llava_onevision",
+    "MMTokQwen2_5_VLConfig": "configuration_mmtok",
+    "MMTokQwen2_5_VLForConditionalGeneration": "modeling_mmtok_qwen2_5_vl",
     "PruningOptions": "configuration_mmtok",
     "RECOMMENDED_OPTIONS": "configuration_mmtok",
     "coverage_matrix": "mmtok.hub.objective",

@@ -16,15 +16,16 @@ from mmtok.hub.encoded_images import EncodedImages
 
 # Of LLaVA-1.5-7B in 16 bits an image takes 5.9 MB, of LLaVA-NeXT-7B with five crops 54 MB.
 MEMORY_LIMIT = 2**30
-# The arguments of images of which a row is known: that of an image, and in the last one that of a sample.
-_BY_ROWS = {"pixel_values", "image_sizes", "batch_num_images"}
+# The arguments of images of which a row is known: that of an image, and in `batch_num_images` that of a sample; with
+# `image_grid_thw` the rows of `pixel_values` are patches.
+_BY_ROWS = {"pixel_values", "image_sizes", "image_grid_thw", "batch_num_images"}
 
 
 class EncodedImageCache:
     """What `model.encode_images` made of the latest images, found again by the bytes of their pixels.
 
-    Several threads can share a cache. With other arguments of images than `pixel_values`, `image_sizes` and
-    `batch_num_images`, images are encoded each time.
+    Several threads can share a cache. With other arguments of images than `pixel_values`, `image_sizes`,
+    `image_grid_thw` and `batch_num_images`, images are encoded each time.
 
     Args:
         model: a model with MMTok pruning.
@@ -60,7 +61,8 @@ class EncodedImageCache:
 
         Args:
             **image_inputs: of the processor: `pixel_values` (I, channels, height, width), or (I, crops, channels,
-                height, width) with `image_sizes` (I, 2); of LLaVA-OneVision also `batch_num_images` (samples,).
+                height, width) with `image_sizes` (I, 2); of LLaVA-OneVision also `batch_num_images` (samples,); of
+                Qwen2.5-VL (patches, values) with `image_grid_thw` (I, 3).
 
         Raises:
             ValueError: whatever `encode_images` refuses.
@@ -78,10 +80,10 @@ class EncodedImageCache:
         missing = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in found}
         if missing or not keys:
             new = self.model.encode_images(**_together(list(missing.values()), image_inputs))
-            ends = accumulate(len(sample["pixel_values"]) for sample in missing.values())
+            counts = [len(sample.get("image_grid_thw", sample["pixel_values"])) for sample in missing.values()]
             own = {
-                key: _own(new[end - len(sample["pixel_values"]) : end])
-                for (key, sample), end in zip(missing.items(), ends, strict=True)
+                key: _own(new[end - count : end])
+                for key, count, end in zip(missing, counts, accumulate(counts), strict=True)
             }
             found |= own
             self._keep(own)
@@ -99,10 +101,12 @@ def _samples(inputs: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]
     """The inputs of each sample. It has one image, but of LLaVA-OneVision, which reads several without tiles."""
     counts = inputs.get("batch_num_images")
     pixels = inputs["pixel_values"]
-    split = [1] * len(pixels) if counts is None else counts.tolist()
-    parts = {
-        name: values.split(1) if name == "batch_num_images" else values.split(split) for name, values in inputs.items()
-    }
+    grids = inputs.get("image_grid_thw")
+    split = [1] * len(pixels if grids is None else grids) if counts is None else counts.tolist()
+    rows_of = dict.fromkeys(inputs, split) | {"batch_num_images": [1] * len(split)}
+    if grids is not None:
+        rows_of["pixel_values"] = grids.prod(1).tolist()
+    parts = {name: values.split(rows_of[name]) for name, values in inputs.items()}
     return [{name: rows[number] for name, rows in parts.items()} for number in range(len(split))]
 
 
@@ -120,7 +124,7 @@ def _key(sample: Mapping[str, torch.Tensor]) -> bytes:
         filled = pixels.flatten(2).any(2).any(0)
         pixels = pixels[:, : int(filled.nonzero().max()) + 1] if bool(filled.any()) else pixels[:, :0]
     content = hashlib.sha256(pixels.detach().cpu().contiguous().view(torch.uint8).numpy())
-    sizes = sample.get("image_sizes")
+    sizes = sample.get("image_grid_thw", sample.get("image_sizes"))
     content.update(f"{tuple(pixels.shape)} {pixels.dtype} {None if sizes is None else sizes.tolist()}".encode())
     return content.digest()
 

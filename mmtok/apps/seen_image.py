@@ -59,7 +59,7 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
 
     Args:
         inputs: of a model; `pixel_values` is (N, 3, H, W), or (N, crops, 3, H, W) with `image_sizes` (N, 2), and
-            `batch_num_images` of LLaVA-OneVision.
+            `batch_num_images` of LLaVA-OneVision, or the patches of Qwen2.5-VL with `image_grid_thw` (N, 3).
         config: of the model.
         image_processor: gives `image_mean` and `image_std`.
 
@@ -73,6 +73,8 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
     if pixels is None or len(pixels) == 0:
         raise ValueError("The inputs hold no pixel_values: there is no image to show.")
     patch_size = int(config.vision_config.patch_size)
+    if inputs.get("image_grid_thw") is not None:
+        return _grids(pixels, torch.as_tensor(inputs["image_grid_thw"]).tolist(), config, image_processor)
     if pixels.dim() == 4:
         crops = _rgb(pixels, image_processor)
         return [SeenImage((crop,), (0, 0), patch_size) for crop in crops]
@@ -86,6 +88,22 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
         read(image, size, config, image_processor) if count == 1 else _whole(image, config, image_processor)
         for image, size, count in zip(pixels, sizes, together, strict=True)
     ]
+
+
+def _grids(pixels: torch.Tensor, grids: Sequence[Sequence[int]], config: Any, image_processor: Any) -> list[SeenImage]:
+    """Images whose patches lie in the order of the vision tokens, those of a token one after another, each frame twice.
+
+    A vision token is a square of patches, so that is what a patch of the seen image is.
+    """
+    patch, merged = int(config.vision_config.patch_size), int(config.vision_config.spatial_merge_size)
+    seen = []
+    for own, (_, rows, columns) in zip(
+        pixels.split([rows * columns for _, rows, columns in grids]), grids, strict=True
+    ):
+        parts = own.reshape(rows // merged, columns // merged, merged, merged, 3, -1, patch, patch)[:, :, :, :, :, 0]
+        image = parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(1, 3, rows * patch, columns * patch)
+        seen.append(SeenImage(tuple(_rgb(image, image_processor)), (0, 0), patch * merged))
+    return seen
 
 
 def _tiles(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> SeenImage:

@@ -114,6 +114,11 @@ def _token_counts(budgets: Sequence[int | float | None], model: str | Path, revi
     if shares:
         config, _ = MMTokLlavaConfig.get_config_dict(str(model), revision=revision)
         vision = config["vision_config"]
+        if "image_size" not in vision:
+            raise ValueError(
+                f"The budget {shares[0]} is a share, and images of a {config['model_type']} have no fixed number of "
+                "tokens: give numbers of tokens."
+            )
         tokens = (vision["image_size"] // vision["patch_size"]) ** 2
         counts += [max(1, round(share * tokens)) for share in shares]
     return sorted(set(counts), reverse=True)

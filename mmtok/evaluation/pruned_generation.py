@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mmtok.hub.generation import GenerationStep
 from mmtok.prefill import prompt_lengths
 
 from .checkpoint import Checkpoint
@@ -63,11 +64,14 @@ def generate_by_selector(
         As `generate_by_model`.
     """
     pruned = encoded.pruned(checkpoint.model, selector, budget)
+    # Stock cannot count the positions in a grid of tokens that are not all there.
+    step = {} if pruned.positions is None else {"generation_step": GenerationStep(None, None, pruned.positions)}
     with prompt_lengths(checkpoint.model) as lengths:
         output = checkpoint.model.generate(
             input_ids=pruned.input_ids,
             inputs_embeds=pruned.inputs_embeds,
             attention_mask=pruned.attention_mask,
+            **step,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,

@@ -43,7 +43,8 @@ class EncodedImages:
         """
         if isinstance(images, int):
             images = [images]
-        numbers = list(range(len(self)))[images] if isinstance(images, slice) else list(images)
+        every = list(range(len(self)))
+        numbers = every[images] if isinstance(images, slice) else [every[number] for number in images]
         return EncodedImages(
             [self.projected[number] for number in numbers],
             [self.raw[number] for number in numbers],

@@ -61,11 +61,19 @@ def _llava_onevision() -> type:
     return MMTokLlavaOnevisionForConditionalGeneration
 
 
+def _qwen2_5_vl() -> type:
+    from .modeling_mmtok_qwen2_5_vl import MMTokQwen2_5_VLForConditionalGeneration
+    from .qwen_images import encode_qwen2_5_vl  # noqa: F401
+
+    return MMTokQwen2_5_VLForConditionalGeneration
+
+
 # Stock class -> what imports the class that prunes it, which is done for the class of the model alone.
 CLASSES: dict[str, Callable[[], type]] = {
     "LlavaForConditionalGeneration": _llava,
     "LlavaNextForConditionalGeneration": _llava_next,
     "LlavaOnevisionForConditionalGeneration": _llava_onevision,
+    "Qwen2_5_VLForConditionalGeneration": _qwen2_5_vl,
 }
 # What transformers passes on of the arguments with which it finds this file.
 HUB_ARGUMENTS = frozenset(
@@ -88,7 +96,7 @@ def generate(model: Any, **arguments: Any) -> Any:
     Args:
         model: a stock model of a family of MMTok, or an MMTok model.
         **arguments: those of the stock `generate`, and any option of `PruningOptions` for this call. Without a budget
-            it is that of the family: 64 tokens of each crop, or for LLaVA-OneVision a share of 0.2.
+            it is that of the family: 64 tokens of each crop, or for LLaVA-OneVision and Qwen2.5-VL a share of 0.2.
 
     Returns:
         What the stock `generate` returns.

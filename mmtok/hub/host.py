@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args
 
 import torch
 import transformers
@@ -67,6 +67,19 @@ def require_stock(stock_class: Any, output_class: type, *, returns_images: bool 
     for names in (*((name,) for name in _OUTPUT_FIELDS), _CACHE_NAMES, *((_IMAGE_FIELDS,) if returns_images else ())):
         if not found.intersection(names):
             raise UnsupportedRelease(f"{output_class.__name__} has no field {' or '.join(names)}.")
+
+
+def output_class_of(stock_class: Any) -> type:
+    """The class of a stock model's outputs, whose name differs between releases: what its `forward` says it returns.
+
+    Raises:
+        UnsupportedRelease: it does not say.
+    """
+    returned = get_args(inspect.signature(stock_class.forward).return_annotation)
+    found = next((each for each in returned if is_dataclass(each)), None)
+    if not isinstance(found, type):
+        raise UnsupportedRelease(f"{stock_class.__name__}.forward does not say which output it returns.")
+    return found
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:

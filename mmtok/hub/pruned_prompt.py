@@ -120,13 +120,15 @@ class PrunedPrompt:
         Given positions are numbered anew; those in a grid are as `positions` says.
         """
         shorter: dict[str, Any] = {}
-        for name in ("token_type_ids", "mm_token_type_ids"):
+        types: tuple[str, ...] = ("token_type_ids", "mm_token_type_ids")
+        if self.positions is not None:
+            # Stock would count positions from the types of the tokens and the grids of whole images.
+            shorter |= {"position_ids": self.positions.places, "mm_token_type_ids": None}
+            types = ("token_type_ids",)
+        for name in types:
             if inputs.get(name) is not None:
                 shorter[name] = self.order.gather(inputs[name])
-        if self.positions is not None:
-            # Stock makes such positions from the types of the tokens and the grids of whole images.
-            shorter |= {"position_ids": self.positions.places, "mm_token_type_ids": None}
-        elif inputs.get("position_ids") is not None:
+        if self.positions is None and inputs.get("position_ids") is not None:
             dropped = self.dropped_vision.to(inputs["position_ids"].device).cumsum(1)
             positions = inputs["position_ids"].expand(dropped.shape) - dropped
             shorter["position_ids"] = self.order.gather(positions).clamp_min(0)

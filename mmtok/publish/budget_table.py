@@ -11,6 +11,8 @@ from mmtok.hub.options import PruningOptions
 _COUNTS = (192, 128, 64, 32, 16, 8, 4)
 _SHARES = (0.5, 0.2, 0.1, 0.05)
 _EXAMPLES = 4
+# Columns and rows of vision tokens of the examples of images that keep their size.
+_GRIDS = ((16, 16), (32, 24), (48, 36), (64, 64))
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,22 @@ def mosaic_grid(rows: int, columns: int, side: int, aspect_ratio: str) -> tuple[
     return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
 
 
+def _grids(config: Mapping[str, Any]) -> BudgetTable:
+    vision = config["vision_config"]
+    side = vision["patch_size"] * vision.get("spatial_merge_size", 2)
+    images: dict[str, tuple[int, ...]] = {
+        f"{width * side} x {height * side} pixels": (width * height,) for width, height in _GRIDS
+    }
+    about = (
+        f"An image is one crop of its own size, scaled to multiples of {side} pixels: a vision token for each {side} x "
+        f"{side} pixels.\nA number keeps as many tokens of every image, a share as large a part."
+    )
+    return BudgetTable(about, images, same_crops=False)
+
+
 _TABLES: dict[str, Callable[[Mapping[str, Any]], BudgetTable]] = {
     "crop": _one_crop,
     "tiles": _tiles,
     "mosaic": _mosaic,
+    "grid": _grids,
 }

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-# How an image becomes crops: one crop; the whole image and its tiles; the whole image and one mosaic of its tiles.
-Images = Literal["crop", "tiles", "mosaic"]
+# How an image becomes crops: one crop; the whole image and its tiles; the whole image and one mosaic of its tiles; one
+# grid of the image's own size.
+Images = Literal["crop", "tiles", "mosaic", "grid"]
 _FIXED_GRID = ("clip_vision_model", "siglip_vision_model")
 
 PREFIX = "mmtok_"
@@ -75,6 +76,15 @@ FAMILIES: dict[str, Family] = {
         "modeling_mmtok_llava_onevision.py",
         "mosaic",
         ("onevision_images.py",),
+    ),
+    "qwen2_5_vl": Family(
+        "Qwen2.5-VL",
+        "MMTokQwen2_5_VLForConditionalGeneration",
+        "modeling_mmtok_qwen2_5_vl.py",
+        "grid",
+        ("qwen_images.py",),
+        towers=(),
+        vllm=False,
     ),
 }
 

@@ -36,6 +36,8 @@ PUNCTUATION = (
     "।॥၊။៕།።፣፤፥፦፧՞՝՜՛׃־᠂᠃"  # noqa: RUF001
 )
 
+# How the templates of the families begin an image.
+_IMAGE = re.compile(re.escape("<image>") + "|" + re.escape("<|vision_start|>"))
 _BEFORE_A_WORD = ("x ", "x\n", "x\n\n", "(", '"', "x,", "x-", "x/")
 _BEHIND_A_WORD = (" x", "", "?", ".", ",", ":", ";", "!", ")", '"', "'", "-", "/", "\n")
 _BEFORE_AN_INSTRUCTION = ("x?\n", "x? ", "x\n", "x ", "x.\n", "x)\n", "x?\n\n", "\n", "")
@@ -117,7 +119,7 @@ def role_markers(render: Callable[..., str], tokens: Iterable[str] = ()) -> tupl
     Returns:
         User's and assistant's marker, without space around them; "" where a template has none.
     """
-    first, answer, second, image = "Qfirst", "Qanswer", "Qsecond", "<image>"
+    first, answer, second = "Qfirst", "Qanswer", "Qsecond"
     user: list[str] = []
     assistant: list[str] = []
     for system in (None, "Qsystem"):
@@ -130,9 +132,9 @@ def role_markers(render: Callable[..., str], tokens: Iterable[str] = ()) -> tupl
         where = [text.find(content) for content in (first, answer, second)]
         if not -1 < where[0] < where[1] < where[2]:
             raise ValueError("The chat template does not write a question, its answer and the next question in order.")
-        beginning = text[: where[0]].split(image)[0]
+        beginning = _IMAGE.split(text[: where[0]])[0]
         # The space in front of a question is another where an image precedes it.
-        user += [beginning.rstrip(), text[where[1] + len(answer) : where[2]].split(image)[0].rstrip()]
+        user += [beginning.rstrip(), _IMAGE.split(text[where[1] + len(answer) : where[2]])[0].rstrip()]
         assistant += [text[where[0] + len(first) : where[1]], text[where[2] + len(second) :]]
     longest_first = sorted(tokens, key=len, reverse=True)
     units = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)

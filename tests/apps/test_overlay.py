@@ -174,3 +174,24 @@ def test_bad_input_is_named() -> None:
         comparison_figure([[panel], [panel, panel]])
     with pytest.raises(ValueError, match="2 row titles for 1 rows"):
         comparison_figure([[panel]], row_titles=["a", "b"])
+
+
+def test_an_image_of_its_own_size_is_put_together_again() -> None:
+    family = FAMILIES["qwen2_5_vl"]
+    model, _ = family.models()
+    inputs = family.inputs([[3, (24, 36), 5, (12, 12)]], model)
+    # Every pixel of a 6 x 6 token has the token's number; of each patch there are two frames and three channels.
+    numbers = torch.arange(24).repeat_interleave(4)[:, None].expand(-1, 54) / 255
+    inputs["pixel_values"] = torch.cat((numbers, torch.zeros(16, 54)))
+    unnormalised = SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    large, small = seen_images(inputs, model.config, unnormalised)
+    assert ([image.size for image in large.crops], large.patch_size) == ([(36, 24)], 6)
+    assert [image.size for image in small.crops] == [(12, 12)]
+    found = np.array(large.crops[0])[:, :, 0].reshape(4, 6, 6, 6)
+    assert (found == np.arange(24).reshape(4, 1, 6, 1)).all()
+    # Within a token the patches stand in rows too.
+    inputs["pixel_values"][:4] = torch.arange(4)[:, None] / 255
+    corner = np.array(seen_images(inputs, model.config, unnormalised)[0].crops[0])[:6, :6, 0]
+    assert (corner.reshape(2, 3, 2, 3) == np.arange(4).reshape(2, 1, 2, 1)).all()
+    kept = model.select_vision_tokens(**inputs, vision_token_budget=3).images[0]
+    assert overlay(large, kept, scale=4).size == (144, 96)

@@ -120,18 +120,17 @@ def test_pixels_are_checked_before_their_padding_is_looked_for(family: Family, m
     inputs = {**family.inputs([[3, (24, 24), 4]], model), "pixel_values": pixels}
     for call in (model, model.generate, model.select_vision_tokens):
         with pytest.raises(ValueError, match=r"pixel_values (is a|has shape)"):
-            call(**inputs, exclude_padding=True)
+            call(**inputs, **family.options(exclude_padding=True))
 
 
 def test_images_that_were_encoded_before_give_the_same(family: Family, model: Any) -> None:
     inputs = family.inputs([[3, (24, 24), 4], [5, (24, 48), 2]], model)
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    images = {name: value for name, value in inputs.items() if name not in text}
-    encoded = model.encode_images(**images)
+    encoded = model.encode_images(**family.images(inputs))
     settings = {"max_new_tokens": 3, "do_sample": False}
     for options in (
         {"vision_token_budget": 2},
-        {"vision_token_budget": 2, "exclude_padding": True},
+        {"vision_token_budget": 2, **family.options(exclude_padding=True)},
         {"vision_token_budget": None},
     ):
         assert torch.equal(

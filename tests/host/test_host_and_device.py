@@ -41,8 +41,8 @@ def on_meta(family: Family, pruning_options: dict[str, Any], *, masked: bool = T
     """A prompt pruned on the CPU, and pruned where everything that an accelerator would hold has no values."""
     model, _ = family.models()
     inputs = family.inputs(ROWS, model)
-    options = PruningOptions.from_config(model.config, **pruning_options)
-    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    options = PruningOptions.from_config(model.config, **family.options(**pruning_options))
+    ids, mask, inputs = inputs["input_ids"], inputs["attention_mask"], family.images(inputs)
     mask = mask if masked else None
     prompt = model.read_prompt(ids, None, mask)
     with torch.no_grad():

@@ -29,21 +29,14 @@ def saved(model: Any, tmp_path: Path) -> Path:
 
 
 PLACES = {
-    "disk": {
-        "model.vision_tower": "disk",
-        "model.multi_modal_projector": "cpu",
-        "model.language_model": "disk",
-        "lm_head": "cpu",
-    },
+    "disk": {"model.language_model": "disk", "lm_head": "cpu"},
     "all on disk": {"model": "disk", "lm_head": "disk"},
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_offload_to_disk(family: Family, model: Any, saved: Path, tmp_path: Path, place: str) -> None:
-    places = dict(PLACES[place])
-    if family.has_tiles and "model" not in places:
-        places["model.image_newline"] = "cpu"
+    places = {**PLACES[place], **(family.places if place == "disk" else {})}
     offloaded = family.model_class.from_pretrained(saved, device_map=places, offload_folder=str(tmp_path / "offload"))
     assert "disk" in set(offloaded.hf_device_map.values())
     inputs = family.inputs(ROWS, model)

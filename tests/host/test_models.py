@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, EOS, IMAGE, PAD, Family, single
+from model_cases import CACHE, EOS, FAMILIES, IMAGE, PAD, Family, single, stock_tokens
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
@@ -22,21 +22,26 @@ def models(family: Family) -> tuple[Any, Any]:
     return family.models()
 
 
-def pruned_inputs(model: Any, inputs: dict[str, torch.Tensor], **pruning_options: Any) -> dict[str, torch.Tensor]:
+def pruned_inputs(
+    family: Family, model: Any, inputs: dict[str, torch.Tensor], **pruning_options: Any
+) -> dict[str, torch.Tensor]:
     """One row without padding, its dropped tokens taken out by hand: what stock should see."""
     kept = model.select_vision_tokens(**inputs, **pruning_options).kept_mask[0]
     ids = inputs["input_ids"][0]
-    encoded = model.get_image_features(**{k: inputs[k] for k in ("pixel_values", "image_sizes") if k in inputs})
+    encoded = model.get_image_features(**family.images(inputs))
     features = torch.cat(list(getattr(encoded, "pooler_output", encoded)))  # 4.57 returns the features alone
     embeds = model.get_input_embeddings()(ids)
     embeds[ids == IMAGE] = features
-    return {"inputs_embeds": embeds[kept][None], "kept": kept}
+    positions = {name: values[:, :, kept] for name, values in family.positions(model, inputs).items()}
+    return {"inputs_embeds": embeds[kept][None], "kept": kept, **positions}
 
 
 def image_features(output: Any) -> list[torch.Tensor]:
     """For each image its projected vision tokens, as outputs have had them in different releases."""
     encoded = output.get("image_outputs")
-    return [output.image_hidden_states] if encoded is None else list(encoded.pooler_output)
+    if encoded is None:
+        return [output.image_hidden_states] if "image_hidden_states" in output else []
+    return list(encoded.pooler_output)
 
 
 @pytest.mark.parametrize("left", [True, False])
@@ -45,7 +50,9 @@ def test_full_budget_gives_the_logits_of_stock(family: Family, models: tuple[Any
     inputs = family.inputs(MIXED, model, left=left)
     with torch.no_grad():
         pruned, expected = model(**inputs, vision_token_budget=MORE_THAN_ENOUGH), stock(**inputs)
-    assert torch.equal(pruned.logits, expected.logits)
+    # At padding, positions in a grid are 0 or 1, as the release has it: nothing reads them.
+    places = inputs["attention_mask"].bool() if family.has_grids else ...
+    assert torch.equal(pruned.logits[places], expected.logits[places])
     assert torch.equal(pruned.kept_mask, inputs["attention_mask"].bool())
     for ours, stocks in zip(image_features(pruned), image_features(expected), strict=True):
         assert torch.equal(ours, stocks)
@@ -70,7 +77,7 @@ def test_pruning_is_stock_on_the_pruned_prompt(
     model, stock = models
     inputs = family.inputs([MIXED[1]], model)
     with torch.no_grad():
-        shorter = pruned_inputs(model, inputs, **pruning_options)
+        shorter = pruned_inputs(family, model, inputs, **pruning_options)
         kept = shorter.pop("kept")
         expected = stock(**shorter, output_hidden_states=True, output_attentions=False)
         output = model(**inputs, **pruning_options, output_hidden_states=True)
@@ -82,7 +89,7 @@ def test_pruning_is_stock_on_the_pruned_prompt(
     new_tokens = model.generate(**inputs, **pruning_options, max_new_tokens=5, do_sample=False)[
         :, inputs["input_ids"].shape[1] :
     ]
-    assert torch.equal(new_tokens, stock.generate(**shorter, max_new_tokens=5, do_sample=False))
+    assert torch.equal(new_tokens, stock_tokens(stock, shorter, max_new_tokens=5, do_sample=False))
 
 
 def test_attentions_are_aligned_with_the_prompt(family: Family) -> None:
@@ -91,7 +98,7 @@ def test_attentions_are_aligned_with_the_prompt(family: Family) -> None:
         each.set_attn_implementation("eager")
     inputs = family.inputs([MIXED[0]], model)
     with torch.no_grad():
-        shorter = pruned_inputs(model, inputs, vision_token_budget=2)
+        shorter = pruned_inputs(family, model, inputs, vision_token_budget=2)
         kept = shorter.pop("kept")
         expected = stock(**shorter, output_attentions=True).attentions[-1]
         attentions = model(**inputs, vision_token_budget=2, output_attentions=True).attentions[-1]
@@ -106,7 +113,7 @@ def test_loss_is_that_of_stock_on_the_pruned_prompt(family: Family, models: tupl
     model, stock = models
     inputs = family.inputs([MIXED[0]], model)
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
-    shorter = pruned_inputs(model, inputs, vision_token_budget=3)
+    shorter = pruned_inputs(family, model, inputs, vision_token_budget=3)
     kept = shorter.pop("kept")
     expected = stock(**shorter, labels=labels[:, kept]).loss
     torch.testing.assert_close(model(**inputs, labels=labels, vision_token_budget=3).loss, expected)
@@ -133,7 +140,7 @@ def test_gradients_reach_the_language_model_and_the_projector(family: Family, mo
     inputs = family.inputs(MIXED, model, left=False)
     labels = inputs["input_ids"].masked_fill((inputs["input_ids"] == IMAGE) | (inputs["attention_mask"] == 0), -100)
     model(**inputs, labels=labels, vision_token_budget=3).loss.backward()
-    for module in (model.model.language_model, model.model.multi_modal_projector, model.lm_head):
+    for module in (model.model.language_model, family.projector(model), model.lm_head):
         assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
 
 
@@ -169,18 +176,16 @@ def test_a_row_does_not_depend_on_its_batch(family: Family, models: tuple[Any, A
 def test_budgets_count_per_crop(family: Family, models: tuple[Any, Any]) -> None:
     model, _ = models
     inputs = family.inputs([[3, (50, 50), 5]], model)
-    crops = {"llava": 1, "llava_next": 5, "llava_onevision": 2}[family.name]
+    crops = {"llava_next": 5, "llava_onevision": 2}.get(family.name, 1)
     per_crop = model.select_vision_tokens(**inputs, vision_token_budget=2).images[0]
     assert per_crop.crop.bincount().tolist() == [2] * crops
     share = model.select_vision_tokens(**inputs, vision_token_budget=0.25).images[0]
-    separators = {"llava": 0, "llava_next": 8, "llava_onevision": 5}[family.name]
+    separators = {"llava_next": 8, "llava_onevision": 5}.get(family.name, 0)
     tokens = per_crop.num_tokens - separators
     assert abs(len(share.indices) - tokens / 4) <= crops
 
 
 def test_row_separators_are_dropped_unless_wanted() -> None:
-    from model_cases import FAMILIES
-
     family = FAMILIES["llava_next"]
     model, _ = family.models()
     inputs = family.inputs([[3, (50, 50), 5]], model)
@@ -213,8 +218,10 @@ def test_selection_says_what_was_kept_and_why(family: Family, models: tuple[Any,
     assert torch.equal(everything.kept_mask, inputs["attention_mask"].bool())
 
 
-def test_padding_is_no_candidate_when_excluded(family: Family, models: tuple[Any, Any]) -> None:
-    model, _ = models
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.has_grids])
+def test_padding_is_no_candidate_when_excluded(name: str) -> None:
+    family = FAMILIES[name]
+    model, _ = family.models()
     inputs = family.inputs([[3, (24, 24), 5]], model)
     # Two bands of one colour: rows of patches 0 and 3. Where this is most of the image, padding would be picked.
     inputs["pixel_values"][..., :6, :] = 0.25
@@ -385,9 +392,7 @@ def test_refusals_say_what_to_do(family: Family, models: tuple[Any, Any]) -> Non
         for call in (model.generate, model):
             with pytest.raises(ValueError, match="The cache already holds 2 tokens"):
                 call(**inputs, **{CACHE: cache})
-    fewer = {**inputs, "pixel_values": inputs["pixel_values"][:1]}
-    if "image_sizes" in fewer:
-        fewer["image_sizes"] = fewer["image_sizes"][:1]
+    fewer = {**inputs, **family.images(inputs, slice(0, 1))}
     for call in (model.generate, model, model.select_vision_tokens):
         with pytest.raises(ValueError, match=r"image tokens and the images \d+ features"):
             call(**fewer)
@@ -396,7 +401,7 @@ def test_refusals_say_what_to_do(family: Family, models: tuple[Any, Any]) -> Non
     infinite = {**inputs, "pixel_values": inputs["pixel_values"].index_fill(-1, torch.tensor([3]), torch.inf)}
     with pytest.raises(ValueError, match="pixel_values contains inf"):
         model(**infinite)
-    assert not model.model.multi_modal_projector._forward_pre_hooks
+    assert not family.projector(model)._forward_pre_hooks
 
 
 def test_two_threads_share_one_model(family: Family, models: tuple[Any, Any]) -> None:

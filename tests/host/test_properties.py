@@ -53,7 +53,7 @@ def test_random_prompts(family: Family, request: pytest.FixtureRequest) -> None:
         inputs = family.inputs(rows, model, seed=seed, left=left)
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
-        holds_for(family, model, rows, inputs, pruning_options, left)
+        holds_for(family, model, rows, inputs, family.options(**pruning_options), left)
 
     check()
     assert set(vars(model)) == state

@@ -26,12 +26,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "no pruning": {**GREEDY, "vision_token_budget": None},
     "static cache": {**GREEDY, "cache_implementation": "static"},
 }
-PLACES = {
-    "model.vision_tower": "disk",
-    "model.multi_modal_projector": "cpu",
-    "model.language_model": "disk",
-    "lm_head": "cpu",
-}
+PLACES = {"model.language_model": "disk", "lm_head": "cpu"}
 
 
 @pytest.fixture
@@ -119,7 +114,7 @@ def test_threads_share_the_weights_with_stock(family: Family, models: Any) -> No
 
 
 def test_a_model_on_several_devices(family: Family, models: Any, stock_folder: Path, tmp_path: Path) -> None:
-    places = {**PLACES, **({"model.image_newline": "cpu"} if family.has_tiles else {})}
+    places = {**PLACES, **family.places}
     stock = family.stock_class.from_pretrained(stock_folder, device_map=places, offload_folder=str(tmp_path / "off"))
     pruned, inputs = mmtok.prune(stock, vision_token_budget=3), family.inputs(ROWS, models[0])
     assert torch.equal(run(pruned, inputs), run(models[0], inputs))

@@ -61,7 +61,7 @@ def test_a_failure_inside_the_vision_tower_leaves_no_hook(family: Family) -> Non
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory, as it were")
 
-    handle = model.model.vision_tower.register_forward_pre_hook(fail)
+    handle = family.tower(model).register_forward_pre_hook(fail)
     for use in (model.generate, model, model.select_vision_tokens):
         with pytest.raises(RuntimeError, match="as it were"):
             use(**inputs, vision_token_budget=3)

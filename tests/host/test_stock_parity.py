@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, IMAGE, Family
+from model_cases import CACHE, IMAGE, Family, stock_tokens
 
 ROWS = {
     "text first": [[3, (24, 24), 4], [2, (24, 48), 6]],
@@ -47,24 +47,27 @@ def inputs_of(family: Family, model: Any, rows: list[Any]) -> dict[str, torch.Te
     """Inputs; a prompt that begins with its image has no BOS in front."""
     inputs = family.inputs(rows, model)
     if not isinstance(rows[0][0], int) and len(rows) == 1:
-        return {**inputs, "input_ids": inputs["input_ids"][:, 1:], "attention_mask": inputs["attention_mask"][:, 1:]}
+        per_token = ("input_ids", "attention_mask", "mm_token_type_ids")
+        return {name: values[:, 1:] if name in per_token else values for name, values in inputs.items()}
     return inputs
 
 
-def pruned_by_hand(model: Any, stock: Any, inputs: dict[str, torch.Tensor], budget: int) -> dict[str, torch.Tensor]:
+def pruned_by_hand(
+    family: Family, model: Any, stock: Any, inputs: dict[str, torch.Tensor], budget: int
+) -> dict[str, torch.Tensor]:
     """Stock's embeddings of the kept tokens of one row."""
     kept = model.select_vision_tokens(**inputs, vision_token_budget=budget).kept_mask[0]
     ids = inputs["input_ids"]
     embeds = stock.get_input_embeddings()(ids)
-    images = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
-    encoded = stock.get_image_features(**images, **feature_arguments(stock))
+    encoded = stock.get_image_features(**family.images(inputs), **feature_arguments(stock))
     embeds[ids == IMAGE] = torch.cat(list(getattr(encoded, "pooler_output", encoded)))
-    return {"inputs_embeds": embeds[:, kept], "input_ids": ids[:, kept]}
+    positions = {name: values[:, :, kept] for name, values in family.positions(stock, inputs).items()}
+    return {"inputs_embeds": embeds[:, kept], "input_ids": ids[:, kept], **positions}
 
 
 def feature_arguments(stock: Any) -> dict[str, Any]:
     names = ("vision_feature_layer", "vision_feature_select_strategy")
-    return {name: getattr(stock.config, name) for name in names}
+    return {name: getattr(stock.config, name) for name in names if hasattr(stock.config, name)}
 
 
 def generated(model: Any, inputs: dict[str, Any], mode: dict[str, Any], **options: Any) -> torch.Tensor:
@@ -80,6 +83,8 @@ def test_full_budget_and_off_are_stock(family: Family, rows: list[Any], mode: st
     if batch > 1 and mode in ONE_ROW:
         batch = 1
     model, stock = family.models()
+    if mode == "chunked prefill" and not family.splits_prompts(stock):
+        pytest.skip("stock itself fails on chunks of text on this release")
     inputs = inputs_of(family, model, rows[:batch])
     with torch.no_grad():
         expected = stock.generate(**inputs, **GREEDY)
@@ -91,9 +96,11 @@ def test_full_budget_and_off_are_stock(family: Family, rows: list[Any], mode: st
 @pytest.mark.parametrize("mode", [*MODES, "ids and embeddings"])
 def test_pruned_is_stock_on_the_kept_tokens(family: Family, rows: list[Any], mode: str) -> None:
     model, stock = family.models()
+    if mode == "chunked prefill" and not family.splits_prompts(stock):
+        pytest.skip("stock itself fails on chunks of text on this release")
     inputs = inputs_of(family, model, rows[:1])
-    shorter = pruned_by_hand(model, stock, inputs, budget=2)
-    expected = stock.generate(**shorter, **GREEDY)[:, -5:]
+    shorter = pruned_by_hand(family, model, stock, inputs, budget=2)
+    expected = stock_tokens(stock, shorter, **GREEDY)
     if mode == "ids and embeddings":
         inputs = {**inputs, "inputs_embeds": stock.get_input_embeddings()(inputs["input_ids"])}
     sequences = generated(model, inputs, MODES.get(mode, {}), vision_token_budget=2)
@@ -109,9 +116,14 @@ def test_beams(family: Family, rows: list[Any]) -> None:
         assert torch.equal(
             generated(model, inputs, beams, vision_token_budget=budget), stock.generate(**inputs, **GREEDY, **beams)
         )
-    shorter = pruned_by_hand(model, stock, inputs, budget=2)
+    shorter = pruned_by_hand(family, model, stock, inputs, budget=2)
     found = generated(model, inputs, beams, vision_token_budget=2)
-    assert torch.equal(found[:, -5:], stock.generate(**shorter, **GREEDY, **beams)[:, -5:])
+    if family.has_grids and not hasattr(stock, "_prepare_position_ids_for_generation"):
+        # Stock cannot be given the positions of a pruned prompt: with one beam the search is greedy.
+        one, shorter = {"num_beams": 1}, pruned_by_hand(family, model, stock, inputs, budget=2)
+        found = generated(model, inputs, one, vision_token_budget=2)
+        beams = one
+    assert torch.equal(found[:, -5:], stock_tokens(stock, shorter, **GREEDY, **beams))
 
 
 def test_forward_and_labels(family: Family, rows: list[Any]) -> None:
@@ -125,7 +137,7 @@ def test_forward_and_labels(family: Family, rows: list[Any]) -> None:
             assert torch.equal(found.logits, expected.logits)
             assert torch.equal(found.loss, expected.loss)
         one = inputs_of(family, model, rows[:1])
-        shorter = pruned_by_hand(model, stock, one, budget=2)
+        shorter = pruned_by_hand(family, model, stock, one, budget=2)
         ids = shorter.pop("input_ids")
         kept = model(**one, labels=one["input_ids"], vision_token_budget=2)
         by_hand = stock(**shorter, labels=ids)
@@ -144,12 +156,16 @@ def test_a_second_turn_from_a_returned_cache(family: Family, rows: list[Any]) ->
     selection = model.select_vision_tokens(**inputs, vision_token_budget=2)
     kept = torch.cat((selection.kept_mask[0], torch.ones(longer.shape[1] - inputs["input_ids"].shape[1]).bool()))
     _, stock = family.models()
-    whole = pruned_by_hand(model, stock, inputs, budget=2)["inputs_embeds"]
+    shorter = pruned_by_hand(family, model, stock, inputs, budget=2)
+    whole = shorter["inputs_embeds"]
     rest = stock.get_input_embeddings()(longer[:, inputs["input_ids"].shape[1] :])
-    expected = stock.generate(
-        input_ids=longer[:, kept],
-        attention_mask=mask[:, kept],
-        inputs_embeds=torch.cat((whole, rest), 1).detach(),
-        **GREEDY,
-    )
-    assert torch.equal(again[:, -5:], expected[:, -5:])
+    whole = {
+        "input_ids": longer[:, kept],
+        "attention_mask": mask[:, kept],
+        "inputs_embeds": torch.cat((whole, rest), 1).detach(),
+    }
+    if "position_ids" in shorter:
+        positions = shorter["position_ids"]
+        behind = positions[:, :, -1:] + torch.arange(1, rest.shape[1] + 1)
+        whole["position_ids"] = torch.cat((positions, behind), dim=2)
+    assert torch.equal(again[:, -5:], stock_tokens(stock, whole, **GREEDY))

@@ -81,7 +81,8 @@ def test_a_staged_folder_is_its_base_and_covers_the_question(kind: str, tmp_path
     template = json.loads((staged.path / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(staged.path)
     tables = {each.name: config[each.name] for each in fields(PruningOptions) if each.metadata["table"]}
-    rules = TextRules(config["image_token_index"], **tables)
+    image_id = config.get("image_token_index", config.get("image_token_id"))
+    rules = TextRules(image_id, **tables)
     turns = [("user", "Is there a cat?"), ("assistant", "The user."), ("user", "What does the sign say?")]
     chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
     chat[0]["content"].insert(0, {"type": "image"})

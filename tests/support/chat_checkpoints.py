@@ -1,7 +1,8 @@
 """Small random stock checkpoints whose turns are marked by registered tokens, in the folder layout of published ones.
 
-LLaVA-OneVision, and LLaVA-1.5 and LLaVA-NeXT with other parts than CLIP and Vicuna. Images are 24 x 24 with patches of
-6, which makes 16 tokens per crop. Processors, tokenizers and chat templates are the real classes and published forms.
+LLaVA-OneVision, Qwen2.5-VL, and LLaVA-1.5 and LLaVA-NeXT with other parts than CLIP and Vicuna. Images are 24 x 24 with
+patches of 6, which makes 16 tokens per crop; those of Qwen2.5-VL keep their size, and a token is 6 x 6 pixels of them.
+Processors, tokenizers and chat templates are the real classes and published forms.
 """
 
 from __future__ import annotations
@@ -51,6 +52,15 @@ CHATML_TEMPLATE = (
     + _TEXTS
     + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+QWEN_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 LLAMA3_TEMPLATE = (
     "{{ '<|begin_of_text|>' }}{% for message in messages %}"
     "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
@@ -70,10 +80,18 @@ class Chat:
     eos_token: str
     pad_token: str
     bos_token: str | None = None
+    images: tuple[str, str] = ("<image>", "<video>")
 
 
 CHATML = Chat(CHATML_TEMPLATE, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|im_end|>", "<|endoftext|>")
 ONEVISION = Chat(ONEVISION_TEMPLATE, CHATML.markers, "<|im_end|>", "<|endoftext|>")
+QWEN = Chat(
+    QWEN_TEMPLATE,
+    (*CHATML.markers, "<|vision_start|>", "<|vision_end|>"),
+    "<|im_end|>",
+    "<|endoftext|>",
+    images=("<|image_pad|>", "<|video_pad|>"),
+)
 LLAMA3 = Chat(
     LLAMA3_TEMPLATE,
     ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>"),
@@ -133,6 +151,16 @@ _NEXT_PIXELS = {
     "image_grid_pinpoints": GRID_PINPOINTS,
 }
 
+_GRID_PIXELS = {
+    "image_mean": _CLIP_PIXELS["image_mean"],
+    "image_std": _CLIP_PIXELS["image_std"],
+    "min_pixels": 4 * PATCH_SIZE**2,
+    "max_pixels": 4 * IMAGE_SIZE**2,
+    "patch_size": PATCH_SIZE // 2,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+}
+
 PARTS: dict[str, Parts] = {
     # llava-hf/llava-onevision-qwen2-*-ov-hf
     "llava_onevision": Parts(
@@ -154,6 +182,17 @@ PARTS: dict[str, Parts] = {
         },
         {**_SIGLIP_PIXELS, "video_processor_type": "LlavaOnevisionVideoProcessor", "size": _SQUARE},
         {"vision_use_head": False},
+    ),
+    # Qwen/Qwen2.5-VL-*-Instruct
+    "qwen2_5_vl": Parts(
+        "Qwen2_5_VL",
+        QWEN,
+        "qwen2",
+        "qwen2_5_vl",
+        {"rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}, "rope_theta": 1000000.0},
+        {},
+        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**_GRID_PIXELS, "video_processor_type": "Qwen2VLVideoProcessor"},
     ),
     # llava-hf/llava-interleave-qwen-*-hf
     "llava, interleaved": Parts(
@@ -204,30 +243,60 @@ def make_chat_checkpoint(
     """
     folder, parts = Path(folder), PARTS[kind]
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = byte_level_tokenizer((*parts.chat.markers, "<image>", "<video>"))
+    tokenizer = byte_level_tokenizer((*parts.chat.markers, *parts.chat.images))
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_settings(folder, parts)
     ids = {name: tokenizer.token_to_id(getattr(parts.chat, f"{name}_token")) for name in ("eos", "pad")}
-    config = getattr(transformers, f"{parts.stock}Config")(
-        text_config={
-            **_text_config(parts.text, -(-tokenizer.get_vocab_size() // 64) * 64, ids),
-            "hidden_size": hidden_size,
-        },
-        vision_config={"model_type": parts.vision, **_TOWER, **parts.tower},
-        image_token_index=tokenizer.token_to_id("<image>"),
-        **({"video_token_index": tokenizer.token_to_id("<video>")} if parts.video else {}),
-        **parts.config,
-    )
+    sizes = _text_config(parts.text, -(-tokenizer.get_vocab_size() // 64) * 64, ids)
+    text = {**sizes, "hidden_size": hidden_size}
+    fields = _qwen_fields(text, parts, tokenizer) if parts.chat is QWEN else _llava_fields(text, parts, tokenizer)
+    config = getattr(transformers, f"{parts.stock}Config")(**fields)
     model_class = getattr(transformers, f"{parts.stock}ForConditionalGeneration")
     model = random_model(model_class, config, seed)
-    tensors = {published_name(name, layout): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {_name(name, layout, parts): tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_weights(folder, tensors, 1)
-    saved = {**json.loads(config.to_json_string()), "architectures": [model_class.__name__], "torch_dtype": "float32"}
+    written = {**fields, "model_type": kind} if parts.chat is QWEN else json.loads(config.to_json_string())
+    saved = {**written, "architectures": [model_class.__name__], "torch_dtype": "float32"}
     saved.pop("dtype", None)
     write_json(folder / "config.json", saved)
     generation = {"_from_model_config": True, "eos_token_id": ids["eos"], "pad_token_id": ids["pad"]}
     write_json(folder / "generation_config.json", generation)
     return folder
+
+
+def _llava_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> dict[str, Any]:
+    ids = {"image_token_index": tokenizer.token_to_id("<image>")}
+    if parts.video:
+        ids["video_token_index"] = tokenizer.token_to_id("<video>")
+    tower = {"model_type": parts.vision, **_TOWER, **parts.tower}
+    return {"text_config": text, "vision_config": tower, **ids, **parts.config}
+
+
+def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> dict[str, Any]:
+    """As published: the language model's fields stand beside the others."""
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    ids = {f"{name}_token_id": tokenizer.token_to_id(f"<|{token}|>") for name, token in names.items()}
+    tower = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 4,
+        "out_hidden_size": text["hidden_size"],
+        "patch_size": PATCH_SIZE // 2,
+        "window_size": 2 * PATCH_SIZE,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    own = {name: value for name, value in text.items() if name != "model_type"}
+    own["bos_token_id"] = own["pad_token_id"]
+    return {**own, "vision_config": tower, **ids, **parts.config}
+
+
+def _name(name: str, layout: str, parts: Parts) -> str:
+    """The published name of a tensor; Qwen2.5-VL's have neither "model." in front of the tower nor "language_model"."""
+    if parts.chat is QWEN:
+        return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+    return published_name(name, layout)
 
 
 _TOWER = {
@@ -261,9 +330,9 @@ def _write_settings(folder: Path, parts: Parts) -> None:
     write_json(folder / "preprocessor_config.json", {**flags, **parts.image, "processor_class": processor})
     if parts.video is not None:
         write_json(folder / "video_preprocessor_config.json", {**flags, **parts.video, "processor_class": processor})
-    write_json(
-        folder / "processor_config.json", {"image_token": "<image>", **parts.processor, "processor_class": processor}
-    )
+    if parts.processor:
+        settings = {"image_token": "<image>", **parts.processor, "processor_class": processor}
+        write_json(folder / "processor_config.json", settings)
     write_json(folder / "chat_template.json", {"chat_template": parts.chat.template})
     write_json(
         folder / "tokenizer_config.json",

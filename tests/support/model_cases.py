@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     SiglipVisionConfig,
 )
@@ -22,14 +24,17 @@ from configuration_mmtok import (
     MMTokLlavaConfig,
     MMTokLlavaNextConfig,
     MMTokLlavaOnevisionConfig,
+    MMTokQwen2_5_VLConfig,
     PruningOptions,
 )
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 from modeling_mmtok_llava_onevision import MMTokLlavaOnevisionForConditionalGeneration
+from modeling_mmtok_qwen2_5_vl import MMTokQwen2_5_VLForConditionalGeneration
 
 # What the release calls the key-value cache, as an argument and in outputs.
 CACHE = "cache" if "cache" in inspect.signature(LlavaForConditionalGeneration.forward).parameters else "past_key_values"
 PAD, BOS, EOS, IMAGE, VIDEO, VOCABULARY = 0, 1, 2, 99, 100, 120
+VISION_START, VISION_END = 101, 102
 IMAGE_SIZE, PATCH_SIZE = 24, 6
 TOKENS_PER_CROP = (IMAGE_SIZE // PATCH_SIZE) ** 2
 PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
@@ -48,6 +53,8 @@ class Family:
     config_class: type
 
     def config(self, **pruning_options: Any) -> Any:
+        if self.has_grids:
+            return self._qwen_config(**pruning_options)
         onevision = self.name == "llava_onevision"
         text = (Qwen2Config if onevision else LlamaConfig)(
             vocab_size=VOCABULARY,
@@ -86,10 +93,96 @@ class Family:
             **pruning_options,
         )
 
+    def _qwen_config(self, **pruning_options: Any) -> Any:
+        sections = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
+        text = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "pad_token_id": PAD,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+            # By the name of either of two releases.
+            "rope_scaling": {**sections, "type": "default"},
+            "rope_parameters": sections,
+        }
+        # 2 x 2 patches make a token of PATCH_SIZE pixels, and 2 x 2 tokens a window.
+        vision = {
+            "depth": 3,
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": PATCH_SIZE // 2,
+            "window_size": 2 * PATCH_SIZE,
+            "fullatt_block_indexes": [1],
+        }
+        ids = {"image_token_id": IMAGE, "video_token_id": VIDEO}
+        markers = {"vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END}
+        return self.config_class(text_config=text, vision_config=vision, **ids, **markers, **pruning_options)
+
     @property
     def has_tiles(self) -> bool:
         """Whether an image is seen as a whole and in tiles, and so has a size of its own."""
-        return self.name != "llava"
+        return self.name in ("llava_next", "llava_onevision")
+
+    @property
+    def has_grids(self) -> bool:
+        """Whether an image is a grid of patches of its own size, with a token in front of it and one behind."""
+        return self.name.startswith("qwen")
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the parts in front of the language model lie in a model that is offloaded to disk."""
+        if self.has_grids:
+            return {"model.visual": "disk"}
+        newline = {"model.image_newline": "cpu"} if self.has_tiles else {}
+        return {"model.vision_tower": "disk", "model.multi_modal_projector": "cpu", **newline}
+
+    def splits_prompts(self, stock: Any) -> bool:
+        """Whether stock reads a prompt in chunks; before transformers 5.20 or so Qwen2.5-VL fails on text already."""
+        try:
+            stock.generate(**self.inputs([[9]], stock), max_new_tokens=2, prefill_chunk_size=3)
+        except RuntimeError:
+            return False
+        return True
+
+    def options(self, **options: Any) -> dict[str, Any]:
+        """The options that mean something for the family."""
+        return {name: value for name, value in options.items() if name not in self.model_class.refused_options}
+
+    def images(self, inputs: dict[str, torch.Tensor], images: slice = slice(None)) -> dict[str, torch.Tensor]:
+        """The image arguments of some images of a batch."""
+        names = [name for name in self.model_class.image_arguments if name in inputs]
+        if self.has_grids and names:
+            patches = inputs["image_grid_thw"].prod(1).tolist()
+            pixels = inputs["pixel_values"].split(patches)[images]
+            return {
+                "pixel_values": torch.cat(pixels) if pixels else inputs["pixel_values"][:0],
+                "image_grid_thw": inputs["image_grid_thw"][images],
+            }
+        return {name: inputs[name][images] for name in names}
+
+    def positions(self, stock: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`position_ids` (3, B, L) of a full prompt as stock counts them; nothing where positions are counted anew."""
+        if not self.has_grids:
+            return {}
+        names = inspect.signature(stock.model.get_rope_index).parameters
+        return {
+            "position_ids": stock.model.get_rope_index(**{name: inputs[name] for name in names if name in inputs})[0]
+        }
+
+    def tower(self, model: Any) -> Any:
+        """The vision tower."""
+        return model.model.visual if self.has_grids else model.model.vision_tower
+
+    def projector(self, model: Any) -> Any:
+        """What makes vision tokens of the tower's features."""
+        return model.model.visual.merger if self.has_grids else model.model.multi_modal_projector
 
     def models(self, *, seed: int = 0, **pruning_options: Any) -> tuple[Any, Any]:
         """The pruned model and the stock model with equal random weights, in float32 on the CPU, in eval mode."""
@@ -98,7 +191,8 @@ class Family:
         for parameter in pruned.parameters():
             # The default initialisation makes all tokens nearly alike, and so every selection a matter of rounding.
             torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
-        torch.nn.init.normal_(pruned.model.vision_tower.get_input_embeddings().weight, std=0.6)
+        patches = pruned.model.visual.patch_embed.proj if self.has_grids else self.tower(pruned).get_input_embeddings()
+        torch.nn.init.normal_(patches.weight, std=0.6)
         stock = self.stock_class(pruned.config).eval()
         stock.load_state_dict(pruned.state_dict())
         for model in (pruned, stock):
@@ -117,6 +211,8 @@ class Family:
 
     def image_length(self, size: tuple[int, int], model: Any) -> int:
         """Vision tokens of an image of (height, width) in the prompt."""
+        if self.has_grids:
+            return math.prod(self._grid(size))
         if not self.has_tiles:
             return TOKENS_PER_CROP
         numbers = torch.zeros(crops_of(size), TOKENS_PER_CROP, 1)
@@ -135,7 +231,8 @@ class Family:
             ids = [BOS]
             for piece in row:
                 if isinstance(piece, tuple):
-                    ids += [IMAGE] * self.image_length(piece, model)
+                    image = [IMAGE] * self.image_length(piece, model)
+                    ids += [VISION_START, *image, VISION_END] if self.has_grids else image
                     sizes.append(piece)
                 else:
                     ids += torch.randint(3, IMAGE, (piece,), generator=generator).tolist()
@@ -148,12 +245,33 @@ class Family:
             for pad, ids in zip(fill, sequences, strict=True)
         ]
         inputs = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(real)}
+        if self.has_grids:
+            return inputs | self._grid_inputs(inputs["input_ids"], sizes, generator)
         if sizes:
             crops = max(map(crops_of, sizes)) if self.has_tiles else 1
             pixels = torch.randn(len(sizes), crops, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
             inputs["pixel_values"] = pixels if self.has_tiles else pixels[:, 0]
             if self.has_tiles:
                 inputs["image_sizes"] = torch.tensor(sizes)
+        return inputs
+
+    @staticmethod
+    def _grid(size: tuple[int, int]) -> tuple[int, ...]:
+        """Rows and columns of vision tokens."""
+        return tuple(max(side // PATCH_SIZE, 1) for side in size)
+
+    def _grid_inputs(
+        self, ids: torch.Tensor, sizes: Sequence[tuple[int, int]], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        inputs = {}
+        if "mm_token_type_ids" in inspect.signature(self.stock_class.forward).parameters:
+            inputs["mm_token_type_ids"] = (ids == IMAGE).int()
+        if sizes:
+            patch = PATCH_SIZE // 2
+            grids = [(1, *(2 * side for side in self._grid(size))) for size in sizes]
+            values = 3 * 2 * patch**2
+            inputs["pixel_values"] = torch.randn(sum(map(math.prod, grids)), values, generator=generator)
+            inputs["image_grid_thw"] = torch.tensor(grids)
         return inputs
 
 
@@ -163,14 +281,42 @@ def crops_of(size: tuple[int, int]) -> int:
     return image_size_to_num_patches(list(size), PINPOINTS, IMAGE_SIZE)
 
 
+def stock_tokens(stock: Any, shorter: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
+    """What stock writes behind a prompt that was pruned by hand, (R, new); with its own positions where they are given.
+
+    Releases that ask the model class for positions take them in `generate` and go on behind the last; earlier ones are
+    called by hand, step by step.
+    """
+    shorter, length = dict(shorter), shorter["inputs_embeds"].shape[1]
+    positions = shorter.pop("position_ids", None)
+    if positions is None:
+        tokens = stock.generate(**shorter, **settings)
+        return tokens[:, length:] if "input_ids" in shorter else tokens
+    if hasattr(stock, "_prepare_position_ids_for_generation"):
+        text = torch.arange(length).expand(1, len(shorter["inputs_embeds"]), -1)
+        tokens = stock.generate(**shorter, position_ids=torch.cat((text, positions)), **settings)
+        return tokens[:, length:] if "input_ids" in shorter else tokens
+    found: list[torch.Tensor] = []
+    cache: dict[str, Any] = {}
+    given: dict[str, Any] = {"inputs_embeds": shorter["inputs_embeds"]}
+    for _ in range(settings["max_new_tokens"]):
+        with torch.no_grad():
+            output = stock(**given, **cache, position_ids=positions, use_cache=True)
+        scores = output.logits[:, -1].index_fill(
+            1, torch.tensor(settings.get("suppress_tokens", [])).long(), -torch.inf
+        )
+        found.append(scores.argmax(-1, keepdim=True))
+        cache, given, positions = {CACHE: output[CACHE]}, {"input_ids": found[-1]}, positions[:, :, -1:] + 1
+    return torch.cat(found, dim=1)
+
+
 def single(inputs: dict[str, torch.Tensor], row: int, images: slice) -> dict[str, torch.Tensor]:
     """One row of a batch without its padding, with its own images."""
     real = inputs["attention_mask"][row].bool()
-    alone = {name: inputs[name][row : row + 1, real] for name in ("input_ids", "attention_mask")}
-    for name in ("pixel_values", "image_sizes"):
-        if name in inputs and images.stop > images.start:
-            alone[name] = inputs[name][images]
-    return alone
+    per_token = ("input_ids", "attention_mask", "mm_token_type_ids", "labels")
+    alone = {name: inputs[name][row : row + 1, real] for name in per_token if name in inputs}
+    family = FAMILIES["qwen2_5_vl" if "image_grid_thw" in inputs else "llava_next"]
+    return alone | family.images(inputs, images) if images.stop > images.start else alone
 
 
 FAMILIES = {
@@ -188,6 +334,12 @@ FAMILIES = {
             MMTokLlavaOnevisionForConditionalGeneration,
             LlavaOnevisionForConditionalGeneration,
             MMTokLlavaOnevisionConfig,
+        ),
+        Family(
+            "qwen2_5_vl",
+            MMTokQwen2_5_VLForConditionalGeneration,
+            Qwen2_5_VLForConditionalGeneration,
+            MMTokQwen2_5_VLConfig,
         ),
     )
 }

@@ -13,7 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-for name in ("mmtok", "modeling_mmtok_llava", "modeling_mmtok_llava_onevision", "configuration_mmtok", "hub_upload"):
+for name in (
+    "mmtok",
+    "modeling_mmtok_llava",
+    "modeling_mmtok_llava_onevision",
+    "modeling_mmtok_qwen2_5_vl",
+    "configuration_mmtok",
+    "hub_upload",
+):
     sys.modules[name] = None  # type: ignore[assignment]  # importing them fails
 
 import torch  # noqa: E402
