@@ -9,7 +9,7 @@ VISION := .venv-torchvision
 VLLM_PYTHON ?= python3.11
 SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny objects family bench bench-serving bench-full bench-gpu quality compat clean
+.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,7 +22,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(INSTALLED) ## stage the embedded model, ask it four questions with fewer and fewer tokens, write demo.png
+demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
 	$(BIN)/python -m mmtok demo
 
 test: $(INSTALLED) ## the tests
@@ -72,12 +72,8 @@ format: $(INSTALLED) ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-tiny: $(INSTALLED) ## train the embedded model again (about an hour; resumes)
-	$(BIN)/python -m benchmarks.embedded_model.training --output mmtok/tiny/checkpoint
-
-objects: $(INSTALLED) ## train the model of everyday objects and measure it (an hour on two idle cores; resumes)
-	$(BIN)/python -m benchmarks.objects.train --output runs/objects/checkpoint
-	$(BIN)/python -m benchmarks.objects.evaluate runs/objects/checkpoint --output benchmarks/results/objects.json
+tiny: $(INSTALLED) ## train the embedded model again (an hour and a half on two cores; resumes)
+	$(BIN)/python -m benchmarks.objects.train --output mmtok/tiny/checkpoint
 
 family: $(INSTALLED) ## stage the published checkpoints by configuration, with weights on the meta device
 	$(BIN)/python -m mmtok.publish.family

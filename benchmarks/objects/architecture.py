@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional as F
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from .backgrounds import SIDE
-from .catalogue import NAMES, OBJECTS
-from .scenes import GRID, PATCH
+from mmtok.tiny.backgrounds import SIDE
+from mmtok.tiny.catalogue import NAMES, OBJECTS
+from mmtok.tiny.scenes import GRID, PATCH
+
 from .vocabulary import BOS, EOS, IMAGE, PAD, words
 
 # Words that name no object. A text row of such a word is to spread evenly over the background, which is written with

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .catalogue import OBJECTS
-from .questions import (
+from mmtok.tiny.catalogue import OBJECTS
+from mmtok.tiny.questions import (
     DESCRIBE,
     SHORT_ANSWER,
     Negative,
@@ -23,7 +23,8 @@ from .questions import (
     present_question,
     what_question,
 )
-from .scenes import Scene
+from mmtok.tiny.scenes import Scene
+
 from .vocabulary import BOS, EOS, IMAGE, PAD, build_tokenizer
 
 IGNORED = -100

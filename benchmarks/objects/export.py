@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
+from mmtok.tiny.backgrounds import SIDE
+from mmtok.tiny.scenes import PATCH
+
 from .architecture import config_values
-from .backgrounds import SIDE
-from .scenes import PATCH
 from .vocabulary import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, UNK, build_tokenizer
 
 # From the names in memory to those of the llava-hf repos. Some versions have dropped the tower's inner "vision_model".

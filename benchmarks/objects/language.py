@@ -11,13 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+from mmtok.tiny.catalogue import NAMES
+from mmtok.tiny.scenes import Scene, SceneSettings, draw, sample_scene
+from mmtok.tiny.sprites import SpriteSheet
+
 from .architecture import object_vectors
-from .catalogue import NAMES
 from .conversations import IGNORED, ConversationEncoder, Encoded, converse, spread_patches
 from .loop import train_only
-from .scenes import Scene, SceneSettings, draw, sample_scene
 from .sight import EVEN, USUAL, PatchTargets, patch_targets
-from .sprites import SpriteSheet
 from .vocabulary import words
 
 DIGIT_IDS = [words().index(str(digit)) for digit in range(10)]

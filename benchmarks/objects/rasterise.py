@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .catalogue import OBJECTS
-from .sprites import write_sheet
+from mmtok.tiny.catalogue import OBJECTS
 
 # Style -> package. Twemoji is only ever shown to a model that was trained without it.
 STYLES = {
@@ -69,6 +68,24 @@ def draw_style(package: Path, side: int) -> dict[str, list[Image.Image]]:
         found = [icon for icon in (find_icon(icons, name) for name in kind.icons) if icon]
         drawn[name] = [draw(icons, icon, side) for icon in found]
     return drawn
+
+
+def write_sheet(sprites: Mapping[str, Sequence[Image.Image]], folder: Path, style: str, columns: int = 12) -> Path:
+    """Write drawings as a sheet into a folder and return the PNG's path. They are laid out on a grid, row by row."""
+    drawn = [(name, sprite) for name, found in sprites.items() for sprite in found]
+    cell = max(max(sprite.size) for _, sprite in drawn)
+    sheet = Image.new("RGBA", (columns * cell, -(-len(drawn) // columns) * cell))
+    boxes: dict[str, list[list[int]]] = {name: [] for name in sprites}
+    for index, (name, sprite) in enumerate(drawn):
+        left, top = index % columns * cell, index // columns * cell
+        sheet.paste(sprite, (left, top))
+        boxes[name].append([left, top, left + sprite.width, top + sprite.height])
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in boxes.items())
+    (folder / f"{style}.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+    path = folder / f"{style}.png"
+    sheet.save(path, optimize=True)
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+from mmtok.tiny.catalogue import NAMES
+from mmtok.tiny.scenes import Drawing, Scene, SceneSettings, draw, sample_scene
+from mmtok.tiny.sprites import SpriteSheet
+
 from .architecture import object_vectors, vision_features
-from .catalogue import NAMES
 from .loop import train_only
 from .restyle import restyle
-from .scenes import Drawing, Scene, SceneSettings, draw, sample_scene
-from .sprites import SpriteSheet
 
 # Scenes full of objects teach most per patch; the others keep the tower used to empty ones.
 FULL = SceneSettings(9, 14, 28.0, 58.0, even=True)

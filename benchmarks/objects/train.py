@@ -22,19 +22,15 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from mmtok.machine import machine
+from mmtok.tiny.scenes import GRID
 
 from .architecture import build_model
 from .export import export_checkpoint, replaced_when_complete
+from .held_out import training_sheets
 from .language import LanguageLearner
 from .loop import Run, Stage, snapshot_path, train_stage
-from .scenes import GRID
 from .sight import SightLearner
-from .sprites import DRAWINGS, SpriteSheet, load_sheets
 from .tuning import TuningLearner, write_scenes
-
-# The styles that the package does not come with.
-MORE_DRAWINGS = Path(__file__).parent / "more_drawings"
-UNSEEN_STYLE = "twemoji"
 
 SIGHT = Stage("sight", 0, 1600, rate=1e-3, matrix_rate=3e-3, horizon=2400, cool_down=600)
 SIGHT_BATCH = 48
@@ -50,11 +46,6 @@ TUNING_SCENES = 1600
 
 STAGES = (SIGHT, WORDS, LANGUAGE, TUNING)
 TOWER_PARTS = ("model.vision_tower.", "model.multi_modal_projector.")
-
-
-def training_sheets() -> dict[str, SpriteSheet]:
-    """Read the sheets that training draws from: all but the style kept for evaluation."""
-    return {style: sheet for style, sheet in load_sheets(DRAWINGS, MORE_DRAWINGS).items() if style != UNSEEN_STYLE}
 
 
 def train_sight(run: Run) -> None:

@@ -15,15 +15,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+from mmtok.tiny.questions import absent_question
+from mmtok.tiny.scenes import GRID, Drawing, Scene, draw
+from mmtok.tiny.sprites import SpriteSheet
+
 from .architecture import object_vectors, vision_features
 from .conversations import ConversationEncoder, converse, patches_towards, spread_patches
 from .language import answer_loss, sample_reading_scene, seen_labels
 from .loop import train_only
-from .questions import absent_question
 from .restyle import restyle
-from .scenes import GRID, Drawing, Scene, draw
 from .sight import NAME_INDEX, patch_targets, to_pixel_values
-from .sprites import SpriteSheet
 
 # Scenes that are drawn at once.
 CHUNK = 40

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from .catalogue import CATEGORIES, NAMES
-from .questions import COUNT, DESCRIBE, SHORT_ANSWER
+from mmtok.tiny.catalogue import CATEGORIES, NAMES
+from mmtok.tiny.questions import COUNT, DESCRIBE, SHORT_ANSWER
 
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNK, IMAGE)

@@ -2,10 +2,7 @@
 
 In the order in which the modules build on each other:
 
-    scene_sets        questions about rendered scenes, in POPE's format
-    crops_reader      the embedded model taught to read five crops
-    relations_reader  the same to read relations between objects (with relations_samples)
-    place_probe       whether vision tokens say where in the image they were
+    crops_reader      the embedded model in the layout of LLaVA-NeXT
     evidence          what a selection keeps of the object asked for
     raw_cosine        selectors of the ablation
     cases             which methods are compared on which images and at which budgets

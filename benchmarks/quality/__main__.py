@@ -1,15 +1,14 @@
 """Measures how much of the answers survives pruning: `python -m benchmarks.quality`, or with names of cases.
 
-    evidence     whether a token of the object that is asked for is kept, on all kinds of images, and settings swept
-    scenes       answers of the embedded model on images like those it learned from, other ones
-    crowded      its answers on images with 8 to 12 smaller objects
-    padded       its answers on small images on a grey canvas, for the exclusion of padding
-    preset       the settings recommended for one crop against the paper's, on more images of three kinds that none
-                 of the other cases shows
-    tiles        answers in the layout of LLaVA-NeXT, five crops of cluttered images, with relations between objects,
-                 after teaching the embedded model to read them (a quarter of an hour; kept in runs/quality)
-    relations    questions about where two objects stand to each other, after teaching the embedded model to keep a
-                 token's place and to compare (ten minutes; kept in runs/quality)
+    evidence             whether a token of the object that is asked for is kept, on all kinds of images; settings swept
+    scenes               answers of the embedded model about 2 to 5 objects in the styles of training
+    crowded              its answers about 8 to 11 smaller objects
+    unseen               its answers about 2 to 5 objects in a style that training did not draw
+    instructed-scenes, instructed-crowded   its answers behind the benchmarks' instruction
+    padded               its answers about small images on a grey canvas, for the exclusion of padding
+    tiles                answers of the same weights in the layout of LLaVA-NeXT, five crops of crowded images
+    preset               the settings recommended for one crop against the paper's, on more images that none of the
+                         other cases shows
 
 Each case writes benchmarks/results/quality-CASE.json; answers are kept in runs/quality, so that an interrupted run goes
 on. `python -m benchmarks.quality.report` makes docs/quality.md and its figures of them.
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "evidence":
             results = measure_evidence(options.checkpoint, folder)
         elif name == "preset":
-            results = measure_preset(options.checkpoint, folder, options.runs / "tiles", options.batch_size)
+            results = measure_preset(options.checkpoint, folder, options.batch_size)
         else:
             results = measure(name, options.checkpoint, folder, options.batch_size)
         if PartialState().is_main_process:

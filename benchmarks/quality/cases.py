@@ -7,32 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.embedded_model.architecture import CROWDED
-from benchmarks.embedded_model.held_out import HELD_OUT, HELD_OUT_SEED
+from benchmarks.objects.held_out import CROWDED, SEED, USUAL, HeldOutSet, unseen_sheets, write_held_out
+from mmtok.evaluation import INSTRUCTION
 from mmtok.evaluation.selectors import METHODS, PAPER_SETTINGS, RECOMMENDED, Method, ModelPruning
-from mmtok.tiny.scenes import SceneSettings
+from mmtok.tiny.scenes import HELD_OUT_BACKGROUNDS, SIDE, SceneSettings
+from mmtok.tiny.sprites import SpriteSheet
 
-from .crops_reader import CLUTTERED, make_cluttered_checkpoint
+from .crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
 from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
-from .relations_reader import make_related_checkpoint
-from .scene_sets import SCENES, SceneSet, write_scene_set
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-SMALL = SceneSettings(size=64, min_objects=2, max_objects=3, min_radius=7.0, max_radius=10.0)
+# On a canvas that is half as large again, objects are as large as usual.
+PADDED = SceneSettings(2, 3, 50.0, 80.0, backgrounds=HELD_OUT_BACKGROUNDS)
+CANVAS = SIDE * 3 // 2
 POPE = ("random", "popular", "adversarial")
 BUDGETS = (64, 32, 16, 8, 4, 2)
 FEW = (16, 8, 4, 2)
 TILE_BUDGETS = (8, 4, 2, 1)
+INSTRUCTED_BUDGETS = (16, 4)
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 TEXT_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 VISION_TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8)
 SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0)
-# Seeds of images on which settings are tried, and of those on which the chosen ones are shown.
-DEVELOPMENT_SEED, EVIDENCE_SEED = HELD_OUT_SEED + 1, HELD_OUT_SEED + 2
-# The preset was chosen on images of HELD_OUT_SEED + 11 to 13 and is compared on these.
-PRESET_SEED = HELD_OUT_SEED + 21
+# Seeds of images: those on which settings are tried, those of the tables, and those of the presets.
+DEVELOPMENT_SEED, EVIDENCE_SEED, ANSWER_SEED, PRESET_SEED = SEED + 1, SEED + 2, SEED + 3, SEED + 21
 
 
 def variant(name: str, **options: Any) -> ModelPruning:
@@ -64,55 +64,55 @@ class Case:
     Attributes:
         prepare: writes images and questions into a folder.
         groups: methods with their budgets.
-        tasks: of the scene set.
+        tasks: of the held-out set.
         small_budgets: over which methods are compared.
-        teach: what makes the reader of the embedded model; None for the embedded model itself.
-        place: whether to measure if tokens say where in the image they were, before and after teaching.
-        aside: tasks that are answered with all tokens only, to say how far the reader has learned them.
+        reader: makes the model of the embedded one in a folder; None for the embedded model itself.
+        instruction: stands behind every question.
+        of_right_answers: scores are in percent of right answers, not of what the model reaches with all tokens.
     """
 
-    prepare: Callable[[Path], SceneSet]
+    prepare: Callable[[Path], HeldOutSet]
     groups: Sequence[tuple[Sequence[Method], Sequence[int]]]
-    tasks: Sequence[str] = (*POPE, "color", "shape")
+    tasks: Sequence[str] = (*POPE, "what")
     small_budgets: Sequence[int] = FEW
-    teach: Callable[[Path, Path], dict[str, float]] | None = None
-    place: bool = False
-    aside: Sequence[str] = ()
+    reader: Callable[[Path, Path], Path] | None = None
+    instruction: str = ""
+    of_right_answers: bool = False
 
 
-def _rendered(settings: SceneSettings, scenes: int = SCENES, **extra: Any) -> Callable[[Path], SceneSet]:
-    return lambda folder: write_scene_set(folder / "set", settings, scenes=scenes, **extra)
+def _drawn(
+    settings: SceneSettings, scenes: int, seed: int = ANSWER_SEED, *, unseen: bool = False, **extra: Any
+) -> Callable[[Path], HeldOutSet]:
+    def prepare(folder: Path) -> HeldOutSet:
+        sheets: dict[str, SpriteSheet] | None = unseen_sheets() if unseen else None
+        return write_held_out(folder / "set", settings, scenes, seed=seed, sheets=sheets, **extra)
 
+    return prepare
 
-CASES = {
-    "scenes": Case(_rendered(HELD_OUT), [((*ALL, ONE_CROP), BUDGETS)], (*POPE, "color", "shape", "count")),
-    "crowded": Case(_rendered(CROWDED), [((*ALL, ONE_CROP), BUDGETS), (ADAPTIVE, (64,))]),
-    "padded": Case(_rendered(SMALL, canvas=HELD_OUT.size), [((METHODS["MMTok"], EXCLUDE_PADDING, ONE_CROP), FEW)]),
-    "tiles": Case(
-        _rendered(CLUTTERED, scenes=100, relations=True),
-        [((*ALL, CROPS), (16, *TILE_BUDGETS))],
-        small_budgets=TILE_BUDGETS,
-        teach=make_cluttered_checkpoint,
-        aside=("relation",),
-    ),
-    "relations": Case(
-        _rendered(HELD_OUT, scenes=150, relations=True),
-        [((*ALL, ONE_CROP), BUDGETS)],
-        ("relation", *POPE, "color", "shape"),
-        teach=make_related_checkpoint,
-        place=True,
-    ),
-}
 
 _PAIR = (METHODS["MMTok"], ONE_CROP)
-PRESET = {
-    "scenes": Case(
-        _rendered(HELD_OUT, scenes=400, seed=PRESET_SEED), [(_PAIR, BUDGETS)], (*POPE, "color", "shape", "count")
+_EVERY = [((*ALL, ONE_CROP), BUDGETS)]
+CASES = {
+    "scenes": Case(_drawn(USUAL, 150), _EVERY, (*POPE, "what", "count")),
+    "crowded": Case(_drawn(CROWDED, 50), [*_EVERY, (ADAPTIVE, (64,))]),
+    "unseen": Case(_drawn(USUAL, 50, unseen=True), _EVERY, (*POPE, "what", "count")),
+    "instructed-scenes": Case(
+        _drawn(USUAL, 150), [(_PAIR, INSTRUCTED_BUDGETS)], (*POPE, "what", "count"), (4,), instruction=INSTRUCTION
     ),
-    "crowded": Case(_rendered(CROWDED, scenes=400, seed=PRESET_SEED + 1), [(_PAIR, BUDGETS)]),
+    "instructed-crowded": Case(
+        _drawn(CROWDED, 50), [(_PAIR, INSTRUCTED_BUDGETS)], small_budgets=(4,), instruction=INSTRUCTION
+    ),
+    "padded": Case(_drawn(PADDED, 50, canvas=CANVAS), [((METHODS["MMTok"], EXCLUDE_PADDING, ONE_CROP), FEW)]),
     "tiles": Case(
-        _rendered(CLUTTERED, scenes=150, seed=PRESET_SEED + 2, relations=True),
-        [(_PAIR, (16, *TILE_BUDGETS))],
-        teach=make_cluttered_checkpoint,
+        _drawn(CLUTTERED, 20, scale=SCALE),
+        [((*ALL, CROPS), TILE_BUDGETS)],
+        small_budgets=TILE_BUDGETS,
+        reader=make_crops_checkpoint,
+        of_right_answers=True,
     ),
+}
+PRESET = {
+    "scenes": Case(_drawn(USUAL, 80, PRESET_SEED), [(_PAIR, BUDGETS)], (*POPE, "what", "count")),
+    "crowded": Case(_drawn(CROWDED, 50, PRESET_SEED + 1), [(_PAIR, BUDGETS)]),
+    "unseen": Case(_drawn(USUAL, 50, PRESET_SEED + 2, unseen=True), [(_PAIR, BUDGETS)], (*POPE, "what", "count")),
 }

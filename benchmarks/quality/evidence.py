@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.objects.held_out import HeldOutScene
 from mmtok.evaluation.bootstrap import Interval, TaskOutcomes, retention, retention_lead
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
 from mmtok.evaluation.selectors import Method, Selector
-from mmtok.tiny.questions import with_article
-from mmtok.tiny.scenes import Scene
+from mmtok.tiny.questions import is_there
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,23 @@ class Evidence:
     Attributes:
         scenes: (Q,) which scene a question is about.
         shown: (method, budget) -> (Q,) bool.
+        shares: (method, budget) -> the share of the kept tokens on the object asked for, and on any object.
     """
 
     scenes: list[str]
     shown: dict[tuple[str, int], NDArray[np.bool_]]
+    shares: dict[tuple[str, int], tuple[float, float]]
 
     def cells(self, *, resamples: int = 1000) -> list[dict[str, Any]]:
-        """For each method and budget `method`, `budget`, and `shown`, the share of the questions with its interval."""
+        """For each method and budget `method`, `budget`; `shown`, the share of the questions with its interval; and
+        `on_asked` and `on_objects`, the shares of the kept tokens."""
         return [
             {
                 "method": method,
                 "budget": budget,
                 "shown": _rounded(retention([self._task(flags[None])], resamples=resamples)),
+                "on_asked": round(self.shares[method, budget][0], 4),
+                "on_objects": round(self.shares[method, budget][1], 4),
             }
             for (method, budget), flags in self.shown.items()
         ]
@@ -69,49 +74,54 @@ class Evidence:
 @torch.no_grad()
 def kept_evidence(
     checkpoint: Checkpoint,
-    scenes: Sequence[Scene],
+    scenes: Sequence[HeldOutScene],
     methods: Sequence[Method],
     budgets: Sequence[int],
     *,
-    labels: Callable[[Scene], NDArray[np.int64]] = Scene.patch_labels,
     batch_size: int = 50,
     progress: bool = True,
 ) -> Evidence:
-    """Asks for every object of every scene, "Is there a red circle in the image?", and looks at what is kept.
+    """Asks for every object of every scene, "Is there a kite in the image?", and looks at what is kept.
 
     Args:
         checkpoint: the model.
-        scenes: images with ground truth.
+        scenes: images with ground truth; objects that no token shows are not asked for.
         methods: what selects.
         budgets: tokens kept per crop.
-        labels: for a scene (T,), what each of its vision tokens shows: an index into its objects, negative for none.
-            Objects that no token shows are not asked for.
         batch_size: questions at once.
         progress: whether to show a bar.
     """
-    shows = [labels(scene) for scene in scenes]
     asked = [
         (number, index)
-        for number, scene in enumerate(scenes)
-        for index in range(len(scene.objects))
-        if (shows[number] == index).any()
+        for number, item in enumerate(scenes)
+        for index in range(len(item.scene.objects))
+        if (item.labels == index).any()
     ]
     needs = {need for method in methods if isinstance(method, Selector) for need in method.needs}
-    found: dict[tuple[str, int], list[bool]] = {}
+    found: dict[tuple[str, int], list[tuple[bool, float, float]]] = {}
     for start in tqdm(range(0, len(asked), batch_size), desc="evidence", disable=not progress, mininterval=5):
         batch = asked[start : start + batch_size]
-        texts = [f"Is there {with_article(scenes[n].objects[index].name)} in the image?" for n, index in batch]
-        inputs = checkpoint.inputs(texts, [scenes[number].image() for number, _ in batch])
+        texts = [is_there(scenes[number].scene.names[index]) for number, index in batch]
+        inputs = checkpoint.inputs(texts, [scenes[number].image for number, _ in batch])
         encoded = EncodedBatch.of(checkpoint.model, inputs, needs, range(start, start + len(batch)))
         for method in methods:
             for budget in budgets:
                 kept = _kept(checkpoint, inputs, encoded, method, budget)
-                flags = [
-                    bool(tokens[shows[number] == index].any())
+                found.setdefault((method.name, budget), []).extend(
+                    where_they_lie(scenes[number].labels[tokens], index)
                     for tokens, (number, index) in zip(kept, batch, strict=True)
-                ]
-                found.setdefault((method.name, budget), []).extend(flags)
-    return Evidence([str(number) for number, _ in asked], {cell: np.array(flags) for cell, flags in found.items()})
+                )
+    rows = {cell: np.array(rows) for cell, rows in found.items()}
+    return Evidence(
+        [str(number) for number, _ in asked],
+        {cell: values[:, 0].astype(bool) for cell, values in rows.items()},
+        {cell: (float(values[:, 1].mean()), float(values[:, 2].mean())) for cell, values in rows.items()},
+    )
+
+
+def where_they_lie(labels: NDArray[np.int64], asked: int) -> tuple[bool, float, float]:
+    """Of kept tokens with these labels: whether one shows the object, and the shares that show it and any object."""
+    return bool((labels == asked).any()), float((labels == asked).mean()), float((labels >= 0).mean())
 
 
 def _kept(

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import fill
 
-from .tables import ADAPTIVE, BASELINES, Results, budgets_of, cell_of, percent, signed, with_interval
+import numpy as np
+
+from .cases import ADAPTIVE, POPE
+from .tables import BASELINES, Results, budgets_of, cell_of, percent, with_interval
 
 # The rows of MMTok alone, which are an ablation and no other method.
 OWN = ("MMTok", "text rows", "vision rows")
 _WIDTH = 120
-NAMED = {"scenes": "images of 2 to 5 objects", "crowded": "crowded images", "tiles": "five crops"}
+NAMED = {
+    "scenes": "images of 2 to 5 objects",
+    "crowded": "crowded images",
+}
 
 
 def findings(found: Mapping[str, Results]) -> str:
@@ -19,10 +25,11 @@ def findings(found: Mapping[str, Results]) -> str:
     found_out = (
         _few_tokens(found),
         _against_others(found),
-        _both_rows(found["scenes"]),
+        _one_object(found["scenes"]),
+        _counting(found["scenes"]),
         _many_tokens(found["scenes"]),
-        _relations(found["relations"]),
-        _preset(found["preset"]),
+        _both_rows(found["scenes"]),
+        _five_crops(found["tiles"]),
         _adaptive(found["crowded"]),
     )
     return "\n".join(
@@ -39,18 +46,17 @@ def _others(results: Results) -> list[str]:
 
 
 def _few_tokens(found: Mapping[str, Results]) -> str:
-    parts = []
+    parts, ahead = [], []
     for name, kind in NAMED.items():
         results = found[name]
-        best = max(_others(results), key=partial(_kept, results))
-        parts.append(
-            f"{percent(_kept(results, 'MMTok'))} % on {kind} (best other method: {best}, "
-            f"{percent(_kept(results, best))} %)"
-        )
-    few, crops = (", ".join(map(str, found[name]["small_budgets"])) for name in ("scenes", "tiles"))
+        own, best = _kept(results, "MMTok"), max(_others(results), key=partial(_kept, results))
+        parts.append(f"{percent(own)} % on {kind} (best other method: {best}, {percent(_kept(results, best))} %)")
+        ahead += [kind] if own > _kept(results, best) else []
+    few = ", ".join(map(str, found["scenes"]["small_budgets"]))
+    heading = "the most" if len(ahead) == len(NAMED) else f"the most on {_joined(ahead) or 'no kind of images'}"
     return (
-        f"**With few tokens MMTok keeps the most.** Of the score with all tokens, averaged over budgets of {few} of "
-        f"144 tokens ({crops} for each of five crops), it keeps " + "; ".join(parts) + "."
+        f"**With few tokens MMTok keeps {heading}.** Of the score with all tokens, averaged over budgets of {few} of "
+        "144 tokens, it keeps " + "; ".join(parts) + "."
     )
 
 
@@ -61,6 +67,33 @@ def _against_others(found: Mapping[str, Results]) -> str:
         level += [f"{method} on {kind}" for method in _others(found[name]) if rows[method]["low"] <= 0]
     shown = f"except against {_joined(level)}, where no difference is shown" if level else "against every method"
     return f"**The lead is larger than chance** (95 % interval above 0) {shown}."
+
+
+def _right(results: Results, method: str, budget: int | None, *tasks: str) -> float:
+    """Accuracy in a task, or the mean over several, in percent."""
+    metrics = cell_of(results, method, budget)["metrics"]
+    return float(100 * np.mean([metrics[task]["accuracy"] for task in tasks]))
+
+
+def _one_object(scenes: Results) -> str:
+    with_few = [f"{_right(scenes, 'MMTok', budget, *POPE):.1f} % with {budget}" for budget in (16, 4, 2)]
+    named = [f"{_right(scenes, 'MMTok', budget, 'what'):.1f} % with {budget}" for budget in (16, 4, 2)]
+    return (
+        "**A question for one object loses little.** Of POPE's questions about images of 2 to 5 objects "
+        f"{_right(scenes, 'all', None, *POPE):.1f} % are answered right with all 144 tokens, {_joined(with_few)}; of "
+        f'questions such as "What animal is in the image?" {_right(scenes, "all", None, "what"):.1f} %, '
+        f"{_joined(named)}."
+    )
+
+
+def _counting(scenes: Results) -> str:
+    budgets = budgets_of(scenes, "MMTok")
+    counted = [f"{_right(scenes, 'MMTok', budget, 'count'):.1f} % with {budget}" for budget in budgets]
+    most = max(budgets, key=lambda budget: _right(scenes, "MMTok", budget, "count"))
+    return (
+        f"**Counting loses the most**, and not evenly: {_right(scenes, 'all', None, 'count'):.1f} % right with all "
+        f"tokens, {_joined(counted)}: of these {most} tokens are counted best."
+    )
 
 
 def _both_rows(scenes: Results) -> str:
@@ -90,24 +123,18 @@ def _many_tokens(scenes: Results) -> str:
     return f"**With many tokens it is not always the best:** {_joined(lost)} (images of 2 to 5 objects)."
 
 
-def _relations(related: Results) -> str:
-    full = cell_of(related, "all", None)["metrics"]["relation"]["accuracy"]
-    shown = [
-        f"{percent(cell_of(related, 'MMTok', budget)['metrics']['relation']['accuracy'])} % with {budget}"
-        for budget in (16, 8, 4)
-    ]
+def _five_crops(tiles: Results) -> str:
+    full = float(np.mean([tiles["full"][name][task["metric"]] for name, task in tiles["tasks"].items()]))
+    budget = 4
+    kept = {
+        method: cell_of(tiles, method, budget)["retention"]["mean"]
+        for method in ("MMTok", "vision rows", *_others(tiles))
+    }
+    best = max((method for method in kept if method != "MMTok"), key=lambda method: kept[method]["estimate"])
     return (
-        "**Where two objects stand to each other survives pruning**, if the tokens say where they were: "
-        f"{percent(full)} % right with all tokens, {_joined(shown)}."
-    )
-
-
-def _preset(preset: Results) -> str:
-    return (
-        "**The preset for one crop** keeps more than the paper's settings on images that were not used to choose it: "
-        f"{signed(preset['lead'])} percentage points. In five crops the same settings are not ahead "
-        f"({signed(preset['sets']['tiles']['lead']['mean'])}), so that LLaVA-NeXT's preset has the paper's settings "
-        "without padding."
+        "**Five crops, which the model was not trained on,** are read better with few tokens than with all: the score "
+        f"is {percent(full)} % with all 744 tokens and {with_interval(kept['MMTok'])} % with {budget} for each crop "
+        f"(best of the others: {best}, {with_interval(kept[best])} %)."
     )
 
 
@@ -123,55 +150,7 @@ def _adaptive(crowded: Results) -> str:
 
 
 def _joined(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}"
-
-
-def removed_options(removed: Results) -> str:
-    """Why two options of an earlier release are gone, with the figures that decided it."""
-    answers = {row["method"]: row["reference_lead"] for row in removed["budget_scope"]["answers"]}
-    [scenes], [crowded] = (removed["center_features"]["evidence"][name] for name in ("scenes", "crowded"))
-    return fill(
-        '`budget_scope="image"` let the crops of an image share their budgets. The paper\'s budget for each crop was '
-        f"ahead of it by {signed(answers['image scope'])} percentage points of the score in five crops, and by "
-        f"{signed(answers['image scope, floor 1'])} where each crop was sure of its own share. `center_features=True` "
-        "subtracted the mean token before the cosines. The object that is asked for kept a token less often: "
-        f"{signed(scenes['reference_lead'])} percentage points for the paper's way on images of 2 to 5 objects, "
-        f"{signed(crowded['reference_lead'])} on crowded ones. Both were removed; the rows are in "
-        "`benchmarks/results/quality-removed-options.json`.",
-        _WIDTH,
-        break_on_hyphens=False,
-    )
-
-
-def taught_sentence(tiles: Results) -> str:
-    taught = tiles["taught"]
-    return f"{taught['steps']} steps, {taught['seconds']} s, {percent(taught['right'])} % of answers right at the end"
-
-
-def relations_sentence(tiles: Results) -> str:
-    right = tiles["aside"]["relation"]["accuracy"]
-    return (
-        'Relations ("Is the red circle left of the blue star?") are a fifth of what was taught. With all '
-        f"tokens {percent(right)} % of such questions are answered right, where guessing gives 50 %: what pruning "
-        "keeps of it is not shown."
-    )
-
-
-def alarms_sentence(preset: Results) -> str:
-    """Why the preset loses at the fewest tokens a crop."""
-    tiles = preset["sets"]["tiles"]
-    fewest = min(int(at) for at in tiles["lead"] if at != "mean")
-    paper, own = (cell_of(tiles, method, fewest)["metrics"]["adversarial"] for method in ("MMTok", "recommended"))
-    return (
-        f"With {fewest} for each crop the preset's recall in the adversarial task is {percent(own['recall'])} % "
-        f"against {percent(paper['recall'])} % of the paper's settings, its precision {percent(own['precision'])} % "
-        f"against {percent(paper['precision'])} %."
-    )
-
-
-def preset_questions(preset: Results) -> str:
-    counts = [sum(task["questions"] for task in found["tasks"].values()) for found in preset["sets"].values()]
-    return ", ".join(map(str, counts))
+    return "".join(parts) if len(parts) < 2 else ", ".join(parts[:-1]) + f" and {parts[-1]}"
 
 
 def sentence_of_machine(results: Results) -> str:

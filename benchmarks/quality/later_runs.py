@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.embedded_model.architecture import CROWDED
-from benchmarks.embedded_model.held_out import HELD_OUT, HELD_OUT_SEED
+from benchmarks.objects.held_out import CROWDED, SEED, USUAL, write_held_out
 from mmtok.evaluation import RunResult, lead, summarize
 from mmtok.machine import machine
 from mmtok.model_content import model_content
@@ -27,7 +26,6 @@ from mmtok.tiny.scenes import SceneSettings
 from .cases import BUDGETS, POPE, RESULTS, ROOT
 from .later_rules import LaterRule
 from .runs import answered
-from .scene_sets import write_scene_set
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -63,14 +61,14 @@ class Trial:
 
 _AHEAD = ("vision first", "a pick for the text, vision first")
 TRIALS = {
-    "scenes": Trial(HELD_OUT, 120, 31, (*POPE, "color", "shape", "count"), tuple(RULES), BUDGETS),
-    "fresh crowded": Trial(CROWDED, 150, 42, (*POPE, "color", "shape"), _AHEAD, (32, 16, 8)),
+    "scenes": Trial(USUAL, 120, 31, (*POPE, "what", "count"), tuple(RULES), BUDGETS),
+    "fresh crowded": Trial(CROWDED, 150, 42, (*POPE, "what"), _AHEAD, (32, 16, 8)),
 }
 
 
 def measure(trial: Trial, folder: Path, batch_size: int) -> dict[str, Any]:
     """Answers a trial's questions and summarises them."""
-    rendered = write_scene_set(folder / "set", trial.settings, scenes=trial.scenes, seed=HELD_OUT_SEED + trial.seed)
+    rendered = write_held_out(folder / "set", trial.settings, trial.scenes, seed=SEED + trial.seed)
     rules = [LaterRule(name, **settings) for name, settings in SETTINGS.items()] + [
         LaterRule(f"{name}: {rule}", **RULES[rule], **settings)
         for name, settings in SETTINGS.items()

@@ -1,7 +1,7 @@
 """Writes docs/quality.md and its figures from benchmarks/results/quality-*.json: `python -m benchmarks.quality.report`.
 
 Every figure of the page comes out of those files, but for the paper's own, which are marked as such. The text is in
-page.md; a mark such as {{ablation}} stands where a table or a sentence with figures goes.
+page.md; a mark such as {{adaptive}} stands where a table or a sentence with figures goes.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmarks.embedded_model.architecture import CROWDED
-from benchmarks.embedded_model.held_out import HELD_OUT_SEED
+from benchmarks.objects.held_out import CROWDED
 from mmtok.apps.overlay import overlay
 from mmtok.apps.seen_image import seen_images
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.tiny import checkpoint_path
-from mmtok.tiny.questions import with_article
-from mmtok.tiny.scenes import sample_scene
+from mmtok.tiny.questions import is_there
 
 from . import findings as say
 from . import tables
-from .cases import ADAPTIVE, ALPHAS, RESULTS, ROOT, SPREADS, TEXT_TEMPERATURES, VISION_TEMPERATURES
-from .plots import gallery, heat_map, retention_figure, tokens_figure
+from .cases import ADAPTIVE, EVIDENCE_SEED, RESULTS, ROOT
+from .plots import gallery, retention_figure, tokens_figure
+from .runs import drawn
 from .tables import BASELINES, Results
 
 DOCS = ROOT / "docs"
@@ -36,24 +34,11 @@ EVERYTHING = [*BASELINES, "recommended"]
 
 def draw_figures(found: Mapping[str, Results], folder: Path) -> None:
     """Draws the figures of the page."""
-    swept = found["evidence"]["sets"]["development"]
     retention_figure(found["scenes"], EVERYTHING, folder / "quality-scenes.png", "Images of 2 to 5 objects")
-    retention_figure(found["crowded"], EVERYTHING, folder / "quality-crowded.png", "Images of 8 to 12 objects")
+    retention_figure(found["crowded"], EVERYTHING, folder / "quality-crowded.png", "Images of 8 to 11 objects")
     # LLaVA-NeXT's preset differs from MMTok on padding alone, of which these images have none.
-    retention_figure(found["tiles"], BASELINES, folder / "quality-tiles.png", "Five crops, images of 8 to 15 objects")
-    shown = [
-        [tables.small_shown(swept, f"tau_t {text:g} tau_v {vision:g}")["estimate"] for vision in VISION_TEMPERATURES]
-        for text in TEXT_TEMPERATURES
-    ]
-    heat_map(
-        np.array(shown),
-        [f"{value:g}" for value in TEXT_TEMPERATURES],
-        [f"{value:g}" for value in VISION_TEMPERATURES],
-        folder / "quality-temperatures.png",
-        row_name="text temperature",
-        column_name="vision temperature",
-        title="Object shown, mean of budgets 16, 8, 4, 2 (development images)",
-    )
+    tiles = "Five crops, images of 8 to 11 objects"
+    retention_figure(found["tiles"], BASELINES, folder / "quality-tiles.png", tiles, measure="score, %")
     _draw_adaptive(found["crowded"], folder / "quality-adaptive.png")
     _draw_gallery(folder / "quality-gallery.png")
 
@@ -71,17 +56,15 @@ def _draw_adaptive(results: Results, path: Path) -> None:
 def _draw_gallery(path: Path) -> None:
     """The same image under different questions, at one budget."""
     checkpoint = Checkpoint.load(checkpoint_path())
-    scenes = [sample_scene(CROWDED, np.random.default_rng([HELD_OUT_SEED + 2, number])) for number in range(2)]
     rows = []
-    for scene in scenes:
-        row = [("the image", scene.image().resize((336, 336)))]
-        for item in scene.objects[:3]:
-            text = f"Is there {with_article(item.name)} in the image?"
-            inputs = checkpoint.inputs([text], [scene.image()])
+    for item in drawn(CROWDED, 2, EVIDENCE_SEED + 1):
+        row = [("the image", item.image.resize((336, 336)))]
+        for name in item.scene.names[:3]:
+            inputs = checkpoint.inputs([is_there(name)], [item.image])
             with torch.no_grad():
                 selection = checkpoint.model.select_vision_tokens(**inputs, vision_token_budget=6)
             [seen] = seen_images(inputs, checkpoint.model.config, checkpoint.processor.image_processor)
-            row.append((text, overlay(seen, selection.images[0])))
+            row.append((is_there(name), overlay(seen, selection.images[0])))
         rows.append(row)
     gallery(rows, path, "Six of 144 tokens, for different questions about the same image")
 
@@ -91,53 +74,22 @@ def blocks(found: Mapping[str, Results]) -> dict[str, str]:
     filled = {
         "findings": say.findings(found),
         "machine": say.sentence_of_machine(found["scenes"]),
-        "taught": say.taught_sentence(found["tiles"]),
-        "relations": say.relations_sentence(found["tiles"]),
-        "removed options": say.removed_options(found["removed-options"]),
-    }
-    for name in ("scenes", "crowded", "tiles", "relations"):
-        results = found[name]
-        filled[f"{name} full"] = tables.full_table(results)
-        filled[f"{name} retention"] = tables.retention_table(results, EVERYTHING)
-        filled[f"{name} lead"] = tables.lead_table(results, EVERYTHING[1:])
-    related = found["relations"]
-    filled |= {
+        "seconds": f"{round(sum(case['seconds'] for case in found.values()) / 60)} minutes",
+        "recommended": tables.options_named("mmtok_llava"),
+        "recommended next": tables.options_named("mmtok_llava_next"),
+        "adaptive": tables.adaptive_table(found["crowded"]),
         "scenes pope": tables.pope_table(found["scenes"], EVERYTHING, "random"),
-        "relations taught": f"{related['taught']['steps']} steps, {related['taught']['seconds']} s",
-        "relations place": tables.place_table(related["place"]),
-        "relations right": tables.accuracy_table(related, EVERYTHING, "relation"),
         "paper": tables.paper_table(tables.PAPER_LLAVA_15),
         "paper extreme": tables.paper_table(tables.PAPER_EXTREME),
         "paper pope": tables.paper_table(tables.PAPER_POPE),
     }
-    return filled | _evidence_blocks(found["evidence"]["sets"]) | _option_blocks(found)
-
-
-def _evidence_blocks(sets: Mapping[str, Results]) -> dict[str, str]:
-    swept = sets["development"]
-    spreads = {f"{spread:g}": f"spread {spread:g}" for spread in SPREADS}
-    return {
-        **{f"evidence {name}": tables.evidence_table(sets[name]) for name in ("scenes", "crowded", "tiles")},
-        "ablation": tables.ablation_table(swept),
-        "alpha": tables.sweep_table(swept, {f"{alpha:g}": f"alpha {alpha:g}" for alpha in ALPHAS}, "alpha"),
-        "spread": tables.sweep_table(
-            swept, {"paper": "tau_t 0.02 tau_v 0.2", **spreads}, "text_temperature in spreads"
-        ),
-    }
-
-
-def _option_blocks(found: Mapping[str, Results]) -> dict[str, str]:
-    preset = found["preset"]
-    return {
-        "recommended": tables.options_named("mmtok_llava"),
-        "recommended next": tables.options_named("mmtok_llava_next"),
-        "preset lead": tables.preset_table(preset),
-        "preset all": tables.signed(preset["lead"]),
-        "preset alarms": say.alarms_sentence(preset),
-        "preset questions": say.preset_questions(preset),
-        "padded": tables.retention_table(found["padded"], ["MMTok", "exclude padding", "recommended"]),
-        "adaptive": tables.adaptive_table(found["crowded"]),
-    }
+    for name in ("scenes", "crowded", "tiles"):
+        results, methods = found[name], list(BASELINES) if name == "tiles" else EVERYTHING
+        filled[f"{name} images"] = str(max(task["images"] for task in results["tasks"].values()))
+        filled[f"{name} full"] = tables.full_table(results)
+        filled[f"{name} retention"] = tables.retention_table(results, methods)
+        filled[f"{name} lead"] = tables.lead_table(results, methods[1:])
+    return filled
 
 
 def rendered(page: str, filled: Mapping[str, str]) -> str:

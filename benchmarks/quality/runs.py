@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 
-from benchmarks.embedded_model.architecture import CROWDED
-from benchmarks.embedded_model.held_out import HELD_OUT
-from mmtok.evaluation import RunResult, RunSettings, compare, lead, run, summarize
+from benchmarks.objects.held_out import (
+    CROWDED,
+    USUAL,
+    HeldOutScene,
+    HeldOutSet,
+    held_out_scene,
+    training_sheets,
+    unseen_sheets,
+)
+from mmtok.evaluation import FULL, RunResult, RunSettings, compare, lead, run, summarize
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
 from mmtok.evaluation.recorded_answers import Key, RecordedAnswer
 from mmtok.evaluation.selectors import Method, ModelPruning
 from mmtok.machine import machine
 from mmtok.model_content import model_content
-from mmtok.tiny.scenes import Scene, SceneSettings, sample_scene
+from mmtok.tiny.scenes import SceneSettings
 
 from .cases import (
     ALL,
@@ -36,31 +42,26 @@ from .cases import (
     SWEPT,
     TILE_BUDGETS,
 )
-from .crops_reader import CLUTTERED, make_cluttered_checkpoint, token_labels
+from .crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
 from .evidence import kept_evidence
-from .place_probe import place_kept
-from .scene_sets import SceneSet
+
+# A word or two and </s>.
+ANSWER_TOKENS = 3
 
 
 def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """What selections keep of the object asked for."""
     started = time.perf_counter()
     embedded = Checkpoint.load(checkpoint)
-    tiles_folder = folder / "tiles"
-    # Selections need no language model: the embedded weights in the layout of LLaVA-NeXT are enough.
-    make_cluttered_checkpoint(checkpoint, tiles_folder, steps=0)
-    methods = (*ALL, *RAW, ONE_CROP)
+    tiles = Checkpoint.load(make_crops_checkpoint(checkpoint, folder / "tiles"))
+    methods, budgets = (*ALL, *RAW, ONE_CROP), (32, *FEW)
     found = {
-        "scenes": kept_evidence(embedded, _scenes(HELD_OUT, 80, EVIDENCE_SEED), methods, (32, *FEW)),
-        "crowded": kept_evidence(embedded, _scenes(CROWDED, 30, EVIDENCE_SEED), methods, (32, *FEW)),
-        "development": kept_evidence(embedded, _scenes(CROWDED, 20, DEVELOPMENT_SEED), (*SWEPT, *ALL[:3], *RAW), FEW),
+        "scenes": kept_evidence(embedded, drawn(USUAL, 40, EVIDENCE_SEED), methods, budgets),
+        "crowded": kept_evidence(embedded, drawn(CROWDED, 15, EVIDENCE_SEED), methods, budgets),
+        "unseen": kept_evidence(embedded, drawn(USUAL, 40, EVIDENCE_SEED, unseen=True), methods, budgets),
+        "development": kept_evidence(embedded, drawn(CROWDED, 10, DEVELOPMENT_SEED), (*SWEPT, *ALL[:3], *RAW), FEW),
         "tiles": kept_evidence(
-            Checkpoint.load(tiles_folder),
-            _scenes(CLUTTERED, 10, EVIDENCE_SEED),
-            (*ALL, CROPS),
-            TILE_BUDGETS,
-            labels=token_labels,
-            batch_size=25,
+            tiles, drawn(CLUTTERED, 5, EVIDENCE_SEED, scale=SCALE), (*ALL, CROPS), TILE_BUDGETS, batch_size=25
         ),
     }
     sets = {
@@ -81,8 +82,12 @@ def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _scenes(settings: SceneSettings, count: int, seed: int) -> list[Scene]:
-    return [sample_scene(settings, np.random.default_rng([seed, number])) for number in range(count)]
+def drawn(
+    settings: SceneSettings, count: int, seed: int, *, unseen: bool = False, scale: int = 1
+) -> list[HeldOutScene]:
+    """Scenes of a set that is not written."""
+    sheets = unseen_sheets() if unseen else training_sheets()
+    return [held_out_scene(settings, number, seed=seed, sheets=sheets, scale=scale) for number in range(count)]
 
 
 def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[str, Any]:
@@ -90,30 +95,27 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
     case = CASES[name]
     state = PartialState(cpu=not torch.cuda.is_available())
     with state.main_process_first():
-        rendered = case.prepare(folder)
-        reader, taught = taught_reader(checkpoint, folder, case.teach) if case.teach else (checkpoint, {})
+        images = case.prepare(folder)
+        reader = case.reader(checkpoint, folder / "reader") if case.reader else checkpoint
     started = time.perf_counter()
-
-    def answer(tasks: Sequence[str], methods: Sequence[Method], budgets: Sequence[int], place: str) -> RunResult:
-        return answered(reader, rendered, tasks, methods, budgets, folder / place, batch_size)
-
     questions: list[Question] = []
     answers: dict[Key, RecordedAnswer] = {}
     for methods, budgets in case.groups:
-        result = answer(case.tasks, methods, budgets, "answers")
+        result = answered(
+            reader, images, case.tasks, methods, budgets, folder / "answers", batch_size, case.instruction
+        )
         questions = result.questions
         answers.update((given.key, given) for given in result.answers)
-    aside = summarize(answer(case.aside, (), (), "aside"), resamples=1)["cells"][0]["metrics"] if case.aside else {}
     seconds = time.perf_counter() - started
-    stages = {"before": checkpoint, "after": reader} if case.place else {}
-    place = {stage: place_kept(path, seed=EVIDENCE_SEED) for stage, path in stages.items()}
     whole = RunResult(questions, list(answers.values()))
+    full = summarize(whole, resamples=1)["cells"][0]["metrics"]
+    if case.of_right_answers:
+        whole = against_right_answers(whole)
     compared = [method.name for methods, budgets in case.groups for method in methods if len(budgets) > 1]
     return {
         "case": name,
         "machine": machine("mmtok", "transformers"),
         "checkpoint": model_content(checkpoint),
-        **taught,
         "seconds": round(seconds),
         "small_budgets": list(case.small_budgets),
         "options": {
@@ -123,51 +125,58 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
             if isinstance(method, ModelPruning)
         },
         **summarize(whole, resamples=1000),
-        "aside": aside,
-        "place": place,
+        "full": full,
         "compared": compare(whole, compared, case.small_budgets, reference="MMTok", resamples=1000),
     }
 
 
+def against_right_answers(result: RunResult) -> RunResult:
+    """The same with the right answers in place of those with all tokens, so that what is kept is the score itself."""
+    labels = {(question.task, question.question_id): question.label for question in result.questions}
+    answers = [
+        replace(given, text=labels[given.task, given.question_id]) if given.method == FULL else given
+        for given in result.answers
+    ]
+    return RunResult(result.questions, answers)
+
+
 def answered(
     reader: Path,
-    rendered: SceneSet,
+    images: HeldOutSet,
     tasks: Sequence[str],
     methods: Sequence[Method],
     budgets: Sequence[int],
     output: Path,
     batch_size: int,
+    instruction: str = "",
 ) -> RunResult:
-    """The answers of a reader to the questions of a scene set."""
+    """The answers of a reader to the questions of a held-out set."""
     return run(
         RunSettings(
             model=reader,
-            questions=[path for path in rendered.files if path.stem in tasks],
-            images=rendered.images,
+            questions=[path for path in images.files if path.stem in tasks],
+            images=images.images,
             budgets=budgets,
             output=output,
             methods=methods,
-            instruction="",  # the embedded model answers in one word without being asked to
+            instruction=instruction,
             batch_size=batch_size,
-            max_new_tokens=1,  # every answer is one word, and every word one token
+            max_new_tokens=ANSWER_TOKENS,
         )
     )
 
 
-def measure_preset(checkpoint: Path, folder: Path, tiles: Path, batch_size: int) -> dict[str, Any]:
-    """The lead of LLaVA-1.5's recommended settings over the paper's at every budget, and what they would do in five
-    crops, for which they are not recommended; `tiles` is the folder of that case."""
+def measure_preset(checkpoint: Path, folder: Path, batch_size: int) -> dict[str, Any]:
+    """The lead of LLaVA-1.5's recommended settings over the paper's at every budget, on images of three kinds."""
     state = PartialState(cpu=not torch.cuda.is_available())
     with state.main_process_first():
-        rendered = {name: fresh.prepare(folder / name) for name, fresh in PRESET.items()}
-        taught, _ = taught_reader(checkpoint, tiles, make_cluttered_checkpoint)
+        images = {name: fresh.prepare(folder / name) for name, fresh in PRESET.items()}
     started = time.perf_counter()
     runs: dict[str, tuple[RunResult, Sequence[int]]] = {}
     for name, fresh in PRESET.items():
-        reader = taught if fresh.teach else checkpoint
         [(methods, budgets)] = fresh.groups
         place = folder / name / "answers"
-        runs[name] = answered(reader, rendered[name], fresh.tasks, methods, budgets, place, batch_size), budgets
+        runs[name] = answered(checkpoint, images[name], fresh.tasks, methods, budgets, place, batch_size), budgets
     sets: dict[str, Any] = {}
     for name, (result, budgets) in runs.items():
         parts = {str(budget): [(result, [budget])] for budget in budgets} | {"mean": [(result, budgets)]}
@@ -182,20 +191,5 @@ def measure_preset(checkpoint: Path, folder: Path, tiles: Path, batch_size: int)
         "seconds": round(time.perf_counter() - started),
         "options": dict(ONE_CROP.options),
         "sets": sets,
-        # In five crops these are not the recommended settings.
-        "lead": lead([runs["scenes"], runs["crowded"]], "recommended", "MMTok", resamples=1000),
+        "lead": lead(list(runs.values()), "recommended", "MMTok", resamples=1000),
     }
-
-
-def taught_reader(
-    checkpoint: Path, folder: Path, teach: Callable[[Path, Path], dict[str, float]]
-) -> tuple[Path, dict[str, Any]]:
-    """The embedded model after teaching, from an earlier run if it learned from the same weights."""
-    reader, record = folder / "reader", folder / "reader.json"
-    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if known.get("from") != model_content(checkpoint):
-        started = time.perf_counter()
-        found = teach(checkpoint, reader)
-        known = {"from": model_content(checkpoint), "seconds": round(time.perf_counter() - started), **found}
-        record.write_text(json.dumps(known), encoding="utf-8")
-    return reader, {"taught": known}

@@ -29,14 +29,6 @@ PAPER_POPE = {
     "DivPrune": {64: 85.56, 32: 82.06, 16: 69.56, 8: 52.10, 4: 33.33},
     "MMTok": {64: 85.77, 32: 82.95, 16: 79.79, 8: 78.46, 4: 74.84, 2: 68.95},
 }
-PAPER_ABLATION = (
-    ("text rows", "raw cosine", 93.8),
-    ("vision rows", "raw cosine", 94.7),
-    ("text rows", "softmax", 93.9),
-    ("vision rows", "softmax", 95.7),
-    ("both", "softmax", 96.7),
-)
-
 Results = Mapping[str, Any]
 BASELINES = tuple(METHODS)
 
@@ -102,10 +94,9 @@ def lead_table(results: Results, methods: Sequence[str]) -> str:
 
 def full_table(results: Results) -> str:
     """What the model reaches with all tokens."""
-    full = cell_of(results, FULL, None)
     tasks = results["tasks"]
     rows = []
-    for name, values in full["metrics"].items():
+    for name, values in results["full"].items():
         shown = [
             percent(values[key]) if key in values else ""
             for key in ("accuracy", "precision", "recall", "f1", "yes_ratio")
@@ -122,58 +113,6 @@ def pope_table(results: Results, methods: Sequence[str], task: str = "adversaria
     return table([f"F1, {task} (all tokens {percent(full)})", *map(str, budgets)], rows)
 
 
-def ablation_table(swept: Results) -> str:
-    names = {
-        ("text rows", "raw cosine"): "raw cosine, text",
-        ("vision rows", "raw cosine"): "raw cosine, vision",
-        ("both", "raw cosine"): "raw cosine, both",
-        ("text rows", "softmax"): "text rows",
-        ("vision rows", "softmax"): "vision rows",
-        ("both", "softmax"): "MMTok",
-    }
-    paper = {(rows, form): f"{value:.1f}" for rows, form, value in PAPER_ABLATION}
-    rows = [
-        [f"{kind}, {form}", with_interval(small_shown(swept, name)), paper.get((kind, form), "")]
-        for (kind, form), name in names.items()
-    ]
-    return table(["rows covered", "object shown here, %", "the paper's: score kept, LLaVA-1.5-7B at 64, %"], rows)
-
-
-def sweep_table(swept: Results, names: Mapping[str, str], heading: str) -> str:
-    """One line of a sweep: tick -> method."""
-    shown = [percent(small_shown(swept, method)["estimate"]) for method in names.values()]
-    return table([heading, *names], [["object shown, %", *shown]])
-
-
-def small_shown(evidence: Results, method: str) -> dict[str, float]:
-    return next(row for row in evidence["compared"] if row["method"] == method)["shown"]
-
-
-def evidence_table(evidence: Results) -> str:
-    """Share of the questions whose object keeps a token, the best of every budget in bold."""
-    methods = [row["method"] for row in evidence["compared"]]
-    shown = {(c["method"], c["budget"]): c["shown"]["estimate"] for c in evidence["cells"]}
-    budgets = sorted({budget for _, budget in shown}, reverse=True)
-    best = {b: max(round(shown[m, b], 3) for m in methods) for b in budgets}
-    rows = []
-    for row in evidence["compared"]:
-        own = [shown[row["method"], b] for b in budgets]
-        cells = [
-            f"**{percent(v)}**" if round(v, 3) == best[b] else percent(v) for v, b in zip(own, budgets, strict=True)
-        ]
-        lead = row["reference_lead"]
-        verdict = (
-            ""
-            if row["method"] == "MMTok"
-            else f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
-        )
-        rows.append([row["method"], *cells, verdict])
-    return table(
-        [f"object shown, % ({evidence['questions']} questions)", *map(str, budgets), "MMTok's lead, small budgets"],
-        rows,
-    )
-
-
 def adaptive_table(results: Results) -> str:
     rows = []
     for target, method in zip(TARGETS, ADAPTIVE, strict=True):
@@ -188,37 +127,6 @@ def paper_table(figures: Mapping[str, Mapping[int, float]]) -> str:
     return table(["the paper's", *map(str, budgets)], rows)
 
 
-def accuracy_table(results: Results, methods: Sequence[str], task: str) -> str:
-    """Accuracy in one task over budgets."""
-    budgets = budgets_of(results, methods[0])
-    full = cell_of(results, FULL, None)["metrics"][task]["accuracy"]
-    rows = [[m, *(percent(cell_of(results, m, b)["metrics"][task]["accuracy"]) for b in budgets)] for m in methods]
-    return table([f"right, {task}, % (all tokens {percent(full)})", *map(str, budgets)], rows)
-
-
-def place_table(place: Mapping[str, Mapping[str, float]]) -> str:
-    """What a linear probe finds of a token's place."""
-    names = {"tower": "the tower's features", "projected": "projected tokens"}
-    rows = [[name, *(f"{max(0.0, found[key]):.2f}" for found in place.values())] for key, name in names.items()]
-    return table(["R squared of row and column", *(f"{stage} teaching" for stage in place)], rows)
-
-
-def signed(lead: Mapping[str, float]) -> str:
-    return f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
-
-
 def options_named(model_type: str) -> str:
     """The options of a preset as arguments."""
     return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_OPTIONS[model_type].items())
-
-
-def preset_table(preset: Results) -> str:
-    """The preset's lead at every budget on each kind of images."""
-    sets = preset["sets"]
-    named = {"scenes": "2 to 5 objects", "crowded": "crowded", "tiles": "five crops"}
-    budgets = sorted({int(at) for found in sets.values() for at in found["lead"] if at != "mean"}, reverse=True)
-    rows = [
-        [at, *(signed(sets[name]["lead"][at]) if at in sets[name]["lead"] else "" for name in named)]
-        for at in [*map(str, budgets), "mean"]
-    ]
-    return table(["preset's lead, percentage points", *named.values()], rows)

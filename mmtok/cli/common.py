@@ -65,7 +65,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool = False
         parser: of the command.
         required: whether the model has to be named; it is the embedded one otherwise.
     """
-    help = "staged folder or Hub repository; tiny is the embedded model, which sees coloured shapes"
+    help = "staged folder or Hub repository; tiny is the embedded model, which knows 58 everyday objects"
     if required:
         parser.add_argument("--model", required=True, help=help)
     else:

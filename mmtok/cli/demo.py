@@ -32,7 +32,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--base", help="stock checkpoint to stage (default: the embedded one)")
     parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("demo.png"), help="the drawing (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="of the image and the questions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=40, help="of the image and the questions (default: %(default)s)")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
     parser.add_argument("--web", action="store_true", help="open a page instead: your own images and questions")
     parser.add_argument("--port", type=port, metavar="N", help="of the page (default: the first free one from 7860)")

@@ -1,12 +1,15 @@
-"""A small trained LLaVA, with the rendered scenes of coloured shapes that it was trained on.
+"""A small LLaVA that can see, and the scenes of everyday objects that it was trained on.
 
 Everything that needs a model offline (the demo, the tests, the docs) uses it:
 
     checkpoint    the model, stock LLaVA-1.5 in the layout of the llava-hf repos
-    scenes        images with known objects
-    questions     questions about them, in POPE's form
+    catalogue     the 58 objects, with COCO's names
+    scenes        images of them with the truth about every patch
+    sprites       the drawings that scenes are made of; their licences are in drawings/NOTICE
+    backgrounds   what they stand on
+    questions     questions about a scene, in POPE's form
 
-`make tiny` trains it again, with the code in `benchmarks/embedded_model`.
+`make tiny` trains it again, with the code in `benchmarks/objects`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Questions about a scene with their answers, as plain text.
 
-The yes/no questions have POPE's form (Li et al. 2023, arXiv 2305.10355): half of them are true, and a hard negative
-asks for an object that is absent but shares its colour or its shape with one that is there.
+The yes/no questions are those of POPE (Li et al. 2023, arXiv 2305.10355), with its three kinds of absent objects.
 """
 
 from __future__ import annotations
@@ -10,112 +9,76 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .scenes import COLORS, SHAPES, Scene, SceneObject
+from .catalogue import CATEGORIES, COMMON, NAMES, OBJECTS, with_article
+from .scenes import Scene
 
-Negative = Literal["hard", "random"]
-DESCRIBE = "Describe the image."
+Negative = Literal["random", "popular", "adversarial"]
 COUNT = "How many objects are in the image?"
+DESCRIBE = "Describe the image."
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 
 @dataclass(frozen=True)
-class SceneQuestion:
-    """A question and its answer; `color` and `shape` say what it asks for, where it asks for something."""
+class Question:
+    """A question and its answer; `name` is the object that is asked for or that the answer names, "" without one."""
 
     text: str
     answer: str
-    color: str | None = None
-    shape: str | None = None
+    name: str = ""
 
 
-def with_article(noun: str) -> str:
-    """Put "a" or "an" before a noun."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def existence_question(
-    scene: Scene, rng: np.random.Generator, *, present: bool, negative: Negative = "hard"
-) -> SceneQuestion:
-    """Ask whether an object of one colour and shape is there: "Is there a red circle in the image?".
-
-    `present` is the answer. Of the absent objects, `negative` "hard" takes one that shares its colour or its shape
-    with an object of the scene, and "random" any.
-    """
-    there = {(item.color, item.shape) for item in scene.objects}
-    if present:
-        pool = [(item.color, item.shape) for item in scene.objects]
-    else:
-        pool = [pair for pair in _PAIRS if pair not in there]
-        if negative == "hard":
-            colors, shapes = {color for color, _ in there}, {shape for _, shape in there}
-            pool = [(color, shape) for color, shape in pool if color in colors or shape in shapes]
-    color, shape = pool[rng.integers(len(pool))]
-    return SceneQuestion(_is_there(f"{color} {shape}"), "yes" if present else "no", color=color, shape=shape)
-
-
-def attribute_question(scene: Scene, rng: np.random.Generator, *, present: bool) -> SceneQuestion | None:
-    """Ask for one attribute: "Is there a circle in the image?", "Is there a red object in the image?".
-
-    None where the scene leaves nothing to ask for, such as every shape being present.
-    """
-    if rng.random() < 0.5:
-        colors = [color for color in COLORS if any(o.color == color for o in scene.objects) == present]
-        if not colors:
-            return None
-        color = colors[rng.integers(len(colors))]
-        return SceneQuestion(_is_there(f"{color} object"), "yes" if present else "no", color=color)
-    shapes = [shape for shape in SHAPES if any(o.shape == shape for o in scene.objects) == present]
-    if not shapes:
-        return None
-    shape = shapes[rng.integers(len(shapes))]
-    return SceneQuestion(_is_there(shape), "yes" if present else "no", shape=shape)
-
-
-def color_question(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
-    """Ask "What color is the circle?" for a shape that occurs once; None where no shape does."""
-    shapes = [o.shape for o in scene.objects]
-    single = [o for o in scene.objects if shapes.count(o.shape) == 1]
-    if not single:
-        return None
-    item = single[rng.integers(len(single))]
-    return SceneQuestion(f"What color is the {item.shape}?", item.color, shape=item.shape)
-
-
-def shape_question(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
-    """Ask "What shape is the red object?" for a colour that occurs once; None where no colour does."""
-    colors = [o.color for o in scene.objects]
-    single = [o for o in scene.objects if colors.count(o.color) == 1]
-    if not single:
-        return None
-    item = single[rng.integers(len(single))]
-    return SceneQuestion(f"What shape is the {item.color} object?", item.shape, color=item.color)
-
-
-def count_question(scene: Scene) -> SceneQuestion:
-    """Ask how many objects there are; the answer is in digits."""
-    return SceneQuestion(COUNT, str(len(scene.objects)))
-
-
-def description(scene: Scene, patches: NDArray[np.int64] | None = None) -> SceneQuestion:
-    """Ask for a description; the answer names every object in reading order, "a red circle and a blue star".
-
-    `patches`: the labels of the patches that the model sees (see `Scene.patch_labels`), by default all.
-    """
-    order = reading_order(scene, scene.patch_labels() if patches is None else patches)
-    return SceneQuestion(DESCRIBE, " and ".join(with_article(item.name) for item in order))
-
-
-def reading_order(scene: Scene, patches: NDArray[np.int64]) -> list[SceneObject]:
-    """Sort the objects by the first patch that shows them; those without a patch come last."""
-    seen = list(dict.fromkeys(patches[patches >= 0].tolist()))
-    hidden = [index for index in range(len(scene.objects)) if index not in seen]
-    return [scene.objects[index] for index in seen + hidden]
-
-
-def _is_there(noun: str) -> str:
+def is_there(noun: str) -> str:
+    """Ask whether something is there: "Is there a kite in the image?"."""
     return f"Is there {with_article(noun)} in the image?"
 
 
-_PAIRS = [(color, shape) for color in COLORS for shape in SHAPES]
+def present_question(scene: Scene, rng: np.random.Generator) -> Question:
+    """Ask for an object that is there."""
+    name = scene.names[rng.integers(len(scene.names))]
+    return Question(is_there(name), "yes", name)
+
+
+def absent_question(scene: Scene, rng: np.random.Generator, negative: Negative) -> Question:
+    """Ask for an object that is not there.
+
+    `negative`: "random" takes any; "popular" one of the most common objects; "adversarial" one that is at home in the
+    scene's place or shares its category with something that is there. Where all of those are shown, any is taken.
+    """
+    there = set(scene.names)
+    pool: tuple[str, ...] = NAMES
+    if negative == "popular":
+        pool = COMMON
+    elif negative == "adversarial":
+        categories = {OBJECTS[name].category for name in there} - {""}
+        pool = tuple(n for n in NAMES if scene.place in OBJECTS[n].places or OBJECTS[n].category in categories)
+    absent = [name for name in pool if name not in there] or [name for name in NAMES if name not in there]
+    name = absent[rng.integers(len(absent))]
+    return Question(is_there(name), "no", name)
+
+
+def category_question(scene: Scene, rng: np.random.Generator, *, present: bool) -> Question | None:
+    """Ask "Is there an animal in the image?"; None where the scene has every category, or none of them."""
+    there = {OBJECTS[name].category for name in scene.names}
+    pool = [category for category in CATEGORIES if (category in there) == present]
+    return Question(is_there(pool[rng.integers(len(pool))]), "yes" if present else "no") if pool else None
+
+
+def what_question(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Ask "What animal is in the image?" for a category with one object; None where no category has exactly one."""
+    categories = [OBJECTS[name].category for name in scene.names]
+    single = [name for name, own in zip(scene.names, categories, strict=True) if own and categories.count(own) == 1]
+    if not single:
+        return None
+    name = single[rng.integers(len(single))]
+    return Question(f"What {OBJECTS[name].category} is in the image?", name, name)
+
+
+def count_question(scene: Scene) -> Question | None:
+    """Ask how many objects there are; the answer is one digit. None for ten and more."""
+    return Question(COUNT, str(len(scene.objects))) if len(scene.objects) < 10 else None
+
+
+def description(names: list[str]) -> Question:
+    """Ask for a description; the answer names the objects in the order given, "a dog and a kite"."""
+    return Question(DESCRIBE, " and ".join(map(with_article, names)))

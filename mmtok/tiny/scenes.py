@@ -1,176 +1,249 @@
-"""Seeded images of coloured shapes on textured backgrounds, with ground truth.
+"""Seeded scenes: drawings of everyday objects on a background, with the truth about every patch.
 
-A `Scene` is a value: its settings, its objects and the seed of its texture. Rendering it twice gives the same pixels,
-and the ground truth (which patch shows which object) needs no rendering.
+A `Scene` is a value. Drawing it twice gives the same pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 40, 40),
-    "green": (40, 170, 60),
-    "blue": (50, 80, 220),
-    "yellow": (235, 215, 50),
-    "purple": (150, 60, 190),
-    "orange": (240, 140, 30),
-    "cyan": (60, 200, 220),
-    "pink": (245, 130, 180),
-}
+from .backgrounds import SIDE, background
+from .catalogue import NAMES, PLACES, frequencies, of_place
+from .sprites import SpriteSheet, packaged_sheets
 
-Offsets: TypeAlias = NDArray[np.float32]
-Mask: TypeAlias = NDArray[np.bool_]
+PATCH = 12
+GRID = SIDE // PATCH
 
+# Backgrounds that training draws from, for each place; held-out scenes stand on others.
+TRAINING_BACKGROUNDS = range(120)
+HELD_OUT_BACKGROUNDS = range(1000, 1060)
 
-def _star(dx: Offsets, dy: Offsets) -> Mask:
-    reach = 0.62 + 0.38 * np.sin(5 * np.arctan2(-dy, dx))
-    return np.hypot(dx, dy) <= reach
+# Two objects stay this part of their sizes apart, centre from centre: drawings rarely touch the edge of their box.
+APART = 0.43
 
-
-# Each shape as a test on offsets from its centre, in units of its radius: x to the right, y downwards.
-SHAPES: dict[str, Callable[[Offsets, Offsets], Mask]] = {
-    "circle": lambda dx, dy: np.hypot(dx, dy) <= 1.0,
-    "square": lambda dx, dy: np.maximum(np.abs(dx), np.abs(dy)) <= 0.85,
-    "triangle": lambda dx, dy: (np.abs(dy) <= 0.8) & (np.abs(dx) <= 0.6 * (dy + 0.8)),
-    "diamond": lambda dx, dy: np.abs(dx) + np.abs(dy) <= 1.0,
-    "cross": lambda dx, dy: (np.minimum(np.abs(dx), np.abs(dy)) <= 0.33) & (np.maximum(np.abs(dx), np.abs(dy)) <= 1.0),
-    "ring": lambda dx, dy: (np.hypot(dx, dy) <= 1.0) & (np.hypot(dx, dy) >= 0.55),
-    "star": _star,
-    "bar": lambda dx, dy: (np.abs(dx) <= 1.0) & (np.abs(dy) <= 0.35),
-}
-
-_COLOR_NAMES = tuple(COLORS)
-_SHAPE_NAMES = tuple(SHAPES)
-
-# The least share of a patch's pixels that an object has to paint for the patch to count as showing it.
-PATCH_COVERAGE = 1 / 8
+_FREQUENCIES = np.array(list(frequencies().values()))
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape: centre and radius in pixels, the centre from the image's top left corner."""
+    """One drawing: where it stands and how it is changed.
 
-    color: str
-    shape: str
-    x: float
-    y: float
-    radius: float
-
-    @property
-    def name(self) -> str:
-        """What the questions call it, such as "red circle"."""
-        return f"{self.color} {self.shape}"
-
-
-@dataclass(frozen=True)
-class SceneSettings:
-    """How scenes are drawn: sizes in pixels, counts and radii as inclusive ranges.
-
-    A scene may hold fewer than `min_objects` where no free place is found for another one.
+    Attributes:
+        name: what the questions call it.
+        style, variant: which drawing of it.
+        x, y: its centre in pixels, from the scene's top left corner.
+        size: pixels of its longer side before it is turned.
+        angle: degrees, counterclockwise.
+        mirrored: left and right change places.
+        tint: factors on red, green and blue.
     """
 
-    size: int = 96
-    patch_size: int = 8
-    min_objects: int = 1
-    max_objects: int = 5
-    min_radius: float = 7.0
-    max_radius: float = 12.0
-    gap: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.patch_size < 1 or self.size % self.patch_size:
-            raise ValueError(f"size {self.size} has to be a positive multiple of patch_size {self.patch_size}.")
-        if not 1 <= self.min_objects <= self.max_objects <= len(COLORS) * len(SHAPES):
-            raise ValueError(
-                f"objects from {self.min_objects} to {self.max_objects}: the range has to lie in 1 to "
-                f"{len(COLORS) * len(SHAPES)}, since no two objects of a scene are alike."
-            )
-        if not 0 < self.min_radius <= self.max_radius < self.size / 2:
-            raise ValueError(
-                f"radii from {self.min_radius} to {self.max_radius}: the range has to lie in 0 to {self.size / 2}, "
-                "half the image's size."
-            )
-
-    @property
-    def grid(self) -> int:
-        """Patches per side."""
-        return self.size // self.patch_size
+    name: str
+    style: str
+    variant: int
+    x: float
+    y: float
+    size: float
+    angle: float = 0.0
+    mirrored: bool = False
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects that do not touch, no two of the same colour and shape, on a texture drawn from `texture_seed`."""
+    """Objects of which no two are of a kind, from back to front, on a background.
 
-    settings: SceneSettings
+    Attributes:
+        place: the kind of place that most objects are chosen for.
+        objects: from back to front.
+        backdrop: place and number of the background (see `background`).
+        seed: of the sensor's noise and of what training changes.
+    """
+
+    place: str
     objects: tuple[SceneObject, ...]
-    texture_seed: int
+    backdrop: tuple[str, int]
+    seed: int
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """Render the scene: uint8, (size, size, 3)."""
-        settings = self.settings
-        rng = np.random.default_rng(self.texture_seed)
-        tone = rng.uniform(90, 200, 3).astype(np.float32)
-        blocks = 12 * rng.standard_normal((settings.grid, settings.grid, 3), dtype=np.float32) + tone
-        canvas = blocks.repeat(settings.patch_size, axis=0).repeat(settings.patch_size, axis=1)
-        for item in self.objects:
-            rows, columns, mask = _painted(item, settings)
-            canvas[rows, columns][mask] = COLORS[item.color]
-        canvas += 6 * rng.standard_normal(canvas.shape, dtype=np.float32)
-        return canvas.clip(0, 255).astype(np.uint8)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is shown, in the order of `objects`."""
+        return tuple(item.name for item in self.objects)
 
-    def image(self) -> Image.Image:
-        """Render the scene as an RGB image."""
-        return Image.fromarray(self.pixels())
-
-    def patch_labels(self) -> NDArray[np.int64]:
-        """Say what each patch shows: int64, (grid * grid,), row by row; an index into `objects`, or -1 for none."""
-        settings = self.settings
-        grid, patch = settings.grid, settings.patch_size
-        labels: NDArray[np.int64] = np.full((grid, grid), -1, dtype=np.int64)
-        most = np.full((grid, grid), PATCH_COVERAGE * patch * patch)
-        for index, item in enumerate(self.objects):
-            rows, columns, mask = _painted(item, settings)
-            first_row, first_column = rows.start // patch, columns.start // patch
-            last_row, last_column = (rows.stop - 1) // patch, (columns.stop - 1) // patch
-            window = np.zeros(((last_row - first_row + 1) * patch, (last_column - first_column + 1) * patch))
-            top, left = rows.start - first_row * patch, columns.start - first_column * patch
-            window[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-            counts = window.reshape(last_row - first_row + 1, patch, last_column - first_column + 1, patch).sum((1, 3))
-            region = np.s_[first_row : last_row + 1, first_column : last_column + 1]
-            wins = counts >= most[region]
-            labels[region][wins] = index
-            most[region][wins] = counts[wins]
-        return labels.reshape(-1)
+    def image(self, scale: int = 1) -> Image.Image:
+        """Draw the scene as an RGB image, SIDE * scale pixels a side, with the drawings that come with the package."""
+        return Image.fromarray(draw(self, scale=scale).pixels)
 
 
-def sample_scene(settings: SceneSettings, rng: np.random.Generator) -> Scene:
-    """Draw a scene: how many objects, where, what they are and the seed of the background."""
-    wanted = int(rng.integers(settings.min_objects, settings.max_objects + 1))
+@dataclass(frozen=True)
+class SceneSettings:
+    """How many objects a scene has, how large they are in pixels, and how often a class is shown.
+
+    `even`: every class as often as any other, wherever it is; else by `frequencies`, most of them at home in the place.
+    A scene holds fewer objects where no free place is found for another one.
+    """
+
+    fewest: int = 1
+    most: int = 5
+    smallest: float = 32.0
+    largest: float = 62.0
+    even: bool = False
+    backgrounds: range = TRAINING_BACKGROUNDS
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.fewest <= self.most <= len(NAMES):
+            raise ValueError(f"objects from {self.fewest} to {self.most}: the range has to lie in 1 to {len(NAMES)}.")
+        if not 2 * PATCH <= self.smallest <= self.largest <= SIDE:
+            raise ValueError(
+                f"sizes from {self.smallest} to {self.largest}: the range has to lie in {2 * PATCH} to {SIDE}, "
+                "two patches to the whole image."
+            )
+
+
+def sample_scene(
+    settings: SceneSettings, rng: np.random.Generator, sheets: Mapping[str, SpriteSheet] | None = None
+) -> Scene:
+    """Draw a scene: the place, how many objects, which, where, and how each is turned and tinted.
+
+    Args:
+        settings: what may be drawn.
+        rng: decides.
+        sheets: style -> its drawings; by default those that come with the package.
+    """
+    sheets = packaged_sheets() if sheets is None else sheets
+    place = PLACES[rng.integers(len(PLACES))]
+    wanted = int(rng.integers(settings.fewest, settings.most + 1))
     objects: list[SceneObject] = []
-    for _ in range(20 * wanted):
+    for _ in range(12 * wanted):
         if len(objects) == wanted:
             break
-        radius = rng.uniform(settings.min_radius, settings.max_radius)
-        x, y = rng.uniform(radius, settings.size - radius, 2)
-        color, shape = _COLOR_NAMES[rng.integers(len(COLORS))], _SHAPE_NAMES[rng.integers(len(SHAPES))]
-        fits = all(np.hypot(x - o.x, y - o.y) >= radius + o.radius + settings.gap for o in objects)
-        if fits and all((color, shape) != (o.color, o.shape) for o in objects):
-            objects.append(SceneObject(color, shape, float(x), float(y), float(radius)))
-    return Scene(settings, tuple(objects), texture_seed=int(rng.integers(2**31)))
+        size = rng.uniform(settings.smallest, settings.largest)
+        x, y = rng.uniform(0.42 * size, SIDE - 0.42 * size, 2)
+        name = _sample_name(place, settings.even, rng)
+        free = all(np.hypot(x - o.x, y - o.y) >= APART * (size + o.size) for o in objects)
+        if free and all(name != o.name for o in objects):
+            objects.append(_sample_object(name, float(x), float(y), float(size), sheets, rng))
+    backdrop = place if rng.random() < 0.75 else PLACES[rng.integers(len(PLACES))]
+    number = settings.backgrounds[rng.integers(len(settings.backgrounds))]
+    return Scene(place, tuple(objects), (backdrop, number), int(rng.integers(2**31)))
 
 
-def _painted(item: SceneObject, settings: SceneSettings) -> tuple[slice, slice, Mask]:
-    """Return the rows and columns of the object's box and which of the box's pixels it paints."""
-    start_y, stop_y = max(0, int(item.y - item.radius)), min(settings.size, int(item.y + item.radius) + 2)
-    start_x, stop_x = max(0, int(item.x - item.radius)), min(settings.size, int(item.x + item.radius) + 2)
-    dy = (np.arange(start_y, stop_y, dtype=np.float32)[:, None] - np.float32(item.y)) / np.float32(item.radius)
-    dx = (np.arange(start_x, stop_x, dtype=np.float32)[None, :] - np.float32(item.x)) / np.float32(item.radius)
-    dy, dx = np.broadcast_arrays(dy, dx)
-    return slice(start_y, stop_y), slice(start_x, stop_x), SHAPES[item.shape](dx, dy)
+def _sample_name(place: str, even: bool, rng: np.random.Generator) -> str:
+    if even:
+        return NAMES[rng.integers(len(NAMES))]
+    odds = _FREQUENCIES
+    if rng.random() < 0.7:
+        home = of_place(place)
+        odds = np.array([share if name in home else 0 for name, share in zip(NAMES, odds, strict=True)])
+    return NAMES[np.searchsorted(np.cumsum(odds), rng.random() * odds.sum(), side="right").clip(0, len(NAMES) - 1)]
+
+
+def _sample_object(
+    name: str, x: float, y: float, size: float, sheets: Mapping[str, SpriteSheet], rng: np.random.Generator
+) -> SceneObject:
+    styles = [style for style, sheet in sheets.items() if sheet.sprites[name]]
+    style = styles[rng.integers(len(styles))]
+    variant = int(rng.integers(len(sheets[style].sprites[name])))
+    angle = float(np.clip(rng.normal(0, 14), -40, 40))
+    mirrored = bool(rng.random() < 0.5)
+    tint = rng.uniform(0.65, 1.15) * rng.uniform(0.9, 1.1, 3)
+    return SceneObject(
+        name, style, variant, x, y, size, angle, mirrored, (float(tint[0]), float(tint[1]), float(tint[2]))
+    )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A scene as it was drawn.
+
+    Attributes:
+        pixels: (SIDE, SIDE, 3) uint8, or as many times as large as it was drawn.
+        coverage: (objects, patches) float32, the share of each patch's pixels that shows each object, row by row.
+    """
+
+    pixels: NDArray[np.uint8]
+    coverage: NDArray[np.float32]
+
+    def labels(self, least: float = 0.08) -> NDArray[np.int64]:
+        """Say what each patch shows: (patches,), an index into the scene's objects, or -1 for none of them.
+
+        An object is shown where it covers `least` of a patch, and in any case in the patch that it covers most.
+        """
+        if not len(self.coverage):
+            return np.full(self.coverage.shape[1], -1)
+        labels = np.where(self.coverage.max(0) >= least, self.coverage.argmax(0), -1)
+        for index, covered in enumerate(self.coverage):
+            if covered.max() > 0 and not (labels == index).any():
+                labels[covered.argmax()] = index
+        return labels
+
+
+def draw(
+    scene: Scene,
+    sheets: Mapping[str, SpriteSheet] | None = None,
+    change: Callable[[Image.Image, np.random.Generator], Image.Image] | None = None,
+    share_changed: float = 0.0,
+    *,
+    scale: int = 1,
+    grid: int = GRID,
+) -> Drawing:
+    """Draw a scene; the same scene gives the same pixels.
+
+    Args:
+        scene: what to draw.
+        sheets: style -> its drawings; by default those that come with the package.
+        change: redraws a share of the sprites, for training.
+        share_changed: that share.
+        scale: how many times as large as usual it is drawn.
+        grid: patches a side of the truth about them.
+
+    Raises:
+        KeyError: a style of the scene is not among the sheets.
+    """
+    sheets = packaged_sheets() if sheets is None else sheets
+    rng = np.random.default_rng(scene.seed)
+    backdrop = background(*scene.backdrop)
+    side = SIDE * scale
+    if scale > 1:
+        backdrop = np.asarray(Image.fromarray(backdrop).resize((side, side), Image.Resampling.BICUBIC))
+    canvas = backdrop.astype(np.float32) * rng.uniform(0.85, 1.12)
+    seen: NDArray[np.float32] = np.zeros((len(scene.objects), side, side), np.float32)
+    for index, item in enumerate(scene.objects):
+        sprite = sheets[item.style].sprites[item.name][item.variant]
+        ratio = scale * item.size / max(sprite.size)
+        size = max(2, round(sprite.width * ratio)), max(2, round(sprite.height * ratio))
+        sprite = sprite.resize(size, Image.Resampling.BILINEAR)
+        if change is not None and rng.random() < share_changed:
+            sprite = change(sprite, rng)
+        _paste(canvas, seen, index, sprite, replace(item, x=scale * item.x, y=scale * item.y))
+    canvas += rng.normal(0, 2, (side, side, 1)).astype(np.float32)
+    patch = side // grid
+    coverage = seen.reshape(-1, grid, patch, grid, patch).mean((2, 4)).reshape(-1, grid * grid)
+    return Drawing(canvas.clip(0, 255).astype(np.uint8), coverage)
+
+
+def _paste(
+    canvas: NDArray[np.float32], seen: NDArray[np.float32], index: int, sprite: Image.Image, item: SceneObject
+) -> None:
+    """Paint a sprite over the canvas with a soft shadow, and note which pixels show which object."""
+    if item.mirrored:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = np.asarray(sprite.rotate(item.angle, Image.Resampling.BILINEAR, expand=True), np.float32)
+    height, width = pixels.shape[:2]
+    top, left = round(item.y - height / 2), round(item.x - width / 2)
+    first_row, first_column = max(0, top), max(0, left)
+    last_row, last_column = min(len(canvas), top + height), min(len(canvas), left + width)
+    pixels = pixels[first_row - top : last_row - top, first_column - left : last_column - left]
+    alpha = pixels[..., 3:] / 255
+    shadow = canvas[first_row + 2 : last_row + 2, first_column:last_column]
+    shadow *= 1 - 0.25 * alpha[: len(shadow)]
+    region = np.s_[first_row:last_row, first_column:last_column]
+    painted = (pixels[..., :3] * np.array(item.tint, np.float32)).clip(0, 255)
+    canvas[region] = canvas[region] * (1 - alpha) + painted * alpha
+    seen[:, first_row:last_row, first_column:last_column] *= 1 - alpha[..., 0]
+    seen[index][region] = alpha[..., 0]

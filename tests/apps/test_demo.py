@@ -24,12 +24,15 @@ def shown(tmp_path_factory) -> demo.Demo:
     return demo.run_demo(make_llava_checkpoint(folder / "base"), folder / "demo_staged", seed=3, check=False, calls=1)
 
 
-def test_four_questions_with_every_budget(shown) -> None:
-    assert [len(row) for row in shown.answers] == [len(demo.BUDGETS)] * 4
-    assert [question.answer for question in shown.example.questions][:2] == ["yes", "no"]
+def test_three_questions_with_every_budget(shown) -> None:
+    assert [len(row) for row in shown.answers] == [len(demo.BUDGETS)] * 3
+    what, absent, count = shown.example.questions
+    assert what.answer in shown.example.objects
+    assert absent.name not in shown.example.objects
+    assert (absent.answer, count.answer) == ("no", str(len(shown.example.objects)))
     for row in shown.answers:
         text = row[0].full_prompt_tokens - TOKENS_PER_CROP
-        assert [answer.vision_tokens for answer in row] == [TOKENS_PER_CROP, TOKENS_PER_CROP, 4, 1]
+        assert [answer.vision_tokens for answer in row] == [TOKENS_PER_CROP, TOKENS_PER_CROP, 4]
         assert [answer.prompt_tokens for answer in row] == [text + answer.vision_tokens for answer in row]
         coverage = [answer.coverage for answer in row]
         assert coverage[0] == pytest.approx(1.0)
@@ -43,7 +46,7 @@ def test_the_remote_code_of_the_staged_folder_answers(shown) -> None:
 
 def test_table_and_json_say_the_same(shown) -> None:
     table = demo.demo_table(shown)
-    assert table.row_count == 16
+    assert table.row_count == 9
     values = demo.as_json(shown)
     columns = [list(column.cells) for column in table.columns]
     flat = [answer for question in values["questions"] for answer in question["answers"]]
@@ -53,7 +56,7 @@ def test_table_and_json_say_the_same(shown) -> None:
 
 def test_figure_shows_every_answer(shown, tmp_path) -> None:
     titles = [axes.texts[0].get_text() for axes in shown.figure.axes if axes.texts]
-    assert len(titles) == 16
+    assert len(titles) == 9
     assert titles[0].startswith("all 16 tokens → ")
     shown.figure.savefig(tmp_path / "demo.png", dpi=40)
     assert Image.open(tmp_path / "demo.png").width > 300
@@ -67,7 +70,7 @@ def test_the_embedded_model_breaks_at_a_budget_of_the_demo(tmp_path) -> None:
         for question, row in zip(shown.example.questions, shown.answers, strict=True)
     ]
     assert all(row[0] for row in right), "with all vision tokens the demo has to be right"
-    assert not all(row[-1] for row in right), "with one vision token the demo has to show where it ends"
+    assert not all(row[-1] for row in right), "with four vision tokens the demo has to show where it ends"
     sentence = demo.where_it_breaks(shown)
     broken = [question.text for question, row in zip(shown.example.questions, right, strict=True) if not all(row)]
     assert re.findall("“(.*?)” breaks at", sentence) == broken

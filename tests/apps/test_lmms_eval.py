@@ -69,14 +69,14 @@ def base(folder: Path) -> Path:
 
 def test_the_command_agrees_with_the_pipeline(tmp_path) -> None:
     from mmtok.apps.embedded import SCENE
-    from mmtok.tiny.questions import existence_question
+    from mmtok.tiny.questions import absent_question, present_question
 
     staged = stage(base(tmp_path / "base"), tmp_path / "lmms_staged", check=False).path
     rows = []
     for number in range(QUESTIONS):
         rng = np.random.default_rng(number)
         scene = sample_scene(SCENE, rng)
-        question = existence_question(scene, rng, present=number % 2 == 0)
+        question = absent_question(scene, rng, "adversarial") if number % 2 else present_question(scene, rng)
         rows.append({"image": scene.image(), "question": question.text, "answer": question.answer})
     features = datasets.Features(
         {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}

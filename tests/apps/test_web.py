@@ -171,7 +171,7 @@ def test_mistakes_are_explained(address) -> None:
         keep_screenshot(driver, "mistake")
         press(driver, "#canvas button[aria-label='Clear canvas']")
         until(lambda: "Upload an image" in text_of(driver, "#canvas"))
-        write(driver, "Is there a red circle in the image?")
+        write(driver, "Is there a dog in the image?")
         press(driver, "#ask")
         until(lambda: NO_IMAGE in text_of(driver, "body"))
         keep_screenshot(driver, "cleared")
@@ -225,7 +225,7 @@ def test_a_changed_question_marks_the_answer_as_old(address) -> None:
     with browser(address) as driver:
         press(driver, "#ask")
         answered(driver)
-        box = write(driver, "What color is the circle?")
+        box = write(driver, "What animal is in the image?")
         until(lambda: text_of(driver, "#headline").startswith("The question has changed"))
         box.send_keys("\n")
         until(lambda: text_of(driver, "#headline").startswith("8 of 144"))

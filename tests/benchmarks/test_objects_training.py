@@ -12,7 +12,6 @@ from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from benchmarks.objects.architecture import build_model, object_vectors, vision_features
-from benchmarks.objects.catalogue import CATEGORIES, NAMES, OBJECTS
 from benchmarks.objects.conversations import (
     IGNORED,
     ConversationEncoder,
@@ -24,11 +23,12 @@ from benchmarks.objects.conversations import (
 from benchmarks.objects.export import export_checkpoint
 from benchmarks.objects.language import imitated_patches, seen_labels
 from benchmarks.objects.loop import LAST_RATE, Run, Stage, make_optimizers, rate_factor, train_only, train_stage
-from benchmarks.objects.questions import SHORT_ANSWER, Question
-from benchmarks.objects.scenes import GRID, Drawing, Scene, SceneObject
 from benchmarks.objects.sight import NAME_INDEX, patch_targets
 from benchmarks.objects.tuning import WrittenScene
 from benchmarks.objects.vocabulary import build_tokenizer, words
+from mmtok.tiny.catalogue import CATEGORIES, NAMES, OBJECTS
+from mmtok.tiny.questions import SHORT_ANSWER, Question
+from mmtok.tiny.scenes import GRID, Drawing, Scene, SceneObject
 
 
 def scene_of(*names: str) -> Scene:

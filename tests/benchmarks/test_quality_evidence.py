@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.quality.crops_reader import CLUTTERED, token_labels
-from benchmarks.quality.evidence import Evidence
-from mmtok.tiny.scenes import Scene, SceneObject
+from benchmarks.quality.crops_reader import CLUTTERED, SCALE
+from benchmarks.quality.evidence import Evidence, where_they_lie
+from benchmarks.quality.runs import drawn
+from mmtok.tiny.backgrounds import SIDE
 
 
 def test_shares_and_leads_of_two_methods() -> None:
@@ -19,20 +20,30 @@ def test_shares_and_leads_of_two_methods() -> None:
             ("random", 4): np.array([True, False, False, False]),
             ("random", 2): np.array([False, False, False, False]),
         },
+        {(method, budget): (0.5, 0.75) for method in ("MMTok", "random") for budget in (4, 2)},
     )
-    assert [cell["shown"]["estimate"] for cell in evidence.cells(resamples=20)] == [1, 0.75, 0.25, 0]
+    cells = evidence.cells(resamples=20)
+    assert [cell["shown"]["estimate"] for cell in cells] == [1, 0.75, 0.25, 0]
+    assert {(cell["on_asked"], cell["on_objects"]) for cell in cells} == {(0.5, 0.75)}
     compared = {row["method"]: row for row in evidence.compared([4, 2], resamples=20)}
     assert compared["MMTok"]["shown"]["estimate"] == pytest.approx(0.875)
     assert compared["random"]["reference_lead"]["estimate"] == pytest.approx(0.75)
     assert compared["MMTok"]["reference_lead"] == {"estimate": 0, "low": 0, "high": 0}
 
 
+def test_where_kept_tokens_lie() -> None:
+    kept = np.array([0, 0, 1, -1])
+    assert where_they_lie(kept, 0) == (True, 0.5, 0.75)
+    assert where_they_lie(kept, 2) == (False, 0.0, 0.75)
+
+
 def test_tokens_of_five_crops_are_labelled_in_the_order_of_the_prompt() -> None:
-    # One object of 24 x 24 pixels in the corner: patches 0 and 1 of rows 0 and 1 at half size, 0 to 2 at full size.
-    scene = Scene(CLUTTERED, (SceneObject("red", "square", 12.0, 12.0, 12.0),), texture_seed=0)
-    labels = token_labels(scene)
-    assert len(labels) == 144 + 24 * 25
-    assert np.flatnonzero(labels[:144] == 0).tolist() == [0, 1, 12, 13]
-    tiles = labels[144:].reshape(24, 25)
+    [item] = drawn(CLUTTERED, 1, seed=5, scale=SCALE)
+    assert item.image.size == (SCALE * SIDE, SCALE * SIDE)
+    assert len(item.labels) == 144 + 24 * 25
+    whole, tiles = item.labels[:144].reshape(12, 12), item.labels[144:].reshape(24, 25)
     assert (tiles[:, 24] == -2).all()
-    assert np.argwhere(tiles == 0).tolist() == [[row, column] for row in range(3) for column in range(3)]
+    for index, placed in enumerate(item.scene.objects):
+        for grid, side in ((whole, SIDE), (tiles[:, :24], SIDE)):
+            centre = np.argwhere(grid == index).mean(0) * side / len(grid)
+            assert np.abs(centre - (placed.y, placed.x)).max() < placed.size

@@ -233,12 +233,12 @@ def test_hub_upload_is_the_publishing_part_of_the_command(capsys) -> None:
 
 def test_generate_takes_the_embedded_model_and_where_to_run_it(image, tmp_path, capsys) -> None:
     questions, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
-    questions.write_text(json.dumps({"image": image, "question": "Is there a red circle in the image?"}) + "\n")
+    questions.write_text(json.dumps({"image": image, "question": "Is there a dog in the image?"}) + "\n")
     generate = ["generate", "--model", "tiny", "--input", str(questions), "--output", str(output), "--budget", "0.25"]
     where = ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "2", "--json"]
     assert main([*generate, *where]) == 0
     assert printed(capsys) == {"lines": 1, "resumed": 0, "errors": 0, "output": str(output)}
-    ask = ["ask", image, "Is there a red circle in the image?", "--model", "tiny", "--budgets", "0.25", *where]
+    ask = ["ask", image, "Is there a dog in the image?", "--model", "tiny", "--budgets", "0.25", *where]
     assert main(ask) == 0
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "choose-a-budget.md"
 RESULTS = ROOT / "benchmarks" / "results"
-SCENES = ("random", "color", "shape", "count")
+SCENES = ("random", "what", "count")
 
 
 def read(name: str) -> dict[str, Any]:

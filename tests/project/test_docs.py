@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -164,24 +165,41 @@ def test_the_table_of_the_readme_is_that_of_the_demo(folder: Path, monkeypatch: 
     assert [row[:-1] for row in shown] == [row[:-1] for row in printed]
 
 
-def test_figures_of_the_embedded_model_are_those_of_its_report() -> None:
-    scores = json.loads((checkpoint_path() / "training_report.json").read_text())["held_out"]["scores"]
+def quality(case: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"quality-{case}.json").read_text(encoding="utf-8"))
+
+
+def row_of_the_readme(readme: str, first: str) -> list[str]:
+    """The names of a table's columns, behind the first."""
+    heading = next(line for line in readme.splitlines() if line.startswith(f"| {first} |"))
+    return [name.strip() for name in heading.strip("|").split("|")][1:]
+
+
+def test_figures_of_the_embedded_model_are_those_of_its_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    columns = ("MMTok", "text rows", "vision rows", "uniform", "random")
-    for budget in scores["MMTok"]:
-        row = " | ".join(f"{100 * scores[name][budget]['accuracy']:.1f}" for name in columns)
-        assert f"| {budget} | {row} |" in readme
-    assert f"all 144 tokens: {100 * scores['all tokens']['all']['accuracy']:.1f}" in readme
+    results = quality("scenes")
+    cells = {(cell["method"], cell["budget"]): cell["metrics"] for cell in results["cells"]}
+
+    def right(method: str, budget: int | None, *tasks: str) -> str:
+        return f"{100 * sum(cells[method, budget][task]['accuracy'] for task in tasks) / len(tasks):.1f}"
+
+    pope = ("random", "popular", "adversarial")
+    methods = row_of_the_readme(readme, "tokens")
+    for budget in (64, 32, 16, 8, 4, 2):
+        assert f"| {budget} | {' | '.join(right(name, budget, *pope) for name in methods)} |" in readme
+    assert f"all 144 tokens: {right('all', None, *pope)}." in readme
+    counts = [right("all", None, "count"), right("MMTok", 64, "count"), right("CDPruner", 64, "count")]
+    said = "{} % right with all tokens, {} % with 64 of MMTok and {} % with 64 of CDPruner".format(*counts)
+    assert said in " ".join(readme.split())
+    assert f"to {sum(results['tasks'][task]['questions'] for task in pope)} questions of POPE's form" in readme
 
 
 def test_figures_of_the_comparison_are_those_of_its_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    heading = next(line for line in readme.splitlines() if line.startswith("| images |"))
-    methods = [name.strip() for name in heading.strip("|").split("|")][1:]
+    methods = row_of_the_readme(readme, "images")
     assert methods[0] == "MMTok"
     for case in ("scenes", "crowded", "tiles"):
-        results = json.loads((ROOT / "benchmarks" / "results" / f"quality-{case}.json").read_text())
-        kept = {row["method"]: row["retention"]["estimate"] for row in results["compared"]}
+        kept = {row["method"]: row["retention"]["estimate"] for row in quality(case)["compared"]}
         assert " | " + " | ".join(f"{100 * kept[name]:.1f}" for name in methods) + " |" in readme
 
 

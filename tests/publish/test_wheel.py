@@ -17,6 +17,10 @@ from mmtok.publish.families import FAMILIES
 from mmtok.publish.published_files import generate_sources
 
 ROOT = Path(__file__).resolve().parents[2]
+# What draws the images of the demo, and nothing that trains.
+TINY = ("__init__", "backgrounds", "catalogue", "questions", "scenes", "sprites")
+# The wheel is small enough to be fetched for a demo: code, the embedded model and its drawings.
+MOST_BYTES = 8_000_000
 
 PROGRAM = """
 import sys
@@ -54,8 +58,8 @@ staged = stage(checkpoint_path(), "staged")
 assert staged.report["tensors_compared"] > 0
 pipe = pipeline("image-text-to-text", model="staged", trust_remote_code=True)
 assert type(pipe.model).__module__.startswith("transformers_modules.")
-image = sample_scene(SceneSettings(min_objects=5), np.random.default_rng(7)).image()
-content = [{"type": "image", "image": image}, {"type": "text", "text": "Is there a red circle in the image?"}]
+image = sample_scene(SceneSettings(4, 5), np.random.default_rng(7)).image()
+content = [{"type": "image", "image": image}, {"type": "text", "text": "Is there a dog in the image?"}]
 for budget in (None, 16):
     [answer] = pipe(
         text=[{"role": "user", "content": content}],
@@ -88,9 +92,12 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
         assert name in packed or f"mmtok/hub/{name}" in packed
     assert any(name.endswith(".safetensors") for name in packed), "the embedded model is not in the wheel"
     assert not any(name.startswith(("tests/", "benchmarks/", "compat/")) for name in packed)
+    licences = {name.partition(".dist-info/")[2] for name in packed if ".dist-info/licenses/" in name}
+    assert licences == {"licenses/LICENSE", "licenses/mmtok/tiny/drawings/NOTICE"}
+    assert wheel.stat().st_size < MOST_BYTES
     # The laboratory, which trains models, is beside the benchmarks.
     modules = {name for name in packed if name.startswith("mmtok/tiny/") and name.endswith(".py")}
-    assert modules == {f"mmtok/tiny/{name}.py" for name in ("__init__", "questions", "scenes")}
+    assert modules == {f"mmtok/tiny/{name}.py" for name in TINY}
 
     environment = tmp_path / "environment"
     version = torch.__version__.partition("+")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ class SpriteSheet:
 
 @lru_cache(maxsize=1)
 def packaged_sheets() -> Mapping[str, SpriteSheet]:
-    """Read the sheets that the demo is to come with, once."""
+    """Read the sheets that the package comes with, once."""
     return MappingProxyType(load_sheets(DRAWINGS))
 
 
@@ -51,21 +51,3 @@ def load_sheets(*folders: Path) -> dict[str, SpriteSheet]:
             sprites = {name: tuple(sheet.crop(tuple(box)) for box in found) for name, found in boxes.items()}
             sheets[path.stem] = SpriteSheet(path.stem, sprites)
     return dict(sorted(sheets.items()))
-
-
-def write_sheet(sprites: Mapping[str, Sequence[Image.Image]], folder: Path, style: str, columns: int = 12) -> Path:
-    """Write drawings as a sheet into a folder and return the PNG's path. They are laid out on a grid, row by row."""
-    drawn = [(name, sprite) for name, found in sprites.items() for sprite in found]
-    cell = max(max(sprite.size) for _, sprite in drawn)
-    sheet = Image.new("RGBA", (columns * cell, -(-len(drawn) // columns) * cell))
-    boxes: dict[str, list[list[int]]] = {name: [] for name in sprites}
-    for index, (name, sprite) in enumerate(drawn):
-        left, top = index % columns * cell, index // columns * cell
-        sheet.paste(sprite, (left, top))
-        boxes[name].append([left, top, left + sprite.width, top + sprite.height])
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in boxes.items())
-    (folder / f"{style}.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
-    path = folder / f"{style}.png"
-    sheet.save(path, optimize=True)
-    return path
