@@ -65,7 +65,7 @@ def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image, question: st
 
 
 def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **settings: Any) -> Answer:
-    """Asks one question with one budget; `settings` are those of `ask_with_budgets`.
+    """Asks one question with one budget; `settings` are those of `answer_inputs`.
 
     Raises:
         ValueError: an option out of range.
@@ -74,8 +74,29 @@ def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget
 
 
 def ask_with_budgets(
+    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budgets: Sequence[Budget], **settings: Any
+) -> list[Answer]:
+    """Asks one question with several budgets. The image is processed once, and not counted in `seconds`.
+
+    Args:
+        pipe: from `load_pipeline`.
+        image: the image.
+        question: the text of the user's turn.
+        budgets: values of `vision_token_budget`.
+        **settings: those of `answer_inputs`.
+
+    Returns:
+        One answer for each budget.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+    return answer_inputs(pipe, model_inputs(pipe, image, question), question, budgets, **settings)
+
+
+def answer_inputs(
     pipe: ImageTextToTextPipeline,
-    image: Image.Image,
+    inputs: Mapping[str, Any],
     question: str,
     budgets: Sequence[Budget],
     *,
@@ -84,12 +105,12 @@ def ask_with_budgets(
     begin: Callable[[str], None] = lambda _: None,
     **generate_kwargs: Any,
 ) -> list[Answer]:
-    """Asks one question with several budgets. The image is processed once, and not counted in `seconds`.
+    """Answers with several budgets; with `encoded_images` among the inputs the vision tower is not in `seconds`.
 
     Args:
         pipe: from `load_pipeline`.
-        image: the image.
-        question: the text of the user's turn.
+        inputs: from `model_inputs`, with pixels or with `encoded_images`.
+        question: what they ask.
         budgets: values of `vision_token_budget`.
         max_new_tokens: most tokens of the answer.
         calls: how often `generate` is called with each budget, for a steadier `seconds`, their median.
@@ -102,7 +123,6 @@ def ask_with_budgets(
     Raises:
         ValueError: an option out of range.
     """
-    inputs = model_inputs(pipe, image, question)
     pruning_options = {name: value for name, value in generate_kwargs.items() if name in OPTION_NAMES}
     answers = []
     for budget in budgets:
@@ -148,7 +168,10 @@ def explain(
 def explain_inputs(
     pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], question: str, budget: Budget, **pruning_options: Any
 ) -> Explanation:
-    """The same for `inputs` from `model_inputs`, so that an image is processed once for several budgets."""
+    """The same for `inputs` from `model_inputs`, so that an image is processed once for several budgets.
+
+    They can hold `encoded_images` in place of pixels, so that it runs once through the vision tower.
+    """
     selected = pipe.model.select_vision_tokens(**inputs, **pruning_options, vision_token_budget=budget)
     is_image = inputs["input_ids"] == pipe.model.config.image_token_id
     kept = selected.images[0]

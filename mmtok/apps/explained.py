@@ -8,6 +8,11 @@ COVERAGE = (
     "and no accuracy: an answer can be wrong at a high coverage."
 )
 
+TIMES = (
+    "Times are those of a question about an image that has been encoded: the vision tower runs once for all answers "
+    "and is in none of them."
+)
+
 # Model: (vision tokens kept, of how many, how many times earlier the first token comes), as docs/speed.md has them.
 SPEEDUPS = {"LLaVA-1.5-7B": (64, 576, 4.6), "LLaVA-NeXT-7B": (160, 2880, 10.0)}
 

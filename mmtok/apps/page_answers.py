@@ -10,10 +10,11 @@ import gradio as gr
 from PIL import Image
 
 from mmtok.hub.handler import size_refusal
+from mmtok.image_cache import EncodedImageCache
 
 from . import page_text
 from .answer import Budget
-from .answering import ask_with_budgets, explain_inputs, model_inputs
+from .answering import answer_inputs, explain_inputs, model_inputs
 from .overlay import overlay
 from .seen_image import seen_images
 from .streaming import stream_answer
@@ -28,11 +29,18 @@ _COMPARED: tuple[Budget, ...] = (None, 0.25, 0.1, 0.05, 1)  # shares of a crop's
 
 
 def answers(
-    pipe: ImageTextToTextPipeline, canvas: Any, question: str, budget: int, *, max_new_tokens: int
+    pipe: ImageTextToTextPipeline,
+    cache: EncodedImageCache,
+    canvas: Any,
+    question: str,
+    budget: int,
+    *,
+    max_new_tokens: int,
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the outputs of the page as the answers grow.
 
-    The drawings come first and once: Gradio writes each of them to a file that browsers read meanwhile.
+    The image is encoded once for all budgets, and not again for a further question about it. The drawings come first
+    and once: Gradio writes each of them to a file that browsers read meanwhile.
 
     Raises:
         gradio.Error: no image or no question, or what the model refused; the page shows the sentence, and no older
@@ -43,7 +51,7 @@ def answers(
         image = canvas_image(canvas)
         if not question or not question.strip():
             raise ValueError("There is no question: write one, such as “Describe the image.”")
-        yield from _growing(pipe, image, question, int(budget), max_new_tokens)
+        yield from _growing(pipe, cache, image, question, int(budget), max_new_tokens)
     except ValueError as error:
         yield CLEARED
         # A mistake of the user is no failure of the program, and writes no traceback into its log.
@@ -51,20 +59,26 @@ def answers(
 
 
 def _growing(
-    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: int, max_new_tokens: int
+    pipe: ImageTextToTextPipeline,
+    cache: EncodedImageCache,
+    image: Image.Image,
+    question: str,
+    budget: int,
+    max_new_tokens: int,
 ) -> Iterator[tuple[Any, ...]]:
     inputs = model_inputs(pipe, image, question)
-    all_read, read = (explain_inputs(pipe, inputs, question, chosen) for chosen in (None, budget))
     [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
+    inputs = cache.inputs(inputs)
+    all_read, read = (explain_inputs(pipe, inputs, question, chosen) for chosen in (None, budget))
     cut_off = page_text.note(page_text.cut_off(image.size, pipe.processor.image_processor))
     # Once: what is said meanwhile of a change of the question has to stay.
     yield page_text.headline(read), "", "", overlay(seen, None), "", "", overlay(seen, read.selection), cut_off, ""
     shown = {None: ("", ""), budget: ("", "")}
     for chosen, explained in ((budget, read), (None, all_read)):
-        for part in stream_answer(pipe, image, question, chosen, max_new_tokens=max_new_tokens):
+        for part in stream_answer(pipe, inputs, chosen, max_new_tokens=max_new_tokens):
             shown[chosen] = page_text.answer(part.text), page_text.facts(part, explained)
             yield gr.skip(), *shown[None], gr.skip(), *shown[budget], gr.skip(), gr.skip(), gr.skip()
-    compared = ask_with_budgets(pipe, image, question, _COMPARED, max_new_tokens=max_new_tokens)
+    compared = answer_inputs(pipe, inputs, question, _COMPARED, max_new_tokens=max_new_tokens)
     yield *(gr.skip(),) * 8, page_text.budget_table(compared)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,8 @@ from transformers import TextIteratorStreamer
 from mmtok.prefill import prompt_lengths
 
 from .answer import Budget
-from .answering import model_inputs
 
 if TYPE_CHECKING:
-    from PIL import Image
     from transformers import ImageTextToTextPipeline
 
 
@@ -27,8 +25,8 @@ class PartialAnswer:
     Attributes:
         text: what has been generated.
         prompt_tokens: length of the prompt that reached the language model; 0 before it did.
-        first_token: seconds from the processor's output to the first new text; 0 before that.
-        seconds: since the processor's output.
+        first_token: seconds from the call to the first new text; 0 before that.
+        seconds: since the call.
         finished: whether this is all.
     """
 
@@ -40,20 +38,19 @@ class PartialAnswer:
 
 
 def stream_answer(
-    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, *, max_new_tokens: int = 64
+    pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], budget: Budget, *, max_new_tokens: int = 64
 ) -> Iterator[PartialAnswer]:
     """Yields the answer as it grows; the last one is finished.
 
     Args:
         pipe: from `mmtok.apps.answering.load_pipeline`.
-        image, question: what is asked.
+        inputs: from `model_inputs`, with pixels or with `encoded_images`.
         budget: `vision_token_budget`; None for every token.
         max_new_tokens: most tokens of the answer.
 
     Raises:
         ValueError: whatever `generate` refuses.
     """
-    inputs = model_inputs(pipe, image, question)
     streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     failures: list[BaseException] = []
     lengths: list[int] = []

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
+from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
+
 from . import page_text
 from .answering import warm_up
 from .embedded import KNOWS, example
-from .explained import COVERAGE, TOO_SMALL
+from .explained import COVERAGE, TIMES, TOO_SMALL
 from .page_answers import answers
 
 if TYPE_CHECKING:
@@ -43,16 +45,18 @@ class _Asking:
         return [self.canvas, self.question, self.budget]
 
 
-def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
+def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool, image_memory: int = MEMORY_LIMIT) -> gr.Blocks:
     """The page.
 
     Args:
         pipe: from `mmtok.apps.answering.load_pipeline`; shared by all users of the page.
         embedded: whether it is the embedded model, of which the page says what it is and for which it draws images.
+        image_memory: bytes of encoded images that are kept for further questions about them, of all users.
     """
+    cache = EncodedImageCache(pipe.model, image_memory)
 
     def respond(canvas: Any, question: str, budget: int) -> Iterator[tuple[Any, ...]]:
-        yield from answers(pipe, canvas, question, budget, max_new_tokens=_ANSWER_TOKENS)
+        yield from answers(pipe, cache, canvas, question, budget, max_new_tokens=_ANSWER_TOKENS)
 
     with gr.Blocks(title=page_text.TITLE, analytics_enabled=False) as page:
         gr.HTML(page_text.heading(_model_address(pipe, embedded), KNOWS if embedded else ""), elem_id="head")
@@ -61,7 +65,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
                 asking = _asking(pipe, embedded=embedded)
             with gr.Column(min_width=300, scale=5):
                 outputs = _results()
-        gr.HTML(page_text.note(COVERAGE + (f" {TOO_SMALL}" if embedded else "")), elem_id="explained")
+        gr.HTML(page_text.note(f"{COVERAGE} {TIMES}" + (f" {TOO_SMALL}" if embedded else "")), elem_id="explained")
         answer = {"fn": respond, "inputs": asking.inputs, "outputs": outputs, "concurrency_limit": 2}
         gr.on([asking.ask.click, asking.question.submit], **answer, concurrency_id="answers")
         # The slider answers while it is moved: of the moves that come meanwhile, the last one counts.
@@ -77,8 +81,8 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool) -> gr.Blocks:
     return page
 
 
-def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, **settings: Any) -> Any:
-    """Serves the page; `settings` are those of `gradio.Blocks.launch`."""
+def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, image_memory: int = MEMORY_LIMIT, **settings: Any) -> Any:
+    """Serves the page: arguments of `build_page`, and `settings` of `gradio.Blocks.launch`."""
     warm_up(pipe, example(_SEED).image, _QUESTIONS[0])
     theme = gr.themes.Soft(font=_FONT, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_600",
@@ -86,7 +90,7 @@ def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, **settings: Any) ->
         block_label_text_color="*primary_700",
         block_title_text_color="*primary_700",
     )
-    page = build_page(pipe, embedded=embedded)
+    page = build_page(pipe, embedded=embedded, image_memory=image_memory)
     return page.launch(theme=theme, css=page_text.STYLE, footer_links=["api", "gradio", "settings"], **settings)
 
 

@@ -17,7 +17,7 @@ from mmtok.apps.progress import steps
 from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
 
-from .common import add_json_option, add_parser, print_json
+from .common import add_image_memory_option, add_json_option, add_parser, print_json
 from .values import port, writable_image
 
 _DESCRIPTION = """\
@@ -36,6 +36,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
     parser.add_argument("--web", action="store_true", help="open a page instead: your own images and questions")
     parser.add_argument("--port", type=port, metavar="N", help="of the page (default: the first free one from 7860)")
+    add_image_memory_option(parser)
     add_json_option(parser)
     parser.set_defaults(run=run)
 
@@ -77,4 +78,5 @@ def serve_page(options: argparse.Namespace) -> None:
         staged = stage(base, options.folder, overwrite=True, check=not options.no_check)
         begin("Loading it through pipeline()")
         pipe = load_pipeline(staged.path)
-    launch(pipe, embedded=options.base is None, server_name="127.0.0.1", server_port=options.port)
+    memory = options.image_memory * 2**20
+    launch(pipe, embedded=options.base is None, image_memory=memory, server_name="127.0.0.1", server_port=options.port)

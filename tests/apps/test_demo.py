@@ -14,7 +14,9 @@ from mmtok.apps import answering, demo
 from mmtok.apps.answering import ask, load_pipeline
 from mmtok.apps.embedded import example
 from mmtok.apps.explained import SPEEDUPS
+from mmtok.apps.streaming import stream_answer
 from mmtok.cli.main import main
+from mmtok.image_cache import EncodedImageCache
 from mmtok.publish import stage
 
 
@@ -115,6 +117,14 @@ def test_an_answer_is_the_pipelines_and_an_image_is_processed_once(tmp_path, mon
     answers = answering.ask_with_budgets(pipe, image, question, (None, 4), max_new_tokens=5, calls=3)
     assert [answer.answer for answer in answers] == expected
     assert len(processed) == 1
+    inputs = process(pipe, image, question)
+    # Streamed text is compared with streamed text: the small model's bytes are decoded otherwise in pieces.
+    streamed = [list(stream_answer(pipe, inputs, budget, max_new_tokens=5))[-1].text for budget in (None, 4)]
+    inputs = EncodedImageCache(pipe.model).inputs(inputs)
+    pipe.model.model.vision_tower.register_forward_pre_hook(lambda *_: pytest.fail("the image was encoded again"))
+    again = answering.answer_inputs(pipe, inputs, question, (None, 4), max_new_tokens=5)
+    assert [answer.answer for answer in again] == expected
+    assert streamed == [list(stream_answer(pipe, inputs, budget, max_new_tokens=5))[-1].text for budget in (None, 4)]
 
 
 def test_a_stock_checkpoint_is_refused(tmp_path) -> None:

@@ -32,8 +32,9 @@ from web_browser import (
 
 from mmtok.apps.answering import ask, load_pipeline
 from mmtok.apps.embedded import KNOWS, example
-from mmtok.apps.explained import COVERAGE, TOO_SMALL
-from mmtok.apps.page_text import CODE, PAPER
+from mmtok.apps.explained import COVERAGE, TIMES, TOO_SMALL
+from mmtok.apps.page_text import CODE, PAPER, answer
+from mmtok.image_cache import EncodedImageCache
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'mmtok[web]'")
@@ -60,10 +61,12 @@ def page(tmp_path_factory) -> Iterator[tuple[str, Path]]:
         log.open("w") as file,
         subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file) as process,
     ):
-        until(lambda: "Running on" in log.read_text() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()[-3000:]
-        yield f"http://127.0.0.1:{port}", folder / "demo-model"
-        process.terminate()
+        try:
+            until(lambda: "Running on" in log.read_text() or process.poll() is not None)
+            assert process.poll() is None, log.read_text()[-3000:]
+            yield f"http://127.0.0.1:{port}", folder / "demo-model"
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -201,11 +204,32 @@ def test_drawings_are_sent_once(pipe) -> None:
     """Gradio writes a file for each, and a browser that reads it meanwhile shows a broken image."""
     from mmtok.apps.page_answers import answers
 
-    parts = list(answers(pipe, OWN, "Describe the image.", 4, max_new_tokens=8))
+    cache = EncodedImageCache(pipe.model)
+    parts = list(answers(pipe, cache, OWN, "Describe the image.", 4, max_new_tokens=8))
     assert len(parts) > 4
     assert [[isinstance(part[place], Image.Image) for place in (3, 6)] for part in parts] == [
         [number == 1] * 2 for number in range(len(parts))
     ]
+
+
+def test_the_page_runs_an_image_through_the_tower_once(pipe) -> None:
+    """Whatever is asked and with which budget; the answers are those of calls that encode it."""
+    from mmtok.apps.page_answers import answers
+
+    images: list[int] = []
+    cache = EncodedImageCache(pipe.model)
+    hook = pipe.model.model.vision_tower.register_forward_pre_hook(lambda _, given: images.append(len(given[0])))
+    shown = []
+    try:
+        for question, budget in (("Describe the image.", 4), ("Describe the image.", 9), ("Is there a circle?", 9)):
+            full, _, _, pruned, *_ = list(answers(pipe, cache, OWN, question, budget, max_new_tokens=8))[-2][1:]
+            shown.append((question, budget, full, pruned))
+    finally:
+        hook.remove()
+    assert images == [1]
+    for question, budget, full, pruned in shown:
+        expected = [ask(pipe, OWN, question, chosen, max_new_tokens=8).answer for chosen in (None, budget)]
+        assert [full, pruned] == [answer(text) for text in expected]
 
 
 def test_the_slider_answers(address) -> None:
@@ -248,7 +272,7 @@ def test_what_the_page_says_of_itself(address) -> None:
         links = {each.text: each.get_attribute("href") for each in driver.find_elements("css selector", "#head a")}
         assert links == {"paper": PAPER, "code": CODE, "model": f"{CODE}/tree/main/mmtok/tiny"}
         assert KNOWS in text_of(driver, "#head")
-        assert COVERAGE in text_of(driver, "#explained")
+        assert f"{COVERAGE} {TIMES}" in text_of(driver, "#explained")
         assert TOO_SMALL in text_of(driver, "#explained")
         press(driver, "#ask")
         answered(driver)
