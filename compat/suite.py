@@ -22,6 +22,7 @@ ROOT = HERE.parent
 RESULTS = HERE / "suite.json"
 sys.path[:0] = [str(ROOT)]
 
+from compat import upstream  # noqa: E402
 from compat.versions import NAMED, OLDEST, Pair  # noqa: E402
 
 PUBLISHED = "tests/host/test_published.py::test_a_"
@@ -33,8 +34,11 @@ GROUPS: dict[str, list[str]] = {
         PUBLISHED + "fine_tuned_model_is_pushed_and_loads_again",
     ],
 }
+# The column of transformers' own tests, which `upstream.py` runs.
+UPSTREAM = "transformers' model tests"
+COLUMNS = [*GROUPS, UPSTREAM]
 # What the tests need beside torch and transformers.
-PACKAGES = ("accelerate", "pytest", "pyyaml", "safetensors", "starlette", "tqdm", "uvicorn")
+PACKAGES = ("accelerate", "parameterized", "pytest", "pyyaml", "safetensors", "starlette", "tqdm", "uvicorn")
 
 SECTION = """
 ## Parity and publishing
@@ -43,12 +47,18 @@ SECTION = """
 its results are in `compat/suite.json`, and each row says how many tests passed. transformers 5.20.2 is the newest
 release that installs on Python 3.10.
 
-- *Parity with stock* is `tests/host/test_stock_parity.py`, for three families, with prompts that begin with text and
-  with the image, one row and two: `forward` and its loss with labels; `generate` without a cache, with a static cache,
-  with chunked prefill, prompt lookup, an assistant model, ids with embeddings, and beams; a second turn from a returned
-  cache. With a full budget or none the result is stock's on the same inputs; pruned, it is stock's on the kept tokens.
+- *Parity with stock* is `tests/host/test_stock_parity.py`, for the three LLaVA families, with prompts that begin with
+  text and with the image, one row and two: `forward` and its loss with labels; `generate` without a cache, with a
+  static cache, with chunked prefill, prompt lookup, an assistant model, ids with embeddings, and beams; a second turn
+  from a returned cache. With a full budget or none the result is stock's on the same inputs; pruned, it is stock's on
+  the kept tokens.
 - *Publishing* is two tests of `tests/host/test_published.py`: both families are staged, pushed to a Hub on loopback
   and loaded from it in clean processes; a fine-tuned model is pushed and loaded again.
+- *transformers' model tests* are those of `ModelTesterMixin` in the release's source distribution, run for the stock
+  class and for the pruned class with pruning off, for the three LLaVA families: a test passes where both end alike. The
+  source distribution leaves out the tests of generation.
+
+Qwen2.5-VL came after these runs and has no row yet.
 
 """
 
@@ -57,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="releases of transformers to run; without it the named ones")
     parser.add_argument("--python", nargs="*", default=[], help="run these interpreters, which have the packages")
-    parser.add_argument("--groups", nargs="*", default=list(GROUPS), choices=list(GROUPS), help="columns to run")
+    parser.add_argument("--groups", nargs="*", default=COLUMNS, choices=COLUMNS, help="columns to run")
     given = parser.parse_args(arguments)
     pythons = [Path(path) for path in given.python]
     if not pythons:
@@ -66,7 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
         for python in pythons:
             name = versions_of(python)
             with tempfile.TemporaryDirectory() as scratch:
-                seen = run_tests(python, GROUPS[group], Path(scratch))
+                place = Path(scratch)
+                seen = (
+                    upstream.compared(python, place) if group == UPSTREAM else run_tests(python, GROUPS[group], place)
+                )
             # Read again: another run may have added its rows meanwhile.
             results = known_results()
             results[name] = {**results.get(name, {}), group: seen}
@@ -146,10 +159,10 @@ def order(name: str) -> list[list[int]]:
 
 def section(results: dict[str, Any]) -> str:
     """The part of the page that shows the results."""
-    columns = ["transformers", "torch", "Python", *GROUPS]
+    columns = ["transformers", "torch", "Python", *COLUMNS]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in sorted(results, key=order):
-        cells = [part.split(" ")[1] for part in name.split(", ")] + [told(results[name], group) for group in GROUPS]
+        cells = [part.split(" ")[1] for part in name.split(", ")] + [told(results[name], group) for group in COLUMNS]
         lines.append(f"| {' | '.join(cells)} |")
     return SECTION + "\n".join(lines) + "\n"
 

@@ -141,15 +141,22 @@ def _problem(check: Callable[[], bool]) -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
+def _generated(model: Any, inputs: dict[str, Any], **settings: Any) -> torch.Tensor:
+    """(B, L + 4) ids of the prompt and of four greedy tokens."""
+    return model.generate(**inputs, **_GREEDY, **settings)
+
+
+def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two results of `_generated` end alike."""
+    return torch.equal(first[:, -4:], second[:, -4:])
+
+
 def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, Callable[[], bool]]]:
     """Names and functions; the first row of `inputs` serves where one is enough."""
     images = {name: value for name, value in inputs.items() if name in model.image_arguments}
     one = {name: value[:1] for name, value in inputs.items() if name not in images}
     own = model.encode_images(**images)
     one_image = {"encoded_images": own[:1]}
-
-    def generated(asked: Any, given: dict[str, Any], **settings: Any) -> torch.Tensor:
-        return asked.generate(**given, **_GREEDY, **settings)
 
     def pruned_by_hand() -> dict[str, torch.Tensor]:
         kept = model.select_vision_tokens(**one, **one_image, vision_token_budget=_BUDGET).kept_mask[0]
@@ -162,27 +169,24 @@ def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator
             by_hand["position_ids"] = positions[:, :1, kept]
         return by_hand
 
-    def same(first: torch.Tensor, second: torch.Tensor) -> bool:
-        return torch.equal(first[:, -4:], second[:, -4:])
-
     def full_logits(budget: int | None) -> bool:
         found, expected = model(**inputs, vision_token_budget=budget).logits, stock(**inputs).logits
         return torch.allclose(found, expected, atol=1e-4, rtol=1e-4)
 
     def full_tokens(budget: int | None, **settings: Any) -> bool:
-        found = generated(model, inputs, vision_token_budget=budget, **settings)
-        return same(found, generated(stock, inputs, **settings))
+        found = _generated(model, inputs, vision_token_budget=budget, **settings)
+        return _same(found, _generated(stock, inputs, **settings))
 
     def row_alone() -> bool:
-        return same(generated(model, inputs, vision_token_budget=_BUDGET)[:1], generated(model, given))
+        return _same(_generated(model, inputs, vision_token_budget=_BUDGET)[:1], _generated(model, given))
 
     def in_mode(settings: dict[str, Any]) -> bool:
         try:
-            return same(generated(model, given, **settings), generated(model, given))
+            return _same(_generated(model, given, **settings), _generated(model, given))
         except RuntimeError:
-            # Before transformers 5.20 or so stock's Qwen2.5-VL reads no prompt in chunks, not even text.
+            # Stock's Qwen2.5-VL reads no prompt in chunks on 5.17, not even text; it does on 5.23.
             text = {"input_ids": torch.full((1, 9), 5, device=model.device)}
-            if "prefill_chunk_size" in settings and _raises(partial(generated, stock, text, **settings)):
+            if "prefill_chunk_size" in settings and _raises(partial(_generated, stock, text, **settings)):
                 return True
             raise
 
@@ -191,7 +195,7 @@ def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator
             found = model(**given)
             expected = stock(**{name: value for name, value in pruned_by_hand().items() if name != "input_ids"}).logits
             return torch.allclose(found.logits[found.kept_mask], expected[0], atol=1e-4, rtol=1e-4)
-        return same(generated(model, given, **settings), generated(stock, pruned_by_hand(), **settings))
+        return _same(_generated(model, given, **settings), _generated(stock, pruned_by_hand(), **settings))
 
     given = {**one, **one_image, "vision_token_budget": _BUDGET}
     for what, budget in (("full budget", _ALL), ("pruning off", None)):

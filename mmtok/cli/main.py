@@ -17,11 +17,11 @@ from typing import Any
 import mmtok
 
 _DESCRIPTION = """\
-LLaVA-1.5 and LLaVA-NeXT that read only the vision tokens which cover the question and the image (MMTok).
+LLaVA and Qwen2.5-VL that read only the vision tokens which cover the question and the image (MMTok).
 
 Try it, offline, on the small model that comes with the package:
 
-  mmtok demo                                   four questions about an image, with fewer and fewer tokens
+  mmtok demo                                   three questions about an image, with fewer and fewer tokens
   mmtok show photo.jpg "Is there a dog?"       which patches are kept, as an image
   mmtok ask photo.jpg "Is there a dog?"        answers with all tokens and with few
 

@@ -13,8 +13,9 @@ from model_cases import FAMILIES
 from small_checkpoints import make_llava_checkpoint
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+from compat import upstream
 from compat.run import FOLDERS, PAGE, RESULTS, TESTED, installed, page, passing_releases, problems, site_packages
-from compat.suite import GROUPS, failures, known_results, read, told
+from compat.suite import COLUMNS, GROUPS, failures, known_results, read, told
 from compat.versions import NAMED, OLDEST, Pair, covered
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.publish import stage
@@ -107,6 +108,32 @@ def test_the_tests_of_a_row_are_there() -> None:
         assert f"def {function}" in (root / path).read_text(encoding="utf-8")
 
 
+def test_upstreams_tests_are_compared_one_by_one(tmp_path: Path) -> None:
+    def ran(case: str, name: str, ended: str = "") -> str:
+        return f'<testcase classname="upstream_cases.{case}" name="{name}">{ended}</testcase>'
+
+    skipped, failed = '<skipped message="no GPU"/>', '<failure message="1 == 2"/>'
+    report = tmp_path / "report.xml"
+    rows = [
+        *(ran(f"{kind}_llava", "test_equal", skipped) for kind in ("Stock", "Pruned")),
+        # A failed part of a test, and the test itself, which goes on.
+        *(ran("Stock_llava", "test_parts", ended) for ended in (failed, "")),
+        ran("Pruned_llava", "test_parts"),
+        ran("Stock_llava", "test_left_out"),
+        ran("Stock_llava", "test_outside"),
+        *(ran(f"{kind}_llava", "test_outside", failed) for kind in ("Subclass", "Pruned")),
+    ]
+    report.write_text(f"<testsuites><testsuite>{''.join(rows)}</testsuite></testsuites>", encoding="utf-8")
+    assert upstream.read(report) == {
+        "passed": 2,
+        "failed": [
+            "llava: test_left_out: passed with stock, absent with pruning off",
+            "llava: test_parts: failed+passed with stock, passed with pruning off",
+        ],
+        "skipped": [],
+    }
+
+
 def test_every_row_of_the_suite_passed() -> None:
     rows = known_results()
     counts: dict[str, set[int]] = {}
@@ -114,8 +141,9 @@ def test_every_row_of_the_suite_passed() -> None:
         assert failures(row) == []
         for group, seen in row.items():
             counts.setdefault(group, set()).add(seen["passed"])
-    assert counts.keys() <= GROUPS.keys()
-    assert all(len(numbers) == 1 for numbers in counts.values())  # every release ran the same tests
+    assert counts.keys() <= set(COLUMNS)
+    # Every release ran the same tests of ours; its own tests are others in each.
+    assert all(len(counts[group]) == 1 for group in counts.keys() & GROUPS.keys())
     assert {OLDEST, *NAMED} <= {name.split(", ")[0].split(" ")[1] for name in rows}
 
 

@@ -1,0 +1,83 @@
+"""transformers' own model tests under a release: those of the stock classes and of the pruned classes with pruning off.
+
+The tests are `ModelTesterMixin` of the release's source distribution, which leaves out its tests of generation and of
+export; empty classes stand for those. A test of the pruned class has to end as the same test of the stock class, or of
+an empty subclass of it where transformers treats its own classes otherwise (`upstream_cases.OUTSIDE`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+CASES = HERE / "upstream_cases.py"
+# What the source distribution leaves out, and the class that the tests import from there.
+LEFT_OUT = {"generation/test_utils.py": "GenerationTesterMixin", "exporters/test_export.py": "ExportTesterMixin"}
+
+
+def compared(python: Path, scratch: Path) -> dict[str, Any]:
+    """Runs both; returns the number of tests with equal results, and the tests whose results differ.
+
+    Args:
+        python: has the release, the packages that the tests need and `parameterized`.
+        scratch: an empty folder.
+    """
+    asked = "import transformers; print(transformers.__version__)"
+    release = subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
+    unpack_tests(python, release, scratch)
+    shutil.copy(CASES, scratch)
+    report = scratch / "report.xml"
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+    paths = (scratch, ROOT, ROOT / "tests" / "support")
+    own |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", CASES.name]
+    ended = subprocess.run(command, cwd=scratch, env=own, capture_output=True, text=True)
+    if not report.exists():
+        return {"passed": 0, "failed": [(ended.stderr.strip() or ended.stdout).splitlines()[-1][:300]], "skipped": []}
+    return read(report)
+
+
+def unpack_tests(python: Path, release: str, folder: Path) -> None:
+    """Puts the `tests` of the release's source distribution into `folder`."""
+    download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
+    subprocess.run([python, *download, f"transformers=={release}"], check=True)
+    with tarfile.open(folder / f"transformers-{release}.tar.gz") as archive:
+        for member in archive.getmembers():
+            inside = member.name.partition("/")[2]
+            if member.isfile() and inside.startswith("tests/"):
+                target = folder / inside
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
+    for name, class_name in LEFT_OUT.items():
+        target = folder / "tests" / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(f"class {class_name}:\n    pass\n", encoding="utf-8")
+
+
+def read(report: Path) -> dict[str, Any]:
+    """Compares the results of a report of pytest in the form of JUnit, test by test."""
+    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for case in ElementTree.parse(report).iter("testcase"):
+        kind, _, family = case.get("classname", "").rpartition(".")[2].partition("_")
+        bad = [*case.findall("failure"), *case.findall("error")]
+        ended = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
+        if kind in ("Stock", "Pruned", "Subclass"):
+            seen[f"{family}: {case.get('name', '')}"][kind].add(ended)
+    equal, different = 0, []
+    for name, both in sorted(seen.items()):
+        kinds = ("Subclass" if "Subclass" in both else "Stock", "Pruned")
+        stock, pruned = ("+".join(sorted(both[kind])) or "absent" for kind in kinds)
+        if stock == pruned:
+            equal += 1
+        else:
+            different.append(f"{name}: {stock} with stock, {pruned} with pruning off")
+    return {"passed": equal, "failed": different, "skipped": []}

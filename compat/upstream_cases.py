@@ -1,0 +1,81 @@
+"""transformers' own tests of a model class, for a stock class and for its pruned class with every budget off.
+
+Not part of the test-suite: `upstream.py` runs this file beside the tests of a release's source distribution, which
+`tests.test_modeling_common` names, and compares the two results of each test.
+"""
+
+from __future__ import annotations
+
+import copy
+import unittest
+from typing import Any
+
+import torch
+from model_cases import FAMILIES, IMAGE_SIZE, Family
+from tests.test_modeling_common import ModelTesterMixin  # type: ignore[import-not-found]
+from transformers import AutoModel
+
+SIZE = (IMAGE_SIZE, IMAGE_SIZE)
+# Tests whose result depends on whether a class comes from transformers itself: missing weights of any other class are
+# initialised otherwise. Such a test is also run for a subclass of the stock class that changes nothing.
+OUTSIDE = ("test_can_init_all_missing_weights",)
+# Families with the vision tower and the inputs that `ModelTester` describes.
+COVERED = ("llava", "llava_next", "llava_onevision")
+
+
+class ModelTester:
+    """What `ModelTesterMixin` asks for: a configuration, inputs of three rows with an image each, and their numbers."""
+
+    batch_size = 3
+    is_training = True
+
+    def __init__(self, family: Family, model_class: type) -> None:
+        config = family.config(vision_token_budget=None)
+        if not issubclass(model_class, family.model_class):
+            config = model_class.config_class.from_dict(config.to_dict())  # type: ignore[attr-defined]
+        self.config = config
+        self.inputs = family.inputs([[2, SIZE, 3]] * self.batch_size, family.models()[0])
+        text = config.text_config
+        self.seq_length = self.encoder_seq_length = self.inputs["input_ids"].shape[1]
+        self.num_hidden_layers, self.hidden_size = text.num_hidden_layers, text.hidden_size
+        self.num_attention_heads = text.num_attention_heads
+        self.image_size, self.patch_size = config.vision_config.image_size, config.vision_config.patch_size
+        self.vision_config = config.vision_config.to_dict()
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        return copy.deepcopy(self.config), copy.deepcopy(self.inputs)
+
+
+def case(kind: str, family: Family, model_class: type, **attributes: Any) -> type[unittest.TestCase]:
+    """The tests of `model_class`."""
+
+    def set_up(test: Any) -> None:
+        test.model_tester = ModelTester(family, model_class)
+
+    attributes |= {
+        "setUp": set_up,
+        "all_model_classes": (model_class,),
+        "all_generative_model_classes": (),
+        "pipeline_model_mapping": {},
+        "_is_composite": True,
+        # Files without a year in a licence header are otherwise taken for old ones, which this test leaves out.
+        "test_can_init_all_missing_weights_before_2023": True,
+        "__module__": __name__,
+    }
+    return type(f"{kind}_{family.name}", (ModelTesterMixin, unittest.TestCase), attributes)
+
+
+def cases(family: Family) -> list[type[unittest.TestCase]]:
+    """The tests of the stock class and of the pruned class, and those of `OUTSIDE` of a subclass of the stock class."""
+    # A test of stock leaves configurations out that no auto class knows.
+    AutoModel.register(family.config_class, family.model_class, exist_ok=True)
+    subclass = type(family.stock_class.__name__, (family.stock_class,), {"__module__": __name__})
+    others = {name: None for name in dir(ModelTesterMixin) if name.startswith("test_") and name not in OUTSIDE}
+    return [
+        case("Stock", family, family.stock_class),
+        case("Pruned", family, family.model_class),
+        case("Subclass", family, subclass, **others),
+    ]
+
+
+globals().update({made.__name__: made for name in COVERED for made in cases(FAMILIES[name])})
