@@ -46,14 +46,15 @@ def main(arguments: list[str]) -> int:
 
 
 def check(folder: str, report: dict[str, Any]) -> None:
-    """Every class loads; a small LLaVA with the full budget answers as stock, and with a small one at all."""
+    """Every class loads; a small LLaVA answers with few tokens, and as stock with pruning off and the full budget."""
     import torch
 
     model, inputs = _small_model()
     ours = {"custom_generate": folder, "trust_remote_code": True, "do_sample": False, "max_new_tokens": 4}
     stock = model.generate(**inputs, do_sample=False, max_new_tokens=4)
-    if not torch.equal(model.generate(**inputs, **ours, vision_token_budget=None), stock):
-        report["problems"].append("with the full budget generate returns other tokens than stock")
+    for budget, name in ((None, "pruning off"), (TOKENS, "the full budget")):
+        if not torch.equal(model.generate(**inputs, **ours, vision_token_budget=budget), stock):
+            report["problems"].append(f"with {name} generate returns other tokens than stock")
     if model.generate(**inputs, **ours, vision_token_budget=2).shape != stock.shape:
         report["problems"].append("with a budget generate returns another shape than stock")
     loaded = sys.modules[model.load_custom_generate(folder, trust_remote_code=True).__module__]

@@ -1,4 +1,4 @@
-"""What LLaVA-OneVision adds: a mosaic of tiles that may be shrunk, images without tiles, and videos."""
+"""What LLaVA-OneVision adds: a mosaic of tiles that may be shrunk, and images without tiles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import FAMILIES, IMAGE, IMAGE_SIZE, TOKENS_PER_CROP, VIDEO
+from model_cases import FAMILIES, IMAGE, IMAGE_SIZE, TOKENS_PER_CROP
 
 FAMILY = FAMILIES["llava_onevision"]
 
@@ -72,25 +72,6 @@ def test_numbers_of_images_that_do_not_add_up_are_refused(models: tuple[Any, Any
     inputs = {**several_images(), "batch_num_images": torch.tensor([3])}
     with pytest.raises(ValueError, match=r"batch_num_images is \[3\], which makes 3 images, but image_sizes has 2"):
         models[0](**inputs, vision_token_budget=3)
-
-
-def video() -> dict[str, torch.Tensor]:
-    """Three frames of 2 x 2 pooled tokens and a separator."""
-    ids = torch.tensor([[5, 6, *[VIDEO] * (3 * 4 + 1), 7]])
-    frames = torch.randn(1, 3, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": frames}
-
-
-def test_a_video_is_read_in_full_or_refused(models: tuple[Any, Any]) -> None:
-    model, stock = models
-    for call in (model, model.generate, model.select_vision_tokens):
-        with pytest.raises(ValueError, match="only images can be pruned: give the frames as images"):
-            call(**video())
-    with torch.no_grad():
-        assert torch.equal(model(**video(), vision_token_budget=None).logits, stock(**video()).logits)
-    settings = {"max_new_tokens": 4, "do_sample": False}
-    expected = stock.generate(**video(), **settings)
-    assert torch.equal(model.generate(**video(), vision_token_budget=None, **settings), expected)
 
 
 def test_a_share_is_the_default(models: tuple[Any, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, FAMILIES, IMAGE, VIDEO, VISION_END, VISION_START
+from model_cases import CACHE, FAMILIES, IMAGE, VIDEO
 
 from benchmarks.reference import select_crop
 from mmtok.hub import qwen_images
@@ -159,26 +159,6 @@ def test_positions_of_another_shape_are_refused(models: tuple[Any, Any]) -> None
             ValueError, match=rf"position_ids has shape \(4, 1, {length}\): give one value a token, \(3,"
         ):
             call(**inputs, position_ids=torch.zeros(4, 1, length).long())
-
-
-def video() -> dict[str, torch.Tensor]:
-    """Two frames of 2 x 2 tokens."""
-    ids = torch.tensor([[5, 6, VISION_START, *[VIDEO] * 8, VISION_END, 7]])
-    patches = torch.randn(2 * 16, 54, generator=torch.Generator().manual_seed(1))
-    inputs = {"input_ids": ids, "pixel_values_videos": patches, "video_grid_thw": torch.tensor([[2, 4, 4]])}
-    typed = "mm_token_type_ids" in FAMILY.inputs([[3]], None)
-    return inputs | ({"mm_token_type_ids": 2 * (ids == VIDEO).int()} if typed else {})
-
-
-def test_a_video_is_read_in_full_or_refused(models: tuple[Any, Any]) -> None:
-    model, stock = models
-    for call in (model, model.generate, model.select_vision_tokens):
-        with pytest.raises(ValueError, match="only images can be pruned: give the frames as images"):
-            call(**video())
-    with torch.no_grad():
-        assert torch.equal(model(**video(), vision_token_budget=None).logits, stock(**video()).logits)
-    expected = stock.generate(**video(), **GREEDY)
-    assert torch.equal(model.generate(**video(), vision_token_budget=None, **GREEDY), expected)
 
 
 def test_text_alone_is_stock(models: tuple[Any, Any]) -> None:
