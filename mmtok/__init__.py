@@ -1,7 +1,8 @@
 """MMTok: keeps the few vision tokens that together cover the question and the image (arXiv 2508.18264).
 
 A name is imported from its module when it is asked for, so that `import mmtok` and the help of the command line need
-no torch.
+no torch. A model or configuration class is registered with transformers' Auto classes then, so that a staged folder of
+its family loads without `trust_remote_code`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,17 @@ if not TYPE_CHECKING:  # a type checker has to see that a name is not there
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_MODULES[name]), name)
+        named = getattr(import_module(_MODULES[name]), name)
+        if name.startswith("MMTok"):
+            _register(name.removesuffix("ForConditionalGeneration").removesuffix("Config"))
+        return named
+
+
+def _register(family: str) -> None:
+    """Registers the classes of a family, such as "MMTokLlava", with the Auto classes of transformers."""
+    names = (f"{family}Config", f"{family}ForConditionalGeneration")
+    classes = (getattr(import_module(_MODULES[name]), name) for name in names)
+    import_module("mmtok.auto_classes").register(*classes)
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from mmtok.auto_classes import AUTOMATIC
+
 # How an image becomes crops: one crop; the whole image and its tiles; the whole image and one mosaic of its tiles; one
 # grid of the image's own size.
 Images = Literal["crop", "tiles", "mosaic", "grid"]
@@ -62,8 +64,7 @@ class Family:
     def auto_map(self) -> dict[str, str]:
         """Which class of which file each automatic class of transformers leads to."""
         model = f"{self.modeling_file.removesuffix('.py')}.{self.model_class}"
-        automatic = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
-        return {"AutoConfig": f"configuration_mmtok.{self.config_class}", **dict.fromkeys(automatic, model)}
+        return {"AutoConfig": f"configuration_mmtok.{self.config_class}", **dict.fromkeys(AUTOMATIC, model)}
 
 
 # model_type of a stock checkpoint -> its family.

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hub_double import HubDouble
 from model_cases import IMAGE_SIZE, Family
 from published_models import ASK_TWICE, environment_of, hub_for_this_process
@@ -106,6 +107,8 @@ def test_a_model_that_prunes_is_taken_too(family: Family, models: Any, ours: Any
 
 
 def test_threads_with_budgets_of_their_own(family: Family, models: Any, ours: Any) -> None:
+    if family.name == "llava_onevision" and transformers.__version__.startswith("4."):
+        pytest.skip("In transformers 4.57 two threads of the stock LLaVA-OneVision get each other's vision features.")
     expected, stock = models
     inputs = family.inputs(ROWS, expected)
     alone = [run(expected, inputs, vision_token_budget=budget) for budget in (1, 3, None)] * 4
