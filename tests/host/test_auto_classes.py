@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_cases import Family
+from model_cases import FAMILIES
 from small_checkpoints import make_llava_checkpoint
 from transformers.models.auto import auto_factory
 
 import mmtok
-from mmtok.publish import stage
-from mmtok.publish.families import FAMILIES
+from mmtok.publish import published_sources, stage
+from mmtok.publish.families import FAMILIES as PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[2]
 # Whether classes that are registered win over a folder's own ones that are trusted.
@@ -23,18 +23,22 @@ REGISTERED_WIN = "explicit_local_code" in Path(auto_factory.__file__).read_text(
 
 PROGRAM = """
 import json, sys
-folder, name, trusted = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+folders, trusted = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 import mmtok
 import transformers
-found = {"before": "mmtok" in str(list(transformers.CONFIG_MAPPING._extra_content))}
-exec(f"from mmtok import {name}")
-exec(f"from mmtok import {name}")  # again
+assert "mmtok" not in str(list(transformers.CONFIG_MAPPING._extra_content))
 source = {"trust_remote_code": True} if trusted else {}
-found["config"] = type(transformers.AutoConfig.from_pretrained(folder, **source)).__module__
-for each in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
-    if hasattr(transformers, each):
-        model = getattr(transformers, each).from_pretrained(folder, **source)
-        found[each] = [type(model).__module__, model.config.vision_token_budget]
+found = {}
+for name, folder in folders.items():
+    exec(f"from mmtok import {name}")
+    exec(f"from mmtok import {name}")  # again
+    loaded = [type(transformers.AutoConfig.from_pretrained(folder, **source))]
+    for each in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+        if hasattr(transformers, each):
+            model = getattr(transformers, each).from_pretrained(folder, **source)
+            assert model.config.vision_token_budget == 3
+            loaded.append(type(model))
+    found[name] = [f"{each.__module__}.{each.__name__}" for each in loaded]
 print(json.dumps(found))
 """
 
@@ -43,57 +47,55 @@ def in_new_process(program: str, *arguments: Any) -> Any:
     command = [sys.executable, "-c", program, *map(str, arguments)]
     ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "custom code" not in ended.stdout  # transformers asks there whether to trust it
     return json.loads(ended.stdout.splitlines()[-1])
 
 
 @pytest.fixture
-def folder(family: Family, tmp_path: Path) -> Path:
-    """A staged folder as the code and the configuration of one are; the model has no tokenizer."""
-    from mmtok.publish import published_sources
-
-    model, _ = family.models(vision_token_budget=3)
-    model.save_pretrained(tmp_path)
-    entry = FAMILIES[family.name]
-    for name, source in published_sources(family.name).items():
-        (tmp_path / name).write_bytes(source.read_bytes())
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": entry.auto_map}))
-    return tmp_path
+def folders(tmp_path: Path) -> dict[str, str]:
+    """For each model class a staged folder as its code and its configuration are; the models have no tokenizer."""
+    for family in FAMILIES.values():
+        model, _ = family.models(vision_token_budget=3)
+        model.save_pretrained(tmp_path / family.name)
+        for name, source in published_sources(family.name).items():
+            (tmp_path / family.name / name).write_bytes(source.read_bytes())
+        path = tmp_path / family.name / "config.json"
+        auto_map = PUBLISHED[family.name].auto_map
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": auto_map}))
+    return {family.model_class.__name__: str(tmp_path / family.name) for family in FAMILIES.values()}
 
 
 @pytest.mark.parametrize("suffix", ["ForConditionalGeneration", "Config"])
-def test_a_staged_folder_loads_without_trusting_its_code(family: Family, folder: Path, suffix: str) -> None:
-    name = family.model_class.__name__.replace("ForConditionalGeneration", suffix)
-    found = in_new_process(PROGRAM, folder, name, "false")
-    assert found.pop("before") is False
-    assert found.pop("config") == "configuration_mmtok"
-    assert found
-    assert all(each == [family.model_class.__module__, 3] for each in found.values())
+def test_staged_folders_load_without_trusting_their_code(folders: dict[str, str], suffix: str) -> None:
+    asked = {name.replace("ForConditionalGeneration", suffix): folder for name, folder in folders.items()}
+    found = in_new_process(PROGRAM, json.dumps(asked), "false")
+    for name, family in zip(asked, FAMILIES.values(), strict=True):
+        config, *models = found[name]
+        assert config == f"configuration_mmtok.{family.config_class.__name__}"
+        assert set(models) == {f"{family.model_class.__module__}.{family.model_class.__name__}"}
 
 
-def test_whose_code_runs_where_the_folder_is_trusted(family: Family, folder: Path) -> None:
-    found = in_new_process(PROGRAM, folder, family.model_class.__name__, "true")
-    del found["before"]
-    modules = [found.pop("config"), *(module for module, _ in found.values())]
-    assert all(module.startswith("transformers_modules.") != REGISTERED_WIN for module in modules), modules
+def test_whose_code_runs_where_folders_are_trusted(folders: dict[str, str]) -> None:
+    found = in_new_process(PROGRAM, json.dumps(folders), "true")
+    loaded = [name for names in found.values() for name in names]
+    assert len(found) == len(FAMILIES)
+    assert all(name.startswith("transformers_modules.") != REGISTERED_WIN for name in loaded), loaded
 
 
 PROCESSOR = """
 import json, sys
 from transformers import AutoProcessor, pipeline
-if sys.argv[2] == "registered":
-    from mmtok import MMTokLlavaForConditionalGeneration
-    assert type(pipeline("image-text-to-text", model=sys.argv[1]).model) is MMTokLlavaForConditionalGeneration
+from mmtok import MMTokLlavaForConditionalGeneration
+assert type(pipeline("image-text-to-text", model=sys.argv[1]).model) is MMTokLlavaForConditionalGeneration
 print(json.dumps(type(AutoProcessor.from_pretrained(sys.argv[1])).__name__))
 """
 
 
-@pytest.mark.parametrize("way", ["registered", "unknown"])
-def test_the_processor_asks_nothing(tmp_path: Path, way: str) -> None:
+def test_pipeline_and_processor_ask_nothing(tmp_path: Path) -> None:
     staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "staged", check=False).path
-    assert in_new_process(PROCESSOR, staged, way) == "LlavaProcessor"
+    assert in_new_process(PROCESSOR, staged) == "LlavaProcessor"
 
 
 def test_the_classes_are_those_that_staging_names() -> None:
-    for family in FAMILIES.values():
+    for family in PUBLISHED.values():
         assert family.load_class() is getattr(mmtok, family.model_class)
