@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from mmtok.apps.streaming import stream_answer
 from mmtok.cli.main import main
 from mmtok.image_cache import EncodedImageCache
 from mmtok.publish import stage
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +45,24 @@ def test_three_questions_with_every_budget(shown) -> None:
         assert coverage == sorted(coverage, reverse=True)
 
 
-def test_the_remote_code_of_the_staged_folder_answers(shown) -> None:
-    assert shown.model_class.startswith("transformers_modules.")
-    assert shown.model_class.endswith("MMTokLlavaForConditionalGeneration")
+ANSWERED_BY = """
+import sys
+from pathlib import Path
+from mmtok.apps.demo import run_demo
+base, folder = map(Path, sys.argv[1:])
+print(run_demo(base, folder, seed=3, check=False, calls=1).model_class)
+"""
+
+
+def test_the_remote_code_of_the_staged_folder_answers(tmp_path: Path) -> None:
+    # In a process of its own: here another test may have registered the classes of the package.
+    base = make_llava_checkpoint(tmp_path / "base")
+    command = [sys.executable, "-c", ANSWERED_BY, base, tmp_path / "demo_staged"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    answered_by = ended.stdout.splitlines()[-1]
+    assert answered_by.startswith("transformers_modules.")
+    assert answered_by.endswith("MMTokLlavaForConditionalGeneration")
 
 
 def test_table_and_json_say_the_same(shown) -> None:
