@@ -1,7 +1,7 @@
 """Writes docs/quality.md and its figures from benchmarks/results/quality-*.json: `python -m benchmarks.quality.report`.
 
 Every figure of the page comes out of those files, but for the paper's own, which are marked as such. The text is in
-page.md; a mark such as {{adaptive}} stands where a table or a sentence with figures goes.
+page.md; a mark such as {{ablation}} stands where a table or a sentence with figures goes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.objects.held_out import CROWDED
@@ -21,8 +22,8 @@ from mmtok.tiny.questions import is_there
 
 from . import findings as say
 from . import tables
-from .cases import ADAPTIVE, EVIDENCE_SEED, RESULTS, ROOT
-from .plots import gallery, retention_figure, tokens_figure
+from .cases import ADAPTIVE, ALPHAS, EVIDENCE_SEED, RESULTS, ROOT, SPREADS, TEXT_TEMPERATURES, VISION_TEMPERATURES
+from .plots import gallery, heat_map, retention_figure, tokens_figure
 from .runs import drawn
 from .tables import BASELINES, Results
 
@@ -34,11 +35,27 @@ EVERYTHING = [*BASELINES, "recommended"]
 
 def draw_figures(found: Mapping[str, Results], folder: Path) -> None:
     """Draws the figures of the page."""
+    swept = found["evidence"]["sets"]["development"]
     retention_figure(found["scenes"], EVERYTHING, folder / "quality-scenes.png", "Images of 2 to 5 objects")
     retention_figure(found["crowded"], EVERYTHING, folder / "quality-crowded.png", "Images of 8 to 11 objects")
+    unseen = "Images of 2 to 5 objects in a style that training did not draw"
+    retention_figure(found["unseen"], EVERYTHING, folder / "quality-unseen.png", unseen)
     # LLaVA-NeXT's preset differs from MMTok on padding alone, of which these images have none.
     tiles = "Five crops, images of 8 to 11 objects"
     retention_figure(found["tiles"], BASELINES, folder / "quality-tiles.png", tiles, measure="score, %")
+    shown = [
+        [tables.small_shown(swept, f"tau_t {text:g} tau_v {vision:g}")["estimate"] for vision in VISION_TEMPERATURES]
+        for text in TEXT_TEMPERATURES
+    ]
+    heat_map(
+        np.array(shown),
+        [f"{value:g}" for value in TEXT_TEMPERATURES],
+        [f"{value:g}" for value in VISION_TEMPERATURES],
+        folder / "quality-temperatures.png",
+        row_name="text temperature",
+        column_name="vision temperature",
+        title="Object shown, mean of budgets 16, 8, 4, 2 (development images)",
+    )
     _draw_adaptive(found["crowded"], folder / "quality-adaptive.png")
     _draw_gallery(folder / "quality-gallery.png")
 
@@ -75,21 +92,47 @@ def blocks(found: Mapping[str, Results]) -> dict[str, str]:
         "findings": say.findings(found),
         "machine": say.sentence_of_machine(found["scenes"]),
         "seconds": f"{round(sum(case['seconds'] for case in found.values()) / 60)} minutes",
-        "recommended": tables.options_named("mmtok_llava"),
-        "recommended next": tables.options_named("mmtok_llava_next"),
-        "adaptive": tables.adaptive_table(found["crowded"]),
+        "instructed": tables.instruction_table(found),
         "scenes pope": tables.pope_table(found["scenes"], EVERYTHING, "random"),
         "paper": tables.paper_table(tables.PAPER_LLAVA_15),
         "paper extreme": tables.paper_table(tables.PAPER_EXTREME),
         "paper pope": tables.paper_table(tables.PAPER_POPE),
     }
-    for name in ("scenes", "crowded", "tiles"):
+    for name in ("scenes", "crowded", "unseen", "tiles"):
         results, methods = found[name], list(BASELINES) if name == "tiles" else EVERYTHING
         filled[f"{name} images"] = str(max(task["images"] for task in results["tasks"].values()))
         filled[f"{name} full"] = tables.full_table(results)
         filled[f"{name} retention"] = tables.retention_table(results, methods)
         filled[f"{name} lead"] = tables.lead_table(results, methods[1:])
-    return filled
+    return filled | _evidence_blocks(found["evidence"]["sets"]) | _option_blocks(found)
+
+
+def _evidence_blocks(sets: Mapping[str, Results]) -> dict[str, str]:
+    swept = sets["development"]
+    spreads = {f"{spread:g}": f"spread {spread:g}" for spread in SPREADS}
+    return {
+        **{f"evidence {name}": tables.evidence_table(sets[name]) for name in ("scenes", "crowded", "unseen", "tiles")},
+        "picks": tables.picks_table(sets["scenes"], EVERYTHING),
+        "picks crowded": tables.picks_table(sets["crowded"], EVERYTHING),
+        "ablation": tables.ablation_table(swept),
+        "alpha": tables.sweep_table(swept, {f"{alpha:g}": f"alpha {alpha:g}" for alpha in ALPHAS}, "alpha"),
+        "spread": tables.sweep_table(
+            swept, {"paper": "tau_t 0.02 tau_v 0.2", **spreads}, "text_temperature in spreads"
+        ),
+    }
+
+
+def _option_blocks(found: Mapping[str, Results]) -> dict[str, str]:
+    preset = found["preset"]
+    return {
+        "recommended": tables.options_named("mmtok_llava"),
+        "recommended next": tables.options_named("mmtok_llava_next"),
+        "preset lead": tables.preset_table(preset),
+        "preset all": tables.signed(preset["lead"]),
+        "preset questions": say.preset_questions(preset),
+        "padded": tables.retention_table(found["padded"], ["MMTok", "exclude padding", "recommended"]),
+        "adaptive": tables.adaptive_table(found["crowded"]),
+    }
 
 
 def rendered(page: str, filled: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from configuration_mmtok import RECOMMENDED_OPTIONS
 from mmtok.evaluation import FULL
 from mmtok.evaluation.selectors import METHODS
 
-from .cases import ADAPTIVE, TARGETS
+from .cases import ADAPTIVE, POPE, TARGETS
 
 # LLaVA-1.5-7B, mean of the tasks in % of all tokens: tables 1, 16 and 21 of the paper (columns differ, see the note).
 PAPER_LLAVA_15 = {
@@ -29,6 +29,14 @@ PAPER_POPE = {
     "DivPrune": {64: 85.56, 32: 82.06, 16: 69.56, 8: 52.10, 4: 33.33},
     "MMTok": {64: 85.77, 32: 82.95, 16: 79.79, 8: 78.46, 4: 74.84, 2: 68.95},
 }
+PAPER_ABLATION = (
+    ("text rows", "raw cosine", 93.8),
+    ("vision rows", "raw cosine", 94.7),
+    ("text rows", "softmax", 93.9),
+    ("vision rows", "softmax", 95.7),
+    ("both", "softmax", 96.7),
+)
+
 Results = Mapping[str, Any]
 BASELINES = tuple(METHODS)
 
@@ -113,6 +121,58 @@ def pope_table(results: Results, methods: Sequence[str], task: str = "adversaria
     return table([f"F1, {task} (all tokens {percent(full)})", *map(str, budgets)], rows)
 
 
+def ablation_table(swept: Results) -> str:
+    names = {
+        ("text rows", "raw cosine"): "raw cosine, text",
+        ("vision rows", "raw cosine"): "raw cosine, vision",
+        ("both", "raw cosine"): "raw cosine, both",
+        ("text rows", "softmax"): "text rows",
+        ("vision rows", "softmax"): "vision rows",
+        ("both", "softmax"): "MMTok",
+    }
+    paper = {(rows, form): f"{value:.1f}" for rows, form, value in PAPER_ABLATION}
+    rows = [
+        [f"{kind}, {form}", with_interval(small_shown(swept, name)), paper.get((kind, form), "")]
+        for (kind, form), name in names.items()
+    ]
+    return table(["rows covered", "object shown here, %", "the paper's: score kept, LLaVA-1.5-7B at 64, %"], rows)
+
+
+def sweep_table(swept: Results, names: Mapping[str, str], heading: str) -> str:
+    """One line of a sweep: tick -> method."""
+    shown = [percent(small_shown(swept, method)["estimate"]) for method in names.values()]
+    return table([heading, *names], [["object shown, %", *shown]])
+
+
+def small_shown(evidence: Results, method: str) -> dict[str, float]:
+    return next(row for row in evidence["compared"] if row["method"] == method)["shown"]
+
+
+def evidence_table(evidence: Results) -> str:
+    """Share of the questions whose object keeps a token, the best of every budget in bold."""
+    methods = [row["method"] for row in evidence["compared"]]
+    shown = {(c["method"], c["budget"]): c["shown"]["estimate"] for c in evidence["cells"]}
+    budgets = sorted({budget for _, budget in shown}, reverse=True)
+    best = {b: max(round(shown[m, b], 3) for m in methods) for b in budgets}
+    rows = []
+    for row in evidence["compared"]:
+        own = [shown[row["method"], b] for b in budgets]
+        cells = [
+            f"**{percent(v)}**" if round(v, 3) == best[b] else percent(v) for v, b in zip(own, budgets, strict=True)
+        ]
+        lead = row["reference_lead"]
+        verdict = (
+            ""
+            if row["method"] == "MMTok"
+            else f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
+        )
+        rows.append([row["method"], *cells, verdict])
+    return table(
+        [f"object shown, % ({evidence['questions']} questions)", *map(str, budgets), "MMTok's lead, small budgets"],
+        rows,
+    )
+
+
 def adaptive_table(results: Results) -> str:
     rows = []
     for target, method in zip(TARGETS, ADAPTIVE, strict=True):
@@ -127,6 +187,71 @@ def paper_table(figures: Mapping[str, Mapping[int, float]]) -> str:
     return table(["the paper's", *map(str, budgets)], rows)
 
 
+def picks_table(evidence: Results, methods: Sequence[str], budgets: Sequence[int] = (16, 4)) -> str:
+    """How much of what is kept lies on the object asked for, and on any object."""
+    cells = {(cell["method"], cell["budget"]): cell for cell in evidence["cells"]}
+    rows = [
+        [method, *(percent(cells[method, b][share]) for share in ("on_asked", "on_objects") for b in budgets)]
+        for method in methods
+    ]
+    kinds = ("on the object asked for", "on any object")
+    return table(["share of the kept tokens, %", *(f"{kind}, {b} tokens" for kind in kinds for b in budgets)], rows)
+
+
+INSTRUCTED_CELLS: tuple[tuple[str, int | None], ...] = (
+    (FULL, None),
+    ("MMTok", 16),
+    ("MMTok", 4),
+    ("recommended", 16),
+    ("recommended", 4),
+)
+
+
+def instruction_gaps(found: Mapping[str, Results], name: str, tasks: Sequence[str]) -> list[tuple[float, float]]:
+    """For each of `INSTRUCTED_CELLS` the mean accuracy in some tasks without the instruction, and what it adds."""
+
+    def right(results: Results, method: str, budget: int | None) -> float:
+        metrics = cell_of(results, method, budget)["metrics"]
+        return sum(100 * metrics[task]["accuracy"] for task in tasks) / len(tasks)
+
+    plain = [right(found[name], *cell) for cell in INSTRUCTED_CELLS]
+    instructed = [right(found[f"instructed-{name}"], *cell) for cell in INSTRUCTED_CELLS]
+    return [(before, after - before) for before, after in zip(plain, instructed, strict=True)]
+
+
+def instruction_table(found: Mapping[str, Results]) -> str:
+    """Accuracies without the instruction, and in brackets what it adds, in points."""
+    columns = {
+        "yes/no": ("scenes", POPE),
+        "what": ("scenes", ("what",)),
+        "count": ("scenes", ("count",)),
+        "yes/no, crowded": ("crowded", POPE),
+        "what, crowded": ("crowded", ("what",)),
+    }
+    gaps = [instruction_gaps(found, name, tasks) for name, tasks in columns.values()]
+    rows = []
+    for (method, budget), *cells in zip(INSTRUCTED_CELLS, *gaps, strict=True):
+        tokens = "all" if budget is None else str(budget)
+        rows.append([f"{method}, {tokens}" if budget else "all tokens", *(f"{a:.1f} ({gap:+.1f})" for a, gap in cells)])
+    return table(["right, % (with the instruction, points)", *columns], rows)
+
+
+def signed(lead: Mapping[str, float]) -> str:
+    return f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
+
+
 def options_named(model_type: str) -> str:
     """The options of a preset as arguments."""
     return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_OPTIONS[model_type].items())
+
+
+def preset_table(preset: Results) -> str:
+    """The preset's lead at every budget on each kind of images."""
+    sets = preset["sets"]
+    named = {"scenes": "2 to 5 objects", "crowded": "crowded", "unseen": "unseen style"}
+    budgets = sorted({int(at) for found in sets.values() for at in found["lead"] if at != "mean"}, reverse=True)
+    rows = [
+        [at, *(signed(sets[name]["lead"][at]) if at in sets[name]["lead"] else "" for name in named)]
+        for at in [*map(str, budgets), "mean"]
+    ]
+    return table(["preset's lead, percentage points", *named.values()], rows)
