@@ -42,7 +42,12 @@ def compared(python: Path, scratch: Path) -> dict[str, Any]:
     ended = subprocess.run(command, cwd=scratch, env=own, capture_output=True, text=True)
     if not report.exists():
         return {"passed": 0, "failed": [(ended.stderr.strip() or ended.stdout).splitlines()[-1][:300]], "skipped": []}
-    return read(report)
+    seen = read(report)
+    if not seen["passed"] and not seen["failed"]:  # the file of the cases could not be imported
+        seen["failed"] = [line[:300] for line in ended.stdout.splitlines() if line.startswith("E  ")][-1:] or [
+            "no test ran"
+        ]
+    return seen
 
 
 def unpack_tests(python: Path, release: str, folder: Path) -> None:
