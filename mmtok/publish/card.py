@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -69,13 +69,24 @@ class Measurements:
         return cls(read["machine"], read["versions"], read["source"], tuple(read["columns"]), rows)
 
 
+class CodeFile(NamedTuple):
+    """A published code file: its size in bytes and its sha256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> CodeFile:
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """Everything that a card says.
 
     Attributes:
         config: the staged `config.json`.
-        code_hashes: sha256 of every published code file, by name.
+        code_files: every published code file, by name.
         release: version of mmtok that staged the folder.
         base_model: Hub id of the base; None where the base is a folder that no Hub id is known of.
         base_revision: commit of the base that the weights come from.
@@ -86,7 +97,7 @@ class CardFacts:
     """
 
     config: Mapping[str, Any]
-    code_hashes: Mapping[str, str]
+    code_files: Mapping[str, CodeFile]
     release: str
     base_model: str | None = None
     base_revision: str | None = None
@@ -109,10 +120,10 @@ class CardFacts:
         """
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.py"))}
+        code = {path.name: CodeFile.of(path.read_bytes()) for path in sorted(folder.glob("*.py"))}
         if base_folder is not None:
             known.setdefault("base_metadata", card_metadata(Path(base_folder) / "README.md"))
-        return cls(config=config, code_hashes=hashes, release=release, **known)
+        return cls(config=config, code_files=code, release=release, **known)
 
     @property
     def family(self) -> Family:

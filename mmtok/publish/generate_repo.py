@@ -6,7 +6,6 @@ and a card.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ import mmtok
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 
 from .base import CARD_FILE, CONFIG_FILE
-from .card import AUTHORS, CODE_REPOSITORY, marked
+from .card import AUTHORS, CODE_REPOSITORY, CodeFile, marked
 from .clean_process import check_generate
 from .families import FAMILIES
 from .hub_errors import PublishError
@@ -106,11 +105,11 @@ def _write(folder: Path, destination: Destination) -> None:
     for path, source in generate_sources().items():
         shutil.copyfile(source, folder / path)
     (folder / GENERATE_FOLDER / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
-    hashes = {path: hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in generate_sources()}
-    (folder / CARD_FILE).write_text(_card(hashes, destination), encoding="utf-8")
+    code = {path: CodeFile.of((folder / path).read_bytes()) for path in generate_sources()}
+    (folder / CARD_FILE).write_text(_card(code, destination), encoding="utf-8")
 
 
-def _card(hashes: Mapping[str, str], destination: Destination) -> str:
+def _card(code: Mapping[str, CodeFile], destination: Destination) -> str:
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -127,7 +126,7 @@ def _card(hashes: Mapping[str, str], destination: Destination) -> str:
         authors=AUTHORS,
         oldest=OLDEST_TESTED,
         newest=NEWEST_TESTED,
-        hashes=hashes,
+        code=code,
     )
     return marked(str(card), mmtok.__version__)
 

@@ -42,7 +42,8 @@ EARLIER_FILES: frozenset[str] = frozenset(
         "vision_features.py",
     }
 )
-_LISTED = re.compile(r"^\| `((?:custom_generate/)?\w+\.py)` \| `[0-9a-f]{64}` \|$", re.MULTILINE)
+# Cards of earlier releases have no column of bytes.
+_LISTED = re.compile(r"^\| `((?:custom_generate/)?\w+\.py)` \|(?: [\d,]+ \|)? `[0-9a-f]{64}` \|$", re.MULTILINE)
 _MODELING = re.compile(r"((?:custom_generate/)?)modeling_mmtok_\w+\.py")
 
 

@@ -15,7 +15,15 @@ from huggingface_hub import ModelCard, constants
 from model_cases import FAMILIES
 
 from mmtok.publish.budget_table import mosaic_grid
-from mmtok.publish.card import CODE_REPOSITORY, CardFacts, Measurements, card_metadata, edited_by_hand, render_card
+from mmtok.publish.card import (
+    CODE_REPOSITORY,
+    CardFacts,
+    CodeFile,
+    Measurements,
+    card_metadata,
+    edited_by_hand,
+    render_card,
+)
 from mmtok.publish.families import FAMILIES as PUBLISHED
 from mmtok.vllm.models import MODULES
 
@@ -32,7 +40,7 @@ def facts(**changes: Any) -> CardFacts:
         "vision_config": {"image_size": 336, "patch_size": 14},
         **changes.pop("config", {}),
     }
-    known: dict[str, Any] = {"code_hashes": {"prompt.py": "ab" * 32}, "release": "0.1.0", **changes}
+    known: dict[str, Any] = {"code_files": {"prompt.py": CodeFile(1234, "ab" * 32)}, "release": "0.1.0", **changes}
     return CardFacts(config=config, **known)
 
 
@@ -154,10 +162,12 @@ def test_a_card_is_known_as_edited_once_a_letter_changed() -> None:
 
 def test_facts_of_a_folder_hash_its_code_and_read_the_bases_license(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mmtok_llava"}')
-    (tmp_path / "prompt.py").write_bytes(b"")
+    (tmp_path / "prompt.py").write_bytes(b"# six\n")
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     read = CardFacts.of_folder(tmp_path, release="0.1.0", base_folder=tmp_path)
-    assert read.code_hashes == {"prompt.py": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}
+    assert read.code_files == {
+        "prompt.py": CodeFile(6, "8d2cefbb21c6383bb890929215e80495158e8cdf0b62220038467da735a5e454")
+    }
     assert read.base_metadata["license"] == "mit"
     assert card_metadata(tmp_path / "absent.md") == {}
 

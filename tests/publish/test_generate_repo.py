@@ -13,7 +13,7 @@ from published_models import hub_for_this_process
 
 from mmtok.cli.main import main
 from mmtok.publish import CheckFailed, PublishError, generate_repo, push_generate, stage_generate, verify
-from mmtok.publish.card import edited_by_hand
+from mmtok.publish.card import CodeFile, edited_by_hand
 from mmtok.publish.clean_process import check_generate
 from mmtok.publish.families import FAMILIES
 from mmtok.publish.published_files import generate_sources
@@ -105,8 +105,8 @@ def test_files_of_an_earlier_release_are_deleted(hub: HubDouble, edited: bool) -
     if edited:
         card += "\nMy notes.\n"
     else:  # as the earlier release wrote it
-        hashes = dict.fromkeys([*generate_sources(), left], "ab" * 32)
-        card = generate_repo._card(hashes, Destination(REPO))
+        code = dict.fromkeys([*generate_sources(), left], CodeFile(1, "ab" * 32))
+        card = generate_repo._card(code, Destination(REPO))
     hub.store.seed(REPO, {left: b"# earlier", mine: b"# mine", "README.md": card.encode()})
     assert left in verify(REPO).orphans
     report = push_generate(REPO)

@@ -11,7 +11,7 @@ from hub_double import HubDouble
 from published_models import TARGET
 
 from mmtok.publish import published_sources, stage, verify
-from mmtok.publish.card import CardFacts, render_card
+from mmtok.publish.card import CardFacts, CodeFile, render_card
 from mmtok.publish.orphans import EARLIER_FILES, orphans
 from mmtok.publish.push import publish
 from mmtok.publish.recipe import Destination
@@ -42,7 +42,9 @@ GONE = {"full_prompt.py", "pruned_batch.py", "similarity.py", "vision_features.p
 
 def card_listing(names: list[str]) -> str:
     config = {"model_type": "mmtok_llava", "vision_config": {"image_size": 28, "patch_size": 14}}
-    return render_card(CardFacts(config=config, code_hashes=dict.fromkeys(names, "ab" * 32), release="0.1.0"))
+    return render_card(
+        CardFacts(config=config, code_files=dict.fromkeys(names, CodeFile(1, "ab" * 32)), release="0.1.0")
+    )
 
 
 def published_before(hub: HubDouble, card: str) -> None:
@@ -93,6 +95,9 @@ def test_whose_file_it_is_is_told_by_the_card_and_else_by_the_names_of_earlier_r
     listing, silent = card_listing(ours[:2]), card_listing(released)
     assert orphans(ours, released, listing) == ("similarity.py",)
     assert orphans(ours, released, listing.replace("\n", "\r\n")) == ("similarity.py",)
+    without_bytes = re.sub(r"(?m)^(\| `\w+\.py` \|) 1 \|", r"\1", listing)
+    assert without_bytes != listing
+    assert orphans(ours, released, without_bytes) == ("similarity.py",), "as cards of earlier releases list files"
     assert orphans(ours, released, silent) == (), "an untouched card says that similarity.py is the owner's"
     assert orphans(ours, released, silent + "\nMy notes.\n") == ("similarity.py",)
     assert orphans(ours, released, None) == ("similarity.py",)
