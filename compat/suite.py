@@ -58,8 +58,7 @@ release that installs on Python 3.10.
   class and for the pruned class with pruning off, for the three LLaVA families: a test passes where both end alike. The
   source distribution leaves out the tests of generation.
 
-Qwen2.5-VL came after these runs and has no row yet. On transformers 5.5.0 `mmtok doctor` says that it differs from
-stock: there stock multiplies an image's position in time by `tokens_per_second`, and MMTok counts as on other releases.
+Qwen2.5-VL came after these runs and has no row yet.
 
 """
 

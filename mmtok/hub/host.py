@@ -108,6 +108,17 @@ def text_places(arguments: Mapping[str, Any]) -> torch.Tensor | None:
     return positions[0] if positions is not None and positions.dim() == 3 and len(positions) == 4 else None
 
 
+def stock_positions(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """(3, B, L) int64 positions in time, height and width of a full prompt, as the stock model counts them.
+
+    Args:
+        model: a stock model that numbers the grids of images.
+        inputs: arguments of `get_rope_index`; those that the release does not know are left out.
+    """
+    known = inspect.signature(model.model.get_rope_index).parameters
+    return model.model.get_rope_index(**{name: value for name, value in inputs.items() if name in known})[0]
+
+
 def projected_features(encoded: Any) -> Sequence[torch.Tensor]:
     """For each image (T, hidden), the projected vision tokens in what `get_image_features` returned.
 

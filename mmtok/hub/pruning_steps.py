@@ -49,6 +49,8 @@ class PruningSteps:
     refused_options: tuple[str, ...] = ()
     # Positions of a token: 1, or 3 for time, height and width, which a kept token keeps.
     position_axes: int = 1
+    # (model, prompt, layouts) -> (3, B, L) positions of the full prompt, where a token has three.
+    count_positions: Callable[..., torch.Tensor]
     # (model, image arguments, padding=whether to find the tokens of padding) -> EncodedImages.
     encode: Callable[..., EncodedImages]
     config: Any
@@ -171,9 +173,8 @@ class PruningSteps:
         if self.position_axes == 1:
             return pruned
         if position_ids is None:
-            positions = GridPositions.of(prompt, encoded.layouts)
-        else:
-            positions = GridPositions.given(position_ids, prompt)
+            position_ids = type(self).count_positions(self, prompt, encoded.layouts)
+        positions = GridPositions.of(position_ids, prompt)
         dropped = prompt.lengths - torch.tensor(pruned.lengths)[:, None]
         return replace(pruned, positions=positions.packed(pruned.order, dropped, prompt.device))
 

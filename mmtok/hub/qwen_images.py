@@ -9,9 +9,10 @@ import torch
 
 from .devices import sent
 from .encoded_images import EncodedImages
-from .host import projected_features
+from .host import projected_features, stock_positions
 from .image_tokens import ImageTokens
 from .llava_images import encode, require_pixels
+from .prompt import Prompt
 
 # The coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors make at most.
 MOST_TOKENS = 16_384
@@ -42,6 +43,33 @@ def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     raw = patches.reshape(-1, vision.spatial_merge_size**2, patches.shape[-1]).mean(1)[sent(place, patches.device)]
     raws = raw.split([len(layout.source) for layout in layouts])
     return EncodedImages(projected, raws, layouts, outputs=outputs)
+
+
+def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -> torch.Tensor:
+    """(3, B, L) int64 on the CPU: the positions of a full prompt, counted by the stock model's own method.
+
+    Args:
+        model: a stock model of Qwen-VL.
+        prompt: the prompt.
+        layouts: of its images and videos, in the order of the prompt.
+    """
+    config, merged = model.config, model.config.vision_config.spatial_merge_size
+    ids = prompt.ids_on_host
+    if ids is None:
+        # What precedes an image is taken for the marker in front of it, by which some releases find images.
+        before = torch.nn.functional.pad(prompt.image_mask[:, 1:], (0, 1))
+        ids = torch.where(before, config.vision_start_token_id, -1)
+        ids = torch.where(prompt.image_mask, config.image_token_id, ids)
+    grids = [(1, (int(layout.row.max()) + 1) * merged, (int(layout.column.max()) + 1) * merged) for layout in layouts]
+    return stock_positions(
+        model,
+        {
+            "input_ids": ids,
+            "attention_mask": ((prompt.mask_on_host != 0) | prompt.image_mask).long(),
+            "mm_token_type_ids": prompt.image_mask.int(),
+            "image_grid_thw": torch.tensor(grids),
+        },
+    )
 
 
 def grid_layout(rows: int, columns: int) -> ImageTokens:
