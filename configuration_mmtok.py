@@ -81,6 +81,18 @@ class PruningConfigMixin:
         """
         return cls(**{**RECOMMENDED_OPTIONS[cls.model_type], **kwargs})  # type: ignore[attr-defined]
 
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """Where transformers' `pipeline` finds the class that takes pruning options as arguments.
+
+        It is the published repository that this file is of. Where mmtok is installed instead there is none, because
+        transformers loads it from a repository only and asks for `trust_remote_code`.
+        """
+        if not __package__:
+            return {}
+        pipeline = {"impl": "pipeline.MMTokImageTextToTextPipeline", "pt": ["AutoModelForImageTextToText"]}
+        return {"image-text-to-text": pipeline}
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OPTION_NAMES:
             check_option(name, value)

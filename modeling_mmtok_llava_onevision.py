@@ -32,6 +32,7 @@ try:
     from .options import PruningOptions  # noqa: F401
     from .packing import PackedOrder  # noqa: F401
     from .paper_selection import in_first_places  # noqa: F401
+    from .pipeline import MMTokImageTextToTextPipeline  # noqa: F401
     from .prompt import Prompt  # noqa: F401
     from .pruned_prompt import PrunedPrompt  # noqa: F401
     from .pruner import MMTokPruningMixin, pruning_forward

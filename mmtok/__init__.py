@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .hub.coverage import greedy_coverage as greedy_coverage
     from .hub.coverage import marginal_gains as marginal_gains
     from .hub.objective import coverage_matrix as coverage_matrix
+    from .hub.pipeline import MMTokImageTextToTextPipeline as MMTokImageTextToTextPipeline
     from .pruning import prune as prune
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 # Public name -> the module that has it. A new one is a line here, and one above for type checkers.
 _MODULES: dict[str, str] = {
     "GreedySelection": "mmtok.hub.coverage",
+    "MMTokImageTextToTextPipeline": "mmtok.hub.pipeline",
     "MMTokLlavaConfig": "configuration_mmtok",
     "MMTokLlavaForConditionalGeneration": "modeling_mmtok_llava",
     "MMTokLlavaNextConfig": "configuration_mmtok",
@@ -64,7 +66,7 @@ if not TYPE_CHECKING:  # a type checker has to see that a name is not there
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         named = getattr(import_module(_MODULES[name]), name)
-        if name.startswith("MMTok"):
+        if name.endswith(("Config", "ForConditionalGeneration")):
             _register(name.removesuffix("ForConditionalGeneration").removesuffix("Config"))
         return named
 

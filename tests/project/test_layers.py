@@ -16,7 +16,7 @@ METHOD = {
 }  # fmt: skip
 HOST = {
     "arguments", "cached_prompt", "generate", "generation", "generation_call", "handler", "host", "llava_images",
-    "onevision_images", "pruner", "pruning_steps", "qwen_images", "shared_model",
+    "onevision_images", "pipeline", "pruner", "pruning_steps", "qwen_images", "shared_model",
 }  # fmt: skip
 FRONT_ENDS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
 # The front ends that each may import.
