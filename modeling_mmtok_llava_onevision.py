@@ -28,7 +28,7 @@ try:
     from .image_tokens import ImageTokens  # noqa: F401
     from .llava_images import encode  # noqa: F401
     from .objective import coverage_matrix  # noqa: F401
-    from .onevision_images import encode_llava_onevision
+    from .onevision_images import encode_llava_onevision, encode_llava_onevision_videos
     from .options import PruningOptions  # noqa: F401
     from .packing import PackedOrder  # noqa: F401
     from .paper_selection import in_first_places  # noqa: F401
@@ -48,21 +48,28 @@ except ImportError:
     # A checkout or an installed package, where the modules are not flat.
     from configuration_mmtok import MMTokLlavaOnevisionConfig
     from mmtok.hub.host import share_checkpoint_layout
-    from mmtok.hub.onevision_images import encode_llava_onevision
+    from mmtok.hub.onevision_images import encode_llava_onevision, encode_llava_onevision_videos
     from mmtok.hub.pruner import MMTokPruningMixin, pruning_forward
 
 
 class MMTokLlavaOnevisionForConditionalGeneration(
     MMTokPruningMixin, LlavaOnevisionForConditionalGeneration, GenerationMixin
 ):
-    """`LlavaOnevisionForConditionalGeneration` that prunes vision tokens, of the whole image and of its mosaic."""
+    """`LlavaOnevisionForConditionalGeneration` that prunes vision tokens: of images, their mosaics and frames."""
 
     config_class = MMTokLlavaOnevisionConfig
     config: MMTokLlavaOnevisionConfig
     image_arguments = (*MMTokPruningMixin.image_arguments, "batch_num_images")
+    video_arguments = (
+        "pixel_values_videos",
+        "image_sizes_videos",
+        "vision_feature_layer",
+        "vision_feature_select_strategy",
+    )
     # The mosaic of tiles is put together and shrunk before anything can be selected.
     refused_options = ("select_before_unpadding",)
     encode = staticmethod(encode_llava_onevision)
+    encode_videos = staticmethod(encode_llava_onevision_videos)
     forward = pruning_forward(LlavaOnevisionForConditionalGeneration, LlavaOnevisionCausalLMOutputWithPast)
 
 

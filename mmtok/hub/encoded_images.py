@@ -1,9 +1,9 @@
-"""The images of a batch behind the vision tower: what a model family supplies, and what a selection needs."""
+"""The images and videos of a batch behind the vision tower: what a family supplies, and what a selection needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from .image_tokens import ImageTokens
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """The vision tokens of I images; image i has T_i of them in the prompt.
+    """The vision tokens of I images and videos; number i has T_i of them in the prompt.
+
+    A video is one item whose crops are its frames; what is said of an image holds for it too.
 
     Attributes:
         projected: for each image (T_i, hidden), vision tokens behind the projector as they stand in the prompt.
@@ -23,6 +25,7 @@ class EncodedImages:
         before_unpadding: the same images with all tokens of all crops, crops one after another and no row separators;
             None for a family whose prompts hold all of them.
         outputs: what the stock model's `get_image_features` returned; None for images that were put together anew.
+        video_outputs: the same of `get_video_features`.
     """
 
     projected: Sequence[torch.Tensor]
@@ -31,6 +34,22 @@ class EncodedImages:
     candidates: Sequence[torch.Tensor] | None = None
     before_unpadding: EncodedImages | None = None
     outputs: Any = None
+    video_outputs: Any = None
+
+    @classmethod
+    def joined(cls, images: EncodedImages, videos: EncodedImages) -> EncodedImages:
+        """The images and then the videos of one call. No token of a video is padding."""
+        candidates = images.candidates
+        if candidates is not None:
+            candidates = [*candidates, *(torch.ones(length, dtype=torch.bool) for length in videos.lengths)]
+        return cls(
+            [*images.projected, *videos.projected],
+            [*images.raw, *videos.raw],
+            [*images.layouts, *videos.layouts],
+            candidates,
+            outputs=images.outputs,
+            video_outputs=videos.video_outputs,
+        )
 
     def __len__(self) -> int:
         return len(self.projected)
@@ -52,6 +71,21 @@ class EncodedImages:
             None if self.candidates is None else [self.candidates[number] for number in numbers],
             None if self.before_unpadding is None else self.before_unpadding[numbers],
         )
+
+    def ordered(self, numbers: Sequence[int]) -> EncodedImages:
+        """The same images and videos in another order."""
+        if list(numbers) == list(range(len(self))):
+            return self
+        return replace(self[numbers], outputs=self.outputs, video_outputs=self.video_outputs)
+
+    def projected_of(self, *, videos: bool) -> list[torch.Tensor]:
+        """The projected tokens of each video, or else of each image."""
+        return [tokens for tokens, video in zip(self.projected, self.videos, strict=True) if video == videos]
+
+    @property
+    def videos(self) -> list[bool]:
+        """Which of them are videos."""
+        return [layout.is_video for layout in self.layouts]
 
     @property
     def lengths(self) -> list[int]:

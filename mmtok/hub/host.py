@@ -21,6 +21,7 @@ OLDEST_TESTED, NEWEST_TESTED = "4.57.1", "5.24.0"
 # The key-value cache is called `cache` from 5.24 on.
 _CACHE_NAMES = ("cache", "past_key_values")
 _IMAGE_FIELDS = ("image_outputs", "image_hidden_states")
+_VIDEO_FIELDS = ("video_outputs", "video_hidden_states")
 _ARGUMENTS = ("input_ids", "pixel_values", "attention_mask", "position_ids", "inputs_embeds", "labels")
 # What the stock forwards take beside the arguments that they name.
 STOCK_ARGUMENTS = frozenset(
@@ -119,8 +120,8 @@ def stock_positions(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     return model.model.get_rope_index(**{name: value for name, value in inputs.items() if name in known})[0]
 
 
-def projected_features(encoded: Any) -> Sequence[torch.Tensor]:
-    """For each image (T, hidden), the projected vision tokens in what `get_image_features` returned.
+def projected_features(encoded: Any, method: str = "get_image_features") -> Sequence[torch.Tensor]:
+    """For each image or video (T, hidden), the projected vision tokens in what `method` of stock returned.
 
     That is an object with `pooler_output`, its tuple where the configuration says `return_dict=False`, or before 5.0
     the features themselves.
@@ -136,23 +137,26 @@ def projected_features(encoded: Any) -> Sequence[torch.Tensor]:
     if not isinstance(features, (list, tuple)) or not all(
         isinstance(each, torch.Tensor) and each.dim() == 2 for each in features
     ):
-        raise UnsupportedRelease(f"get_image_features returned a {type(encoded).__name__} without features per image.")
+        raise UnsupportedRelease(f"{method} returned a {type(encoded).__name__} without features per image.")
     return features
 
 
-def with_images(output: Any, encoded: Any, projected: Sequence[torch.Tensor]) -> Any:
-    """Puts into a stock output what the stock forward says of the images that it encoded.
+def with_images(output: Any, images: tuple[Any, Sequence[Any]], videos: tuple[Any, Sequence[Any]]) -> Any:
+    """Puts into a stock output what the stock forward says of the images and videos that it encoded.
 
     Args:
         output: the output of a stock forward that saw embeddings alone.
-        encoded: what `get_image_features` returned.
-        projected: for each image (T, hidden).
+        images: what `get_image_features` returned, and for each image (T, hidden).
+        videos: the same of `get_video_features`.
     """
     names = {field.name for field in fields(output)}
-    if _IMAGE_FIELDS[0] in names:
-        output[_IMAGE_FIELDS[0]] = encoded
-    elif _IMAGE_FIELDS[1] in names:
-        output[_IMAGE_FIELDS[1]] = torch.cat(list(projected))
+    for own, (encoded, projected) in ((_IMAGE_FIELDS, images), (_VIDEO_FIELDS, videos)):
+        if not projected:
+            continue
+        if own[0] in names:
+            output[own[0]] = encoded
+        elif own[1] in names:
+            output[own[1]] = torch.cat(list(projected))
     return output
 
 

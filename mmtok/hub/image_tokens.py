@@ -1,22 +1,25 @@
-"""Where the vision tokens of an image come from, crops and their grids of patches, and which of them stay."""
+"""Where the vision tokens of an image or video come from, crops and their grids of patches, and which of them stay."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Where the T vision tokens of one image come from, in prompt order; int64 on the CPU.
+    """Where the T vision tokens of one image or video come from, in prompt order; int64 on the CPU.
 
     Attributes:
         source: (T,) index of the token among the image's crops x tokens before packing; -1 for a row separator.
-        crop: (T,) number of the crop, 0 for the whole image; -1 for a row separator.
+        crop: (T,) number of the crop, 0 for the whole image, or of the frame; -1 for a row separator.
         row, column: (T,) place in the crop's grid of patches; -1 where there is none.
         tokens_before_packing: crops x tokens, which `source` counts in.
+        is_video: whether the crops are the frames of a video.
+        seconds: between two frames, a number as the caller gave it; None where nobody did.
     """
 
     source: torch.Tensor
@@ -24,9 +27,20 @@ class ImageTokens:
     row: torch.Tensor
     column: torch.Tensor
     tokens_before_packing: int
+    is_video: bool = False
+    seconds: Any = None
 
     @classmethod
-    def of(cls, source: torch.Tensor, *, crops: int, tokens_per_crop: int, columns: int) -> ImageTokens:
+    def of(
+        cls,
+        source: torch.Tensor,
+        *,
+        crops: int,
+        tokens_per_crop: int,
+        columns: int,
+        is_video: bool = False,
+        seconds: Any = None,
+    ) -> ImageTokens:
         """Reads crop, row and column off `source`.
 
         Args:
@@ -34,6 +48,7 @@ class ImageTokens:
             crops: number of crops of the image.
             tokens_per_crop: tokens of a crop before packing.
             columns: patches in a row of a crop, 0 where the tokens form no grid.
+            is_video, seconds: see the attributes.
         """
         separator = source < 0
         position = source % tokens_per_crop
@@ -48,6 +63,8 @@ class ImageTokens:
             torch.where(placed, position // width, -1),
             torch.where(placed, position % width, -1),
             crops * tokens_per_crop,
+            is_video,
+            seconds,
         )
 
 

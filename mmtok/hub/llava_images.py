@@ -125,7 +125,7 @@ def encode(
 
     handle = projector.register_forward_hook(record)
     try:
-        with _own_weights_loaded(model.model):
+        with own_weights_loaded(model.model):
             outputs = (get_features or model.get_image_features)(**inputs)
     finally:
         handle.remove()
@@ -133,7 +133,7 @@ def encode(
 
 
 @contextmanager
-def _own_weights_loaded(module: Any) -> Iterator[None]:
+def own_weights_loaded(module: Any) -> Iterator[None]:
     """Loads a module's own weights while its methods are called, where accelerate has offloaded them.
 
     accelerate does so for `forward` only, and LLaVA-NeXT's row separator belongs to no smaller module.
@@ -217,16 +217,22 @@ def require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
         )
 
 
-def require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str]) -> None:
-    """Raises a ValueError unless the pixels are a tensor of one of the layouts, without NaN or infinity."""
+def require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str], name: str = "pixel_values") -> None:
+    """Raises a ValueError unless the pixels are a tensor of one of the layouts, without NaN or infinity.
+
+    Args:
+        pixel_values: of images or videos.
+        layouts: the names of its dimensions.
+        name: of the argument.
+    """
     if not isinstance(pixel_values, torch.Tensor):
-        raise ValueError(f"pixel_values is a {type(pixel_values).__name__}: give a tensor.")
+        raise ValueError(f"{name} is a {type(pixel_values).__name__}: give a tensor.")
     if not pixel_values.is_floating_point():
-        raise ValueError(f"pixel_values has dtype {pixel_values.dtype}: give the processor's floating-point pixels.")
+        raise ValueError(f"{name} has dtype {pixel_values.dtype}: give the processor's floating-point pixels.")
     if pixel_values.dim() not in {layout.count(",") + 1 for layout in layouts} or pixel_values.numel() == 0:
         wanted = " or ".join(f"({layout})" for layout in layouts)
-        raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give {wanted}, none of them 0.")
+        raise ValueError(f"{name} has shape {tuple(pixel_values.shape)}: give {wanted}, none of them 0.")
     finite = torch.isfinite(pixel_values)
     if not bool(finite.all()):
         bad = float(pixel_values[~finite][0])
-        raise ValueError(f"pixel_values contains {bad}: check how the image was read and normalised.")
+        raise ValueError(f"{name} contains {bad}: check how the image was read and normalised.")

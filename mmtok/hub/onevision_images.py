@@ -1,8 +1,10 @@
-"""The images of LLaVA-OneVision: the whole image, and one mosaic of its tiles that stock may shrink."""
+"""The images and videos of LLaVA-OneVision: an image with a mosaic of its tiles, shrunk by stock; pooled frames."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,15 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 from .encoded_images import EncodedImages
 from .host import projected_features
 from .image_tokens import ImageTokens
-from .llava_images import checked_sizes, encode, grid_columns, padding_of, require_crops, require_pixels
+from .llava_images import (
+    checked_sizes,
+    encode,
+    grid_columns,
+    own_weights_loaded,
+    padding_of,
+    require_crops,
+    require_pixels,
+)
 
 
 def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
@@ -44,6 +54,46 @@ def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bo
     candidates = None if bands is None else [whole_candidates(*each) for each in zip(layouts, bands, strict=True)]
     raws = packed_images(model.model, raw, raw.new_zeros(raw.shape[-1]), sizes, crops)
     return EncodedImages(projected_features(outputs), raws, layouts, candidates, outputs=outputs)
+
+
+def encode_llava_onevision_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
+    """The videos of LLaVA-OneVision, one crop a frame.
+
+    Stock pools the projected tokens of each frame, and ends the video with a separator. Its own pooling does the same
+    with the features before the projector.
+
+    Args:
+        model: a `LlavaOnevisionForConditionalGeneration`.
+        inputs: `pixel_values_videos` (videos, frames, channels, height, width) and further arguments of
+            `get_video_features`.
+
+    Raises:
+        ValueError: pixels that are no videos, NaN or infinite.
+    """
+    pixels, stock = inputs["pixel_values_videos"], model.model
+    require_pixels(pixels, ("videos, frames, channels, height, width",), "pixel_values_videos")
+    videos, frames = pixels.shape[:2]
+    # The method of transformers 4.57 has no defaults; the name of the pixels differs between releases.
+    names = ("vision_feature_layer", "vision_feature_select_strategy")
+    arguments = {name: inputs.get(name, getattr(model.config, name)) for name in names}
+    outputs, raw, _ = encode(model, stock.multi_modal_projector, arguments, partial(model.get_video_features, pixels))
+    pooled = stock.apply_pooling(raw)
+    tokens = pooled.shape[1]
+    projected = projected_features(outputs, "get_video_features")
+    if len(projected[0]) == frames * tokens:
+        # Before 5.23 the separator is put behind the features by stock's forward.
+        with own_weights_loaded(stock):
+            separator = stock.image_newline[None].to(projected[0])
+        projected = [torch.cat((own, separator)) for own in projected]
+    layout = ImageTokens.of(
+        torch.cat((torch.arange(frames * tokens), torch.tensor([-1]))),
+        crops=frames,
+        tokens_per_crop=tokens,
+        columns=math.isqrt(tokens),
+        is_video=True,
+    )
+    raws = pooled.reshape(videos, frames * tokens, -1).unbind()
+    return EncodedImages(projected, raws, [layout] * videos, video_outputs=outputs)
 
 
 def packed_images(

@@ -106,21 +106,23 @@ class PruningOptions:
     vision_token_budget: int | float | None = _option(
         64,
         _budget,
-        "vision tokens kept of each crop (a LLaVA-1.5 image is one crop, a LLaVA-NeXT image up to five): a number of "
-        "tokens, or a share of them as a float in (0, 1]; None keeps all",
+        "vision tokens kept of each crop (a LLaVA-1.5 image is one crop, a LLaVA-NeXT image up to five, a video one a "
+        "frame): a number of tokens, or a share of them as a float in (0, 1]; None keeps all",
     )
     vision_token_share: float | None = _option(
         None,
         _share,
-        "share of each crop's vision tokens that is kept, in (0, 1]; where it is given, it takes the place of "
-        "vision_token_budget",
+        "share of each crop's, of a video each frame's, vision tokens that is kept, in (0, 1]; where it is given, it "
+        "takes the place of vision_token_budget",
     )
     text_coverage_weight: float = _option(1.0, _weight, "weight of covering the question")
     vision_coverage_weight: float = _option(0.5, _weight, "weight of covering the image, the paper's alpha")
     text_temperature: float = _option(0.02, _temperature, "temperature of the text rows, the paper's tau_t")
     vision_temperature: float = _option(0.2, _temperature, "temperature of the vision rows, the paper's tau_v")
     exclude_padding: bool = _option(
-        False, _flag, "do not keep bands of one constant colour at the borders of an image (MMTok++, appendix)"
+        False,
+        _flag,
+        "do not keep bands of one constant colour at the borders of an image, not of frames (MMTok++)",
     )
     coverage_target: float | None = _option(
         None,
@@ -135,7 +137,10 @@ class PruningOptions:
         "cosines with the crop's tokens",
     )
     keep_image_newline: bool = _option(
-        False, _flag, "keep LLaVA-NeXT's row separators of a pruned image; the paper drops them"
+        False,
+        _flag,
+        "keep the row separators of a pruned image of LLaVA-NeXT and LLaVA-OneVision, and the one behind a video; the "
+        "paper drops them",
     )
     select_before_unpadding: bool = _option(
         False,

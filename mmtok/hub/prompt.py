@@ -25,7 +25,8 @@ class Prompt:
         attention_mask: (B, L), or None for no padding.
         ids_on_host: (B, L) a copy of `input_ids` on the CPU, or None.
         mask_on_host: (B, L) a copy of `attention_mask` on the CPU, 1 for every token where there is none.
-        image_mask: (B, L) bool on the CPU, the places of the vision tokens.
+        image_mask: (B, L) bool on the CPU, the places of the vision tokens, of images and videos.
+        video_mask: (B, L) bool on the CPU, those of videos.
     """
 
     input_ids: torch.Tensor | None
@@ -34,6 +35,7 @@ class Prompt:
     ids_on_host: torch.Tensor | None
     mask_on_host: torch.Tensor
     image_mask: torch.Tensor
+    video_mask: torch.Tensor
 
     @classmethod
     def read(
@@ -43,8 +45,15 @@ class Prompt:
         attention_mask: torch.Tensor | None,
         image_token_id: int,
         embed: Callable[[torch.Tensor], torch.Tensor],
+        video_token_id: int | None = None,
     ) -> Prompt:
-        """Checks the shapes and finds the image tokens, in embeddings by their value, as the stock models do.
+        """Checks the shapes and finds the vision tokens, in embeddings by their value, as the stock models do.
+
+        Args:
+            input_ids, inputs_embeds, attention_mask: of the caller.
+            image_token_id: what stands for each token of an image.
+            embed: token ids -> embeddings.
+            video_token_id: what stands for each token of a video; None for a prompt without videos.
 
         Raises:
             ValueError: neither ids nor embeddings, or shapes that do not belong together.
@@ -68,12 +77,16 @@ class Prompt:
         if input_ids is not None and (input_ids.is_floating_point() or input_ids.dtype == torch.bool):
             raise ValueError(f"input_ids has dtype {input_ids.dtype}: give token ids as integers.")
         mask = torch.ones(shape, dtype=torch.long) if attention_mask is None else attention_mask.cpu()
-        if input_ids is not None:
-            ids = input_ids.cpu()
-            return cls(input_ids, inputs_embeds, attention_mask, ids, mask, ids == image_token_id)
-        image_token = embed(torch.tensor(image_token_id, device=given.device))
-        places = (inputs_embeds == image_token).all(-1).cpu()
-        return cls(None, inputs_embeds, attention_mask, None, mask, places)
+        ids = None if input_ids is None else input_ids.cpu()
+
+        def places(token_id: int) -> torch.Tensor:
+            if ids is not None:
+                return ids == token_id
+            return (inputs_embeds == embed(torch.tensor(token_id, device=given.device))).all(-1).cpu()
+
+        images = places(image_token_id)
+        videos = torch.zeros_like(images) if video_token_id is None else places(video_token_id)
+        return cls(input_ids, inputs_embeds, attention_mask, ids, mask, images | videos, videos)
 
     @property
     def device(self) -> torch.device:
@@ -108,6 +121,39 @@ class Prompt:
         kept = sent(text.flatten(), self.device).scatter(0, places, kept_vision.flags.to(self.device))
         return kept.view(self.image_mask.shape)
 
+    def order_of(self, lengths: Sequence[int], videos: Sequence[bool]) -> list[int]:
+        """The numbers of images and videos in the order in which they stand in the prompts.
+
+        Args:
+            lengths: tokens of each.
+            videos: which of them are videos; those of a kind stand in their order.
+
+        Raises:
+            ValueError: more or fewer tokens of a kind than features, or an image or video in whose tokens stands
+                another.
+        """
+        if not any(videos):
+            return list(range(len(lengths)))
+        kinds = self.video_mask[self.image_mask]
+        waiting = {kind: [number for number, video in enumerate(videos) if video == kind] for kind in (False, True)}
+        for kind, numbers in waiting.items():
+            found, features = int((kinds == kind).sum()), sum(lengths[number] for number in numbers)
+            _require_as_many("video" if kind else "image", found, features)
+        order: list[int] = []
+        place = 0
+        while place < len(kinds):
+            kind = bool(kinds[place])
+            number = waiting[kind].pop(0)
+            if not bool((kinds[place : place + lengths[number]] == kind).all()):
+                name = "video" if kind else "image"
+                raise ValueError(
+                    f"The {name} of {lengths[number]} features has others among its tokens: let the tokens of each "
+                    "image and of each video stand together."
+                )
+            order.append(number)
+            place += lengths[number]
+        return order
+
     def rows_of_images(self, lengths: Sequence[int]) -> list[int]:
         """The batch row of each image of so many tokens; images fill the image tokens of the rows in order.
 
@@ -115,11 +161,7 @@ class Prompt:
             ValueError: more or fewer image tokens than features, or an image that would straddle two rows.
         """
         places, features = self.image_mask.sum(1).tolist(), sum(lengths)
-        if sum(places) != features:
-            raise ValueError(
-                f"The prompts have {sum(places)} image tokens and the images {features} features: give one image "
-                "for each <image> of the text, and let the processor expand them."
-            )
+        _require_as_many("image", sum(places), features)
         rows, row, left = [], -1, 0
         for length in lengths:
             while left == 0:
@@ -133,3 +175,11 @@ class Prompt:
             rows.append(row)
             left -= length
         return rows
+
+
+def _require_as_many(name: str, tokens: int, features: int) -> None:
+    if tokens != features:
+        raise ValueError(
+            f"The prompts have {tokens} {name} tokens and the {name}s {features} features: give one {name} for each "
+            f"<{name}> of the text, and let the processor expand them."
+        )

@@ -67,12 +67,13 @@ class MMTokPruningMixin(PruningSteps):
         encoded = arguments.pop(_ENCODED, None)
         call = GenerationCall.read(arguments, self.generation_config)
         self._refuse_videos(arguments, options)
+        self._refuse_encoder_outputs(arguments, options)
         has_images = encoded is not None or self._has_images(arguments)
         if has_images and (options.prunes or encoded is not None):
             call.require_prunable(self)
-            images = taken(arguments, self.image_arguments)
+            images = taken(arguments, self.visual_arguments)
             with torch.no_grad():
-                prompt = self.read_prompt(*call.prompt())
+                prompt = self.read_prompt(*call.prompt(), videos=self._has_videos(images, encoded))
                 pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
             return call.run_pruned(stock_generate, pruned)
         cached = CachedPrompt.of(given_cache(arguments))
@@ -118,10 +119,11 @@ class MMTokPruningMixin(PruningSteps):
         encoded = kwargs.pop(_ENCODED, None)
         require_known(kwargs, {*inspect.signature(self.forward).parameters, "token_type_ids", "mm_token_type_ids"})
         with torch.no_grad():
-            prompt = self.read_prompt(input_ids, inputs_embeds, attention_mask)
+            videos = self._has_videos(kwargs, encoded)
+            prompt = self.read_prompt(input_ids, inputs_embeds, attention_mask, videos=videos)
             if encoded is None and not self._has_images(kwargs):
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
-            encoded = self._encoded(encoded, taken(kwargs, self.image_arguments), options)
+            encoded = self._encoded(prompt, encoded, taken(kwargs, self.visual_arguments), options)
             selection, rows = self._select(prompt, encoded, options, explain=True)
         kept_vision = selection.kept(options.keep_image_newline)
         if selects_before_unpadding(encoded, options):
@@ -143,15 +145,16 @@ class MMTokPruningMixin(PruningSteps):
         cache = given_cache(arguments)
         options = self._options(arguments)
         self._refuse_videos(arguments, options)
+        self._refuse_encoder_outputs(arguments, options)
         if encoded is None and not self._has_images(arguments):
-            self._refuse_encoder_outputs(arguments, options)
             record = CachedPrompt.of(cache)
             return stock_forward(self, **(arguments if record is None else record.step(arguments)))
         if encoded is None and not options.prunes:
             return stock_forward(self, **arguments)
         refuse_filled_cache(cache)
-        images = taken(arguments, self.image_arguments)
-        prompt = self.read_prompt(*(arguments.pop(name, None) for name in _PROMPT_ARGUMENTS))
+        images = taken(arguments, self.visual_arguments)
+        given = [arguments.pop(name, None) for name in _PROMPT_ARGUMENTS]
+        prompt = self.read_prompt(*given, videos=self._has_videos(images, encoded))
         for name in ("labels", "shift_labels"):
             prompt.require_one_value_a_token(name, arguments.get(name))
         pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
@@ -170,7 +173,12 @@ class MMTokPruningMixin(PruningSteps):
             **arguments,
         )
         CachedPrompt.attach(given_cache(output), pruned)
-        output = with_images(pruned.align(output, logits_to_keep), pruned.encoded.outputs, pruned.encoded.projected)
+        own = pruned.encoded
+        output = with_images(
+            pruned.align(output, logits_to_keep),
+            (own.outputs, own.projected_of(videos=False)),
+            (own.video_outputs, own.projected_of(videos=True)),
+        )
         output.kept_mask = pruned.kept.to(pruned.inputs_embeds.device)
         wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
         return output if wants_dict else output.to_tuple()

@@ -1,9 +1,13 @@
-"""The steps of every call on a batch: check the arguments, read the prompt, encode, select, pack."""
+"""The steps of every call on a batch: check the arguments, read the prompt, encode, select, pack.
+
+What is said of images holds for the videos of the families that read them; each frame of a video is a crop.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +30,6 @@ _SPECIAL_TOKENS = (
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
-    "video_token_id",
     "vision_start_token_id",
     "vision_end_token_id",
 )
@@ -45,6 +48,8 @@ class PruningSteps:
         "vision_feature_layer",
         "vision_feature_select_strategy",
     )
+    # The same for videos; empty where videos are not pruned.
+    video_arguments: tuple[str, ...] = ()
     # Options that mean nothing for the family: only False and None are taken.
     refused_options: tuple[str, ...] = ()
     # Positions of a token: 1, or 3 for time, height and width, which a kept token keeps.
@@ -53,26 +58,35 @@ class PruningSteps:
     count_positions: Callable[..., torch.Tensor]
     # (model, image arguments, padding=whether to find the tokens of padding) -> EncodedImages.
     encode: Callable[..., EncodedImages]
+    # (model, video arguments) -> EncodedImages.
+    encode_videos: Callable[..., EncodedImages]
     config: Any
     get_input_embeddings: Callable[[], torch.nn.Module]
 
     @torch.no_grad()
     def encode_images(self, **image_inputs: Any) -> EncodedImages:
-        """Encodes images once, for several calls with `encoded_images`.
+        """Encodes images and videos once, for several calls with `encoded_images`.
 
         Args:
-            **image_inputs: the image arguments of `forward`, `pixel_values` among them.
+            **image_inputs: the image and video arguments of `forward`, `pixel_values` or `pixel_values_videos` among
+                them.
 
         Returns:
-            `EncodedImages`, one item for each image; `encoded[[0, 0]]` is one image for two prompts of a batch.
+            `EncodedImages`, one item for each image and then for each video; `encoded[[0, 0]]` is one image for two
+            prompts of a batch.
 
         Raises:
             ValueError: an argument that belongs to no image, or pixels that are no images.
         """
-        require_known(image_inputs, set(self.image_arguments))
+        require_known(image_inputs, set(self.visual_arguments))
         if not self._has_images(image_inputs):
             raise ValueError(f"{self.image_arguments[0]} is missing: give the processor's pixels.")
-        return type(self).encode(self, taken(image_inputs, self.image_arguments), padding=True)
+        return self._encode(taken(image_inputs, self.visual_arguments), padding=True)
+
+    @property
+    def visual_arguments(self) -> tuple[str, ...]:
+        """The arguments that belong to images and videos."""
+        return (*self.image_arguments, *self.video_arguments)
 
     def _options(self, arguments: dict[str, Any], *generation_configs: Any) -> PruningOptions:
         options = call_options(arguments, self.config, *generation_configs)
@@ -80,25 +94,34 @@ class PruningSteps:
         return options
 
     def _has_images(self, arguments: Mapping[str, Any]) -> bool:
-        pixels = arguments.get(self.image_arguments[0])
+        """Whether there are pixels of images, or of videos that can be pruned."""
+        pixels = [arguments.get(names[0]) for names in (self.image_arguments, self.video_arguments) if names]
+        return any(each is not None and len(each) > 0 for each in pixels)
+
+    def _has_videos(self, arguments: Mapping[str, Any], encoded: Any) -> bool:
+        """Whether there are videos that can be pruned, encoded or not."""
+        if isinstance(encoded, EncodedImages):
+            return any(encoded.videos)
+        pixels = arguments.get(self.video_arguments[0]) if self.video_arguments else None
         return pixels is not None and len(pixels) > 0
 
-    @staticmethod
-    def _refuse_videos(arguments: Mapping[str, Any], options: PruningOptions) -> None:
-        """Raises a ValueError for videos that should be pruned."""
-        if options.prunes and arguments.get("pixel_values_videos") is not None:
+    def _refuse_videos(self, arguments: Mapping[str, Any], options: PruningOptions) -> None:
+        """Raises a ValueError for videos that should be pruned and cannot be."""
+        if options.prunes and not self.video_arguments and arguments.get("pixel_values_videos") is not None:
             raise ValueError(
                 "pixel_values_videos holds a video, and only images can be pruned: give the frames as images, or turn "
                 "pruning off with vision_token_budget=None."
             )
 
     def _refuse_encoder_outputs(self, arguments: Mapping[str, Any], options: PruningOptions) -> None:
-        """Raises a ValueError for images that stock has encoded and that should be pruned."""
-        if options.prunes and (arguments.get("mm_encoder_outputs") or {}).get("image") is not None:
-            raise ValueError(
-                "mm_encoder_outputs holds encoded images, which cannot be pruned: give pixel_values, or encoded_images "
-                "from encode_images, or turn pruning off with vision_token_budget=None."
-            )
+        """Raises a ValueError for images and videos that stock has encoded and that should be pruned."""
+        given = arguments.get("mm_encoder_outputs") or {}
+        for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            if options.prunes and given.get(kind) is not None:
+                raise ValueError(
+                    f"mm_encoder_outputs holds encoded {kind}s, which cannot be pruned: give {pixels}, or "
+                    "encoded_images from encode_images, or turn pruning off with vision_token_budget=None."
+                )
 
     def _require_no_image_tokens(self, arguments: Mapping[str, Any]) -> None:
         """Raises a ValueError for image tokens that have no image."""
@@ -118,20 +141,42 @@ class PruningSteps:
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
+        *,
+        videos: bool = False,
     ) -> Prompt:
-        """Checks a prompt and finds its vision tokens; arguments and errors as `Prompt.read`."""
-        embed = self.get_input_embeddings()
-        return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed)
+        """Checks a prompt and finds its vision tokens; further arguments and errors as `Prompt.read`.
 
-    def _encoded(self, encoded: EncodedImages | None, images: dict[str, Any], options: PruningOptions) -> EncodedImages:
-        """The images that a caller encoded before, or else those of the image arguments."""
+        Args:
+            input_ids, inputs_embeds, attention_mask: of the caller.
+            videos: whether there are videos; without them the token that stands for them is text, as in stock.
+        """
+        video_token = self.config.video_token_id if videos else None
+        embed = self.get_input_embeddings()
+        return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed, video_token)
+
+    def _encode(self, images: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+        """The images and then the videos of these arguments."""
+        parts = []
+        for names, encode in (
+            (self.image_arguments, partial(type(self).encode, padding=padding)),
+            (self.video_arguments, getattr(type(self), "encode_videos", None)),
+        ):
+            own = {name: images[name] for name in names if name in images}
+            if encode is not None and names and own.get(names[0]) is not None and len(own[names[0]]) > 0:
+                parts.append(encode(self, own))
+        return parts[0] if len(parts) == 1 else EncodedImages.joined(*parts)
+
+    def _encoded(
+        self, prompt: Prompt, encoded: EncodedImages | None, images: dict[str, Any], options: PruningOptions
+    ) -> EncodedImages:
+        """The images that a caller encoded before, or else those of the image arguments, in the prompt's order."""
         if encoded is None:
-            return type(self).encode(self, images, padding=options.exclude_padding)
-        if images:
+            encoded = self._encode(images, padding=options.exclude_padding)
+        elif images:
             raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
-        if not isinstance(encoded, EncodedImages):
+        elif not isinstance(encoded, EncodedImages):
             raise ValueError(f"encoded_images is a {type(encoded).__name__}: give what encode_images returned.")
-        return encoded
+        return encoded.ordered(prompt.order_of(encoded.lengths, encoded.videos))
 
     def prune_prompt(
         self,
@@ -153,7 +198,7 @@ class PruningSteps:
         prompt.require_one_value_a_token("position_ids", position_ids, axes=self.position_axes)
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
         text = self.question_embeddings(prompt, options)
-        encoded = self._encoded(encoded, images, options)
+        encoded = self._encoded(prompt, encoded, images, options)
         selection, _ = self._select(prompt, encoded, options, text=text)
         kept_vision = selection.kept(options.keep_image_newline)
         if not selects_before_unpadding(encoded, options):
@@ -218,7 +263,8 @@ class PruningSteps:
             for name in _SPECIAL_TOKENS:
                 value = getattr(config, name, None)
                 special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-        return TextRules(self.config.image_token_id, special, **options.tables)
+        video = getattr(self.config, "video_token_id", None)
+        return TextRules(self.config.image_token_id, special, video_token_id=video, **options.tables)
 
     def _filler_id(self) -> int:
         """Token id for slots that nothing reads."""

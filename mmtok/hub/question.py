@@ -16,9 +16,10 @@ from .word_pieces import WordPieces
 
 @dataclass(frozen=True)
 class TextRules:
-    """What is known about the token ids of a prompt; see `PruningOptions` for the last eight.
+    """What is known about the token ids of a prompt; see `PruningOptions` for those from `ignored_token_ids` on.
 
-    `special_token_ids` and `image_token_id` are never covered; the rest is derived from tokenizer and chat template.
+    `special_token_ids`, `image_token_id` and `video_token_id` are never covered; the rest is derived from tokenizer and
+    chat template.
     """
 
     image_token_id: int
@@ -31,6 +32,11 @@ class TextRules:
     assistant_turn_token_sequences: Sequence[Sequence[int]] = ()
     word_continuation_bitmap: str = ""
     word_piece_texts: str = ""
+    video_token_id: int | None = None
+
+    @property
+    def vision_token_ids(self) -> list[int]:
+        return [self.image_token_id] if self.video_token_id is None else [self.image_token_id, self.video_token_id]
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,9 @@ def text_to_cover(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, 
     Raises:
         ValueError: `rules.word_piece_texts` holds no texts.
     """
-    image = input_ids == rules.image_token_id
+    image = _is_any(input_ids, rules.vision_token_ids)
     real = torch.ones_like(image) if attention_mask is None else attention_mask.to(image.device).bool()
-    # One token stands for a whole run of image tokens, so that no sequence matches across an image and the work
+    # One token stands for a whole run of vision tokens, so that no sequence matches across an image and the work
     # below grows with the text alone.
     repeated = torch.nn.functional.pad(image[:, 1:] & image[:, :-1] & real[:, :-1], (1, 0))
     shortened = PackedOrder.of(real & ~repeated)
@@ -89,7 +95,7 @@ def text_to_cover(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, 
 
 def _words_to_cover(ids: torch.Tensor, valid: torch.Tensor, rules: TextRules) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, L) ids without padding inside -> (B, L) bool, pieces to cover; (B, L) bool, pieces that begin a word."""
-    specials = _is_any(ids, [*rules.special_token_ids, rules.image_token_id]) | ~valid
+    specials = _is_any(ids, [*rules.special_token_ids, *rules.vision_token_ids]) | ~valid
     nowhere = torch.zeros_like(valid)
     # The bytes of one character are found wherever they stand: no other character contains them.
     punctuation, _ = _find_sequences(ids, valid, nowhere, rules.punctuation_token_sequences)

@@ -1,4 +1,4 @@
-"""The images of Qwen2.5-VL: one grid of any size for each, whose patches a tower with windows puts in another order."""
+"""The images and videos of Qwen2.5-VL: grids of any size, whose patches a tower with windows puts in another order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .image_tokens import ImageTokens
 from .llava_images import encode, require_pixels
 from .prompt import Prompt
 
-# The coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors make at most.
+# Of an image or a frame: the coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors
+# make at most.
 MOST_TOKENS = 16_384
 
 
@@ -31,18 +32,52 @@ def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     Raises:
         ValueError: pixels that are no patches, NaN or infinite; grids that do not belong to them; too large an image.
     """
-    pixels, vision = inputs["pixel_values"], model.config.vision_config
+    pixels, merged = inputs["pixel_values"], model.config.vision_config.spatial_merge_size
     require_pixels(pixels, ("patches, values",))
     # Read here, so that nothing waits for the vision tower later.
-    grids = checked_grids(inputs.get("image_grid_thw"), vision.spatial_merge_size, len(pixels))
+    grids = checked_grids(inputs.get("image_grid_thw"), merged, len(pixels))
     layouts = [grid_layout(*grid) for grid in grids]
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs)
-    projected = projected_features(outputs)
+    return EncodedImages(projected_features(outputs), _raw(model, patches, layouts), layouts, outputs=outputs)
+
+
+def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
+    """The videos of Qwen2.5-VL, one crop for each temporal patch, which is a pair of frames.
+
+    Args:
+        model: a `Qwen2_5_VLForConditionalGeneration`.
+        inputs: `pixel_values_videos` (patches, values), `video_grid_thw` (videos, 3) and `second_per_grid_ts`
+            (videos,), the seconds from one temporal patch to the next, or none.
+
+    Raises:
+        ValueError: pixels that are no patches, NaN or infinite; grids or seconds that do not belong to them; too large
+            a frame.
+    """
+    inputs = dict(inputs)
+    pixels, merged = inputs["pixel_values_videos"], model.config.vision_config.spatial_merge_size
+    require_pixels(pixels, ("patches, values",), "pixel_values_videos")
+    grids = checked_grids(inputs.get("video_grid_thw"), merged, len(pixels), videos=True)
+    seconds = inputs.pop("second_per_grid_ts", None)
+    if isinstance(seconds, torch.Tensor):
+        seconds = seconds.cpu()
+    seconds = [None] * len(grids) if seconds is None else list(seconds)
+    if len(seconds) != len(grids):
+        raise ValueError(
+            f"second_per_grid_ts has {len(seconds)} values for {len(grids)} videos: give one value for each video."
+        )
+    layouts = [grid_layout(*grid, is_video=True, seconds=own) for grid, own in zip(grids, seconds, strict=True)]
+    outputs, patches, _ = encode(model, model.model.visual.merger, inputs, model.get_video_features)
+    projected = projected_features(outputs, "get_video_features")
+    return EncodedImages(projected, _raw(model, patches, layouts), layouts, video_outputs=outputs)
+
+
+def _raw(model: Any, patches: torch.Tensor, layouts: Sequence[ImageTokens]) -> Sequence[torch.Tensor]:
+    """For each image (T, d), the mean of each token's patches in the prompt's order, from the projector's input."""
+    vision = model.config.vision_config
     side = vision.window_size // vision.spatial_merge_size // vision.patch_size
     place = torch.argsort(window_order(layouts, side))
     raw = patches.reshape(-1, vision.spatial_merge_size**2, patches.shape[-1]).mean(1)[sent(place, patches.device)]
-    raws = raw.split([len(layout.source) for layout in layouts])
-    return EncodedImages(projected, raws, layouts, outputs=outputs)
+    return raw.split([len(layout.source) for layout in layouts])
 
 
 def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -> torch.Tensor:
@@ -60,72 +95,91 @@ def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -
         before = torch.nn.functional.pad(prompt.image_mask[:, 1:], (0, 1))
         ids = torch.where(before, config.vision_start_token_id, -1)
         ids = torch.where(prompt.image_mask, config.image_token_id, ids)
-    grids = [(1, (int(layout.row.max()) + 1) * merged, (int(layout.column.max()) + 1) * merged) for layout in layouts]
-    return stock_positions(
-        model,
-        {
-            "input_ids": ids,
-            "attention_mask": ((prompt.mask_on_host != 0) | prompt.image_mask).long(),
-            "mm_token_type_ids": prompt.image_mask.int(),
-            "image_grid_thw": torch.tensor(grids),
-        },
+        ids = torch.where(prompt.video_mask, config.video_token_id, ids)
+    images, videos = ([each for each in layouts if each.is_video == wanted] for wanted in (False, True))
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": ((prompt.mask_on_host != 0) | prompt.image_mask).long(),
+        # 1 for images and 2 for videos.
+        "mm_token_type_ids": prompt.image_mask.int() + prompt.video_mask.int(),
+        "image_grid_thw": _grids_of(images, merged),
+        "video_grid_thw": _grids_of(videos, merged),
+    }
+    if any(video.seconds is not None for video in videos):
+        inputs["second_per_grid_ts"] = [1.0 if video.seconds is None else video.seconds for video in videos]
+    return stock_positions(model, inputs)
+
+
+def _grids_of(layouts: Sequence[ImageTokens], merged: int) -> torch.Tensor | None:
+    """(n, 3) int64, frames, rows and columns of patches of images or videos; None for none."""
+    sides = [[int(part.max()) + 1 for part in (each.crop, each.row, each.column)] for each in layouts]
+    return torch.tensor(sides) * torch.tensor([1, merged, merged]) if sides else None
+
+
+def grid_layout(frames: int, rows: int, columns: int, *, is_video: bool = False, seconds: Any = None) -> ImageTokens:
+    """Where the tokens of an image or video of so many frames, rows and columns of tokens come from."""
+    return ImageTokens.of(
+        torch.arange(frames * rows * columns),
+        crops=frames,
+        tokens_per_crop=rows * columns,
+        columns=columns,
+        is_video=is_video,
+        seconds=seconds,
     )
-
-
-def grid_layout(rows: int, columns: int) -> ImageTokens:
-    """Where the tokens of an image of so many rows and columns of tokens come from."""
-    tokens = rows * columns
-    return ImageTokens.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=columns)
 
 
 def window_order(layouts: Sequence[ImageTokens], side: int) -> torch.Tensor:
     """(all tokens,) int64 on the CPU: the tokens of the images in the order of the tower, window by window.
 
     Args:
-        layouts: of the images.
+        layouts: of the images; of a video, the windows of a frame follow those of the one before.
         side: tokens along the side of a window.
     """
     orders, first = [], 0
     for layout in layouts:
-        across = int(layout.column.max()) // side + 1
-        windows = (layout.row // side) * across + layout.column // side
+        down, across = (int(part.max()) // side + 1 for part in (layout.row, layout.column))
+        windows = (layout.crop * down + layout.row // side) * across + layout.column // side
         orders.append(windows.sort(stable=True).indices + first)
         first += len(windows)
     return torch.cat(orders)
 
 
-def checked_grids(grids: Any, merged: int, patches: int) -> list[tuple[int, int]]:
-    """Rows and columns of vision tokens of each image.
+def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False) -> list[tuple[int, int, int]]:
+    """Frames, rows and columns of vision tokens of each image or video.
 
     Args:
-        grids: `image_grid_thw`, (images, 3): frames, rows and columns of patches.
+        grids: `image_grid_thw` or `video_grid_thw`, (n, 3): frames, rows and columns of patches.
         merged: patches along the side of a vision token.
         patches: of all images.
+        videos: whether they are videos, whose frames are temporal patches.
 
     Raises:
-        ValueError: none were given, one is no grid, or an image has too many tokens.
+        ValueError: none were given, one is no grid, or an image or frame has too many tokens.
     """
+    kind, frames = ("video", "frames") if videos else ("image", "1 frame")
     if grids is None:
         raise ValueError(
-            "image_grid_thw is missing: give (frames, rows, columns) of each image, as the processor does."
+            f"{kind}_grid_thw is missing: give (frames, rows, columns) of each {kind}, as the processor does."
         )
     grids = grids.tolist() if isinstance(grids, torch.Tensor) else [list(grid) for grid in grids]
     for grid in grids:
-        if len(grid) != 3 or min(grid) < 1 or grid[0] != 1 or grid[1] % merged or grid[2] % merged:
+        if len(grid) != 3 or min(grid) < 1 or (grid[0] != 1 and not videos) or grid[1] % merged or grid[2] % merged:
             raise ValueError(
-                f"image_grid_thw contains {grid}: give 1 frame, and rows and columns of patches that are multiples of "
-                f"{merged}."
+                f"{kind}_grid_thw contains {grid}: give {frames}, and rows and columns of patches that are multiples "
+                f"of {merged}."
             )
         tokens = grid[1] * grid[2] // merged**2
         if tokens > MOST_TOKENS:
             raise ValueError(
-                f"An image has {tokens} vision tokens, and at most {MOST_TOKENS} can be chosen from: lower max_pixels "
-                "of the processor, or turn pruning off with vision_token_budget=None."
+                f"{'A frame of a video' if videos else 'An image'} has {tokens} vision tokens, and at most "
+                f"{MOST_TOKENS} can be chosen from: lower max_pixels of the processor, or turn pruning off with "
+                "vision_token_budget=None."
             )
-    needed = sum(rows * columns for _, rows, columns in grids)
+    needed = sum(count * rows * columns for count, rows, columns in grids)
     if needed != patches:
+        pixels = "pixel_values_videos" if videos else "pixel_values"
         raise ValueError(
-            f"image_grid_thw has {len(grids)} rows, which makes {needed} patches, but pixel_values holds {patches}: "
-            "give one grid for each image."
+            f"{kind}_grid_thw has {len(grids)} rows, which makes {needed} patches, but {pixels} holds {patches}: "
+            f"give one grid for each {kind}."
         )
-    return [(rows // merged, columns // merged) for _, rows, columns in grids]
+    return [(count, rows // merged, columns // merged) for count, rows, columns in grids]

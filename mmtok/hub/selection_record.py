@@ -12,18 +12,20 @@ from .selection import BatchSelection
 
 @dataclass(frozen=True)
 class ImageSelection:
-    """What was kept of one image. K is the number of kept tokens that are no row separators.
+    """What was kept of one image or video. K is the number of kept tokens that are no row separators.
 
     Attributes:
         batch_row: row of the batch that the image belongs to.
         num_tokens: vision tokens of the image, row separators included.
         indices: (K,) int64, kept tokens among the image's vision tokens, in ascending order.
-        crop, row, column: (K,) int64, the crop of each and its place in the crop's grid of patches, -1 for no place.
+        crop, row, column: (K,) int64, the crop of each, of a video the frame, and its place in the crop's grid of
+            patches, -1 for no place.
         pick_order: (K,) int64, 0 for the first pick of the budget that the token was picked from.
         text_gain, vision_gain: (K,) float32, what each pick added to covering the text and to covering the image.
         coverage: float, value of the objective for the kept tokens, a mean over the crops of the image.
         full_coverage: float, the same for all tokens.
         upper_bound: float, the same for the best possible choice of as many tokens is not above this.
+        is_video: whether the crops are the frames of a video.
     """
 
     batch_row: int
@@ -38,6 +40,7 @@ class ImageSelection:
     coverage: float
     full_coverage: float
     upper_bound: float
+    is_video: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class VisionTokenSelection:
     """What was kept of every image of a batch.
 
     Attributes:
-        images: one `ImageSelection` for each image, in the order of `pixel_values`.
+        images: one `ImageSelection` for each image and video, in the order of the prompts.
         kept_mask: (B, L) bool, prompt tokens that the language model reads.
     """
 
@@ -77,6 +80,7 @@ def describe(selection: BatchSelection, batch_rows: Sequence[int]) -> list[Image
                 coverage=_mean([crop.greedy.coverage for crop in own]),
                 full_coverage=_mean([crop.full_coverage for crop in own]),
                 upper_bound=_mean([crop.greedy.upper_bound for crop in own]),
+                is_video=image.is_video,
             )
         )
     return described

@@ -31,6 +31,7 @@ class Family:
         images: how an image becomes crops.
         towers: model types of the vision towers whose images can be pruned; empty for a family with one of its own.
         vllm: whether the vLLM plugin of this package serves it.
+        frame: what has a budget of its own in a video; empty for a family whose videos are not pruned.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Family:
     own_modules: tuple[str, ...] = ()
     towers: tuple[str, ...] = _FIXED_GRID
     vllm: bool = True
+    frame: str = ""
 
     @property
     def config_class(self) -> str:
@@ -77,6 +79,7 @@ FAMILIES: dict[str, Family] = {
         "modeling_mmtok_llava_onevision.py",
         "mosaic",
         ("onevision_images.py",),
+        frame="frame",
     ),
     "qwen2_5_vl": Family(
         "Qwen2.5-VL",
@@ -86,6 +89,7 @@ FAMILIES: dict[str, Family] = {
         ("qwen_images.py",),
         towers=(),
         vllm=False,
+        frame="pair of frames that the tower reads together",
     ),
 }
 

@@ -39,8 +39,9 @@ IMAGE_SIZE, PATCH_SIZE = 24, 6
 TOKENS_PER_CROP = (IMAGE_SIZE // PATCH_SIZE) ** 2
 PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
 
-# A row of a prompt: one piece after another, a number of words or an image of (height, width).
-Row = Sequence[int | tuple[int, int]]
+# A row of a prompt: one piece after another, a number of words, an image of (height, width) or a video of (frames,
+# height, width); frames of LLaVA-OneVision have a size of their own, and as many in every video of a batch.
+Row = Sequence[int | tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,17 @@ class Family:
             }
         return {name: inputs[name][images] for name in names}
 
+    def videos(self, inputs: dict[str, torch.Tensor], videos: slice = slice(None)) -> dict[str, torch.Tensor]:
+        """The video arguments of some videos of a batch; none where the slice is empty."""
+        names = [name for name in self.model_class.video_arguments if name in inputs]
+        if not names or not range(100)[videos]:
+            return {}
+        own = {name: inputs[name][videos] for name in names}
+        if self.has_grids:
+            patches = inputs["video_grid_thw"].prod(1).tolist()
+            own["pixel_values_videos"] = torch.cat(inputs["pixel_values_videos"].split(patches)[videos])
+        return own
+
     def positions(self, stock: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`position_ids` (3, B, L) of a full prompt as stock counts them; nothing where positions are counted anew."""
         if not self.has_grids:
@@ -209,8 +221,11 @@ class Family:
         own.generation_config = stock.generation_config
         return pruned, own
 
-    def image_length(self, size: tuple[int, int], model: Any) -> int:
-        """Vision tokens of an image of (height, width) in the prompt."""
+    def image_length(self, size: tuple[int, ...], model: Any) -> int:
+        """Vision tokens of an image of (height, width), or of a video, in the prompt."""
+        if len(size) == 3:
+            # LLaVA-OneVision pools 2 x 2 tokens of a frame, and ends a video with a separator.
+            return size[0] * math.prod(self._grid(size[1:])) if self.has_grids else size[0] * TOKENS_PER_CROP // 4 + 1
         if self.has_grids:
             return math.prod(self._grid(size))
         if not self.has_tiles:
@@ -226,14 +241,17 @@ class Family:
     def inputs(self, rows: Sequence[Row], model: Any, *, seed: int = 0, left: bool = True) -> dict[str, torch.Tensor]:
         """Random words and pixels for `rows`, padded on the left or on the right."""
         generator = torch.Generator().manual_seed(seed)
-        sequences, sizes = [], []
+        sequences: list[list[int]] = []
+        sizes: list[tuple[int, ...]] = []
+        videos: list[tuple[int, ...]] = []
         for row in rows:
             ids = [BOS]
             for piece in row:
                 if isinstance(piece, tuple):
-                    image = [IMAGE] * self.image_length(piece, model)
+                    is_video = len(piece) == 3
+                    image = [VIDEO if is_video else IMAGE] * self.image_length(piece, model)
                     ids += [VISION_START, *image, VISION_END] if self.has_grids else image
-                    sizes.append(piece)
+                    (videos if is_video else sizes).append(piece)
                 else:
                     ids += torch.randint(3, IMAGE, (piece,), generator=generator).tolist()
             sequences.append(ids)
@@ -246,36 +264,46 @@ class Family:
         ]
         inputs = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(real)}
         if self.has_grids:
-            return inputs | self._grid_inputs(inputs["input_ids"], sizes, generator)
+            return inputs | self._grid_inputs(inputs["input_ids"], sizes, videos, generator)
         if sizes:
             crops = max(map(crops_of, sizes)) if self.has_tiles else 1
             pixels = torch.randn(len(sizes), crops, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
             inputs["pixel_values"] = pixels if self.has_tiles else pixels[:, 0]
             if self.has_tiles:
                 inputs["image_sizes"] = torch.tensor(sizes)
+        if videos:
+            shape = (len(videos), videos[0][0], 3, IMAGE_SIZE, IMAGE_SIZE)
+            inputs["pixel_values_videos"] = torch.randn(shape, generator=generator)
         return inputs
 
     @staticmethod
-    def _grid(size: tuple[int, int]) -> tuple[int, ...]:
+    def _grid(size: tuple[int, ...]) -> tuple[int, ...]:
         """Rows and columns of vision tokens."""
         return tuple(max(side // PATCH_SIZE, 1) for side in size)
 
     def _grid_inputs(
-        self, ids: torch.Tensor, sizes: Sequence[tuple[int, int]], generator: torch.Generator
+        self,
+        ids: torch.Tensor,
+        sizes: Sequence[tuple[int, ...]],
+        videos: Sequence[tuple[int, ...]],
+        generator: torch.Generator,
     ) -> dict[str, torch.Tensor]:
         inputs = {}
         if "mm_token_type_ids" in inspect.signature(self.stock_class.forward).parameters:
-            inputs["mm_token_type_ids"] = (ids == IMAGE).int()
-        if sizes:
-            patch = PATCH_SIZE // 2
-            grids = [(1, *(2 * side for side in self._grid(size))) for size in sizes]
-            values = 3 * 2 * patch**2
-            inputs["pixel_values"] = torch.randn(sum(map(math.prod, grids)), values, generator=generator)
-            inputs["image_grid_thw"] = torch.tensor(grids)
+            inputs["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
+        values = 3 * 2 * (PATCH_SIZE // 2) ** 2
+        for pixels, grid, pieces in (
+            ("pixel_values", "image_grid_thw", [(1, *size) for size in sizes]),
+            ("pixel_values_videos", "video_grid_thw", videos),
+        ):
+            if pieces:
+                grids = [(frames, *(2 * side for side in self._grid(size))) for frames, *size in pieces]
+                inputs[pixels] = torch.randn(sum(map(math.prod, grids)), values, generator=generator)
+                inputs[grid] = torch.tensor(grids)
         return inputs
 
 
-def crops_of(size: tuple[int, int]) -> int:
+def crops_of(size: tuple[int, ...]) -> int:
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
     return image_size_to_num_patches(list(size), PINPOINTS, IMAGE_SIZE)
@@ -310,13 +338,16 @@ def stock_tokens(stock: Any, shorter: dict[str, torch.Tensor], **settings: Any) 
     return torch.cat(found, dim=1)
 
 
-def single(inputs: dict[str, torch.Tensor], row: int, images: slice) -> dict[str, torch.Tensor]:
-    """One row of a batch without its padding, with its own images."""
+def single(
+    inputs: dict[str, torch.Tensor], row: int, images: slice, videos: slice = slice(0, 0)
+) -> dict[str, torch.Tensor]:
+    """One row of a batch without its padding, with its own images and videos."""
     real = inputs["attention_mask"][row].bool()
     per_token = ("input_ids", "attention_mask", "mm_token_type_ids", "labels")
     alone = {name: inputs[name][row : row + 1, real] for name in per_token if name in inputs}
-    family = FAMILIES["qwen2_5_vl" if "image_grid_thw" in inputs else "llava_next"]
-    return alone | family.images(inputs, images) if images.stop > images.start else alone
+    grids = inputs.keys() & {"image_grid_thw", "video_grid_thw"}
+    family = FAMILIES["qwen2_5_vl" if grids else "llava_onevision"]
+    return alone | (family.images(inputs, images) if images.stop > images.start else {}) | family.videos(inputs, videos)
 
 
 FAMILIES = {
