@@ -36,21 +36,6 @@ except ImportError:
         options_within,
     )
 
-# For each model type the best combination that was tried, chosen by answers about images that no table of
-# docs/quality.md shows. With few tokens for each of five crops nothing was better than the paper's settings.
-RECOMMENDED_OPTIONS: dict[str, dict[str, Any]] = {
-    "mmtok_llava": {
-        "exclude_padding": True,
-        "text_temperature": 1.0,
-        "text_temperature_unit": "spread",
-        "vision_temperature": 1.6,
-        "vision_coverage_weight": 4.0,
-    },
-    "mmtok_llava_next": {"exclude_padding": True},
-    "mmtok_llava_onevision": {},
-    "mmtok_qwen2_5_vl": {},
-}
-
 
 class PruningConfigMixin:
     """Gives a configuration the options of `PruningOptions`; a bad value is refused and the old one stays."""
@@ -72,14 +57,6 @@ class PruningConfigMixin:
         for name in OPTION_NAMES:
             value = options.get(name, getattr(defaults, name))
             setattr(self, name, _plain_lists(value) if isinstance(value, (list, tuple)) else value)
-
-    @classmethod
-    def recommended(cls, **kwargs: Any) -> Any:
-        """A configuration with the `RECOMMENDED_OPTIONS` of its model type where `kwargs` don't say otherwise.
-
-        For a checkpoint that exists, `from_pretrained(..., **RECOMMENDED_OPTIONS["mmtok_llava"])` sets the same.
-        """
-        return cls(**{**RECOMMENDED_OPTIONS[cls.model_type], **kwargs})  # type: ignore[attr-defined]
 
     @property
     def custom_pipelines(self) -> dict[str, Any]:
@@ -185,7 +162,6 @@ name_for_tasks("mmtok_qwen2_5_vl", "MMTokQwen2_5_VLForConditionalGeneration")
 
 __all__ = [
     "OPTION_NAMES",
-    "RECOMMENDED_OPTIONS",
     "MMTokLlavaConfig",
     "MMTokLlavaNextConfig",
     "MMTokLlavaOnevisionConfig",

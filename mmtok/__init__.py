@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from configuration_mmtok import RECOMMENDED_OPTIONS as RECOMMENDED_OPTIONS
     from configuration_mmtok import MMTokLlavaConfig as MMTokLlavaConfig
     from configuration_mmtok import MMTokLlavaNextConfig as MMTokLlavaNextConfig
     from configuration_mmtok import MMTokLlavaOnevisionConfig as MMTokLlavaOnevisionConfig
@@ -49,7 +48,6 @@ _MODULES: dict[str, str] = {
     "MMTokQwen2_5_VLConfig": "configuration_mmtok",
     "MMTokQwen2_5_VLForConditionalGeneration": "modeling_mmtok_qwen2_5_vl",
     "PruningOptions": "configuration_mmtok",
-    "RECOMMENDED_OPTIONS": "configuration_mmtok",
     "coverage_matrix": "mmtok.hub.objective",
     "coverage_value": "mmtok.hub.coverage",
     "greedy_coverage": "mmtok.hub.coverage",

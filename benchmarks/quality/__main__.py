@@ -7,8 +7,8 @@
     instructed-scenes, instructed-crowded   its answers behind the benchmarks' instruction
     padded               its answers about small images on a grey canvas, for the exclusion of padding
     tiles                answers of the same weights in the layout of LLaVA-NeXT, five crops of crowded images
-    preset               the settings recommended for one crop against the paper's, on more images that none of the
-                         other cases shows
+    counting             what is kept of each object when objects are counted
+    settings             answers with 47 other combinations of temperatures and weights, on images of their own
 
 Each case writes benchmarks/results/quality-CASE.json; answers are kept in runs/quality, so that an interrupted run goes
 on. `python -m benchmarks.quality.report` makes docs/quality.md and its figures of them.
@@ -27,7 +27,9 @@ from accelerate import PartialState
 from mmtok.tiny import checkpoint_path
 
 from .cases import CASES, RESULTS, ROOT
-from .runs import measure, measure_evidence, measure_preset
+from .counting import measure_counting
+from .runs import measure, measure_evidence
+from .settings import measure_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
-    known = ["evidence", *CASES, "preset"]
+    known = ["evidence", *CASES, "counting", "settings"]
     unknown = sorted(set(options.cases) - set(known))
     if unknown:
         parser.error(f"there is no case {unknown[0]!r}: choose from {', '.join(known)}")
@@ -48,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = options.runs / name
         if name == "evidence":
             results = measure_evidence(options.checkpoint, folder)
-        elif name == "preset":
-            results = measure_preset(options.checkpoint, folder, options.batch_size)
+        elif name == "counting":
+            results = measure_counting(options.checkpoint)
+        elif name == "settings":
+            results = measure_settings(options.checkpoint, folder, options.batch_size)
         else:
             results = measure(name, options.checkpoint, folder, options.batch_size)
         if PartialState().is_main_process:

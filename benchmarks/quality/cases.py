@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.objects.held_out import CROWDED, SEED, USUAL, HeldOutSet, unseen_sheets, write_held_out
 from mmtok.evaluation import INSTRUCTION
-from mmtok.evaluation.selectors import METHODS, PAPER_SETTINGS, RECOMMENDED, Method, ModelPruning
+from mmtok.evaluation.selectors import METHODS, PAPER_SETTINGS, Method, ModelPruning
 from mmtok.tiny.scenes import HELD_OUT_BACKGROUNDS, SIDE, SceneSettings
 from mmtok.tiny.sprites import SpriteSheet
 
@@ -31,8 +31,8 @@ ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 TEXT_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 VISION_TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8)
 SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0)
-# Seeds of images: those on which settings are tried, those of the tables, and those of the presets.
-DEVELOPMENT_SEED, EVIDENCE_SEED, ANSWER_SEED, PRESET_SEED = SEED + 1, SEED + 2, SEED + 3, SEED + 21
+# Seeds of images: those on which settings are tried, and those of the tables.
+DEVELOPMENT_SEED, EVIDENCE_SEED, ANSWER_SEED, SETTINGS_SEED = SEED + 1, SEED + 2, SEED + 3, SEED + 41
 
 
 def variant(name: str, **options: Any) -> ModelPruning:
@@ -41,8 +41,6 @@ def variant(name: str, **options: Any) -> ModelPruning:
 
 
 ALL = tuple(METHODS.values())
-# The recommended settings for LLaVA-1.5 and for LLaVA-NeXT.
-ONE_CROP, CROPS = RECOMMENDED["mmtok_llava"], RECOMMENDED["mmtok_llava_next"]
 RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
 EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
 ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
@@ -80,9 +78,11 @@ class Case:
     of_right_answers: bool = False
 
 
-def _drawn(
+def drawn_set(
     settings: SceneSettings, scenes: int, seed: int = ANSWER_SEED, *, unseen: bool = False, **extra: Any
 ) -> Callable[[Path], HeldOutSet]:
+    """What writes a held-out set into a folder."""
+
     def prepare(folder: Path) -> HeldOutSet:
         sheets: dict[str, SpriteSheet] | None = unseen_sheets() if unseen else None
         return write_held_out(folder / "set", settings, scenes, seed=seed, sheets=sheets, **extra)
@@ -90,29 +90,24 @@ def _drawn(
     return prepare
 
 
-_PAIR = (METHODS["MMTok"], ONE_CROP)
-_EVERY = [((*ALL, ONE_CROP), BUDGETS)]
+_MMTOK = (METHODS["MMTok"],)
+_EVERY = [(ALL, BUDGETS)]
 CASES = {
-    "scenes": Case(_drawn(USUAL, 150), _EVERY, (*POPE, "what", "count")),
-    "crowded": Case(_drawn(CROWDED, 50), [*_EVERY, (ADAPTIVE, (64,))]),
-    "unseen": Case(_drawn(USUAL, 50, unseen=True), _EVERY, (*POPE, "what", "count")),
+    "scenes": Case(drawn_set(USUAL, 150), _EVERY, (*POPE, "what", "count")),
+    "crowded": Case(drawn_set(CROWDED, 50), [*_EVERY, (ADAPTIVE, (64,))]),
+    "unseen": Case(drawn_set(USUAL, 50, unseen=True), _EVERY, (*POPE, "what", "count")),
     "instructed-scenes": Case(
-        _drawn(USUAL, 150), [(_PAIR, INSTRUCTED_BUDGETS)], (*POPE, "what", "count"), (4,), instruction=INSTRUCTION
+        drawn_set(USUAL, 150), [(_MMTOK, INSTRUCTED_BUDGETS)], (*POPE, "what", "count"), (4,), instruction=INSTRUCTION
     ),
     "instructed-crowded": Case(
-        _drawn(CROWDED, 50), [(_PAIR, INSTRUCTED_BUDGETS)], small_budgets=(4,), instruction=INSTRUCTION
+        drawn_set(CROWDED, 50), [(_MMTOK, INSTRUCTED_BUDGETS)], small_budgets=(4,), instruction=INSTRUCTION
     ),
-    "padded": Case(_drawn(PADDED, 50, canvas=CANVAS), [((METHODS["MMTok"], EXCLUDE_PADDING, ONE_CROP), FEW)]),
+    "padded": Case(drawn_set(PADDED, 50, canvas=CANVAS), [((*_MMTOK, EXCLUDE_PADDING), FEW)]),
     "tiles": Case(
-        _drawn(CLUTTERED, 20, scale=SCALE),
-        [((*ALL, CROPS), TILE_BUDGETS)],
+        drawn_set(CLUTTERED, 20, scale=SCALE),
+        [(ALL, TILE_BUDGETS)],
         small_budgets=TILE_BUDGETS,
         reader=make_crops_checkpoint,
         of_right_answers=True,
     ),
-}
-PRESET = {
-    "scenes": Case(_drawn(USUAL, 80, PRESET_SEED), [(_PAIR, BUDGETS)], (*POPE, "what", "count")),
-    "crowded": Case(_drawn(CROWDED, 50, PRESET_SEED + 1), [(_PAIR, BUDGETS)]),
-    "unseen": Case(_drawn(USUAL, 50, PRESET_SEED + 2, unseen=True), [(_PAIR, BUDGETS)], (*POPE, "what", "count")),
 }

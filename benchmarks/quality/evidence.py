@@ -106,7 +106,7 @@ def kept_evidence(
         encoded = EncodedBatch.of(checkpoint.model, inputs, needs, range(start, start + len(batch)))
         for method in methods:
             for budget in budgets:
-                kept = _kept(checkpoint, inputs, encoded, method, budget)
+                kept = kept_tokens(checkpoint, inputs, encoded, method, budget)
                 found.setdefault((method.name, budget), []).extend(
                     where_they_lie(scenes[number].labels[tokens], index)
                     for tokens, (number, index) in zip(kept, batch, strict=True)
@@ -124,7 +124,7 @@ def where_they_lie(labels: NDArray[np.int64], asked: int) -> tuple[bool, float, 
     return bool((labels == asked).any()), float((labels == asked).mean()), float((labels >= 0).mean())
 
 
-def _kept(
+def kept_tokens(
     checkpoint: Checkpoint, inputs: dict[str, torch.Tensor], encoded: EncodedBatch, method: Method, budget: int
 ) -> list[NDArray[np.bool_]]:
     """For each prompt (T,), which of its vision tokens are kept."""

@@ -29,7 +29,7 @@ from .runs import answered
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "recommended": {
+    "softer": {
         "text_temperature": 1.0,
         "text_temperature_unit": "spread",
         "vision_temperature": 1.6,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 # The method under test stands out; the others share what is left.
-_EMPHASIS = {"MMTok": ("#c0392b", 2.6), "recommended": ("#1a5276", 2.6)}
+_EMPHASIS = {"MMTok": ("#c0392b", 2.6)}
 _MARKERS = "osD^vP*Xhd<>"
 
 

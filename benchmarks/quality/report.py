@@ -30,17 +30,15 @@ from .tables import BASELINES, Results
 DOCS = ROOT / "docs"
 IMAGES = DOCS / "images"
 TEXT = Path(__file__).with_name("page.md")
-EVERYTHING = [*BASELINES, "recommended"]
 
 
 def draw_figures(found: Mapping[str, Results], folder: Path) -> None:
     """Draws the figures of the page."""
     swept = found["evidence"]["sets"]["development"]
-    retention_figure(found["scenes"], EVERYTHING, folder / "quality-scenes.png", "Images of 2 to 5 objects")
-    retention_figure(found["crowded"], EVERYTHING, folder / "quality-crowded.png", "Images of 8 to 11 objects")
+    retention_figure(found["scenes"], BASELINES, folder / "quality-scenes.png", "Images of 2 to 5 objects")
+    retention_figure(found["crowded"], BASELINES, folder / "quality-crowded.png", "Images of 8 to 11 objects")
     unseen = "Images of 2 to 5 objects in a style that training did not draw"
-    retention_figure(found["unseen"], EVERYTHING, folder / "quality-unseen.png", unseen)
-    # LLaVA-NeXT's preset differs from MMTok on padding alone, of which these images have none.
+    retention_figure(found["unseen"], BASELINES, folder / "quality-unseen.png", unseen)
     tiles = "Five crops, images of 8 to 11 objects"
     retention_figure(found["tiles"], BASELINES, folder / "quality-tiles.png", tiles, measure="score, %")
     shown = [
@@ -93,13 +91,13 @@ def blocks(found: Mapping[str, Results]) -> dict[str, str]:
         "machine": say.sentence_of_machine(found["scenes"]),
         "seconds": f"{round(sum(case['seconds'] for case in found.values()) / 60)} minutes",
         "instructed": tables.instruction_table(found),
-        "scenes pope": tables.pope_table(found["scenes"], EVERYTHING, "random"),
+        "scenes pope": tables.pope_table(found["scenes"], BASELINES, "random"),
         "paper": tables.paper_table(tables.PAPER_LLAVA_15),
         "paper extreme": tables.paper_table(tables.PAPER_EXTREME),
         "paper pope": tables.paper_table(tables.PAPER_POPE),
     }
     for name in ("scenes", "crowded", "unseen", "tiles"):
-        results, methods = found[name], list(BASELINES) if name == "tiles" else EVERYTHING
+        results, methods = found[name], list(BASELINES)
         filled[f"{name} images"] = str(max(task["images"] for task in results["tasks"].values()))
         filled[f"{name} full"] = tables.full_table(results)
         filled[f"{name} retention"] = tables.retention_table(results, methods)
@@ -112,8 +110,8 @@ def _evidence_blocks(sets: Mapping[str, Results]) -> dict[str, str]:
     spreads = {f"{spread:g}": f"spread {spread:g}" for spread in SPREADS}
     return {
         **{f"evidence {name}": tables.evidence_table(sets[name]) for name in ("scenes", "crowded", "unseen", "tiles")},
-        "picks": tables.picks_table(sets["scenes"], EVERYTHING),
-        "picks crowded": tables.picks_table(sets["crowded"], EVERYTHING),
+        "picks": tables.picks_table(sets["scenes"], BASELINES),
+        "picks crowded": tables.picks_table(sets["crowded"], BASELINES),
         "ablation": tables.ablation_table(swept),
         "alpha": tables.sweep_table(swept, {f"{alpha:g}": f"alpha {alpha:g}" for alpha in ALPHAS}, "alpha"),
         "spread": tables.sweep_table(
@@ -123,14 +121,11 @@ def _evidence_blocks(sets: Mapping[str, Results]) -> dict[str, str]:
 
 
 def _option_blocks(found: Mapping[str, Results]) -> dict[str, str]:
-    preset = found["preset"]
     return {
-        "recommended": tables.options_named("mmtok_llava"),
-        "recommended next": tables.options_named("mmtok_llava_next"),
-        "preset lead": tables.preset_table(preset),
-        "preset all": tables.signed(preset["lead"]),
-        "preset questions": say.preset_questions(preset),
-        "padded": tables.retention_table(found["padded"], ["MMTok", "exclude padding", "recommended"]),
+        "counting": tables.counting_table(found["counting"]),
+        "settings": tables.settings_table(found["settings"], 6),
+        "settings count": say.settings_count(found["settings"]),
+        "padded": tables.retention_table(found["padded"], ["MMTok", "exclude padding"]),
         "adaptive": tables.adaptive_table(found["crowded"]),
     }
 

@@ -20,7 +20,7 @@ from benchmarks.objects.held_out import (
     training_sheets,
     unseen_sheets,
 )
-from mmtok.evaluation import FULL, RunResult, RunSettings, compare, lead, run, summarize
+from mmtok.evaluation import FULL, RunResult, RunSettings, compare, run, summarize
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
 from mmtok.evaluation.recorded_answers import Key, RecordedAnswer
@@ -32,12 +32,9 @@ from mmtok.tiny.scenes import SceneSettings
 from .cases import (
     ALL,
     CASES,
-    CROPS,
     DEVELOPMENT_SEED,
     EVIDENCE_SEED,
     FEW,
-    ONE_CROP,
-    PRESET,
     RAW,
     SWEPT,
     TILE_BUDGETS,
@@ -54,14 +51,14 @@ def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     embedded = Checkpoint.load(checkpoint)
     tiles = Checkpoint.load(make_crops_checkpoint(checkpoint, folder / "tiles"))
-    methods, budgets = (*ALL, *RAW, ONE_CROP), (32, *FEW)
+    methods, budgets = (*ALL, *RAW), (32, *FEW)
     found = {
         "scenes": kept_evidence(embedded, drawn(USUAL, 40, EVIDENCE_SEED), methods, budgets),
         "crowded": kept_evidence(embedded, drawn(CROWDED, 15, EVIDENCE_SEED), methods, budgets),
         "unseen": kept_evidence(embedded, drawn(USUAL, 40, EVIDENCE_SEED, unseen=True), methods, budgets),
         "development": kept_evidence(embedded, drawn(CROWDED, 10, DEVELOPMENT_SEED), (*SWEPT, *ALL[:3], *RAW), FEW),
         "tiles": kept_evidence(
-            tiles, drawn(CLUTTERED, 5, EVIDENCE_SEED, scale=SCALE), (*ALL, CROPS), TILE_BUDGETS, batch_size=25
+            tiles, drawn(CLUTTERED, 5, EVIDENCE_SEED, scale=SCALE), ALL, TILE_BUDGETS, batch_size=25
         ),
     }
     sets = {
@@ -164,32 +161,3 @@ def answered(
             max_new_tokens=ANSWER_TOKENS,
         )
     )
-
-
-def measure_preset(checkpoint: Path, folder: Path, batch_size: int) -> dict[str, Any]:
-    """The lead of LLaVA-1.5's recommended settings over the paper's at every budget, on images of three kinds."""
-    state = PartialState(cpu=not torch.cuda.is_available())
-    with state.main_process_first():
-        images = {name: fresh.prepare(folder / name) for name, fresh in PRESET.items()}
-    started = time.perf_counter()
-    runs: dict[str, tuple[RunResult, Sequence[int]]] = {}
-    for name, fresh in PRESET.items():
-        [(methods, budgets)] = fresh.groups
-        place = folder / name / "answers"
-        runs[name] = answered(checkpoint, images[name], fresh.tasks, methods, budgets, place, batch_size), budgets
-    sets: dict[str, Any] = {}
-    for name, (result, budgets) in runs.items():
-        parts = {str(budget): [(result, [budget])] for budget in budgets} | {"mean": [(result, budgets)]}
-        sets[name] = {
-            **summarize(result, resamples=1000),
-            "lead": {at: lead(part, "recommended", "MMTok", resamples=1000) for at, part in parts.items()},
-        }
-    return {
-        "case": "preset",
-        "machine": machine("mmtok", "transformers"),
-        "checkpoint": model_content(checkpoint),
-        "seconds": round(time.perf_counter() - started),
-        "options": dict(ONE_CROP.options),
-        "sets": sets,
-        "lead": lead(list(runs.values()), "recommended", "MMTok", resamples=1000),
-    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configuration_mmtok import RECOMMENDED_OPTIONS
 from mmtok.evaluation import FULL
 from mmtok.evaluation.selectors import METHODS
 
@@ -202,8 +201,6 @@ INSTRUCTED_CELLS: tuple[tuple[str, int | None], ...] = (
     (FULL, None),
     ("MMTok", 16),
     ("MMTok", 4),
-    ("recommended", 16),
-    ("recommended", 4),
 )
 
 
@@ -240,18 +237,29 @@ def signed(lead: Mapping[str, float]) -> str:
     return f"{100 * lead['estimate']:+.1f} [{100 * lead['low']:+.1f}, {100 * lead['high']:+.1f}]"
 
 
-def options_named(model_type: str) -> str:
-    """The options of a preset as arguments."""
-    return ", ".join(f"`{name}={value!r}`" for name, value in RECOMMENDED_OPTIONS[model_type].items())
-
-
-def preset_table(preset: Results) -> str:
-    """The preset's lead at every budget on each kind of images."""
-    sets = preset["sets"]
+def settings_table(settings: Results, count: int) -> str:
+    """The best combinations of settings: what each keeps in every set, a mean over the budgets, and its lead."""
     named = {"scenes": "2 to 5 objects", "crowded": "crowded", "unseen": "unseen style"}
-    budgets = sorted({int(at) for found in sets.values() for at in found["lead"] if at != "mean"}, reverse=True)
+
+    def kept(method: str) -> list[str]:
+        cells = settings["kept"][method]
+        return [f"{100 * sum(cells[name].values()) / len(cells[name]):.1f}" for name in named]
+
+    best = list(settings["lead"])[:count]
+    rows = [["the paper's: 0.02, 0.2, 0.5", *kept("MMTok"), ""]]
+    rows += [[method, *kept(method), signed(settings["lead"][method])] for method in best]
+    return table(["temperatures and weight", *(f"kept, %, {name}" for name in named.values()), "lead, points"], rows)
+
+
+def counting_table(counting: Results) -> str:
+    """For each method and budget what is kept of each object when objects are counted."""
     rows = [
-        [at, *(signed(sets[name]["lead"][at]) if at in sets[name]["lead"] else "" for name in named)]
-        for at in [*map(str, budgets), "mean"]
+        [
+            f"{cell['method']}, {cell['budget']}",
+            f"{100 * cell['on_objects']:.1f}",
+            f"{cell['tokens']:.1f}",
+            f"{100 * cell['missed']:.1f}",
+        ]
+        for cell in counting["cells"]
     ]
-    return table(["preset's lead, percentage points", *named.values()], rows)
+    return table(["method, tokens", "on objects, %", "tokens an object", "objects without a token, %"], rows)

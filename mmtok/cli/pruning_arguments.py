@@ -38,8 +38,8 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
     group.add_argument(
         "--preset",
         choices=PRESETS,
-        help="sets several options, beside which others can be given: recommended is what the measurements favour for "
-        "the family of the model (RECOMMENDED_OPTIONS)",
+        help="sets several options, beside which others can be given: paper is the selection of the paper's code, pick "
+        "for pick",
     )
     for name, suffix in defaults.items():
         option, text = "--" + name.replace("_", "-"), (_FIELDS[name].metadata["help"] + suffix).replace("%", "%%")

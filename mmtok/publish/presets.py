@@ -1,4 +1,4 @@
-"""Presets of options: `paper`, and `recommended`, which differs between the model families and asks for a model."""
+"""Presets of options. There is one, `paper`, which differs between the model families and asks for a model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from configuration_mmtok import RECOMMENDED_OPTIONS
 from mmtok.hub.options import PAPER_OPTIONS
 
 from .families import FAMILIES, PREFIX, Family
 
-PRESETS = ("paper", "recommended")
+PRESETS = ("paper",)
 
 
 def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
@@ -34,9 +33,7 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
     model_type = str(config.get("model_type")).removeprefix(PREFIX)
     if model_type not in FAMILIES:
         raise ValueError(f"{model} is a {config.get('model_type')}: the presets are for {', '.join(FAMILIES)}.")
-    if preset == "paper":
-        return paper_options(FAMILIES[model_type])
-    return RECOMMENDED_OPTIONS[PREFIX + model_type]
+    return paper_options(FAMILIES[model_type])
 
 
 def paper_options(family: Family) -> dict[str, Any]:

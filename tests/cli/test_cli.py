@@ -11,8 +11,9 @@ from PIL import Image
 from small_checkpoints import make_llava_next_checkpoint
 
 import mmtok
-from configuration_mmtok import RECOMMENDED_OPTIONS, PruningOptions
+from configuration_mmtok import PruningOptions
 from mmtok.cli.main import COMMANDS, PUBLISHING, main, publishing_main
+from mmtok.hub.options import PAPER_OPTIONS
 from mmtok.publish import stage
 
 QUESTION = "Is there a snowboard in the image?"
@@ -102,10 +103,10 @@ def test_stage_and_verify_as_json(tmp_path, capsys) -> None:
 def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
     base, out = make_llava_next_checkpoint(tmp_path / "base"), tmp_path / "preset_here"
     given = ["--text-temperature", "0.5", "--coverage-target", "0.9", "--keep-image-newline"]
-    assert main(["stage", str(base), str(out), "--no-check", "--preset", "recommended", *given, "--json"]) == 0
+    assert main(["stage", str(base), str(out), "--no-check", "--preset", "paper", *given, "--json"]) == 0
     config = json.loads((out / "config.json").read_text())
-    expected = {"text_temperature": 0.5, "coverage_target": 0.9, "keep_image_newline": True}
-    expected |= RECOMMENDED_OPTIONS["mmtok_llava_next"]
+    expected = {**PAPER_OPTIONS, "text_temperature": 0.5, "coverage_target": 0.9, "keep_image_newline": True}
+    assert expected["select_before_unpadding"]
     assert {name: config[name] for name in expected} == expected
     assert config["vision_coverage_weight"] == 0.5
 
@@ -123,14 +124,14 @@ def test_options_of_a_call_count(model, image, capsys, tmp_path) -> None:
 
 
 def test_bench_and_generate_take_options(model, image, capsys, tmp_path) -> None:
-    preset = ["--preset", "recommended", "--coverage-target", "0.5"]
+    preset = ["--preset", "paper", "--coverage-target", "0.5"]
     bench = ["bench", image, QUESTION, "--budgets", "8", "--repeats", "1", "--new-tokens", "2", "--model", model]
     lengths = []
     for pruning_options in ([], preset):
         assert main([*bench, *pruning_options, "--json"]) == 0
         result = printed(capsys)
         lengths.append(result["timings"][0]["prompt_tokens"])
-    assert result["options"] == {**RECOMMENDED_OPTIONS["mmtok_llava_next"], "coverage_target": 0.5}
+    assert result["options"] == {**PAPER_OPTIONS, "coverage_target": 0.5}
     assert lengths[1] < lengths[0]
     questions, output, own = (tmp_path / f"{name}.jsonl" for name in ("questions", "answers", "own"))
     questions.write_text(json.dumps({"image": image, "question": QUESTION}) + "\n")

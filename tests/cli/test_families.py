@@ -74,7 +74,7 @@ def test_generate_and_eval(folder: Path, image: Path, tmp_path: Path, capsys: py
     (tmp_path / "pope.json").write_text("".join(json.dumps(line) + "\n" for line in pope), encoding="utf-8")
     asked = ["eval", "--model", folder, "--questions", tmp_path / "pope.json", "--images", image.parent]
     asked += ["--budgets", "2", "--max-new-tokens", "2"]
-    methods = ["MMTok", "recommended", "paper", "uniform", "divprune", "cdpruner", "fastv"]
+    methods = ["MMTok", "paper", "uniform", "divprune", "cdpruner", "fastv"]
     results = printed(capsys, *asked, "--methods", *methods, "--output", tmp_path / "runs")
     counts = {cell["method"]: cell["vision_tokens"] for cell in results["cells"]}
     assert {name.lower() for name in counts} == {"all", *(method.lower() for method in methods)}

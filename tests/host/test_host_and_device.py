@@ -13,7 +13,7 @@ from model_cases import Family
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from configuration_mmtok import RECOMMENDED_OPTIONS, PruningOptions
+from configuration_mmtok import PruningOptions
 
 
 class OneDevice(TorchDispatchMode):
@@ -33,7 +33,12 @@ SETTINGS: list[dict[str, Any]] = [
     {"vision_token_share": 0.25},
     {"vision_token_budget": 40},
     {"vision_token_budget": 3, "exclude_padding": True, "keep_image_newline": True},
-    {"vision_token_budget": 3, **RECOMMENDED_OPTIONS["mmtok_llava"]},
+    {
+        "vision_token_budget": 3,
+        "text_temperature": 1.0,
+        "text_temperature_unit": "spread",
+        "vision_coverage_weight": 4.0,
+    },
 ]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_cases import Family, single
 
-from configuration_mmtok import RECOMMENDED_OPTIONS, MMTokLlavaConfig, PruningOptions
+from configuration_mmtok import MMTokLlavaConfig, PruningOptions
 from mmtok.hub import selection
 from mmtok.hub.coverage import coverage_value
 from mmtok.hub.encoded_images import EncodedImages
@@ -125,15 +125,6 @@ def test_a_temperature_in_spreads_does_not_count_fillers() -> None:
 def test_equal_tokens_have_no_spread_and_share_alike() -> None:
     rows = coverage_matrix(torch.ones(1, 6), torch.ones(4, 6), torch.ones(4, 6), text_temperature_unit="spread")
     torch.testing.assert_close(rows[0], torch.full((4,), 0.25))
-
-
-def test_the_recommended_configuration_says_what_it_changes(family: Family) -> None:
-    config_class: Any = family.config_class
-    config = config_class.recommended(vision_token_budget=16)
-    pruning_options = RECOMMENDED_OPTIONS[config.model_type]
-    assert {name: getattr(config, name) for name in pruning_options} == pruning_options
-    assert config.vision_token_budget == 16
-    assert config_class.recommended(text_temperature=0.5).text_temperature == 0.5
 
 
 def test_options_are_live_in_the_model(family: Family) -> None:

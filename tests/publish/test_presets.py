@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from model_cases import Family
 
-from configuration_mmtok import RECOMMENDED_OPTIONS
 from mmtok.cli.common import EMBEDDED, call_pruning_options
 from mmtok.cli.pruning_arguments import add_call_options
 from mmtok.evaluation import methods_named
@@ -23,14 +22,16 @@ def config_of(model_type: str, folder: Path) -> Path:
     return folder
 
 
-def test_a_stock_and_a_staged_model_get_what_is_recommended_for_their_family(family: Family, tmp_path: Path) -> None:
+def test_a_stock_and_a_staged_model_get_the_same(family: Family, tmp_path: Path) -> None:
     model_type = family.config_class.model_type
-    for name in (model_type, model_type.removeprefix("mmtok_")):
-        assert preset_options("recommended", config_of(name, tmp_path)) == RECOMMENDED_OPTIONS[model_type]
-    [method] = methods_named(["Recommended"], tmp_path)
+    stock, staged = (
+        preset_options("paper", config_of(name, tmp_path)) for name in (model_type.removeprefix("mmtok_"), model_type)
+    )
+    assert stock == staged
+    [method] = methods_named(["Paper"], tmp_path)
     assert isinstance(method, ModelPruning)
-    assert method.name == "recommended"
-    assert method.options["vision_coverage_weight"] == (4.0 if family.name == "llava" else 0.5)
+    assert method.name == "paper"
+    assert {name: method.options[name] for name in stock} == stock
 
 
 def test_the_paper_is_the_same_on_every_model_but_for_what_means_nothing_there(family: Family, tmp_path: Path) -> None:
@@ -43,16 +44,17 @@ def test_the_paper_is_the_same_on_every_model_but_for_what_means_nothing_there(f
     assert differing == {"select_before_unpadding"}
 
 
-def test_a_command_without_a_model_gets_what_is_recommended_for_the_embedded_one() -> None:
+def test_a_command_without_a_model_gets_the_preset_for_the_embedded_one() -> None:
     parser = argparse.ArgumentParser()
     add_call_options(parser)
-    options = parser.parse_args(["--preset", "recommended", "--text-temperature", "0.5"])
+    options = parser.parse_args(["--preset", "paper", "--text-temperature", "0.5"])
     options.model, options.revision = EMBEDDED, None
-    assert call_pruning_options(options) == {**RECOMMENDED_OPTIONS["mmtok_llava"], "text_temperature": 0.5}
+    expected = {**PAPER_OPTIONS, "text_temperature": 0.5}
+    assert call_pruning_options(options) == expected
 
 
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a bert: the presets are for llava, llava_next"):
-        preset_options("recommended", config_of("bert", tmp_path))
-    with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper, recommended"):
+        preset_options("paper", config_of("bert", tmp_path))
+    with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper"):
         preset_options("fast", tmp_path)

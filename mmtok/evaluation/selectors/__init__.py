@@ -10,7 +10,7 @@ from .base import CropView, Kept, Need, Selector
 from .cdpruner import CDPruner
 from .divprune import DivPrune
 from .fastv import FastV
-from .mmtok import MMTOK, PAPER_SETTINGS, RECOMMENDED, ModelPruning
+from .mmtok import MMTOK, PAPER_SETTINGS, ModelPruning
 from .random import RandomTokens
 from .text_rows import TEXT_ROWS
 from .uniform import UniformGrid
@@ -50,7 +50,6 @@ __all__ = [
     "ModelPruning",
     "Need",
     "PAPER_SETTINGS",
-    "RECOMMENDED",
     "RandomTokens",
     "Selector",
     "TEXT_ROWS",

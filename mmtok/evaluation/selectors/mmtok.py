@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from configuration_mmtok import RECOMMENDED_OPTIONS, PruningOptions
+from configuration_mmtok import PruningOptions
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,3 @@ PAPER_SETTINGS: dict[str, Any] = {
 }
 
 MMTOK = ModelPruning("MMTok", PAPER_SETTINGS)
-RECOMMENDED = {
-    model_type: ModelPruning("recommended", {**PAPER_SETTINGS, **options})
-    for model_type, options in RECOMMENDED_OPTIONS.items()
-}
