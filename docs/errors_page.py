@@ -9,7 +9,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from misuse_cases import GROUPS, NEXT_PROMPTS, Workshop
+from misuse_cases import GROUPS, Workshop, family_name
 from model_cases import FAMILIES
 
 PAGE = Path(__file__).resolve().parent / "errors.md"
@@ -25,7 +25,7 @@ def render(workshops: dict[str, Workshop]) -> str:
         "call gives what it gave before.",
     ]
     for group, cases in GROUPS.items():
-        shop = workshops["llava_next" if cases is NEXT_PROMPTS else "llava"]
+        shop = workshops[family_name(cases)]
         lines += ["", f"## {group}", "", "| Mistake | Error | Message |", "|---|---|---|"]
         for case in cases:
             try:

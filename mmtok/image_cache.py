@@ -45,13 +45,15 @@ class EncodedImageCache:
         self._lock = threading.Lock()
 
     def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of a model with `encoded_images` in place of the arguments of images; a prompt without as it is.
+        """The inputs of a model with `encoded_images` in place of the arguments of images.
+
+        A prompt without images, or with a video, stays as it is.
 
         Raises:
             ValueError: whatever `encode_images` refuses.
         """
         images = {name: inputs[name] for name in self.model.image_arguments if inputs.get(name) is not None}
-        if not images:
+        if not images or inputs.get("pixel_values_videos") is not None:
             return dict(inputs)
         text = {name: values for name, values in inputs.items() if name not in self.model.image_arguments}
         return {**text, "encoded_images": self.encode(**images)}

@@ -59,7 +59,7 @@ class EncodedBatch:
             images: those of the batch, where they have been encoded already; encoded again where the attention of the
                 tower is needed.
         """
-        image_inputs = {name: inputs[name] for name in model.image_arguments if name in inputs}
+        image_inputs = _image_inputs(model, inputs)
         prompt = model.read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
         with cls_attention(model, wanted="cls_attention" in needs) as tower:
             encoded = images if images is not None and tower is None else model.encode_images(**image_inputs)
@@ -115,6 +115,17 @@ class EncodedBatch:
             if bool((flags | separator).all()):
                 flags |= separator
         return _prompt_of(model, self.prompt, replace(self.encoded, projected=projected), kept_vision)
+
+
+def _image_inputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs that belong to images.
+
+    Raises:
+        ValueError: there is a video among the inputs.
+    """
+    if inputs.get("pixel_values_videos") is not None:
+        raise ValueError("pixel_values_videos holds a video, and selectors choose from images alone: leave it out.")
+    return {name: inputs[name] for name in model.image_arguments if name in inputs}
 
 
 def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Kept) -> torch.Tensor:

@@ -87,6 +87,9 @@ def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -
         model: a stock model of Qwen-VL.
         prompt: the prompt.
         layouts: of its images and videos, in the order of the prompt.
+
+    Raises:
+        ValueError: tokens of an image or video that touch those of another, or have text between them.
     """
     config, merged = model.config, model.config.vision_config.spatial_merge_size
     ids = prompt.ids_on_host
@@ -97,17 +100,37 @@ def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -
         ids = torch.where(prompt.image_mask, config.image_token_id, ids)
         ids = torch.where(prompt.video_mask, config.video_token_id, ids)
     images, videos = ([each for each in layouts if each.is_video == wanted] for wanted in (False, True))
+    real = (prompt.mask_on_host != 0) | prompt.image_mask
+    # 1 for images and 2 for videos.
+    types = prompt.image_mask.int() + prompt.video_mask.int()
+    _require_runs(types, real, len(layouts))
     inputs = {
         "input_ids": ids,
-        "attention_mask": ((prompt.mask_on_host != 0) | prompt.image_mask).long(),
-        # 1 for images and 2 for videos.
-        "mm_token_type_ids": prompt.image_mask.int() + prompt.video_mask.int(),
+        "attention_mask": real.long(),
+        "mm_token_type_ids": types,
         "image_grid_thw": _grids_of(images, merged),
         "video_grid_thw": _grids_of(videos, merged),
     }
     if any(video.seconds is not None for video in videos):
         inputs["second_per_grid_ts"] = [1.0 if video.seconds is None else video.seconds for video in videos]
     return stock_positions(model, inputs)
+
+
+def _require_runs(types: torch.Tensor, real: torch.Tensor, number: int) -> None:
+    """Raises a ValueError unless the vision tokens stand in so many runs, by which stock tells images apart.
+
+    Args:
+        types: (B, L), 0 for text, 1 for images and 2 for videos.
+        real: (B, L) bool, False for padding.
+        number: of images and videos.
+    """
+    rows = [torch.nn.functional.pad(row[own], (1, 0)) for row, own in zip(types, real, strict=True)]
+    runs = sum(int(((row[1:] != row[:-1]) & (row[1:] > 0)).sum()) for row in rows)
+    if runs != number:
+        raise ValueError(
+            f"The vision tokens of {number} images and videos stand in {runs} runs: let each be one run, with a token "
+            "of text between two of them."
+        )
 
 
 def _grids_of(layouts: Sequence[ImageTokens], merged: int) -> torch.Tensor | None:

@@ -3,13 +3,14 @@ one is an error there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import pytest
 import torch
-from model_cases import Family
+from model_cases import FAMILIES, Family, Row
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -42,14 +43,16 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-def on_meta(family: Family, pruning_options: dict[str, Any], *, masked: bool = True) -> tuple[Any, Any]:
+def on_meta(
+    family: Family, pruning_options: dict[str, Any], *, masked: bool = True, rows: Sequence[Row] = ROWS
+) -> tuple[Any, Any]:
     """A prompt pruned on the CPU, and pruned where everything that an accelerator would hold has no values."""
     model, _ = family.models()
-    inputs = family.inputs(ROWS, model)
+    inputs = family.inputs(rows, model)
     options = PruningOptions.from_config(model.config, **family.options(**pruning_options))
-    ids, mask, inputs = inputs["input_ids"], inputs["attention_mask"], family.images(inputs)
+    ids, mask, inputs = inputs["input_ids"], inputs["attention_mask"], family.images(inputs) | family.videos(inputs)
     mask = mask if masked else None
-    prompt = model.read_prompt(ids, None, mask)
+    prompt = model.read_prompt(ids, None, mask, videos="pixel_values_videos" in inputs)
     with torch.no_grad():
         expected = model.prune_prompt(prompt, None, inputs, options)
         encoded = model.encode_images(**inputs)
@@ -75,6 +78,16 @@ def test_nothing_is_read_back_between_the_features_and_the_pruned_prompt(
         ours, theirs = getattr(found, name), getattr(expected, name)
         assert (ours is None) == (theirs is None), name
         assert ours is None or (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_nothing_of_a_video_is_read_back(name: str) -> None:
+    video = (3, *SIZE)
+    expected, found = on_meta(
+        FAMILIES[name], {"vision_token_budget": 2}, rows=[[3, video, 4], [5, SIZE, 1, video, 2, SIZE, 2]]
+    )
+    assert found.inputs_embeds.device.type == "meta"
+    assert found.inputs_embeds.shape == expected.inputs_embeds.shape
 
 
 def test_an_adaptive_budget_has_to_look(family: Family) -> None:

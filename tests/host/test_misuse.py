@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from misuse_cases import GROUPS, NEXT_PROMPTS, Misuse, Workshop
+from misuse_cases import GROUPS, Misuse, Workshop, family_name
 from model_cases import FAMILIES
 
 from mmtok.publish import stage, verify
@@ -41,7 +41,7 @@ def state_of(model: torch.nn.Module) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
 def test_misuse(case: Misuse, workshops: dict[str, Workshop], answers: dict[str, torch.Tensor]) -> None:
-    name = "llava_next" if case in NEXT_PROMPTS else "llava"
+    name = next(family_name(cases) for cases in GROUPS.values() if case in cases)
     shop = workshops[name]
     before = state_of(shop.model)
     with pytest.raises(case.error, match=re.escape(case.message)):

@@ -10,8 +10,11 @@ import pytest
 import torch
 from model_cases import CACHE, FAMILIES, IMAGE, VIDEO, Family, Row, single, stock_tokens
 
+import mmtok
 from benchmarks.reference import select_crop
+from mmtok.evaluation.encoded import EncodedBatch
 from mmtok.hub import crops
+from mmtok.image_cache import EncodedImageCache
 
 FAMILY_NAMES = ("llava_onevision", "qwen2_5_vl")
 FRAMES = (3, 24, 24)
@@ -246,6 +249,35 @@ def test_videos_may_be_encoded_before(family: Family, models: Any) -> None:
         )
     with pytest.raises(ValueError, match="encoded_images and pixel_values_videos were both given: give one of them"):
         model.generate(**text, encoded_images=encoded, pixel_values_videos=inputs["pixel_values_videos"])
+
+
+def test_a_loaded_stock_model_prunes_videos(family: Family) -> None:
+    expected, stock = family.models_of_own_classes(vision_token_budget=2)
+    inputs = family.inputs(ROWS, expected)
+    pruned = mmtok.prune(stock, vision_token_budget=2)
+    assert torch.equal(pruned.generate(**inputs, **GREEDY), expected.generate(**inputs, **GREEDY))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(family: Family, dtype: torch.dtype) -> None:
+    model, stock = family.models()
+    model, stock = model.to(dtype), stock.to(dtype)
+    inputs = family.inputs(ONE_OF_EACH, model)
+    inputs |= {name: inputs[name].to(dtype) for name in ("pixel_values", "pixel_values_videos")}
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        full = model(**inputs, vision_token_budget=ALL).logits
+        assert torch.equal(full[real], stock(**inputs).logits[real])
+        assert bool(torch.isfinite(model(**inputs, vision_token_budget=2).logits).all())
+
+
+def test_a_cache_of_images_leaves_videos_alone(family: Family, models: Any) -> None:
+    model, _ = models
+    inputs = family.inputs(ROWS, model)
+    given = EncodedImageCache(model, 10**6).inputs(inputs)
+    assert given.keys() == inputs.keys()
+    with pytest.raises(ValueError, match="pixel_values_videos holds a video, and selectors choose from images alone"):
+        EncodedBatch.of(model, inputs, (), [0] * len(ROWS))
 
 
 def test_a_long_video_is_covered_in_parts(family: Family, models: Any, monkeypatch: pytest.MonkeyPatch) -> None:

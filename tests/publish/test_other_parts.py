@@ -110,3 +110,36 @@ def test_defaults_and_options_of_a_family_count_when_staged(tmp_path: Path) -> N
     assert stage(base, tmp_path / "share", check=False).vision_token_budget == 0.2
     with pytest.raises(ValueError, match="select_before_unpadding is True, which means nothing for LLaVA-OneVision"):
         stage(base, tmp_path / "out", Recipe({"select_before_unpadding": True}), check=False)
+
+
+VIDEO = """
+import json, sys
+import torch
+from transformers import pipeline
+
+torch.set_num_threads(1)
+ask = pipeline("image-text-to-text", model=sys.argv[1], trust_remote_code=True)
+lengths = []
+ask.model.model.language_model.register_forward_pre_hook(
+    lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+)
+frames = torch.randint(0, 256, (4, 3, 56, 56), dtype=torch.uint8)
+content = [{"type": "video", "video": frames}, {"type": "text", "text": "where is the dog ?"}]
+for budget in (2, None):
+    ask(
+        text=[{"role": "user", "content": content}],
+        generate_kwargs={"max_new_tokens": 1, "vision_token_budget": budget},
+    )
+print(json.dumps(lengths))
+"""
+
+
+@pytest.mark.torchvision
+@pytest.mark.parametrize("kind", [kind for kind, parts in PARTS.items() if parts.video])
+def test_a_pipeline_answers_about_a_video(kind: str, tmp_path: Path) -> None:
+    folder = stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged", check=False).path
+    ended = run_clean(["-c", VIDEO, str(folder)], timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    pruned, full = json.loads(ended.stdout.splitlines()[-1])
+    # Two tokens of each of four frames, or of two pairs of frames.
+    assert full - pruned > 4

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_cases import CACHE, IMAGE, IMAGE_SIZE, Family
+from model_cases import CACHE, IMAGE, IMAGE_SIZE, VIDEO, Family
 from safetensors import SafetensorError
 from small_checkpoints import make_llava_checkpoint
 from transformers import DynamicCache
@@ -39,6 +39,12 @@ class Workshop:
 
     def generate(self, **changes: Any) -> Any:
         return self.model.generate(**self.changed(**changes), max_new_tokens=2, do_sample=False)
+
+    def asked_about_a_video(self, ids: Callable[[torch.Tensor], torch.Tensor] = lambda ids: ids, **changes: Any) -> Any:
+        """A call about one video of two temporal patches, with changed ids and other values."""
+        inputs = dict(self.family.inputs([[3, (2, 12, 12), 4]], self.model))
+        inputs |= {"input_ids": ids(inputs["input_ids"]), "mm_token_type_ids": None, **changes}
+        return self.model.generate(**inputs, max_new_tokens=2, do_sample=False)
 
     def pixels(self, value: float) -> torch.Tensor:
         broken = self.inputs["pixel_values"].clone()
@@ -199,6 +205,11 @@ PROMPTS = [
         "image tokens without an image",
         lambda shop: shop.generate(pixel_values=None, image_sizes=None),
         "image tokens and no images: give pixel_values",
+    ),
+    Misuse(
+        "a video for a model that prunes images only",
+        lambda shop: shop.generate(pixel_values_videos=torch.zeros(1, 2, 3, IMAGE_SIZE, IMAGE_SIZE)),
+        "pixel_values_videos holds a video, and only images can be pruned: give the frames as images",
     ),
     Misuse(
         "an image without image tokens",
@@ -418,10 +429,44 @@ FOLDERS = [
     ),
 ]
 
+VIDEOS = [
+    Misuse(
+        "a video without video tokens",
+        lambda shop: shop.asked_about_a_video(ids=lambda ids: ids.masked_fill(ids == VIDEO, 5)),
+        "The prompts have 0 video tokens and the videos 8 features: give one video for each <video>",
+    ),
+    Misuse(
+        "a video of another size than its grid",
+        lambda shop: shop.asked_about_a_video(video_grid_thw=torch.tensor([[3, 4, 4]])),
+        "video_grid_thw has 1 rows, which makes 48 patches, but pixel_values_videos holds 32",
+    ),
+    Misuse(
+        "a video without its grid",
+        lambda shop: shop.asked_about_a_video(video_grid_thw=None),
+        "video_grid_thw is missing: give (frames, rows, columns) of each video",
+    ),
+    Misuse(
+        "seconds of more videos than there are",
+        lambda shop: shop.asked_about_a_video(second_per_grid_ts=[1.0, 2.0]),
+        "second_per_grid_ts has 2 values for 1 videos",
+    ),
+    Misuse(
+        "NaN in the pixels of a video",
+        lambda shop: shop.asked_about_a_video(pixel_values_videos=torch.full((32, 54), NAN)),
+        "pixel_values_videos contains nan",
+    ),
+    Misuse(
+        "text inside a video",
+        lambda shop: shop.asked_about_a_video(ids=lambda ids: torch.cat((ids[:, 6:], ids[:, :6]), 1)),
+        "The vision tokens of 1 images and videos stand in 2 runs: let each be one run",
+    ),
+]
+
 GROUPS: dict[str, list[Misuse]] = {
     "Options": OPTIONS,
     "Prompts and images": PROMPTS,
     "LLaVA-NeXT": NEXT_PROMPTS,
+    "Videos (Qwen2.5-VL)": VIDEOS,
     "Coverage matrices": MATRICES,
     "Folders and staging": FOLDERS,
 }
@@ -443,3 +488,10 @@ def _made(folder: Path, *files: str) -> Path:
     for file in files:
         (folder / file).write_text("mine", encoding="utf-8")
     return folder
+
+
+def family_name(cases: list[Misuse]) -> str:
+    """The family whose workshop a group of mistakes is made in."""
+    if cases is VIDEOS:
+        return "qwen2_5_vl"
+    return "llava_next" if cases is NEXT_PROMPTS else "llava"
