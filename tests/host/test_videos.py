@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, FAMILIES, IMAGE, VIDEO, Family, Row, single, stock_tokens
+from model_cases import CACHE, FAMILIES, IMAGE, IMAGE_SIZE, VIDEO, Family, Row, single, stock_tokens
 
 import mmtok
 from benchmarks.reference import select_crop
@@ -72,13 +72,17 @@ def by_hand(family: Family, model: Any, stock: Any, row: Row, **options: Any) ->
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if len(row) > 1])
-@pytest.mark.parametrize("options", [{"vision_token_budget": 2}, {"vision_token_share": 0.4}])
+@pytest.mark.parametrize(
+    "options",
+    [{"vision_token_budget": 2}, {"vision_token_share": 0.4}, {"vision_token_budget": 3, "coverage_target": 0.8}],
+    ids=lambda options: ", ".join(options),
+)
 @torch.no_grad()
 def test_pruning_is_stock_on_the_pruned_prompt(family: Family, models: Any, row: Row, options: dict[str, Any]) -> None:
     model, stock = models
     inputs = family.inputs([row], model)
     shorter, kept = by_hand(family, model, stock, row, **options)
-    assert int(kept.sum()) < kept.numel() - 5
+    assert int((~kept).sum()) > 3
     output = model(**inputs, **options)
     assert torch.equal(output.kept_mask[0], kept)
     torch.testing.assert_close(output.logits[:, kept], stock(**shorter).logits)
@@ -131,6 +135,24 @@ def test_a_separator_stays_where_nothing_is_lost_or_where_that_is_wanted(family:
     for budget, wanted, stays in ((2, False, False), (2, True, True), (ALL, False, True)):
         options = {"vision_token_budget": budget, "keep_image_newline": wanted}
         assert bool(model.select_vision_tokens(**inputs, **options).kept_mask[0, last]) is stays
+
+
+def test_excluded_padding_is_that_of_images(family: Family, models: Any) -> None:
+    model, _ = models
+    if "exclude_padding" in family.model_class.refused_options:
+        with pytest.raises(ValueError, match="exclude_padding is True, which means nothing for"):
+            model.select_vision_tokens(**family.inputs(ROWS[:1], model), exclude_padding=True)
+        return
+    inputs = family.inputs([[3, (24, 24), 2, FRAMES, 5]], model)
+    inputs["pixel_values"][0, 0, :, : IMAGE_SIZE // 2] = 0
+    inputs["pixel_values_videos"][0, :, :, : IMAGE_SIZE // 2] = 0
+    plain, excluded = (
+        model.select_vision_tokens(**inputs, vision_token_share=0.75, exclude_padding=exclude).images
+        for exclude in (False, True)
+    )
+    assert int(plain[0].row[plain[0].crop == 0].min()) == 0
+    assert int(excluded[0].row[excluded[0].crop == 0].min()) == 2
+    assert torch.equal(plain[1].indices, excluded[1].indices)
 
 
 def test_images_and_videos_are_told_in_the_order_of_the_prompts(family: Family, models: Any) -> None:
