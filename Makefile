@@ -7,7 +7,7 @@ OLDEST_TESTS := orphans presets stage supply_chain verify
 VLLM := .venv-vllm
 VISION := .venv-torchvision
 VLLM_PYTHON ?= python3.11
-SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks
+SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py modeling_mmtok_qwen3_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
 .PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality compat clean
 

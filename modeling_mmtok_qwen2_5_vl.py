@@ -16,6 +16,7 @@ try:
     from .configuration_mmtok import MMTokQwen2_5_VLConfig
     from .coverage import greedy_coverage  # noqa: F401
     from .crops import Crop  # noqa: F401
+    from .deepstack import DeepStack  # noqa: F401
     from .devices import sent  # noqa: F401
     from .encoded_images import EncodedImages  # noqa: F401
     from .fused_greedy import fused_greedy  # noqa: F401

@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 QUESTION = "Is there a snowboard in the picture? Answer with one word."
-MODELING = ("modeling_mmtok_llava", "modeling_mmtok_llava_onevision", "modeling_mmtok_qwen2_5_vl")
+MODELING = (
+    "modeling_mmtok_llava",
+    "modeling_mmtok_llava_onevision",
+    "modeling_mmtok_qwen2_5_vl",
+    "modeling_mmtok_qwen3_vl",
+)
 BLOCKED = ("mmtok", *MODELING, "configuration_mmtok", "hub_upload")
 OURS = ("transformers_modules", *MODELING, "configuration_mmtok")
 

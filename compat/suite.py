@@ -58,7 +58,7 @@ release that installs on Python 3.10.
   class and for the pruned class with pruning off, for the three LLaVA families: a test passes where both end alike. The
   source distribution leaves out the tests of generation.
 
-Qwen2.5-VL came after these runs and has no row yet.
+Qwen2.5-VL and Qwen3-VL came after these runs and have no rows yet.
 
 """
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from configuration_mmtok import MMTokLlavaNextConfig as MMTokLlavaNextConfig
     from configuration_mmtok import MMTokLlavaOnevisionConfig as MMTokLlavaOnevisionConfig
     from configuration_mmtok import MMTokQwen2_5_VLConfig as MMTokQwen2_5_VLConfig
+    from configuration_mmtok import MMTokQwen3VLConfig as MMTokQwen3VLConfig
     from configuration_mmtok import PruningOptions as PruningOptions
     from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration as MMTokLlavaForConditionalGeneration
     from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration as MMTokLlavaNextForConditionalGeneration
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from modeling_mmtok_qwen2_5_vl import (
         MMTokQwen2_5_VLForConditionalGeneration as MMTokQwen2_5_VLForConditionalGeneration,
     )
+    from modeling_mmtok_qwen3_vl import MMTokQwen3VLForConditionalGeneration as MMTokQwen3VLForConditionalGeneration
 
     from .hub.coverage import GreedySelection as GreedySelection
     from .hub.coverage import coverage_value as coverage_value
@@ -47,6 +49,8 @@ _MODULES: dict[str, str] = {
     "MMTokLlavaOnevisionForConditionalGeneration": "modeling_mmtok_llava_onevision",
     "MMTokQwen2_5_VLConfig": "configuration_mmtok",
     "MMTokQwen2_5_VLForConditionalGeneration": "modeling_mmtok_qwen2_5_vl",
+    "MMTokQwen3VLConfig": "configuration_mmtok",
+    "MMTokQwen3VLForConditionalGeneration": "modeling_mmtok_qwen3_vl",
     "PruningOptions": "configuration_mmtok",
     "coverage_matrix": "mmtok.hub.objective",
     "coverage_value": "mmtok.hub.coverage",

@@ -64,7 +64,7 @@ class EncodedImageCache:
         Args:
             **image_inputs: of the processor: `pixel_values` (I, channels, height, width), or (I, crops, channels,
                 height, width) with `image_sizes` (I, 2); of LLaVA-OneVision also `batch_num_images` (samples,); of
-                Qwen2.5-VL (patches, values) with `image_grid_thw` (I, 3).
+                Qwen-VL (patches, values) with `image_grid_thw` (I, 3).
 
         Raises:
             ValueError: whatever `encode_images` refuses.
@@ -141,6 +141,7 @@ def _own(image: EncodedImages) -> EncodedImages:
             image,
             projected=[own[id(tokens)] for tokens in image.projected],
             raw=[own[id(tokens)] for tokens in image.raw],
+            deepstack=image.deepstack and [[own[id(tokens)] for tokens in layers] for layers in image.deepstack],
             before_unpadding=None if before is None else copied(before),
         )
 
@@ -150,7 +151,8 @@ def _own(image: EncodedImages) -> EncodedImages:
 def _tensors(image: EncodedImages) -> dict[int, torch.Tensor]:
     """The vision tokens by `id`: those before the projector are the same before padding is removed and after."""
     before = {} if image.before_unpadding is None else _tensors(image.before_unpadding)
-    return before | {id(tokens): tokens for tokens in (*image.projected, *image.raw)}
+    deepstack = [tokens for layers in image.deepstack or () for tokens in layers]
+    return before | {id(tokens): tokens for tokens in (*image.projected, *image.raw, *deepstack)}
 
 
 def _size(image: EncodedImages) -> int:
@@ -161,11 +163,13 @@ def _joined(images: Sequence[EncodedImages]) -> EncodedImages:
     """One batch of several; of the class of the first, which a model with remote code has loaded itself."""
     candidates = [image.candidates for image in images]
     before = [image.before_unpadding for image in images]
+    deepstack = [image.deepstack for image in images]
     return replace(
         images[0],
         projected=[tokens for image in images for tokens in image.projected],
         raw=[tokens for image in images for tokens in image.raw],
         layouts=[layout for image in images for layout in image.layouts],
         candidates=None if None in candidates else [mask for masks in candidates if masks for mask in masks],
+        deepstack=None if None in deepstack else [layers for each in deepstack if each for layers in each],
         before_unpadding=None if None in before else _joined([each for each in before if each is not None]),
     )

@@ -17,7 +17,7 @@ from typing import Any
 import mmtok
 
 _DESCRIPTION = """\
-LLaVA and Qwen2.5-VL that read only the vision tokens which cover the question and the image (MMTok).
+LLaVA and Qwen-VL that read only the vision tokens which cover the question and the image (MMTok).
 
 Try it, offline, on the small model that comes with the package:
 

@@ -26,6 +26,7 @@ class EncodedImages:
             None for a family whose prompts hold all of them.
         outputs: what the stock model's `get_image_features` returned; None for images that were put together anew.
         video_outputs: the same of `get_video_features`.
+        deepstack: for each image (T_i, hidden) of each DeepStack layer; None for a family that has none.
     """
 
     projected: Sequence[torch.Tensor]
@@ -35,6 +36,7 @@ class EncodedImages:
     before_unpadding: EncodedImages | None = None
     outputs: Any = None
     video_outputs: Any = None
+    deepstack: Sequence[Sequence[torch.Tensor]] | None = None
 
     @classmethod
     def joined(cls, images: EncodedImages, videos: EncodedImages) -> EncodedImages:
@@ -70,6 +72,7 @@ class EncodedImages:
             [self.layouts[number] for number in numbers],
             None if self.candidates is None else [self.candidates[number] for number in numbers],
             None if self.before_unpadding is None else self.before_unpadding[numbers],
+            deepstack=None if self.deepstack is None else [self.deepstack[number] for number in numbers],
         )
 
     def ordered(self, numbers: Sequence[int]) -> EncodedImages:

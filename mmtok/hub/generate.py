@@ -17,6 +17,7 @@ from .cached_prompt import CachedPrompt  # noqa: F401
 from .configuration_mmtok import PruningOptions  # noqa: F401
 from .coverage import greedy_coverage  # noqa: F401
 from .crops import Crop  # noqa: F401
+from .deepstack import DeepStack  # noqa: F401
 from .devices import sent  # noqa: F401
 from .encoded_images import EncodedImages  # noqa: F401
 from .fused_greedy import fused_greedy  # noqa: F401
@@ -69,12 +70,20 @@ def _qwen2_5_vl() -> type:
     return MMTokQwen2_5_VLForConditionalGeneration
 
 
+def _qwen3_vl() -> type:
+    from .modeling_mmtok_qwen3_vl import MMTokQwen3VLForConditionalGeneration
+    from .qwen_images import encode_qwen3_vl  # noqa: F401
+
+    return MMTokQwen3VLForConditionalGeneration
+
+
 # Stock class -> what imports the class that prunes it, which is done for the class of the model alone.
 CLASSES: dict[str, Callable[[], type]] = {
     "LlavaForConditionalGeneration": _llava,
     "LlavaNextForConditionalGeneration": _llava_next,
     "LlavaOnevisionForConditionalGeneration": _llava_onevision,
     "Qwen2_5_VLForConditionalGeneration": _qwen2_5_vl,
+    "Qwen3VLForConditionalGeneration": _qwen3_vl,
 }
 # What transformers passes on of the arguments with which it finds this file.
 HUB_ARGUMENTS = frozenset(

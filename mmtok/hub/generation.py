@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from .deepstack import DEEPSTACK, DeepStack
 from .grid_positions import GridPositions
 from .host import cached_length, given_cache, text_places
 from .pruned_prompt import PrunedPrompt, with_full_prompt
@@ -28,16 +29,19 @@ class GenerationStep:
         embeds: torch.Tensor | None,
         given: torch.Tensor | None,
         positions: GridPositions | None = None,
+        deepstack: DeepStack | None = None,
     ) -> None:
         """
         Args:
             embeds: (B, L', hidden), embeddings of the pruned prompt; None where a cache or stock has them.
             given: (B, L') bool, slots that are taken from `embeds`; the others have the embeddings of their ids.
             positions: of the pruned prompt's slots, where they are positions in a grid.
+            deepstack: of the pruned prompt's slots, where the family has such features.
         """
         self._embeds = embeds
         self._given = given
         self._positions = positions
+        self._deepstack = deepstack
         self._reads_prompt = True
 
     @classmethod
@@ -49,7 +53,7 @@ class GenerationStep:
             only_vision: False where the caller gave embeddings for the text too.
         """
         given = pruned.vision_slots if only_vision else torch.ones_like(pruned.vision_slots)
-        return cls(pruned.inputs_embeds, given.to(pruned.inputs_embeds.device), pruned.positions)
+        return cls(pruned.inputs_embeds, given.to(pruned.inputs_embeds.device), pruned.positions, pruned.deepstack)
 
     @property
     def has_embeddings(self) -> bool:
@@ -57,7 +61,10 @@ class GenerationStep:
         return self._embeds is not None
 
     def arguments(self, given: dict[str, Any], embed: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
-        """The arguments of a stock forward: those of the step, with the kept vision tokens in their places."""
+        """The arguments of a stock forward: those of the step, with the kept vision tokens in their places.
+
+        `DEEPSTACK` among them is what the language model adds to these tokens.
+        """
         ids = given.get("input_ids")
         new = given.get("inputs_embeds") if ids is None else ids
         if new is None or (self._embeds is None and self._positions is None):
@@ -72,9 +79,12 @@ class GenerationStep:
         if self._embeds is not None and ids is not None and start is not None:
             embeds = self._embeddings(ids, start, embed)
             changed |= {} if embeds is None else {"input_ids": None, "inputs_embeds": embeds}
+        if self._deepstack is not None and start is not None:
+            deepstack = self._deepstack.columns(start, *new.shape[:2])
+            changed |= {} if deepstack is None else {DEEPSTACK: deepstack.arguments()}
         if start is not None and given_cache(given) is not None and start + new.shape[1] >= self._length:
             # The cache holds the prompt now.
-            self._embeds = self._given = None
+            self._embeds = self._given = self._deepstack = None
             self._reads_prompt = False
         return {**given, **changed}
 

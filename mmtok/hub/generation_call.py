@@ -90,7 +90,7 @@ class GenerationCall:
         if self.input_ids is None:
             changed["inputs_embeds"] = pruned.inputs_embeds
             if pruned.positions is not None:
-                changed["generation_step"] = GenerationStep(None, None, pruned.positions)
+                changed["generation_step"] = GenerationStep(None, None, pruned.positions, pruned.deepstack)
         else:
             only_vision = self.arguments.get("inputs_embeds") is None
             changed |= {

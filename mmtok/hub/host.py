@@ -124,13 +124,14 @@ def projected_features(encoded: Any, method: str = "get_image_features") -> Sequ
     """For each image or video (T, hidden), the projected vision tokens in what `method` of stock returned.
 
     That is an object with `pooler_output`, its tuple where the configuration says `return_dict=False`, or before 5.0
-    the features themselves.
+    the features themselves, in front of those of DeepStack where the family has them.
 
     Raises:
         UnsupportedRelease: it is none of these.
     """
     if isinstance(encoded, tuple) and len(encoded) > 1 and isinstance(encoded[1], (list, tuple)):
-        encoded = encoded[1]
+        # The features of the tower's last layer in front of them are one tensor, those of the images are several.
+        encoded = encoded[1] if isinstance(encoded[0], torch.Tensor) else encoded[0]
     features = getattr(encoded, "pooler_output", encoded)
     if isinstance(features, torch.Tensor) and features.dim() == 3:
         features = list(features)
@@ -139,6 +140,28 @@ def projected_features(encoded: Any, method: str = "get_image_features") -> Sequ
     ):
         raise UnsupportedRelease(f"{method} returned a {type(encoded).__name__} without features per image.")
     return features
+
+
+def deepstack_features(encoded: Any, lengths: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
+    """For each image (T, hidden) of each DeepStack layer, in what `get_image_features` of stock returned.
+
+    Args:
+        encoded: what it returned.
+        lengths: T of each image.
+
+    Raises:
+        UnsupportedRelease: it holds no such features.
+    """
+    layers = getattr(encoded, "deepstack_features", None)
+    if layers is None and isinstance(encoded, tuple):
+        layers = encoded[-1]
+    if not isinstance(layers, (list, tuple)) or not layers:
+        raise UnsupportedRelease(f"get_image_features returned a {type(encoded).__name__} without DeepStack features.")
+    # Before 5.0 a layer's features of all images are one tensor.
+    split = [layer.split(list(lengths)) if isinstance(layer, torch.Tensor) else layer for layer in layers]
+    if any([len(each) for each in layer] != list(lengths) for layer in split):
+        raise UnsupportedRelease("The DeepStack features of get_image_features are not those of the images' tokens.")
+    return list(zip(*split, strict=True))
 
 
 def with_images(output: Any, images: tuple[Any, Sequence[Any]], videos: tuple[Any, Sequence[Any]]) -> Any:

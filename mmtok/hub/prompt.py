@@ -99,6 +99,11 @@ class Prompt:
         """(B, 1) int64 on the CPU, tokens of each row that are no edge padding."""
         return (self.image_mask | ~edge_padding(self.mask_on_host)[0]).sum(1, keepdim=True)
 
+    @property
+    def vision_numbers(self) -> torch.Tensor:
+        """(B, L) int64 on the CPU, the number of each vision token among those of all rows; any number elsewhere."""
+        return (self.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(self.image_mask.shape)
+
     def require_one_value_a_token(self, name: str, values: torch.Tensor | None, *, axes: int = 1) -> None:
         """Raises a ValueError for labels or positions that are not (B, L); (1, L) stands for every row.
 

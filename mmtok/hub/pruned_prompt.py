@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .deepstack import DeepStack
 from .devices import sent
 from .encoded_images import EncodedImages
 from .grid_positions import GridPositions
@@ -35,6 +36,7 @@ class PrunedPrompt:
         lengths: tokens of each row that stay; the host knows without reading `kept`.
         encoded: the images, before pruning.
         positions: of the slots, on the prompt's device; None where the language model numbers its tokens one by one.
+        deepstack: of the slots; None for a family without such features.
     """
 
     input_ids: torch.Tensor | None
@@ -48,6 +50,7 @@ class PrunedPrompt:
     lengths: list[int]
     encoded: EncodedImages
     positions: GridPositions | None = None
+    deepstack: DeepStack | None = None
 
     @classmethod
     def of(
@@ -82,23 +85,33 @@ class PrunedPrompt:
         order = PackedOrder.of(kept, left_padded=left_padded, length=length)
         readable = order.valid | order.gather(sent(padding, device))
 
-        pruned_mask = None
-        if prompt.attention_mask is not None:
-            pruned_mask = order.gather(prompt.attention_mask.to(device)) * order.valid
-        elif min(lengths, default=length) < length:
+        pruned_mask = _packed_mask(prompt.attention_mask, order, device)
+        if pruned_mask is None and min(lengths, default=length) < length:
             pruned_mask = order.valid.long()
         pruned_ids = None
         if prompt.input_ids is not None:
             pruned_ids = order.gather(prompt.input_ids).masked_fill(~readable, filler_id)
         embeds = order.gather(prompt.inputs_embeds) if prompt.inputs_embeds is not None else embed(pruned_ids)
         slots = (order.gather(sent(prompt.image_mask, device)) & order.valid).to(embeds.device)
-        # The number of each vision token among those of all rows, wherever one stands.
-        number = (prompt.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(prompt.image_mask.shape)
+        numbers = order.gather(sent(prompt.vision_numbers, device))
         features = torch.cat(list(encoded.projected))
-        own_features = features[order.gather(sent(number, device)).to(features.device)]
+        own_features = features[numbers.to(features.device)]
         embeds = torch.where(slots[..., None], own_features.to(embeds.device, embeds.dtype), embeds)
         dropped = sent(prompt.image_mask, device) & ~kept
-        return cls(pruned_ids, embeds, pruned_mask, order, kept, dropped, readable, slots, lengths, encoded)
+        deepstack = None if encoded.deepstack is None else DeepStack.of(encoded.deepstack, numbers, slots)
+        return cls(
+            pruned_ids,
+            embeds,
+            pruned_mask,
+            order,
+            kept,
+            dropped,
+            readable,
+            slots,
+            lengths,
+            encoded,
+            deepstack=deepstack,
+        )
 
     @property
     def length(self) -> int:
@@ -213,6 +226,11 @@ class PrunedPrompt:
         readable = self.readable.repeat_interleave(repeats, dim=0)
         prompt = order.spread(values[:, : self.length], self.kept.shape[1], readable)
         return torch.cat((prompt, values[:, self.length :]), dim=1).movedim(1, dim)
+
+
+def _packed_mask(mask: torch.Tensor | None, order: PackedOrder, device: torch.device) -> torch.Tensor | None:
+    """(B, L') the caller's mask of the slots, 0 for fillers; None where there is none."""
+    return None if mask is None else order.gather(mask.to(device)) * order.valid
 
 
 def with_full_prompt(sequences: torch.Tensor, input_ids: torch.Tensor, pruned_length: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from transformers import GenerationMixin
 
 from .arguments import require_known, taken
 from .cached_prompt import CACHED_PROMPT, CachedPrompt
+from .deepstack import DEEPSTACK, adds_deepstack
 from .generation import refuse_filled_cache
 from .generation_call import GenerationCall
 from .host import STOCK_ARGUMENTS, given_cache, require_stock, with_images
@@ -165,13 +166,16 @@ class MMTokPruningMixin(PruningSteps):
             arguments["labels"] = pruned.labels(arguments["labels"])
         else:
             arguments["logits_to_keep"] = pruned.logits_to_keep(logits_to_keep)
-        output = stock_forward(
-            self,
-            inputs_embeds=pruned.inputs_embeds,
-            attention_mask=pruned.attention_mask,
-            return_dict=True,
-            **arguments,
-        )
+        if pruned.deepstack is not None:
+            arguments[DEEPSTACK] = pruned.deepstack.arguments()
+        with adds_deepstack(self, arguments):
+            output = stock_forward(
+                self,
+                inputs_embeds=pruned.inputs_embeds,
+                attention_mask=pruned.attention_mask,
+                return_dict=True,
+                **arguments,
+            )
         CachedPrompt.attach(given_cache(output), pruned)
         own = pruned.encoded
         output = with_images(
@@ -213,7 +217,8 @@ def pruning_forward(stock_class: type, output_class: type, *, returns_images: bo
             step = arguments.pop(_STEP)
             if step is not None:
                 arguments = step.arguments(arguments, self.get_input_embeddings())
-            return stock_forward(self, **arguments)
+            with adds_deepstack(self, arguments):
+                return stock_forward(self, **arguments)
         if arguments.keys() <= passed_on and not hasattr(given_cache(arguments), CACHED_PROMPT):
             return stock_forward(self, **arguments)  # text: costs what it costs in stock
         return self._forward(stock_forward, arguments)

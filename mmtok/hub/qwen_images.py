@@ -1,4 +1,4 @@
-"""The images and videos of Qwen2.5-VL: grids of any size, whose patches a tower with windows puts in another order."""
+"""The images and videos of Qwen-VL: grids of any size. A tower with windows puts their patches in another order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from .devices import sent
 from .encoded_images import EncodedImages
-from .host import projected_features, stock_positions
+from .host import deepstack_features, projected_features, stock_positions
 from .image_tokens import ImageTokens
 from .llava_images import encode, require_pixels
 from .prompt import Prompt
@@ -39,6 +39,29 @@ def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     layouts = [grid_layout(*grid) for grid in grids]
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs)
     return EncodedImages(projected_features(outputs), _raw(model, patches, layouts), layouts, outputs=outputs)
+
+
+def encode_qwen3_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+    """The images of Qwen3-VL, one crop each, with the features of DeepStack. Its tower has no windows.
+
+    A vision token is projected from a square of patches; what it is before the projector is the mean of those.
+
+    Args:
+        model: a `Qwen3VLForConditionalGeneration`.
+        inputs: `pixel_values` (patches, values) and `image_grid_thw` (images, 3).
+        padding: without effect, these images have none.
+
+    Raises:
+        ValueError: pixels that are no patches, NaN or infinite; grids that do not belong to them; too large an image.
+    """
+    pixels, merged = inputs["pixel_values"], model.config.vision_config.spatial_merge_size
+    require_pixels(pixels, ("patches, values",))
+    grids = checked_grids(inputs.get("image_grid_thw"), merged, len(pixels))
+    layouts = [grid_layout(*grid) for grid in grids]
+    outputs, patches, _ = encode(model, model.model.visual.merger, inputs)
+    projected, lengths = projected_features(outputs), [len(layout.source) for layout in layouts]
+    raw = patches.reshape(-1, merged**2, patches.shape[-1]).mean(1).split(lengths)
+    return EncodedImages(projected, raw, layouts, outputs=outputs, deepstack=deepstack_features(outputs, lengths))
 
 
 def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:

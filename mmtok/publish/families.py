@@ -91,6 +91,15 @@ FAMILIES: dict[str, Family] = {
         vllm=False,
         frame="pair of frames that the tower reads together",
     ),
+    "qwen3_vl": Family(
+        "Qwen3-VL",
+        "MMTokQwen3VLForConditionalGeneration",
+        "modeling_mmtok_qwen3_vl.py",
+        "grid",
+        ("qwen_images.py",),
+        towers=(),
+        vllm=False,
+    ),
 }
 
 

@@ -61,6 +61,7 @@ def on_meta(
             encoded,
             projected=[tokens.to("meta") for tokens in encoded.projected],
             raw=[tokens.to("meta") for tokens in encoded.raw],
+            deepstack=encoded.deepstack and [[layer.to("meta") for layer in layers] for layers in encoded.deepstack],
         )
         there = replace(prompt, input_ids=ids.to("meta"), attention_mask=None if mask is None else mask.to("meta"))
         with OneDevice():

@@ -23,17 +23,12 @@ def models(family: Family) -> tuple[Any, Any]:
 
 
 def pruned_inputs(
-    family: Family, model: Any, inputs: dict[str, torch.Tensor], **pruning_options: Any
+    family: Family, model: Any, stock: Any, inputs: dict[str, torch.Tensor], **pruning_options: Any
 ) -> dict[str, torch.Tensor]:
     """One row without padding, its dropped tokens taken out by hand: what stock should see."""
     kept = model.select_vision_tokens(**inputs, **pruning_options).kept_mask[0]
-    ids = inputs["input_ids"][0]
-    encoded = model.get_image_features(**family.images(inputs))
-    features = torch.cat(list(getattr(encoded, "pooler_output", encoded)))  # 4.57 returns the features alone
-    embeds = model.get_input_embeddings()(ids)
-    embeds[ids == IMAGE] = features
     positions = {name: values[:, :, kept] for name, values in family.positions(model, inputs).items()}
-    return {"inputs_embeds": embeds[kept][None], "kept": kept, **positions}
+    return {"inputs_embeds": family.by_hand(stock, inputs, kept)[None], "kept": kept, **positions}
 
 
 def image_features(output: Any) -> list[torch.Tensor]:
@@ -77,7 +72,7 @@ def test_pruning_is_stock_on_the_pruned_prompt(
     model, stock = models
     inputs = family.inputs([MIXED[1]], model)
     with torch.no_grad():
-        shorter = pruned_inputs(family, model, inputs, **pruning_options)
+        shorter = pruned_inputs(family, model, stock, inputs, **pruning_options)
         kept = shorter.pop("kept")
         expected = stock(**shorter, output_hidden_states=True, output_attentions=False)
         output = model(**inputs, **pruning_options, output_hidden_states=True)
@@ -98,7 +93,7 @@ def test_attentions_are_aligned_with_the_prompt(family: Family) -> None:
         each.set_attn_implementation("eager")
     inputs = family.inputs([MIXED[0]], model)
     with torch.no_grad():
-        shorter = pruned_inputs(family, model, inputs, vision_token_budget=2)
+        shorter = pruned_inputs(family, model, stock, inputs, vision_token_budget=2)
         kept = shorter.pop("kept")
         expected = stock(**shorter, output_attentions=True).attentions[-1]
         attentions = model(**inputs, vision_token_budget=2, output_attentions=True).attentions[-1]
@@ -113,7 +108,7 @@ def test_loss_is_that_of_stock_on_the_pruned_prompt(family: Family, models: tupl
     model, stock = models
     inputs = family.inputs([MIXED[0]], model)
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
-    shorter = pruned_inputs(family, model, inputs, vision_token_budget=3)
+    shorter = pruned_inputs(family, model, stock, inputs, vision_token_budget=3)
     kept = shorter.pop("kept")
     expected = stock(**shorter, labels=labels[:, kept]).loss
     torch.testing.assert_close(model(**inputs, labels=labels, vision_token_budget=3).loss, expected)

@@ -58,11 +58,9 @@ def pruned_by_hand(
     """Stock's embeddings of the kept tokens of one row."""
     kept = model.select_vision_tokens(**inputs, vision_token_budget=budget).kept_mask[0]
     ids = inputs["input_ids"]
-    embeds = stock.get_input_embeddings()(ids)
-    encoded = stock.get_image_features(**family.images(inputs), **feature_arguments(stock))
-    embeds[ids == IMAGE] = torch.cat(list(getattr(encoded, "pooler_output", encoded)))
+    embeds = family.by_hand(stock, inputs, kept, **feature_arguments(stock))
     positions = {name: values[:, :, kept] for name, values in family.positions(stock, inputs).items()}
-    return {"inputs_embeds": embeds[:, kept], "input_ids": ids[:, kept], **positions}
+    return {"inputs_embeds": embeds[None], "input_ids": ids[:, kept], **positions}
 
 
 def feature_arguments(stock: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {
-    "coverage", "crops", "devices", "encoded_images", "fused_greedy", "greedy", "grid_positions", "image_tokens",
-    "objective", "options",
+    "coverage", "crops", "deepstack", "devices", "encoded_images", "fused_greedy", "greedy", "grid_positions",
+    "image_tokens", "objective", "options",
     "packing", "paper_selection", "prompt", "pruned_prompt", "question", "selection", "selection_record", "word_pieces",
 }  # fmt: skip
 HOST = {

@@ -1,7 +1,7 @@
 """Small random stock checkpoints whose turns are marked by registered tokens, in the folder layout of published ones.
 
-LLaVA-OneVision, Qwen2.5-VL, and LLaVA-1.5 and LLaVA-NeXT with other parts than CLIP and Vicuna. Images are 24 x 24 with
-patches of 6, which makes 16 tokens per crop; those of Qwen2.5-VL keep their size, and a token is 6 x 6 pixels of them.
+LLaVA-OneVision, Qwen-VL, and LLaVA-1.5 and LLaVA-NeXT with other parts than CLIP and Vicuna. Images are 24 x 24 with
+patches of 6, which makes 16 tokens per crop; those of Qwen-VL keep their size, and a token is 6 x 6 pixels of them.
 Processors, tokenizers and chat templates are the real classes and published forms.
 """
 
@@ -194,6 +194,17 @@ PARTS: dict[str, Parts] = {
         {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
         {**_GRID_PIXELS, "video_processor_type": "Qwen2VLVideoProcessor"},
     ),
+    # Qwen/Qwen3-VL-*-Instruct
+    "qwen3_vl": Parts(
+        "Qwen3VL",
+        QWEN,
+        "qwen3_vl_text",
+        "qwen3_vl",
+        {},
+        {},
+        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor"},
+    ),
     # llava-hf/llava-interleave-qwen-*-hf
     "llava, interleaved": Parts(
         "Llava",
@@ -273,7 +284,7 @@ def _llava_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> d
 
 
 def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> dict[str, Any]:
-    """As published: the language model's fields stand beside the others."""
+    """As published: of Qwen2.5-VL the language model's fields stand beside the others."""
     names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
     ids = {f"{name}_token_id": tokenizer.token_to_id(f"<|{token}|>") for name, token in names.items()}
     tower = {
@@ -287,6 +298,15 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
         "fullatt_block_indexes": [1],
         "tokens_per_second": 2,
     }
+    if parts.stock == "Qwen3VL":
+        others = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+        tower = {name: value for name, value in tower.items() if name not in _WINDOWS} | others
+        rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+        return {
+            "text_config": {**text, "head_dim": 8, "rope_scaling": rope, "rope_theta": 5000000},
+            "vision_config": tower,
+            **ids,
+        }
     own = {name: value for name, value in text.items() if name != "model_type"}
     own["bos_token_id"] = own["pad_token_id"]
     return {**own, "vision_config": tower, **ids, **parts.config}
@@ -294,11 +314,15 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
 
 def _name(name: str, layout: str, parts: Parts) -> str:
     """The published name of a tensor; Qwen2.5-VL's have neither "model." in front of the tower nor "language_model"."""
-    if parts.chat is QWEN:
+    if parts.stock == "Qwen3VL":
+        return name  # as transformers names it
+    if parts.stock == "Qwen2_5_VL":
         return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
     return published_name(name, layout)
 
 
+# Fields of a tower with windows.
+_WINDOWS = ("window_size", "fullatt_block_indexes", "tokens_per_second")
 _TOWER = {
     "hidden_size": 32,
     "intermediate_size": 64,

@@ -17,6 +17,7 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
+    Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
 )
 
@@ -25,11 +26,13 @@ from configuration_mmtok import (
     MMTokLlavaNextConfig,
     MMTokLlavaOnevisionConfig,
     MMTokQwen2_5_VLConfig,
+    MMTokQwen3VLConfig,
     PruningOptions,
 )
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 from modeling_mmtok_llava_onevision import MMTokLlavaOnevisionForConditionalGeneration
 from modeling_mmtok_qwen2_5_vl import MMTokQwen2_5_VLForConditionalGeneration
+from modeling_mmtok_qwen3_vl import MMTokQwen3VLForConditionalGeneration
 
 # What the release calls the key-value cache, as an argument and in outputs.
 CACHE = "cache" if "cache" in inspect.signature(LlavaForConditionalGeneration.forward).parameters else "past_key_values"
@@ -119,9 +122,13 @@ class Family:
             "num_heads": 2,
             "out_hidden_size": 32,
             "patch_size": PATCH_SIZE // 2,
-            "window_size": 2 * PATCH_SIZE,
-            "fullatt_block_indexes": [1],
         }
+        if self.name == "qwen3_vl":
+            text["head_dim"] = 8
+            # Two layers of the tower reach the language model beside its last one.
+            vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+        else:
+            vision |= {"window_size": 2 * PATCH_SIZE, "fullatt_block_indexes": [1]}
         ids = {"image_token_id": IMAGE, "video_token_id": VIDEO}
         markers = {"vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END}
         return self.config_class(text_config=text, vision_config=vision, **ids, **markers, **pruning_options)
@@ -187,6 +194,31 @@ class Family:
         return {
             "position_ids": stock.model.get_rope_index(**{name: inputs[name] for name in names if name in inputs})[0]
         }
+
+    def by_hand(self, stock: Any, inputs: dict[str, torch.Tensor], kept: torch.Tensor, **arguments: Any) -> Any:
+        """(L', hidden) stock's embeddings of the kept tokens of one row.
+
+        From here on the language model of `stock` adds DeepStack's features to them in prompts of embeddings, where the
+        family has such features.
+
+        Args:
+            stock: the stock model.
+            inputs: of one row without padding.
+            kept: (L,) bool.
+            arguments: further ones of `get_image_features`.
+        """
+        ids = inputs["input_ids"][0]
+        encoded = stock.get_image_features(**self.images(inputs), **arguments)
+        embeds = stock.get_input_embeddings()(ids)
+        deep = self.name == "qwen3_vl"
+        # 4.57 returns the features alone, of Qwen3-VL with those of DeepStack behind them.
+        features = encoded if hasattr(encoded, "pooler_output") or not deep else encoded[0]
+        embeds[ids == IMAGE] = torch.cat(list(getattr(features, "pooler_output", features)))
+        if deep:
+            layers = getattr(encoded, "deepstack_features", None) or encoded[1]
+            whole = [layer if isinstance(layer, torch.Tensor) else torch.cat(list(layer)) for layer in layers]
+            _add_deepstack(stock, [layer[kept[ids == IMAGE]] for layer in whole], (ids == IMAGE)[kept])
+        return embeds[kept]
 
     def tower(self, model: Any) -> Any:
         """The vision tower."""
@@ -303,6 +335,18 @@ class Family:
         return inputs
 
 
+def _add_deepstack(stock: Any, features: list[torch.Tensor], places: torch.Tensor) -> None:
+    def add(_module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        rows, length = given["inputs_embeds"].shape[:2]
+        if given.get("visual_pos_masks") is not None or length < len(places):  # its own images, or a step of decoding
+            return None
+        mask = torch.nn.functional.pad(places, (0, length - len(places))).expand(rows, -1)
+        added = [layer.repeat(rows, 1) for layer in features]
+        return args, {**given, "visual_pos_masks": mask, "deepstack_visual_embeds": added}
+
+    stock.model.language_model.register_forward_pre_hook(add, with_kwargs=True)
+
+
 def crops_of(size: tuple[int, ...]) -> int:
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -372,5 +416,6 @@ FAMILIES = {
             Qwen2_5_VLForConditionalGeneration,
             MMTokQwen2_5_VLConfig,
         ),
+        Family("qwen3_vl", MMTokQwen3VLForConditionalGeneration, Qwen3VLForConditionalGeneration, MMTokQwen3VLConfig),
     )
 }

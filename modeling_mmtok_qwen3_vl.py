@@ -1,0 +1,79 @@
+"""Qwen3-VL that reads only the vision tokens which cover the question and the image.
+
+A modification of transformers' model: `generate` and `forward` encode the images, keep the vision tokens that MMTok
+selects (arXiv 2508.18264), and hand the shorter prompt to the stock class. Kept tokens keep their positions in time,
+height and width, and what DeepStack adds to them. Weights, their names and everything behind the prompt are
+`Qwen3VLForConditionalGeneration`'s own.
+"""
+
+from __future__ import annotations
+
+from transformers import GenerationMixin, Qwen3VLForConditionalGeneration
+
+try:
+    # transformers 4.57 copies no module that this file does not name itself, so it names those that only others need.
+    from .arguments import require_known  # noqa: F401
+    from .cached_prompt import CachedPrompt  # noqa: F401
+    from .configuration_mmtok import MMTokQwen3VLConfig
+    from .coverage import greedy_coverage  # noqa: F401
+    from .crops import Crop  # noqa: F401
+    from .deepstack import DeepStack  # noqa: F401
+    from .devices import sent  # noqa: F401
+    from .encoded_images import EncodedImages  # noqa: F401
+    from .fused_greedy import fused_greedy  # noqa: F401
+    from .generation import GenerationStep  # noqa: F401
+    from .generation_call import GenerationCall  # noqa: F401
+    from .greedy import plain_greedy  # noqa: F401
+    from .grid_positions import GridPositions  # noqa: F401
+    from .host import output_class_of, share_checkpoint_layout
+    from .image_tokens import ImageTokens  # noqa: F401
+    from .llava_images import encode  # noqa: F401
+    from .objective import coverage_matrix  # noqa: F401
+    from .options import PruningOptions  # noqa: F401
+    from .packing import PackedOrder  # noqa: F401
+    from .paper_selection import in_first_places  # noqa: F401
+    from .pipeline import MMTokImageTextToTextPipeline  # noqa: F401
+    from .prompt import Prompt  # noqa: F401
+    from .pruned_prompt import PrunedPrompt  # noqa: F401
+    from .pruner import MMTokPruningMixin, pruning_forward
+    from .pruning_steps import PruningSteps  # noqa: F401
+    from .question import text_to_cover  # noqa: F401
+    from .qwen_images import encode_qwen3_vl, qwen_positions
+    from .selection import select  # noqa: F401
+    from .selection_record import VisionTokenSelection  # noqa: F401
+    from .shared_model import prune  # noqa: F401
+    from .word_pieces import WordPieces  # noqa: F401
+except ImportError:
+    if __package__:  # a published repository: the import that failed says what is wrong
+        raise
+    # A checkout or an installed package, where the modules are not flat.
+    from configuration_mmtok import MMTokQwen3VLConfig
+    from mmtok.hub.host import output_class_of, share_checkpoint_layout
+    from mmtok.hub.pruner import MMTokPruningMixin, pruning_forward
+    from mmtok.hub.qwen_images import encode_qwen3_vl, qwen_positions
+
+
+class MMTokQwen3VLForConditionalGeneration(MMTokPruningMixin, Qwen3VLForConditionalGeneration, GenerationMixin):
+    """`Qwen3VLForConditionalGeneration` that prunes the vision tokens of images."""
+
+    config_class = MMTokQwen3VLConfig
+    config: MMTokQwen3VLConfig
+    image_arguments = ("pixel_values", "image_grid_thw")
+    # Images have no row separators and are not padded.
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    position_axes = 3
+    count_positions = staticmethod(qwen_positions)
+    encode = staticmethod(encode_qwen3_vl)
+    forward = pruning_forward(
+        Qwen3VLForConditionalGeneration, output_class_of(Qwen3VLForConditionalGeneration), returns_images=False
+    )
+
+
+share_checkpoint_layout(
+    MMTokQwen3VLForConditionalGeneration,
+    "mmtok_qwen3_vl",
+    stock_class="Qwen3VLForConditionalGeneration",
+    stock_type="qwen3_vl",
+)
+
+__all__ = ["MMTokPruningMixin", "MMTokQwen3VLForConditionalGeneration"]
