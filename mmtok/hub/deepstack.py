@@ -78,8 +78,9 @@ def adds_deepstack(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
         handle.remove()
 
 
-def _read(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _read(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
     """Puts the features where the stock language model expects them."""
-    if kwargs.get(DEEPSTACK) is None:
+    # torch leaves the keyword arguments out where another thread removes its hook meanwhile.
+    if kwargs is None or kwargs.get(DEEPSTACK) is None:
         return None
     return args, {**{name: value for name, value in kwargs.items() if name != DEEPSTACK}, **kwargs[DEEPSTACK]}

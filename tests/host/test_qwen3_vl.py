@@ -12,7 +12,7 @@ import torch
 from model_cases import FAMILIES, IMAGE, VIDEO, single, stock_tokens
 
 from benchmarks.reference import select_crop
-from mmtok.hub.deepstack import DeepStack
+from mmtok.hub.deepstack import DEEPSTACK, DeepStack, adds_deepstack
 from mmtok.image_cache import EncodedImageCache
 
 FAMILY = FAMILIES["qwen3_vl"]
@@ -182,6 +182,28 @@ def test_two_threads_add_their_own_features(models: tuple[Any, Any]) -> None:
         assert len(tokens) == 5
         assert all(torch.equal(each, expected[number]) for each in tokens)
     assert not model.model.language_model._forward_pre_hooks
+
+
+def test_a_hook_that_another_thread_removes_meanwhile_changes_nothing(models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = FAMILY.inputs(ROWS[:1], model)
+    expected = model.generate(**inputs, **BUDGET, **GREEDY)
+    language_model = model.model.language_model
+    other = adds_deepstack(model, {DEEPSTACK: {}})
+
+    def first(_module: Any, _args: Any, _kwargs: Any) -> None:
+        # torch has listed the hooks of this call already, and asks each whether it takes keyword arguments.
+        if not closed:
+            other.__exit__(None, None, None)
+            closed.append(True)
+
+    closed: list[bool] = []
+    handle = language_model.register_forward_pre_hook(first, with_kwargs=True)
+    other.__enter__()
+    assert torch.equal(model.generate(**inputs, **BUDGET, **GREEDY), expected)
+    handle.remove()
+    assert closed
+    assert not language_model._forward_pre_hooks
 
 
 def test_columns_of_a_prompt_worked_by_hand() -> None:
