@@ -25,18 +25,19 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
 	$(BIN)/python -m mmtok demo
 
+# The models of the tests are so small that several threads would only wait for each other.
 test: $(INSTALLED) ## the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-oldest: ## parity with stock, publishing and the command line under the oldest supported transformers
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' torch==2.13.0 transformers==4.57.1
-	.venv-oldest/bin/python -m pytest tests/host/test_stock_parity.py tests/cli/test_lazy_import.py \
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests/host/test_stock_parity.py tests/cli/test_lazy_import.py \
 	    tests/cli/test_cli.py::test_every_command_has_its_help tests/project/test_docs.py::test_python_of_the_docs_runs \
 	    $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
-	$(BIN)/python -m pytest -m heavy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
 
 test-torchvision: $(VISION)/.installed ## the tests whose stock processors need torchvision, in .venv-torchvision
 	OMP_NUM_THREADS=1 $(VISION)/bin/python -m pytest -m torchvision
@@ -61,7 +62,7 @@ $(VLLM)/.installed: setup.cfg tests/vllm_plugin/requirements.txt
 	touch $@
 
 fuzz: $(INSTALLED) ## 2,000 random prompts
-	$(BIN)/python -m pytest tests/host/test_properties.py -m 'heavy or not heavy' --fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/host/test_properties.py -m 'heavy or not heavy' --fuzz
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
