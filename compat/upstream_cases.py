@@ -22,8 +22,8 @@ SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 # Tests whose result depends on whether a class comes from transformers itself: missing weights of any other class are
 # initialised otherwise. Such a test is also run for a subclass of the stock class that changes nothing.
 OUTSIDE = ("test_can_init_all_missing_weights",)
-# Families with the vision tower and the inputs that `ModelTester` describes.
-COVERED = ("llava", "llava_next", "llava_onevision")
+# Families whose inputs `ModelTester` describes.
+COVERED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
 
 
 class ModelTester:
@@ -42,7 +42,8 @@ class ModelTester:
         self.seq_length = self.encoder_seq_length = self.inputs["input_ids"].shape[1]
         self.num_hidden_layers, self.hidden_size = text.num_hidden_layers, text.hidden_size
         self.num_attention_heads = text.num_attention_heads
-        self.image_size, self.patch_size = config.vision_config.image_size, config.vision_config.patch_size
+        self.patch_size = config.vision_config.patch_size
+        self.image_size = getattr(config.vision_config, "image_size", IMAGE_SIZE)
         self.vision_config = config.vision_config.to_dict()
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:

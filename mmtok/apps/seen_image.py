@@ -59,7 +59,7 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
 
     Args:
         inputs: of a model; `pixel_values` is (N, 3, H, W), or (N, crops, 3, H, W) with `image_sizes` (N, 2), and
-            `batch_num_images` of LLaVA-OneVision, or the patches of Qwen2.5-VL with `image_grid_thw` (N, 3).
+            `batch_num_images` of LLaVA-OneVision, or the patches of Qwen-VL with `image_grid_thw` (N, 3).
         config: of the model.
         image_processor: gives `image_mean` and `image_std`.
 
