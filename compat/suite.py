@@ -55,8 +55,9 @@ release that installs on Python 3.10.
 - *Publishing* is two tests of `tests/host/test_published.py`: both families are staged, pushed to a Hub on loopback
   and loaded from it in clean processes; a fine-tuned model is pushed and loaded again.
 - *transformers' model tests* are those of `ModelTesterMixin` in the release's source distribution, run for the stock
-  class and for the pruned class with pruning off: a test passes where both end alike. 5.23.0 has run them for all five
-  families, the other releases for the three LLaVA ones. The source distribution leaves out the tests of generation.
+  class and for the pruned class with pruning off: a test passes where both end alike. 5.23.0 and 5.24.0 have run them
+  for all five families, the other releases for the three LLaVA ones. The source distribution leaves out the tests of
+  generation.
 
 Qwen2.5-VL and Qwen3-VL came after the other runs and are not in them.
 
