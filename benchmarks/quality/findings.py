@@ -113,9 +113,8 @@ def _why_counting(counting: Results, scenes: Results) -> str:
         f"{percent(mmtok['missed'])} % of the objects have no token left; with 16 tokens it is "
         f"{percent(cells['CDPruner', 16]['missed'])} % and {percent(fewer['missed'])} %. What CDPruner keeps instead "
         f"is background: {percent(other['on_objects'])} % of its 64 tokens lie on objects, "
-        f"{percent(mmtok['on_objects'])} % of MMTok's. The count of this "
-        "model moves with the number of tokens that an object has left, not only with "
-        "whether it has any."
+        f"{percent(mmtok['on_objects'])} % of MMTok's. The count of this model moves with the number of tokens that an "
+        "object has left, not only with whether it has any."
     )
 
 

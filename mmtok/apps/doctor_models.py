@@ -40,27 +40,17 @@ _VISION: dict[str, Any] = {
     "patch_size": 6,
 }
 # Of models whose images keep their size: the vision tower.
+_TOWER = {
+    "depth": 3,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "patch_size": 3,
+}
 _GRIDS: dict[str, dict[str, Any]] = {
-    "qwen2_5_vl": {
-        "depth": 3,
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "num_heads": 2,
-        "out_hidden_size": 32,
-        "patch_size": 3,
-        "window_size": 12,
-        "fullatt_block_indexes": [1],
-    },
-    "qwen3_vl": {
-        "depth": 3,
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "num_heads": 2,
-        "out_hidden_size": 32,
-        "patch_size": 3,
-        "num_position_embeddings": 16,
-        "deepstack_visual_indexes": [0, 1],
-    },
+    "qwen2_5_vl": {**_TOWER, "window_size": 12, "fullatt_block_indexes": [1]},
+    "qwen3_vl": {**_TOWER, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
 }
 _ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
 # By the names of either of two releases.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,14 +55,8 @@ def encode_qwen3_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> 
     Raises:
         ValueError: pixels that are no patches, NaN or infinite; grids that do not belong to them; too large an image.
     """
-    pixels, merged = inputs["pixel_values"], model.config.vision_config.spatial_merge_size
-    require_pixels(pixels, ("patches, values",))
-    grids = checked_grids(inputs.get("image_grid_thw"), merged, len(pixels))
-    layouts = [grid_layout(*grid) for grid in grids]
-    outputs, patches, _ = encode(model, model.model.visual.merger, inputs)
-    projected, lengths = projected_features(outputs), [len(layout.source) for layout in layouts]
-    raw = patches.reshape(-1, merged**2, patches.shape[-1]).mean(1).split(lengths)
-    return EncodedImages(projected, raw, layouts, outputs=outputs, deepstack=deepstack_features(outputs, lengths))
+    encoded = encode_qwen2_5_vl(model, inputs, padding=padding)
+    return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
 
 
 def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
@@ -97,9 +92,11 @@ def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedIm
 def _raw(model: Any, patches: torch.Tensor, layouts: Sequence[ImageTokens]) -> Sequence[torch.Tensor]:
     """For each image (T, d), the mean of each token's patches in the prompt's order, from the projector's input."""
     vision = model.config.vision_config
-    side = vision.window_size // vision.spatial_merge_size // vision.patch_size
-    place = torch.argsort(window_order(layouts, side))
-    raw = patches.reshape(-1, vision.spatial_merge_size**2, patches.shape[-1]).mean(1)[sent(place, patches.device)]
+    raw = patches.reshape(-1, vision.spatial_merge_size**2, patches.shape[-1]).mean(1)
+    window = getattr(vision, "window_size", None)
+    if window is not None:
+        place = torch.argsort(window_order(layouts, window // vision.spatial_merge_size // vision.patch_size))
+        raw = raw[sent(place, patches.device)]
     return raw.split([len(layout.source) for layout in layouts])
 
 

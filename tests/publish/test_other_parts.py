@@ -135,7 +135,7 @@ print(json.dumps(lengths))
 
 
 @pytest.mark.torchvision
-@pytest.mark.parametrize("kind", [kind for kind, parts in PARTS.items() if parts.video])
+@pytest.mark.parametrize("kind", [kind for kind, parts in PARTS.items() if parts.video and FAMILIES[kind].frame])
 def test_a_pipeline_answers_about_a_video(kind: str, tmp_path: Path) -> None:
     folder = stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged", check=False).path
     ended = run_clean(["-c", VIDEO, str(folder)], timeout=300)
@@ -143,3 +143,12 @@ def test_a_pipeline_answers_about_a_video(kind: str, tmp_path: Path) -> None:
     pruned, full = json.loads(ended.stdout.splitlines()[-1])
     # Two tokens of each of four frames, or of two pairs of frames.
     assert full - pruned > 4
+
+
+@pytest.mark.torchvision
+@pytest.mark.parametrize("kind", [kind for kind, parts in PARTS.items() if parts.video and not FAMILIES[kind].frame])
+def test_a_pipeline_refuses_a_video_that_cannot_be_pruned(kind: str, tmp_path: Path) -> None:
+    folder = stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged", check=False).path
+    ended = run_clean(["-c", VIDEO, str(folder)], timeout=300)
+    assert ended.returncode == 1
+    assert "ValueError: pixel_values_videos holds a video, and only images can be pruned" in ended.stderr
