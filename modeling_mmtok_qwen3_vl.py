@@ -38,7 +38,7 @@ try:
     from .pruner import MMTokPruningMixin, pruning_forward
     from .pruning_steps import PruningSteps  # noqa: F401
     from .question import text_to_cover  # noqa: F401
-    from .qwen_images import encode_qwen3_vl, qwen_positions
+    from .qwen_images import encode_qwen3_vl, encode_qwen3_vl_videos, qwen3_positions
     from .selection import select  # noqa: F401
     from .selection_record import VisionTokenSelection  # noqa: F401
     from .shared_model import prune  # noqa: F401
@@ -50,20 +50,22 @@ except ImportError:
     from configuration_mmtok import MMTokQwen3VLConfig
     from mmtok.hub.host import output_class_of, share_checkpoint_layout
     from mmtok.hub.pruner import MMTokPruningMixin, pruning_forward
-    from mmtok.hub.qwen_images import encode_qwen3_vl, qwen_positions
+    from mmtok.hub.qwen_images import encode_qwen3_vl, encode_qwen3_vl_videos, qwen3_positions
 
 
 class MMTokQwen3VLForConditionalGeneration(MMTokPruningMixin, Qwen3VLForConditionalGeneration, GenerationMixin):
-    """`Qwen3VLForConditionalGeneration` that prunes the vision tokens of images."""
+    """`Qwen3VLForConditionalGeneration` that prunes the vision tokens of images and of the frames of videos."""
 
     config_class = MMTokQwen3VLConfig
     config: MMTokQwen3VLConfig
     image_arguments = ("pixel_values", "image_grid_thw")
+    video_arguments = ("pixel_values_videos", "video_grid_thw")
     # Images have no row separators and are not padded.
     refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     position_axes = 3
-    count_positions = staticmethod(qwen_positions)
+    count_positions = staticmethod(qwen3_positions)
     encode = staticmethod(encode_qwen3_vl)
+    encode_videos = staticmethod(encode_qwen3_vl_videos)
     forward = pruning_forward(
         Qwen3VLForConditionalGeneration, output_class_of(Qwen3VLForConditionalGeneration), returns_images=False
     )

@@ -41,9 +41,11 @@ class EncodedImages:
     @classmethod
     def joined(cls, images: EncodedImages, videos: EncodedImages) -> EncodedImages:
         """The images and then the videos of one call. No token of a video is padding."""
-        candidates = images.candidates
+        candidates, deepstack = images.candidates, None
         if candidates is not None:
             candidates = [*candidates, *(torch.ones(length, dtype=torch.bool) for length in videos.lengths)]
+        if images.deepstack is not None and videos.deepstack is not None:
+            deepstack = [*images.deepstack, *videos.deepstack]
         return cls(
             [*images.projected, *videos.projected],
             [*images.raw, *videos.raw],
@@ -51,6 +53,7 @@ class EncodedImages:
             candidates,
             outputs=images.outputs,
             video_outputs=videos.video_outputs,
+            deepstack=deepstack,
         )
 
     def __len__(self) -> int:

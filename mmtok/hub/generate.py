@@ -72,7 +72,7 @@ def _qwen2_5_vl() -> type:
 
 def _qwen3_vl() -> type:
     from .modeling_mmtok_qwen3_vl import MMTokQwen3VLForConditionalGeneration
-    from .qwen_images import encode_qwen3_vl  # noqa: F401
+    from .qwen_images import encode_qwen3_vl, encode_qwen3_vl_videos  # noqa: F401
 
     return MMTokQwen3VLForConditionalGeneration
 

@@ -142,12 +142,15 @@ def projected_features(encoded: Any, method: str = "get_image_features") -> Sequ
     return features
 
 
-def deepstack_features(encoded: Any, lengths: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
-    """For each image (T, hidden) of each DeepStack layer, in what `get_image_features` of stock returned.
+def deepstack_features(
+    encoded: Any, lengths: Sequence[int], method: str = "get_image_features"
+) -> list[tuple[torch.Tensor, ...]]:
+    """For each image or video (T, hidden) of each DeepStack layer, in what `method` of stock returned.
 
     Args:
         encoded: what it returned.
-        lengths: T of each image.
+        lengths: T of each image or video.
+        method: its name.
 
     Raises:
         UnsupportedRelease: it holds no such features.
@@ -156,11 +159,11 @@ def deepstack_features(encoded: Any, lengths: Sequence[int]) -> list[tuple[torch
     if layers is None and isinstance(encoded, tuple):
         layers = encoded[-1]
     if not isinstance(layers, (list, tuple)) or not layers:
-        raise UnsupportedRelease(f"get_image_features returned a {type(encoded).__name__} without DeepStack features.")
+        raise UnsupportedRelease(f"{method} returned a {type(encoded).__name__} without DeepStack features.")
     # Before 5.0 a layer's features of all images are one tensor.
     split = [layer.split(list(lengths)) if isinstance(layer, torch.Tensor) else layer for layer in layers]
     if any([len(each) for each in layer] != list(lengths) for layer in split):
-        raise UnsupportedRelease("The DeepStack features of get_image_features are not those of the images' tokens.")
+        raise UnsupportedRelease(f"The DeepStack features of {method} are not those of the vision tokens.")
     return list(zip(*split, strict=True))
 
 

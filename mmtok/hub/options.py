@@ -166,6 +166,13 @@ class PruningOptions:
     assistant_turn_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
         (), _sequences, "what opens a turn of the assistant and so ends the user's", table=True
     )
+    timestamp_token_ids: tuple[int, ...] | list[int] = _option(
+        (),
+        _ids,
+        'what the timestamps in front of a video\'s frames are made of, such as "0.5 seconds"; text of these ids alone '
+        "that ends in front of a frame is not covered",
+        table=True,
+    )
     word_continuation_bitmap: str = _option(
         "",
         _bitmap,

@@ -30,6 +30,7 @@ class TextRules:
     instruction_token_sequences: Sequence[Sequence[int]] = ()
     user_turn_token_sequences: Sequence[Sequence[int]] = ()
     assistant_turn_token_sequences: Sequence[Sequence[int]] = ()
+    timestamp_token_ids: Sequence[int] = ()
     word_continuation_bitmap: str = ""
     word_piece_texts: str = ""
     video_token_id: int | None = None
@@ -100,6 +101,7 @@ def _words_to_cover(ids: torch.Tensor, valid: torch.Tensor, rules: TextRules) ->
     # The bytes of one character are found wherever they stand: no other character contains them.
     punctuation, _ = _find_sequences(ids, valid, nowhere, rules.punctuation_token_sequences)
     ignored = _is_any(ids, rules.ignored_token_ids) | punctuation
+    timestamps = _timestamps(ids, specials, rules)
     no_word = specials | ignored
     # A sequence of ids stands for whole words only: neither its first nor the next token may continue a word.
     glued = (
@@ -117,12 +119,26 @@ def _words_to_cover(ids: torch.Tensor, valid: torch.Tensor, rules: TextRules) ->
     instructions, _ = matched(rules.instruction_token_sequences)
     stop_words, _ = matched(rules.ignored_token_sequences)
 
-    text = turn & ~(specials | assistant)
+    text = turn & ~(specials | assistant | timestamps)
     question = text & ~instructions
     marked = question & ~(ignored | stop_words)
     for otherwise in (question, text & ~(ignored | stop_words)):
         marked = torch.where(marked.any(1, keepdim=True), marked, otherwise)
     return marked, ~(glued | no_word)
+
+
+def _timestamps(ids: torch.Tensor, specials: torch.Tensor, rules: TextRules) -> torch.Tensor:
+    """(B, L) bool: the text of `timestamp_token_ids` that ends in front of a frame, or of the marker before one."""
+    wanted = _is_any(ids, rules.timestamp_token_ids)
+    found = torch.zeros_like(wanted)
+    if rules.video_token_id is None or not rules.timestamp_token_ids:
+        return found
+    ends = ids == rules.video_token_id
+    ends |= torch.nn.functional.pad(ends[:, 1:], (0, 1)) & specials
+    while bool(ends.any()):
+        ends = torch.nn.functional.pad(ends[:, 1:], (0, 1)) & wanted
+        found |= ends
+    return found
 
 
 def _last_user_turn(user_ends: torch.Tensor, assistant: torch.Tensor, *, alternating: bool) -> torch.Tensor:

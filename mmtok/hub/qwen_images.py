@@ -89,6 +89,20 @@ def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedIm
     return EncodedImages(projected, _raw(model, patches, layouts), layouts, video_outputs=outputs)
 
 
+def encode_qwen3_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
+    """The videos of Qwen3-VL, one crop for each temporal patch, which is a pair of frames, with those of DeepStack.
+
+    Args:
+        model: a `Qwen3VLForConditionalGeneration`.
+        inputs: `pixel_values_videos` (patches, values) and `video_grid_thw` (videos, 3).
+
+    Raises:
+        ValueError: as `encode_qwen2_5_vl_videos`.
+    """
+    encoded = encode_qwen2_5_vl_videos(model, inputs)
+    return replace(encoded, deepstack=deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features"))
+
+
 def _raw(model: Any, patches: torch.Tensor, layouts: Sequence[ImageTokens]) -> Sequence[torch.Tensor]:
     """For each image (T, d), the mean of each token's patches in the prompt's order, from the projector's input."""
     vision = model.config.vision_config
@@ -101,7 +115,7 @@ def _raw(model: Any, patches: torch.Tensor, layouts: Sequence[ImageTokens]) -> S
 
 
 def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -> torch.Tensor:
-    """(3, B, L) int64 on the CPU: the positions of a full prompt, counted by the stock model's own method.
+    """(3, B, L) int64 on the CPU: the positions of a full prompt of Qwen2.5-VL, counted by the stock model's method.
 
     Args:
         model: a stock model of Qwen-VL.
@@ -111,6 +125,20 @@ def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -
     Raises:
         ValueError: tokens of an image or video that touch those of another, or have text between them.
     """
+    return _positions(model, prompt, layouts, [len(each.crop) for each in layouts])
+
+
+def qwen3_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -> torch.Tensor:
+    """As `qwen_positions` for Qwen3-VL, where a timestamp stands in front of each temporal patch of a video.
+
+    Raises:
+        ValueError: tokens of an image or temporal patch that touch those of another, or have text between them.
+    """
+    return _positions(model, prompt, layouts, [count for each in layouts for count in each.crop.bincount().tolist()])
+
+
+def _positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens], runs: Sequence[int]) -> torch.Tensor:
+    """(3, B, L) positions of a prompt whose vision tokens stand in runs of so many."""
     config, merged = model.config, model.config.vision_config.spatial_merge_size
     ids = prompt.ids_on_host
     if ids is None:
@@ -123,7 +151,7 @@ def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -
     real = (prompt.mask_on_host != 0) | prompt.image_mask
     # 1 for images and 2 for videos.
     types = prompt.image_mask.int() + prompt.video_mask.int()
-    _require_runs(types, real, len(layouts))
+    _require_runs(types, real, runs)
     inputs = {
         "input_ids": ids,
         "attention_mask": real.long(),
@@ -136,21 +164,28 @@ def qwen_positions(model: Any, prompt: Prompt, layouts: Sequence[ImageTokens]) -
     return stock_positions(model, inputs)
 
 
-def _require_runs(types: torch.Tensor, real: torch.Tensor, number: int) -> None:
-    """Raises a ValueError unless the vision tokens stand in so many runs, by which stock tells images apart.
+def _require_runs(types: torch.Tensor, real: torch.Tensor, lengths: Sequence[int]) -> None:
+    """Raises a ValueError unless the vision tokens stand in runs of these lengths, by which stock tells images apart.
 
     Args:
         types: (B, L), 0 for text, 1 for images and 2 for videos.
         real: (B, L) bool, False for padding.
-        number: of images and videos.
+        lengths: of the images, and of the videos or their temporal patches.
     """
-    rows = [torch.nn.functional.pad(row[own], (1, 0)) for row, own in zip(types, real, strict=True)]
-    runs = sum(int(((row[1:] != row[:-1]) & (row[1:] > 0)).sum()) for row in rows)
-    if runs != number:
+    found = []
+    for row, own in zip(types, real, strict=True):
+        kinds, counts = row[own].unique_consecutive(return_counts=True)
+        found += counts[kinds > 0].tolist()
+    if found != list(lengths):
         raise ValueError(
-            f"The vision tokens of {number} images and videos stand in {runs} runs: let each be one run, with a token "
-            "of text between two of them."
+            f"The vision tokens stand in runs of {_some(found)} tokens, and the images and videos have "
+            f"{_some(lengths)}: let the tokens of each be one run, in Qwen3-VL those of each temporal patch of a "
+            "video, with a token of text between two of them."
         )
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 def _grids_of(layouts: Sequence[ImageTokens], merged: int) -> torch.Tensor | None:

@@ -99,6 +99,7 @@ FAMILIES: dict[str, Family] = {
         ("qwen_images.py",),
         towers=(),
         vllm=False,
+        frame="pair of frames that the tower reads together",
     ),
 }
 

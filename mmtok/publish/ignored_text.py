@@ -38,6 +38,8 @@ PUNCTUATION = (
 
 # How the templates of the families begin an image.
 _IMAGE = re.compile(re.escape("<image>") + "|" + re.escape("<|vision_start|>"))
+# What Qwen3-VL's processor writes in front of a frame, behind its timestamp.
+_FRAME = "<|vision_start|>"
 _BEFORE_A_WORD = ("x ", "x\n", "x\n\n", "(", '"', "x,", "x-", "x/")
 _BEHIND_A_WORD = (" x", "", "?", ".", ",", ":", ";", "!", ")", '"', "'", "-", "/", "\n")
 _BEFORE_AN_INSTRUCTION = ("x?\n", "x? ", "x\n", "x ", "x.\n", "x)\n", "x?\n\n", "\n", "")
@@ -64,9 +66,9 @@ def text_options(
 
     Returns:
         `ignored_token_ids`, `ignored_token_sequences`, `punctuation_token_sequences`, `instruction_token_sequences`,
-        `user_turn_token_sequences`, `assistant_turn_token_sequences`, `word_continuation_bitmap` and
-        `word_piece_texts`. Pieces of pure space are among the
-        instructions: templates put them between image and question, and no question is made of them.
+        `user_turn_token_sequences`, `assistant_turn_token_sequences`, `timestamp_token_ids`,
+        `word_continuation_bitmap` and `word_piece_texts`. Pieces of pure space are among the instructions: templates
+        put them between image and question, and no question is made of them.
 
     Raises:
         ValueError: a stop word that is no single word, an empty instruction, a chat template that cannot write a
@@ -84,6 +86,7 @@ def text_options(
         "instruction_token_sequences": [*vocabulary.pure_space(), *sentences],
         "user_turn_token_sequences": user,
         "assistant_turn_token_sequences": assistant,
+        "timestamp_token_ids": vocabulary.of_timestamps(_FRAME),
         "word_continuation_bitmap": vocabulary.continuation_bitmap(),
         "word_piece_texts": vocabulary.word_piece_texts(),
     }

@@ -106,6 +106,18 @@ class Vocabulary:
         whole = set(self.without_words())
         return sorted(list(ids) for ids in found if ids and len(ids) > 1 and not whole.issuperset(ids))
 
+    def of_timestamps(self, marker: str) -> list[int]:
+        """The ids that "0.0 seconds>" to "999.9 seconds>" are made of between "<" and `marker`, ascending.
+
+        Empty for a tokenizer without this marker of a frame. The "<" that opens a timestamp is not among them: it tells
+        the timestamp from a number in front of it.
+        """
+        if marker not in self._backend.get_vocab(with_added_tokens=True):
+            return []
+        texts = [f"<{tenths // 10}.{tenths % 10} seconds>{marker}" for tenths in range(10_000)]
+        found = self._backend.encode_batch(texts, add_special_tokens=False)
+        return sorted({index for each in found for index in each.ids[1:]} - self.special_ids)
+
     def pieces(self, before: str, text: str, after: str) -> tuple[int, ...] | None:
         """The ids that `text` becomes between `before` and `after`.
 

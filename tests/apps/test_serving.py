@@ -102,6 +102,7 @@ def test_handler_takes_every_option_but_the_tables_of_token_ids(folder) -> None:
         "user_turn_token_sequences",
         "assistant_turn_token_sequences",
         "punctuation_token_sequences",
+        "timestamp_token_ids",
         "word_continuation_bitmap",
         "word_piece_texts",
     }

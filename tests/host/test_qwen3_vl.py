@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import FAMILIES, IMAGE, VIDEO, single, stock_tokens
+from model_cases import FAMILIES, IMAGE, VIDEO, Row, single, stock_tokens
+from test_qwen2_5_vl import positions_read
 
 from benchmarks.reference import select_crop
 from mmtok.hub.deepstack import DEEPSTACK, DeepStack, adds_deepstack
@@ -230,10 +231,45 @@ def test_the_defaults_are_those_of_qwen2_5_vl(models: tuple[Any, Any]) -> None:
     assert torch.equal(found, stock_tokens(stock, shorter, **GREEDY))
 
 
-def test_videos_are_refused(models: tuple[Any, Any]) -> None:
+VIDEO_ROWS: list[Row] = [[3, (3, 18, 24), 5], [2, (24, 36), 4, (2, 30, 12), 3], [7], [(14, 12, 12), 4]]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_kept_tokens_of_videos_keep_their_positions(models: tuple[Any, Any], beams: int) -> None:
+    model, stock = models
+    inputs = FAMILY.inputs(VIDEO_ROWS, model)
+    full = FAMILY.positions(stock, inputs)["position_ids"]
+    kept = model.select_vision_tokens(**inputs, **BUDGET).kept_mask
+    with positions_read(model) as read, positions_read(stock) as expected:
+        model.generate(**inputs, **BUDGET, num_beams=beams, **GREEDY)
+        stock.generate(**inputs, **GREEDY)
+    for row, flags in enumerate(kept):
+        assert torch.equal(read[0][-3:, row * beams, -int(flags.sum()) :], full[:, row, flags])
+    for ours, theirs in zip(read[1:], expected[1:], strict=True):
+        assert torch.equal(ours[-3:, ::beams], theirs[-3:])
+
+
+def test_prompts_of_embeddings_have_the_positions_of_ids(models: tuple[Any, Any]) -> None:
     model, _ = models
-    inputs = FAMILY.inputs(ROWS[:1], model)
-    videos = {"pixel_values_videos": torch.randn(32, 54), "video_grid_thw": torch.tensor([[2, 4, 4]])}
-    for call in (model, model.generate, model.select_vision_tokens):
-        with pytest.raises(ValueError, match=r"videos? "):
-            call(**inputs, **videos)
+    inputs = FAMILY.inputs(VIDEO_ROWS[:1], model)
+    embeds = model.get_input_embeddings()(inputs["input_ids"]).detach()
+    images = {name: inputs[name] for name in model.visual_arguments if name in inputs}
+    found = []
+    for prompt in ({"input_ids": inputs["input_ids"]}, {"inputs_embeds": embeds}):
+        with positions_read(model) as read, torch.no_grad():
+            model(**prompt, **images, **BUDGET)
+        found.append(read[0])
+    assert torch.equal(*found)
+
+
+def test_each_temporal_patch_is_one_run_of_tokens(models: tuple[Any, Any]) -> None:
+    model, _ = models
+    inputs = FAMILY.inputs([[3, (2, 12, 12), 4]], model)
+    # Three tokens of the first temporal patch of four, and five of the second.
+    ids = inputs["input_ids"][0].tolist()
+    last = [place for place, index in enumerate(ids) if index == VIDEO][3]
+    ids = [*ids[:last], *ids[last + 1 : last + 6], VIDEO, *ids[last + 6 :]]
+    inputs |= {"input_ids": torch.tensor([ids]), "mm_token_type_ids": None}
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="stand in runs of 3, 5 tokens, and the images and videos have 4, 4: let"):
+            call(**inputs, **BUDGET)

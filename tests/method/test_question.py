@@ -121,6 +121,28 @@ def test_the_bytes_of_a_punctuation_mark_are_no_word() -> None:
     assert covered([40, 48, 50, 49], rules) == [40, 48, 50, 49]
 
 
+VIDEO, MARKER = 8, 7
+# 60 opens a timestamp, which is made of 61 to 64.
+TIMED = TextRules(IMAGE, (PAD, BOS, MARKER), (60,), timestamp_token_ids=(61, 62, 63, 64), video_token_id=VIDEO)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([BOS, 60, 61, 64, MARKER, VIDEO, VIDEO, MARKER, 60, 62, 61, 64, MARKER, VIDEO, MARKER, 40, 61], [40, 61]),
+        # A number in front of a timestamp is a word, and so is one in front of an image, or without a frame.
+        ([BOS, 40, 61, 60, 62, 64, MARKER, VIDEO, MARKER, 41], [40, 61, 41]),
+        ([BOS, 60, 61, 64, MARKER, IMAGE, MARKER, 40], [61, 64, 40]),
+        ([BOS, 40, 60, 61, 64, MARKER, 41], [40, 61, 64, 41]),
+        # Without a marker, and at the beginning.
+        ([61, 64, VIDEO, 40], [40]),
+    ],
+)
+def test_timestamps_of_frames_are_no_words(ids: list[int], words: list[int]) -> None:
+    assert covered(ids, TIMED) == words
+    assert covered([PAD, PAD, *ids], TIMED, [0, 0, *[1] * len(ids)]) == words
+
+
 def test_texts_of_pieces_come_back() -> None:
     texts = ["", " ab", "é", "", "日", " "]
     pieces = WordPieces.of(packed_texts(texts))

@@ -82,3 +82,18 @@ def test_words_of_the_last_of_two_questions(chat: Chat, question: str) -> None:
 
 def test_markers_and_roles_alone_give_no_rows(chat: Chat) -> None:
     assert chat.words_covered(single(chat, "")) == []
+
+
+def test_timestamps_are_found_where_the_tokenizer_marks_frames() -> None:
+    backend = byte_level_tokenizer()
+    plain = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert text_options(plain, None)["timestamp_token_ids"] == []
+    backend.add_special_tokens([AddedToken(each, special=True) for each in ("<|vision_start|>", "<|video_pad|>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    start, video = tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|video_pad|>"])
+    rules = TextRules(10_000, (start,), video_token_id=video, **text_options(tokenizer, None))
+    frames = "".join(f"<{time} seconds><|vision_start|><|video_pad|>" for time in ("0.5", "12.0", "987.3"))
+    ids = tokenizer(f"Read the 2{frames}Which sign at 12.0 seconds?", return_tensors="pt")["input_ids"]
+    assert tokenizer.decode(text_to_cover(ids, None, rules).ids[0].tolist()).split() == [
+        *("Read", "2", "sign", "12", "0", "seconds")
+    ]

@@ -458,7 +458,7 @@ VIDEOS = [
     Misuse(
         "text inside a video",
         lambda shop: shop.asked_about_a_video(ids=lambda ids: torch.cat((ids[:, 6:], ids[:, :6]), 1)),
-        "The vision tokens of 1 images and videos stand in 2 runs: let each be one run",
+        "The vision tokens stand in runs of 7, 1 tokens, and the images and videos have 8: let the tokens of each be",
     ),
 ]
 

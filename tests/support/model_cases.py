@@ -144,6 +144,11 @@ class Family:
         return self.name.startswith("qwen")
 
     @property
+    def has_timestamps(self) -> bool:
+        """Whether words in front of each temporal patch of a video say when it is seen."""
+        return self.name == "qwen3_vl"
+
+    @property
     def places(self) -> dict[str, str]:
         """Where the parts in front of the language model lie in a model that is offloaded to disk."""
         if self.has_grids:
@@ -155,6 +160,14 @@ class Family:
         """Whether stock reads a prompt in chunks; Qwen2.5-VL fails on text already on 5.17, and not on 5.23."""
         try:
             stock.generate(**self.inputs([[9]], stock), max_new_tokens=2, prefill_chunk_size=3)
+        except RuntimeError:
+            return False
+        return True
+
+    def repeats_videos(self, stock: Any) -> bool:
+        """Whether stock's beams read a video; those of Qwen3-VL fail on 4.57, which takes each frame for a video."""
+        try:
+            stock.generate(**self.inputs([[3, (2, 24, 24), 4]], stock), max_new_tokens=1, num_beams=2)
         except RuntimeError:
             return False
         return True
@@ -217,7 +230,7 @@ class Family:
         if deep:
             layers = getattr(encoded, "deepstack_features", None) or encoded[1]
             whole = [layer if isinstance(layer, torch.Tensor) else torch.cat(list(layer)) for layer in layers]
-            _add_deepstack(stock, [layer[kept[ids == IMAGE]] for layer in whole], (ids == IMAGE)[kept])
+            add_deepstack(stock, [layer[kept[ids == IMAGE]] for layer in whole], (ids == IMAGE)[kept])
         return embeds[kept]
 
     def tower(self, model: Any) -> Any:
@@ -282,7 +295,12 @@ class Family:
                 if isinstance(piece, tuple):
                     is_video = len(piece) == 3
                     image = [VIDEO if is_video else IMAGE] * self.image_length(piece, model)
-                    ids += [VISION_START, *image, VISION_END] if self.has_grids else image
+                    if is_video and self.has_timestamps:
+                        for _ in range(piece[0]):
+                            ids += torch.randint(3, IMAGE, (3,), generator=generator).tolist()
+                            ids += [VISION_START, *image[: len(image) // piece[0]], VISION_END]
+                    else:
+                        ids += [VISION_START, *image, VISION_END] if self.has_grids else image
                     (videos if is_video else sizes).append(piece)
                 else:
                     ids += torch.randint(3, IMAGE, (piece,), generator=generator).tolist()
@@ -335,7 +353,15 @@ class Family:
         return inputs
 
 
-def _add_deepstack(stock: Any, features: list[torch.Tensor], places: torch.Tensor) -> None:
+def add_deepstack(stock: Any, features: Sequence[torch.Tensor], places: torch.Tensor) -> None:
+    """From here on the language model of `stock` adds these features, and no earlier ones, to prompts of embeddings.
+
+    Args:
+        stock: a stock model of a family with DeepStack.
+        features: of each layer (vision tokens, hidden).
+        places: (L',) bool, those of the vision tokens.
+    """
+
     def add(_module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         rows, length = given["inputs_embeds"].shape[:2]
         if given.get("visual_pos_masks") is not None or length < len(places):  # its own images, or a step of decoding
@@ -344,7 +370,9 @@ def _add_deepstack(stock: Any, features: list[torch.Tensor], places: torch.Tenso
         added = [layer.repeat(rows, 1) for layer in features]
         return args, {**given, "visual_pos_masks": mask, "deepstack_visual_embeds": added}
 
-    stock.model.language_model.register_forward_pre_hook(add, with_kwargs=True)
+    if hasattr(stock, "added_deepstack"):
+        stock.added_deepstack.remove()
+    stock.added_deepstack = stock.model.language_model.register_forward_pre_hook(add, with_kwargs=True)
 
 
 def crops_of(size: tuple[int, ...]) -> int:
