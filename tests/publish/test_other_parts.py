@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chat_checkpoints import PARTS, make_chat_checkpoint
 from hub_double import HubDouble
 from published_models import ASK_TWICE, environment_of, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from mmtok.hub.options import PruningOptions
 from mmtok.hub.question import TextRules, text_to_cover
 from mmtok.publish import Destination, Recipe, push, stage, verify
 from mmtok.publish.clean_process import run_clean
 from mmtok.publish.families import FAMILIES, installed_modules
+from mmtok.publish.ignored_text import text_options
 
 KINDS = [pytest.param(kind, marks=[pytest.mark.torchvision] if parts.video else []) for kind, parts in PARTS.items()]
 
@@ -135,7 +137,7 @@ print(json.dumps(lengths))
 
 
 @pytest.mark.torchvision
-@pytest.mark.parametrize("kind", [kind for kind, parts in PARTS.items() if parts.video and FAMILIES[kind].frame])
+@pytest.mark.parametrize("kind", [kind for kind, parts in PARTS.items() if parts.video])
 def test_a_pipeline_answers_about_a_video(kind: str, tmp_path: Path) -> None:
     folder = stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged", check=False).path
     ended = run_clean(["-c", VIDEO, str(folder)], timeout=300)
@@ -146,9 +148,17 @@ def test_a_pipeline_answers_about_a_video(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.torchvision
-@pytest.mark.parametrize("kind", [kind for kind, parts in PARTS.items() if parts.video and not FAMILIES[kind].frame])
-def test_a_pipeline_refuses_a_video_that_cannot_be_pruned(kind: str, tmp_path: Path) -> None:
-    folder = stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged", check=False).path
-    ended = run_clean(["-c", VIDEO, str(folder)], timeout=300)
-    assert ended.returncode == 1
-    assert "ValueError: pixel_values_videos holds a video, and only images can be pruned" in ended.stderr
+def test_timestamps_of_the_processor_are_no_words(tmp_path: Path) -> None:
+    processor = AutoProcessor.from_pretrained(make_chat_checkpoint(tmp_path / "base", "qwen3_vl"))
+    tokenizer, template = processor.tokenizer, processor.chat_template
+    texts = [{"type": "text", "text": text} for text in ("Watch 2.5", "Which sign?")]
+    chat = [{"role": "user", "content": [texts[0], {"type": "video"}, texts[1]]}]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
+    frames = torch.randint(0, 256, (4, 3, 56, 56), dtype=torch.uint8)
+    metadata = [{"fps": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}]
+    ids = processor(text=[prompt], videos=[frames], video_metadata=metadata, do_sample_frames=False)["input_ids"]
+    assert "<0.2 seconds><|vision_start|>" in tokenizer.decode(ids[0])
+    marker, video = tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|video_pad|>"])
+    rules = TextRules(10_000, (marker,), video_token_id=video, **text_options(tokenizer, template))
+    covered = text_to_cover(torch.tensor(ids), None, rules)
+    assert tokenizer.decode(covered.ids[0].tolist()).split() == ["Watch", "2", "5", "sign"]
