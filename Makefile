@@ -61,7 +61,7 @@ $(VLLM)/.installed: setup.cfg tests/vllm_plugin/requirements.txt
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-fuzz: $(INSTALLED) ## 2,000 random prompts
+fuzz: $(INSTALLED) ## 1,000 random prompts of each family, 5,000 in all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/host/test_properties.py -m 'heavy or not heavy' --fuzz
 
 lint: $(INSTALLED) ## ruff and mypy

@@ -1,4 +1,4 @@
-"""Random prompts: turns, images of any shape, padding, dtypes, and budgets; 2,000 of them in `make fuzz`."""
+"""Random prompts: turns, images of any shape, videos, padding, dtypes, and budgets; more of them in `make fuzz`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_cases import Family, single
+from model_cases import IMAGE, VIDEO, Family, single
 
 CASES, CASES_OF_FUZZ = 100, 1000  # for each family
 
@@ -21,7 +21,8 @@ def sizes(draw: st.DrawFn) -> tuple[int, int]:
     return size if draw(st.booleans()) else size[::-1]
 
 
-ROWS = st.lists(st.lists(st.one_of(st.integers(0, 6), sizes()), max_size=4), min_size=1, max_size=3)
+VIDEOS = st.tuples(st.integers(1, 3), st.integers(4, 40), st.integers(4, 40))
+ROWS = st.lists(st.lists(st.one_of(st.integers(0, 6), sizes(), VIDEOS), max_size=4), min_size=1, max_size=3)
 BUDGETS = st.one_of(st.integers(1, 20), st.floats(0.01, 1), st.none())
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 OPTIONS = st.fixed_dictionaries(
@@ -50,13 +51,23 @@ def test_random_prompts(family: Family, request: pytest.FixtureRequest) -> None:
     )
     @given(ROWS, OPTIONS, DTYPES, st.booleans(), st.integers(0, 2**16))
     def check(rows: list[Any], pruning_options: dict[str, Any], dtype: torch.dtype, left: bool, seed: int) -> None:
+        rows = [[as_read_by(family, piece) for piece in row] for row in rows]
         inputs = family.inputs(rows, model, seed=seed, left=left)
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+        for pixels in inputs.keys() & {"pixel_values", "pixel_values_videos"}:
+            inputs[pixels] = inputs[pixels].to(dtype)
         holds_for(family, model, rows, inputs, family.options(**pruning_options), left)
 
     check()
     assert set(vars(model)) == state
+
+
+def as_read_by(family: Family, piece: Any) -> Any:
+    """A video as an image for a family without videos, and of two frames where all have to have as many."""
+    if not isinstance(piece, tuple) or len(piece) == 2:
+        return piece
+    if not family.model_class.video_arguments:
+        return piece[1:]
+    return piece if family.has_grids else (2, *piece[1:])
 
 
 def holds_for(
@@ -71,28 +82,31 @@ def holds_for(
     with torch.no_grad():
         output = model(**inputs, **pruning_options)
     real = inputs["attention_mask"].bool()
-    images = [sum(isinstance(piece, tuple) for piece in row) for row in rows]
+    # The images and the videos of each row.
+    counts = [
+        [sum(isinstance(piece, tuple) and len(piece) == axes for piece in row) for axes in (2, 3)] for row in rows
+    ]
     assert torch.isfinite(output.logits[real]).all()
-    if not sum(images) or pruning_options["vision_token_budget"] is None:
+    if not sum(map(sum, counts)) or pruning_options["vision_token_budget"] is None:
         assert bool(selection.kept_mask[real].all())
     else:
         assert torch.equal(output.kept_mask, selection.kept_mask)
         dropped = real & ~output.kept_mask
-        assert bool((inputs["input_ids"][dropped] == model.config.image_token_id).all())
+        assert set(inputs["input_ids"][dropped].tolist()) <= {IMAGE, VIDEO}
         assert bool((output.logits[dropped] == 0).all())
     for image in selection.images:
         kept = len(image.indices)
         assert 1 <= kept <= image.num_tokens
         assert image.indices.tolist() == sorted(set(image.indices.tolist()))
         assert image.coverage <= min(image.upper_bound, image.full_coverage) + 1e-4
-    first = 0
-    for row, count in enumerate(images):
-        own = single(inputs, row, slice(first, first + count))
+    first, first_video = 0, 0
+    for row, (images, videos) in enumerate(counts):
+        own = single(inputs, row, slice(first, first + images), slice(first_video, first_video + videos))
         if own["input_ids"].shape[1]:
             alone = model.select_vision_tokens(**own, **pruning_options).images
-            together = selection.images[first : first + count]
+            together = selection.images[first + first_video :][: images + videos]
             assert [image.indices.tolist() for image in alone] == [image.indices.tolist() for image in together]
-        first += count
+        first, first_video = first + images, first_video + videos
     if left:
         tokens = model.generate(**inputs, **pruning_options, max_new_tokens=1, do_sample=False)
         assert torch.equal(tokens[:, :-1], inputs["input_ids"])
