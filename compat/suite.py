@@ -36,7 +36,9 @@ GROUPS: dict[str, list[str]] = {
 }
 # The column of transformers' own tests, which `upstream.py` runs.
 UPSTREAM = "transformers' model tests"
-COLUMNS = [*GROUPS, UPSTREAM]
+# The same of the tests of generation, whose file `--generation-tests` names.
+GENERATION = "transformers' generation tests"
+COLUMNS = [*GROUPS, UPSTREAM, GENERATION]
 # What the tests need beside torch and transformers.
 PACKAGES = ("accelerate", "parameterized", "pytest", "pyyaml", "safetensors", "starlette", "tqdm", "uvicorn")
 
@@ -55,11 +57,10 @@ release that installs on Python 3.10.
 - *Publishing* is two tests of `tests/host/test_published.py`: both families are staged, pushed to a Hub on loopback
   and loaded from it in clean processes; a fine-tuned model is pushed and loaded again.
 - *transformers' model tests* are those of `ModelTesterMixin` in the release's source distribution, run for the stock
-  class and for the pruned class with pruning off: a test passes where both end alike. 5.23.0 and 5.24.0 have run them
-  for all five families, the other releases for the three LLaVA ones. The source distribution leaves out the tests of
-  generation.
-
-Qwen2.5-VL and Qwen3-VL came after the other runs and are not in them.
+  class and for the pruned class with pruning off, for all five families: a test passes where both end alike.
+- *transformers' generation tests* are those of `GenerationTesterMixin`, likewise. The source distribution leaves them
+  out: `--generation-tests` takes the file `tests/generation/test_utils.py` of the repository of transformers. A row
+  names the release that this file is of where it is another.
 
 """
 
@@ -68,19 +69,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="releases of transformers to run; without it the named ones")
     parser.add_argument("--python", nargs="*", default=[], help="run these interpreters, which have the packages")
-    parser.add_argument("--groups", nargs="*", default=COLUMNS, choices=COLUMNS, help="columns to run")
+    parser.add_argument("--groups", nargs="*", choices=COLUMNS, help="columns to run")
+    parser.add_argument(
+        "--generation-tests", type=Path, help="tests/generation/test_utils.py of the release, out of its repository"
+    )
+    parser.add_argument("--generation-tests-of", help="the release of this file, where it is another")
     given = parser.parse_args(arguments)
+    groups = given.groups or [group for group in COLUMNS if group != GENERATION or given.generation_tests]
+    if GENERATION in groups and given.generation_tests is None:
+        parser.error(f"{GENERATION} need --generation-tests: give tests/generation/test_utils.py of the release.")
     pythons = [Path(path) for path in given.python]
     if not pythons:
         pythons = [made(Pair(release)) for release in given.only or (OLDEST, *NAMED)]
-    for group in given.groups:
+    for group in groups:
         for python in pythons:
             name = versions_of(python)
             with tempfile.TemporaryDirectory() as scratch:
                 place = Path(scratch)
-                seen = (
-                    upstream.compared(python, place) if group == UPSTREAM else run_tests(python, GROUPS[group], place)
-                )
+                if group in GROUPS:
+                    seen = run_tests(python, GROUPS[group], place)
+                else:
+                    seen = upstream.compared(python, place, given.generation_tests if group == GENERATION else None)
+            if group == GENERATION and given.generation_tests_of:
+                seen["tests of"] = given.generation_tests_of
             # Read again: another run may have added its rows meanwhile.
             results = known_results()
             results[name] = {**results.get(name, {}), group: seen}
@@ -150,7 +161,8 @@ def told(row: dict[str, Any], group: str) -> str:
     if group not in row:
         return "not run"
     seen = row[group]
-    return "; ".join([f"{seen['passed']} passed", *seen["failed"], *seen["skipped"]]).replace("|", "\\|")
+    of = f" (tests of {seen['tests of']})" if "tests of" in seen else ""
+    return "; ".join([f"{seen['passed']} passed{of}", *seen["failed"], *seen["skipped"]]).replace("|", "\\|")
 
 
 def order(name: str) -> list[list[int]]:

@@ -1,8 +1,10 @@
 """transformers' own model tests under a release: those of the stock classes and of the pruned classes with pruning off.
 
 The tests are `ModelTesterMixin` of the release's source distribution, which leaves out its tests of generation and of
-export; empty classes stand for those. A test of the pruned class has to end as the same test of the stock class, or of
-an empty subclass of it where transformers treats its own classes otherwise (`upstream_cases.OUTSIDE`).
+export; empty classes stand for those. The tests of generation, `GenerationTesterMixin`, are in the repository of
+transformers alone: where their file is given, they run in place of the others. A test of the pruned class has to end as
+the same test of the stock class, or of an empty subclass of it where transformers treats its own classes otherwise
+(`upstream_cases.OUTSIDE`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,22 +25,27 @@ CASES = HERE / "upstream_cases.py"
 LEFT_OUT = {"generation/test_utils.py": "GenerationTesterMixin", "exporters/test_export.py": "ExportTesterMixin"}
 
 
-def compared(python: Path, scratch: Path) -> dict[str, Any]:
+def compared(python: Path, scratch: Path, generation_tests: Path | None = None) -> dict[str, Any]:
     """Runs both; returns the number of tests with equal results, and the tests whose results differ.
 
     Args:
         python: has the release, the packages that the tests need and `parameterized`.
         scratch: an empty folder.
+        generation_tests: `tests/generation/test_utils.py` of the release or of one near it, to run those; None for
+            those of models.
     """
     asked = "import transformers; print(transformers.__version__)"
     release = subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
     unpack_tests(python, release, scratch)
+    if generation_tests is not None:
+        shutil.copy(generation_tests, scratch / "tests" / "generation" / "test_utils.py")
     shutil.copy(CASES, scratch)
     report = scratch / "report.xml"
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
     paths = (scratch, ROOT, ROOT / "tests" / "support")
     own |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", CASES.name]
+    command += ["-k", "Generation" if generation_tests is not None else "not Generation"]
     ended = subprocess.run(command, cwd=scratch, env=own, capture_output=True, text=True)
     if not report.exists():
         return {"passed": 0, "failed": [(ended.stderr.strip() or ended.stdout).splitlines()[-1][:300]], "skipped": []}
@@ -69,20 +76,22 @@ def unpack_tests(python: Path, release: str, folder: Path) -> None:
 
 
 def read(report: Path) -> dict[str, Any]:
-    """Compares the results of a report of pytest in the form of JUnit, test by test."""
+    """Compares the results of a report of pytest in the form of JUnit, test by test; "of stock" is how those ended."""
     seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for case in ElementTree.parse(report).iter("testcase"):
         kind, _, family = case.get("classname", "").rpartition(".")[2].partition("_")
         bad = [*case.findall("failure"), *case.findall("error")]
         ended = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
+        kind = kind.removeprefix("Generation")
         if kind in ("Stock", "Pruned", "Subclass"):
             seen[f"{family}: {case.get('name', '')}"][kind].add(ended)
-    equal, different = 0, []
+    equal, different, ended_as = 0, [], Counter()
     for name, both in sorted(seen.items()):
         kinds = ("Subclass" if "Subclass" in both else "Stock", "Pruned")
         stock, pruned = ("+".join(sorted(both[kind])) or "absent" for kind in kinds)
+        ended_as[stock] += 1
         if stock == pruned:
             equal += 1
         else:
             different.append(f"{name}: {stock} with stock, {pruned} with pruning off")
-    return {"passed": equal, "failed": different, "skipped": []}
+    return {"passed": equal, "failed": different, "skipped": [], "of stock": dict(sorted(ended_as.items()))}

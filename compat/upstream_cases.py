@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 from model_cases import FAMILIES, IMAGE_SIZE, Family
+from tests.generation.test_utils import GenerationTesterMixin  # type: ignore[import-not-found]
 from tests.test_modeling_common import ModelTesterMixin  # type: ignore[import-not-found]
 from transformers import AutoModel
 
@@ -37,7 +38,8 @@ class ModelTester:
         if not issubclass(model_class, family.model_class):
             config = model_class.config_class.from_dict(config.to_dict())  # type: ignore[attr-defined]
         self.config = config
-        self.inputs = family.inputs([[2, SIZE, 3]] * self.batch_size, family.models()[0])
+        self.family, self.model = family, family.models()[0]
+        self.inputs = self.inputs_of(self.batch_size)
         text = config.text_config
         self.seq_length = self.encoder_seq_length = self.inputs["input_ids"].shape[1]
         self.num_hidden_layers, self.hidden_size = text.num_hidden_layers, text.hidden_size
@@ -45,6 +47,9 @@ class ModelTester:
         self.patch_size = config.vision_config.patch_size
         self.image_size = getattr(config.vision_config, "image_size", IMAGE_SIZE)
         self.vision_config = config.vision_config.to_dict()
+
+    def inputs_of(self, rows: int) -> dict[str, torch.Tensor]:
+        return self.family.inputs([[2, SIZE, 3]] * rows, self.model)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
         return copy.deepcopy(self.config), copy.deepcopy(self.inputs)
@@ -68,6 +73,29 @@ def case(kind: str, family: Family, model_class: type, **attributes: Any) -> typ
         "__module__": __name__,
     }
     return type(f"{kind}_{family.name}", (ModelTesterMixin, unittest.TestCase), attributes)
+
+
+def generation_case(kind: str, family: Family, model_class: type) -> type[unittest.TestCase]:
+    """The tests of generation of `model_class`."""
+
+    def set_up(test: Any) -> None:
+        test.model_tester = ModelTester(family, model_class)
+
+    def prepare(test: Any, batch_size: int = 2) -> tuple[Any, dict[str, torch.Tensor]]:
+        # transformers cuts every tensor to `batch_size`, also one that holds a row a patch.
+        config, _ = GenerationTesterMixin.prepare_config_and_inputs_for_generate(test, batch_size)
+        return config, test.model_tester.inputs_of(batch_size)
+
+    attributes = {
+        "setUp": set_up,
+        "all_model_classes": (model_class,),
+        "all_generative_model_classes": (model_class,),
+        "pipeline_model_mapping": {},
+        "_is_composite": True,
+        "prepare_config_and_inputs_for_generate": prepare,
+        "__module__": __name__,
+    }
+    return type(f"Generation{kind}_{family.name}", (GenerationTesterMixin, unittest.TestCase), attributes)
 
 
 def missing_weights_test(family: Family) -> Callable[[Any], None]:
@@ -95,6 +123,8 @@ def cases(family: Family) -> list[type[unittest.TestCase]]:
         case("Stock", family, family.stock_class),
         case("Pruned", family, family.model_class),
         case("Subclass", family, subclass, **others),
+        generation_case("Stock", family, family.stock_class),
+        generation_case("Pruned", family, family.model_class),
     ]
 
 

@@ -105,7 +105,11 @@ def holds_for(
         if own["input_ids"].shape[1]:
             alone = model.select_vision_tokens(**own, **pruning_options).images
             together = selection.images[first + first_video :][: images + videos]
-            assert [image.indices.tolist() for image in alone] == [image.indices.tolist() for image in together]
+            for one, other in zip(alone, together, strict=True):
+                # Without a question, either of two tokens covers as much: rounding decides.
+                tied = pruning_options["text_coverage_weight"] == 0 and one.coverage == pytest.approx(other.coverage)
+                assert len(one.indices) == len(other.indices)
+                assert tied or torch.equal(one.indices, other.indices)
         first, first_video = first + images, first_video + videos
     if left:
         tokens = model.generate(**inputs, **pruning_options, max_new_tokens=1, do_sample=False)

@@ -122,15 +122,17 @@ def test_upstreams_tests_are_compared_one_by_one(tmp_path: Path) -> None:
         ran("Stock_llava", "test_left_out"),
         ran("Stock_llava", "test_outside"),
         *(ran(f"{kind}_llava", "test_outside", failed) for kind in ("Subclass", "Pruned")),
+        *(ran(f"Generation{kind}_llava", "test_beams") for kind in ("Stock", "Pruned")),
     ]
     report.write_text(f"<testsuites><testsuite>{''.join(rows)}</testsuite></testsuites>", encoding="utf-8")
     assert upstream.read(report) == {
-        "passed": 2,
+        "passed": 3,
         "failed": [
             "llava: test_left_out: passed with stock, absent with pruning off",
             "llava: test_parts: failed+passed with stock, passed with pruning off",
         ],
         "skipped": [],
+        "of stock": {"failed": 1, "failed+passed": 1, "passed": 2, "skipped": 1},
     }
 
 
