@@ -21,8 +21,11 @@ from xml.etree import ElementTree
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 CASES = HERE / "upstream_cases.py"
-# What the source distribution leaves out, and the class that the tests import from there.
-LEFT_OUT = {"generation/test_utils.py": "GenerationTesterMixin", "exporters/test_export.py": "ExportTesterMixin"}
+# What the source distribution leaves out, and the classes that the tests import from there.
+LEFT_OUT = {
+    "generation/test_utils.py": ("GenerationTesterMixin",),
+    "exporters/test_export.py": ("ExportTesterMixin", "ExportGenerateTesterMixin"),
+}
 
 
 def compared(python: Path, scratch: Path, generation_tests: Path | None = None) -> dict[str, Any]:
@@ -68,11 +71,11 @@ def unpack_tests(python: Path, release: str, folder: Path) -> None:
                 target = folder / inside
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
-    for name, class_name in LEFT_OUT.items():
+    for name, class_names in LEFT_OUT.items():
         target = folder / "tests" / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(f"class {class_name}:\n    pass\n", encoding="utf-8")
+            target.write_text("".join(f"class {each}:\n    pass\n" for each in class_names), encoding="utf-8")
 
 
 def read(report: Path) -> dict[str, Any]:
