@@ -57,10 +57,11 @@ release that installs on Python 3.10.
 - *Publishing* is two tests of `tests/host/test_published.py`: both families are staged, pushed to a Hub on loopback
   and loaded from it in clean processes; a fine-tuned model is pushed and loaded again.
 - *transformers' model tests* are those of `ModelTesterMixin` in the release's source distribution, run for the stock
-  class and for the pruned class with pruning off, for all five families: a test passes where both end alike.
-- *transformers' generation tests* are those of `GenerationTesterMixin`, likewise. The source distribution leaves them
-  out: `--generation-tests` takes the file `tests/generation/test_utils.py` of the repository of transformers. A row
-  names the release that this file is of where it is another.
+  class and for the pruned class with pruning off: a test passes where both end alike. 5.23.0 and 5.24.0 have run them
+  for all five families, the other releases for the three LLaVA ones.
+- *transformers' generation tests* are those of `GenerationTesterMixin`, likewise and for all five. The source
+  distribution leaves them out: `--generation-tests` takes the file `tests/generation/test_utils.py` of the repository
+  of transformers. A row names the release that this file is of where it is another.
 
 """
 
