@@ -71,7 +71,12 @@ def press(driver: Any, name: str) -> None:
 
 def answered(driver: Any) -> tuple[str, str]:
     """Waits for both answers, the drawing and the table of budgets, and returns the facts."""
-    until(lambda: all("all after" in text_of(driver, f"#{name}-facts") for name in ("pruned", "full")))
+
+    def told(name: str) -> bool:
+        # While an answer goes on, Gradio lays how long it takes over the facts.
+        return "all after" in (facts := text_of(driver, f"#{name}-facts")) and "processing" not in facts
+
+    until(lambda: told("pruned") and told("full"))
     until(lambda: "coverage" in text_of(driver, "#budgets"))
     loaded = "const i = document.querySelector('#pruned-image img'); return i && i.complete && i.naturalWidth > 0"
     until(lambda: driver.execute_script(loaded))
