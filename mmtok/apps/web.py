@@ -66,7 +66,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool, image_memory: i
             with gr.Column(min_width=300, scale=5):
                 outputs = _results()
         gr.HTML(page_text.note(f"{COVERAGE} {TIMES}" + (f" {TOO_SMALL}" if embedded else "")), elem_id="explained")
-        answer = {"fn": respond, "inputs": asking.inputs, "outputs": outputs, "concurrency_limit": 2}
+        answer: dict[str, Any] = {"fn": respond, "inputs": asking.inputs, "outputs": outputs, "concurrency_limit": 2}
         gr.on([asking.ask.click, asking.question.submit], **answer, concurrency_id="answers")
         # The slider answers while it is moved: of the moves that come meanwhile, the last one counts.
         asking.budget.change(**answer, trigger_mode="always_last", concurrency_id="answers", show_progress="hidden")
