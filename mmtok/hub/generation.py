@@ -11,7 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from .deepstack import DEEPSTACK, DeepStack
 from .grid_positions import GridPositions
-from .host import cached_length, given_cache, text_places
+from .host import cache_columns, cached_length, given_cache, text_places
 from .pruned_prompt import PrunedPrompt, with_full_prompt
 
 
@@ -71,11 +71,13 @@ class GenerationStep:
             return given
         places = text_places(given)
         places = None if places is None else places.expand(len(new), -1)
+        columns = cache_columns(given)
         # The length of a cache may have to be read back from the device: it is asked for while it says something.
-        start = cached_length(given_cache(given)) if self._reads_prompt or places is None else None
+        counted = places is not None or columns is not None
+        start = None if counted and not self._reads_prompt else cached_length(given_cache(given))
         changed: dict[str, Any] = {}
         if self._positions is not None:
-            changed["position_ids"] = _numbered(self._positions, places, start, new)
+            changed["position_ids"] = _numbered(self._positions, places, columns, start, new)
         if self._embeds is not None and ids is not None and start is not None:
             embeds = self._embeddings(ids, start, embed)
             changed |= {} if embeds is None else {"input_ids": None, "inputs_embeds": embeds}
@@ -115,18 +117,25 @@ class GenerationStep:
 
 
 def _numbered(
-    positions: GridPositions, places: torch.Tensor | None, start: int | None, new: torch.Tensor
+    positions: GridPositions,
+    places: torch.Tensor | None,
+    columns: torch.Tensor | None,
+    start: int | None,
+    new: torch.Tensor,
 ) -> torch.Tensor:
     """(3, R, n) positions of a step's tokens, or (4, R, n) with their places in the text in front.
 
     Args:
         positions: of the pruned prompt.
         places: (R, n) places in the text, where stock counts them.
-        start: the column of the first token; None for tokens behind the prompt whose `places` are known.
+        columns: (n,) columns of the tokens, where stock counts them.
+        start: the column of the first token; None for tokens behind the prompt whose `places` or `columns` are known.
         new: (R, n, ...), the tokens.
     """
     if start is None and places is not None:
         numbers = positions.behind(places)
+    elif start is None and columns is not None:
+        numbers = positions.behind_columns(columns, len(new))
     else:
         numbers = positions.columns(start or 0, *new.shape[:2])
     return numbers if places is None else torch.cat((places[None].to(numbers.device), numbers))

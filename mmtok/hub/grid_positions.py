@@ -63,6 +63,11 @@ class GridPositions:
         positions = torch.cat((own, (self.following + behind).expand(3, -1, -1)), dim=2)
         return positions.repeat_interleave(rows // positions.shape[1], dim=1)
 
+    def behind_columns(self, columns: torch.Tensor, rows: int) -> torch.Tensor:
+        """(n,) columns behind the prompt -> (3, rows, n); no value is read back from the device."""
+        following = self.following.to(columns.device).repeat_interleave(rows // len(self.following), dim=0)
+        return (following + columns - self.places.shape[2]).expand(3, -1, -1)
+
     def behind(self, text: torch.Tensor) -> torch.Tensor:
         """(R, n) places in the text, of tokens behind the prompt -> (3, R, n); R is a multiple of B (beams)."""
         offset = (self.following - self.tokens).to(text.device)

@@ -109,6 +109,12 @@ def text_places(arguments: Mapping[str, Any]) -> torch.Tensor | None:
     return positions[0] if positions is not None and positions.dim() == 3 and len(positions) == 4 else None
 
 
+def cache_columns(arguments: Mapping[str, Any]) -> torch.Tensor | None:
+    """(n,) columns of a step's tokens in the cache, which stock generation of earlier releases gives; else None."""
+    columns = arguments.get("cache_position")
+    return columns if isinstance(columns, torch.Tensor) and columns.dim() == 1 else None
+
+
 def stock_positions(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     """(3, B, L) int64 positions in time, height and width of a full prompt, as the stock model counts them.
 

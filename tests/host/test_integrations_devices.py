@@ -31,14 +31,29 @@ def saved(model: Any, tmp_path: Path) -> Path:
 PLACES = {
     "disk": {"model.language_model": "disk", "lm_head": "cpu"},
     "all on disk": {"model": "disk", "lm_head": "disk"},
+    "language model on disk": {"model.language_model": "disk", "lm_head": "disk"},
 }
+
+
+def require_offloaded_images(family: Family, offloaded: Any) -> None:
+    if not family.offloads_images(offloaded.unpruned()):
+        pytest.skip("The stock vision tower of this release reads its weights before they are loaded.")
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_offload_to_disk(family: Family, model: Any, saved: Path, tmp_path: Path, place: str) -> None:
-    places = {**PLACES[place], **(family.places if place == "disk" else {})}
-    offloaded = family.model_class.from_pretrained(saved, device_map=places, offload_folder=str(tmp_path / "offload"))
+    places = dict(PLACES[place])
+    if place != "all on disk":
+        places |= family.places if place == "disk" else dict.fromkeys(family.places, "cpu")
+    settings: dict[str, Any] = {"device_map": places, "offload_folder": str(tmp_path / "offload")}
+    offloaded = family.model_class.from_pretrained(saved, **settings)
+    if not hasattr(offloaded, "hf_device_map"):
+        family.models_of_own_classes()[1].save_pretrained(tmp_path / "stock")
+        stock = family.stock_class.from_pretrained(tmp_path / "stock", **settings)
+        assert not hasattr(stock, "hf_device_map")
+        pytest.skip("Stock never reads the weights of a model that is all in one place, on this release.")
     assert "disk" in set(offloaded.hf_device_map.values())
+    require_offloaded_images(family, offloaded)
     inputs = family.inputs(ROWS, model)
     assert torch.equal(offloaded.generate(**inputs, **GREEDY), model.generate(**inputs, **GREEDY))
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
@@ -54,6 +69,7 @@ def test_offload_by_accelerate(family: Family, model: Any, saved: Path) -> None:
     expected = model.generate(**inputs, **GREEDY)
     offloaded = accelerate.cpu_offload(family.model_class.from_pretrained(saved), execution_device="cpu")
     assert offloaded.lm_head.weight.is_meta
+    require_offloaded_images(family, offloaded)
     assert torch.equal(offloaded.generate(**inputs, **GREEDY), expected)
 
 

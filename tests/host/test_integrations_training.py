@@ -73,6 +73,8 @@ def test_an_adapter_learns_is_saved_and_merges(family: Family, model: Any, tmp_p
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_accumulated_gradients_are_those_of_the_batch(family: Family, model: Any, checkpointing: bool) -> None:
+    if not family.reads_loss_arguments():
+        pytest.skip("The stock loss of this release leaves out num_items_in_batch.")
     batch = labelled(family.inputs(ROWS, model, left=False))
     words = int((batch["labels"][:, 1:] != -100).sum())
     if checkpointing:

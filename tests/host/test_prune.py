@@ -117,6 +117,8 @@ def test_a_model_on_several_devices(family: Family, models: Any, stock_folder: P
     places = {**PLACES, **family.places}
     stock = family.stock_class.from_pretrained(stock_folder, device_map=places, offload_folder=str(tmp_path / "off"))
     pruned, inputs = mmtok.prune(stock, vision_token_budget=3), family.inputs(ROWS, models[0])
+    if not family.offloads_images(stock):
+        pytest.skip("The stock vision tower of this release reads its weights before they are loaded.")
     assert torch.equal(run(pruned, inputs), run(models[0], inputs))
     assert torch.equal(run(stock, inputs), run(models[1], inputs))
     assert torch.equal(pruned(**inputs).logits, models[0](**inputs).logits)

@@ -38,5 +38,6 @@ def test_kept_tokens_keep_their_positions_and_decoding_goes_on_behind_the_full_p
     assert pruned.places[:, 0].tolist() == [[0, 1, 1, 4], [0, 1, 2, 4], [0, 3, 1, 4]]
     assert pruned.columns(1, 1, 5).tolist() == [[[1, 1, 4, 5, 6]], [[1, 2, 4, 5, 6]], [[3, 1, 4, 5, 6]]]
     assert pruned.columns(6, 2, 1).tolist() == [[[7], [7]]] * 3
+    assert torch.equal(pruned.behind_columns(torch.tensor([5, 6]), 2), pruned.columns(5, 2, 2))
     # The fourth place of the pruned text has the fifth position of the full prompt.
     assert pruned.behind(torch.tensor([[4, 5], [6, 7]])).tolist() == [[[5, 6], [7, 8]]] * 3

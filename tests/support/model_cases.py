@@ -172,6 +172,22 @@ class Family:
             return False
         return True
 
+    def reads_loss_arguments(self) -> bool:
+        """Whether the stock loss reads `num_items_in_batch` and `shift_labels`; that of Qwen3-VL does not on 5.5."""
+        stock = self.models(vision_token_budget=None)[1]
+        inputs = self.inputs([[9]], stock)
+        labels = inputs["input_ids"]
+        loss, counted = (stock(**inputs, labels=labels, **more).loss for more in ({}, {"num_items_in_batch": 1}))
+        return not torch.equal(loss, counted)
+
+    def offloads_images(self, stock: Any) -> bool:
+        """Whether an offloaded `stock` encodes images; the tower of Qwen3-VL on 5.5 reads weights too early."""
+        try:
+            stock.get_image_features(**self.images(self.inputs([[(IMAGE_SIZE, IMAGE_SIZE)]], stock)))
+        except NotImplementedError:
+            return False
+        return True
+
     def options(self, **options: Any) -> dict[str, Any]:
         """The options that mean something for the family."""
         return {name: value for name, value in options.items() if name not in self.model_class.refused_options}
