@@ -181,9 +181,9 @@ class Family:
         return not torch.equal(loss, counted)
 
     def offloads_images(self, stock: Any) -> bool:
-        """Whether an offloaded `stock` encodes images; the tower of Qwen3-VL on 5.5 reads weights too early."""
+        """Whether an offloaded `stock` reads images; the tower of Qwen3-VL on 5.5 reads weights too early."""
         try:
-            stock.get_image_features(**self.images(self.inputs([[(IMAGE_SIZE, IMAGE_SIZE)]], stock)))
+            stock(**self.inputs([[(IMAGE_SIZE, IMAGE_SIZE), 3]], stock))
         except NotImplementedError:
             return False
         return True
