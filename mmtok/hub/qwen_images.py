@@ -39,7 +39,8 @@ def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     grids = checked_grids(inputs.get("image_grid_thw"), merged, len(pixels))
     layouts = [grid_layout(*grid) for grid in grids]
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs)
-    return EncodedImages(projected_features(outputs), _raw(model, patches, layouts), layouts, outputs=outputs)
+    raw = unmerged_tokens(model.config.vision_config, patches, layouts)
+    return EncodedImages(projected_features(outputs), raw, layouts, outputs=outputs)
 
 
 def encode_qwen3_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
@@ -86,7 +87,8 @@ def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedIm
     layouts = [grid_layout(*grid, is_video=True, seconds=own) for grid, own in zip(grids, seconds, strict=True)]
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs, model.get_video_features)
     projected = projected_features(outputs, "get_video_features")
-    return EncodedImages(projected, _raw(model, patches, layouts), layouts, video_outputs=outputs)
+    raw = unmerged_tokens(model.config.vision_config, patches, layouts)
+    return EncodedImages(projected, raw, layouts, video_outputs=outputs)
 
 
 def encode_qwen3_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
@@ -103,14 +105,21 @@ def encode_qwen3_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImag
     return replace(encoded, deepstack=deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features"))
 
 
-def _raw(model: Any, patches: torch.Tensor, layouts: Sequence[ImageTokens]) -> Sequence[torch.Tensor]:
-    """For each image (T, d), the mean of each token's patches in the prompt's order, from the projector's input."""
-    vision = model.config.vision_config
-    raw = patches.reshape(-1, vision.spatial_merge_size**2, patches.shape[-1]).mean(1)
-    window = getattr(vision, "window_size", None)
+def unmerged_tokens(
+    vision_config: Any, patches: torch.Tensor, layouts: Sequence[ImageTokens]
+) -> Sequence[torch.Tensor]:
+    """For each image (T, d), the mean of each token's patches, tokens in the prompt's order.
+
+    Args:
+        vision_config: of the tower.
+        patches: (all patches, ..., d), the projector's input, in the order of the tower.
+        layouts: of the images.
+    """
+    raw = patches.reshape(-1, vision_config.spatial_merge_size**2, patches.shape[-1]).mean(1)
+    window = getattr(vision_config, "window_size", None)
     if window is not None:
-        place = torch.argsort(window_order(layouts, window // vision.spatial_merge_size // vision.patch_size))
-        raw = raw[sent(place, patches.device)]
+        side = window // vision_config.spatial_merge_size // vision_config.patch_size
+        raw = raw[sent(torch.argsort(window_order(layouts, side)), patches.device)]
     return raw.split([len(layout.source) for layout in layouts])
 
 

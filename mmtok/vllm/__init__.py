@@ -1,4 +1,4 @@
-"""The vLLM plugin: vLLM loads and prunes MMTok LLaVA, LLaVA-NeXT and LLaVA-OneVision.
+"""The vLLM plugin: vLLM loads and prunes MMTok LLaVA, LLaVA-NeXT, LLaVA-OneVision and Qwen2.5-VL.
 
 vLLM finds `register` by the entry point `vllm.general_plugins` and calls it in each of its processes, perhaps more than
 once. Only names are registered then; the models are imported when one of them is served.
@@ -18,9 +18,14 @@ def register() -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig
+    from configuration_mmtok import (
+        MMTokLlavaConfig,
+        MMTokLlavaNextConfig,
+        MMTokLlavaOnevisionConfig,
+        MMTokQwen2_5_VLConfig,
+    )
 
-    for config_class in (MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig):
+    for config_class in (MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig, MMTokQwen2_5_VLConfig):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     known = ModelRegistry.get_supported_archs()
     for name in MODULES:

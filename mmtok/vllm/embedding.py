@@ -33,7 +33,7 @@ class PruningEmbeddingMixin:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.layout = self.layout_class(vllm_config.model_config.hf_config)
         self.features = FeatureCache(cache_bytes)
-        self.crops_at_once = _crops_at_once(vllm_config, self.layout)
+        self.crops_at_once = self._most_at_once(vllm_config)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads weights; features of the old ones are forgotten."""
@@ -52,6 +52,11 @@ class PruningEmbeddingMixin:
             embedded += self._embed(pixels[start:end], sizes[start:end], requests[start:end])
         return embedded
 
+    def _most_at_once(self, vllm_config: Any) -> int:
+        """Crops that vLLM encoded at once when it measured the memory."""
+        size = self.layout.largest_image
+        return images_at_once(vllm_config, len(self.layout.tokens(size).source)) * self.layout.crops(size)
+
     def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
         """For each image (crops, channels, h, w), and its (height, width)."""
         raise NotImplementedError
@@ -60,17 +65,25 @@ class PruningEmbeddingMixin:
         """(crops, tokens, hidden) behind the projector -> (T, hidden) as they stand in the prompt."""
         raise NotImplementedError
 
-    def _raw_packed(self, raw: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    def _raw_packed(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(crops, tokens, d_raw) before the projector -> the rows that the layout's `source` counts."""
-        return raw.flatten(0, 1)
+        return features.flatten(0, 1)
+
+    def _projected(self, features: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> Sequence[torch.Tensor]:
+        """For each image (T, hidden) as they stand in the prompt, from what `_encoded` gave."""
+        projected = self.multi_modal_projector(torch.cat(list(features))).split([len(each) for each in features])  # type: ignore[attr-defined]
+        return [self._packed(each, size) for each, size in zip(projected, sizes, strict=True)]
+
+    def _carried(self, tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(T, hidden) -> what vLLM gets of those that stay."""
+        return tokens
 
     def _embed(
         self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], requests: Sequence[PruningRequest]
     ) -> list[torch.Tensor]:
-        raw = self._raw_features(pixels, [request.image_key for request in requests])
-        projected = self.multi_modal_projector(torch.cat(raw)).split([len(each) for each in raw])  # type: ignore[attr-defined]
-        packed = [self._packed(each, size) for each, size in zip(projected, sizes, strict=True)]
-        embedded = list(packed)
+        features = self._features(pixels, sizes, [request.image_key for request in requests])
+        packed = self._projected(features, sizes)
+        embedded = [self._carried(tokens, size) for tokens, size in zip(packed, sizes, strict=True)]
         alike: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             if request.pruning.prunes:
@@ -85,13 +98,13 @@ class PruningEmbeddingMixin:
                 ]
             encoded = EncodedImages(
                 [packed[index] for index in members],
-                [self._raw_packed(raw[index], sizes[index]) for index in members],
+                [self._raw_packed(features[index], sizes[index]) for index in members],
                 [self.layout.tokens(sizes[index], requests[index].tiled) for index in members],
                 candidates,
             )
             flags, counts = self._kept(encoded, [requests[index] for index in members])
             for index, flag, count in zip(members, flags, counts, strict=True):
-                embedded[index] = _rows(packed[index], flag, count)
+                embedded[index] = _rows(embedded[index], flag, count)
         return embedded
 
     def _kept(
@@ -105,8 +118,10 @@ class PruningEmbeddingMixin:
         embed = getattr(embedding, "base_layer", embedding)
         return kept_flags(encoded, texts, embed, requests[0].pruning)
 
-    def _raw_features(self, pixels: Sequence[torch.Tensor], keys: Sequence[str]) -> list[torch.Tensor]:
-        """For each image (crops, tokens, d_raw) before the projector; the vision tower runs once for equal images."""
+    def _features(
+        self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], keys: Sequence[str]
+    ) -> list[torch.Tensor]:
+        """What `_encoded` gives for each image; the vision tower runs once for equal images."""
         found = {key: self.features.get(key) for key in keys if key}
         wanted: list[int] = []
         for index, key in enumerate(keys):
@@ -114,10 +129,8 @@ class PruningEmbeddingMixin:
                 wanted.append(index)
         new: dict[int, torch.Tensor] = {}
         if wanted:
-            crops = torch.cat([pixels[index] for index in wanted])
-            # An image of the most tokens need not have the most crops.
-            encoded = torch.cat([self._tower(part) for part in crops.split(self.crops_at_once)])
-            new = dict(zip(wanted, encoded.split([len(pixels[index]) for index in wanted]), strict=True))
+            encoded = self._encoded([pixels[index] for index in wanted], [sizes[index] for index in wanted])
+            new = dict(zip(wanted, encoded, strict=True))
         for index, features in new.items():
             if keys[index]:
                 found[keys[index]] = features
@@ -127,6 +140,12 @@ class PruningEmbeddingMixin:
             new[index] if index in new else found[key].to(device)  # type: ignore[union-attr]
             for index, key in enumerate(keys)
         ]
+
+    def _encoded(self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> Sequence[torch.Tensor]:
+        """For each image (crops, tokens, d_raw), what the vision tower makes of it, before the projector."""
+        # An image of the most tokens need not have the most crops.
+        parts = torch.cat(list(pixels)).split(self.crops_at_once)
+        return torch.cat([self._tower(part) for part in parts]).split([len(each) for each in pixels])
 
     def _tower(self, crops: torch.Tensor) -> torch.Tensor:
         """(crops, channels, h, w) -> (crops, tokens, d_raw)"""
@@ -152,16 +171,15 @@ def _batches(crops: Sequence[int], most: int) -> list[tuple[int, int]]:
     return [*runs, (start, len(crops))] if len(crops) else []
 
 
-def _crops_at_once(vllm_config: Any, layout: LlavaLayout) -> int:
-    """Crops that vLLM encoded at once when it measured the memory.
+def images_at_once(vllm_config: Any, tokens: int) -> int:
+    """Images of so many tokens, the most, that vLLM encoded at once when it measured the memory.
 
     Its scheduler counts the tokens that stay, so that many more images than were measured can come in one step.
     """
-    size = layout.largest_image
-    tokens, scheduler, model = len(layout.tokens(size).source), vllm_config.scheduler_config, vllm_config.model_config
+    scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
     in_prompt = min(model.get_multimodal_config().get_limit_per_prompt("image"), model.max_model_len // tokens)
     images = min(scheduler.max_num_encoder_input_tokens // tokens, scheduler.max_num_seqs * max(1, in_prompt))
-    return max(1, images) * layout.crops(size)
+    return max(1, images)
 
 
 def _cache_bytes(vllm_config: Any) -> int:

@@ -24,7 +24,18 @@ from mmtok.hub.llava_images import (
 from mmtok.hub.onevision_images import llava_onevision_layouts, packed_images, whole_candidates
 from mmtok.hub.options import PruningOptions
 from mmtok.hub.question import TextRules, text_to_cover
+from mmtok.hub.qwen_images import checked_grids, grid_layout
 from mmtok.hub.selection import select
+
+# Attributes of configurations that name token ids which are no text.
+_SPECIAL_TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+)
 
 
 def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) -> list[int]:
@@ -37,7 +48,7 @@ def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) ->
     """
     special: list[int] = []
     for each in (config, config.get_text_config()):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "video_token_id"):
+        for name in _SPECIAL_TOKENS:
             value = getattr(each, name, None)
             special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     rules = TextRules(config.image_token_id, special, **options.tables)
@@ -46,6 +57,9 @@ def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) ->
 
 class LlavaLayout:
     """Where the tokens of a LLaVA-1.5 image come from, known without features or weights."""
+
+    # Options that mean nothing for the family.
+    refused_options: tuple[str, ...] = ()
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -140,6 +154,41 @@ class LlavaOnevisionLayout(LlavaLayout):
     def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
         """The stock model's, which reads nothing but its configuration."""
         return LlavaOnevisionModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
+
+
+class QwenLayout:
+    """Where the tokens of a Qwen2.5-VL image come from: a grid of the image's own size, without tiles or padding."""
+
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def tiled(self, images: int) -> bool:
+        return True
+
+    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
+        return 1
+
+    def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
+        """Where the tokens of an image of (rows, columns) tokens come from."""
+        return grid_layout(1, *size)
+
+    def grids(self, grids: torch.Tensor, patches: int, *, prunes: bool) -> list[tuple[int, int]]:
+        """(rows, columns) of tokens of images, from (images, 3) frames, rows and columns of patches.
+
+        Args:
+            grids: `image_grid_thw`.
+            patches: of all of them.
+            prunes: whether the request does.
+
+        Raises:
+            ValueError: an image has too many tokens to choose from.
+        """
+        merged = self.config.vision_config.spatial_merge_size
+        if prunes:
+            return [(rows, columns) for _, rows, columns in checked_grids(grids, merged, patches)]
+        return [(rows // merged, columns // merged) for _, rows, columns in grids.tolist()]
 
 
 def kept_count(image: ImageTokens, candidates: torch.Tensor | None, options: PruningOptions) -> int:

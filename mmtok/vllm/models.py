@@ -11,6 +11,7 @@ MODULES = {
     "MMTokLlavaForConditionalGeneration": "mmtok.vllm.llava",
     "MMTokLlavaNextForConditionalGeneration": "mmtok.vllm.llava_next",
     "MMTokLlavaOnevisionForConditionalGeneration": "mmtok.vllm.llava_onevision",
+    "MMTokQwen2_5_VLForConditionalGeneration": "mmtok.vllm.qwen2_5_vl",
 }
 
 

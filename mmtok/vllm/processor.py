@@ -15,6 +15,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageEmbeddingItems
 from vllm.multimodal.processing import PromptReplacement
 
+from mmtok.hub.arguments import require_meaningful
 from mmtok.hub.options import OPTION_NAMES, REMOVED_OPTIONS
 from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, kept_count
 from mmtok.vllm.request import PruningRequest
@@ -58,42 +59,55 @@ class PruningProcessorMixin:
         overrides = {name: engine[name] for name in OPTION_NAMES if name in engine}
         overrides.update({name: given.pop(name) for name in OPTION_NAMES if name in given})
         request = PruningRequest.of(self.info.get_hf_config(), list(inputs.prompt), overrides)
-        if request.pruning.prunes and isinstance(inputs.mm_data_items.get("image"), ImageEmbeddingItems):
-            raise ValueError(
-                f"image_embeds cannot be pruned to vision_token_budget={request.pruning.vision_token_budget!r}: they "
-                "lack the features in front of the projector, which the selection compares. Send the image, or turn "
-                "pruning off with vision_token_budget null."
-            )
-        if request.pruning.prunes and inputs.mm_data_items.get_count("video", strict=False):
-            raise ValueError(
-                f"The prompt has a video, and only images can be pruned to vision_token_budget="
-                f"{request.pruning.vision_token_budget!r}: send the frames as images, or turn pruning off with "
-                "vision_token_budget null."
-            )
+        self._refuse(request, inputs)
         tiled = self.layout_class(self.info.get_hf_config()).tiled(
             inputs.mm_data_items.get_count("image", strict=False)
         )
         given[REQUEST] = replace(request, tiled=tiled).to_json()
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
 
+    def _refuse(self, request: PruningRequest, inputs: Any) -> None:
+        """Raises a ValueError where a request prunes what cannot be pruned."""
+        if not request.pruning.prunes:
+            return
+        require_meaningful(request.pruning, self.layout_class.refused_options, self.info.get_hf_config().model_type)
+        if isinstance(inputs.mm_data_items.get("image"), ImageEmbeddingItems):
+            raise ValueError(
+                f"image_embeds cannot be pruned to vision_token_budget={request.pruning.vision_token_budget!r}: they "
+                "lack the features in front of the projector, which the selection compares. Send the image, or turn "
+                "pruning off with vision_token_budget null."
+            )
+        if inputs.mm_data_items.get_count("video", strict=False):
+            raise ValueError(
+                f"The prompt has a video, and only images can be pruned to vision_token_budget="
+                f"{request.pruning.vision_token_budget!r}: send the frames as images, or turn pruning off with "
+                "vision_token_budget null."
+            )
+
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         data = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
         request, rest = _request_of(hf_kwargs)
         if "pixel_values" in data:
-            layout = self.layout_class(self.info.get_hf_config())
-            images, sizes = list(data["pixel_values"]), _sizes(mm_items)
-            # Crops that only fill an image up to its neighbour's number would make it depend on the neighbour.
-            images = [
-                pixels[: layout.crops(size, request.tiled)] if pixels.dim() == 4 else pixels
-                for pixels, size in zip(images, sizes, strict=True)
-            ]
+            images, sizes = self._seen_images(data, mm_items, request)
             for pixels in images:
                 _require_finite(pixels)
             shared = not rest.get(PROFILING)
             keys = [_key(pixels, size) if shared else "" for pixels, size in zip(images, sizes, strict=True)]
-            data["pixel_values"] = images
             data[REQUEST] = [request.about(key).to_tensor() for key in keys]
         return data
+
+    def _seen_images(
+        self, data: Any, mm_items: Any, request: PruningRequest
+    ) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+        """The pixels of each image as the vision tower gets them, also in `data`, and its size."""
+        layout = self.layout_class(self.info.get_hf_config())
+        images, sizes = list(data["pixel_values"]), _sizes(mm_items)
+        # Crops that only fill an image up to its neighbour's number would make it depend on the neighbour.
+        data["pixel_values"] = [
+            pixels[: layout.crops(size, request.tiled)] if pixels.dim() == 4 else pixels
+            for pixels, size in zip(images, sizes, strict=True)
+        ]
+        return data["pixel_values"], sizes
 
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         """What stock gives to the processor of transformers: without our arguments."""

@@ -189,7 +189,7 @@ PARTS: dict[str, Parts] = {
         QWEN,
         "qwen2",
         "qwen2_5_vl",
-        {"rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}, "rope_theta": 1000000.0},
+        {"rope_theta": 1000000.0},
         {},
         {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
         {**_GRID_PIXELS, "video_processor_type": "Qwen2VLVideoProcessor"},
@@ -309,6 +309,9 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
         }
     own = {name: value for name, value in text.items() if name != "model_type"}
     own["bos_token_id"] = own["pad_token_id"]
+    # Half of a head is turned by time, a quarter by height and a quarter by width.
+    pairs = text["hidden_size"] // text["num_attention_heads"] // 2
+    own["rope_scaling"] = {"type": "mrope", "mrope_section": [pairs // 2, pairs // 4, pairs // 4]}
     return {**own, "vision_config": tower, **ids, **parts.config}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -52,7 +52,7 @@ class Engine:
     """vLLM with a model, what it selected so far, and the transformers model to compare with.
 
     Attributes:
-        tower_crops: crops of each run of the vision tower.
+        tower_crops: crops of each run of the vision tower; images where they are grids.
         selected: places of the kept tokens by the request for an image, as JSON.
     """
 
@@ -84,11 +84,23 @@ class Engine:
         self._watch()
 
     def _watch(self) -> None:
-        tower, kept = self.model._image_pixels_to_features, self.model._kept
+        kept = self.model._kept
+        if self.has_grids:
+            encoded = self.model._encoded
 
-        def noted_tower(vision_tower: Any, pixels: torch.Tensor) -> torch.Tensor:
-            self.tower_crops.append(len(pixels))
-            return tower(vision_tower, pixels)
+            def noted_images(pixels: Sequence[torch.Tensor], sizes: Sequence[Any]) -> Any:
+                self.tower_crops.append(len(pixels))
+                return encoded(pixels, sizes)
+
+            self.model._encoded = noted_images
+        else:
+            tower = self.model._image_pixels_to_features
+
+            def noted_tower(vision_tower: Any, pixels: torch.Tensor) -> torch.Tensor:
+                self.tower_crops.append(len(pixels))
+                return tower(vision_tower, pixels)
+
+            self.model._image_pixels_to_features = noted_tower
 
         def noted_kept(*arguments: Any) -> Any:
             flags, counts = kept(*arguments)
@@ -96,7 +108,25 @@ class Engine:
                 self.selected[request.to_json()] = flag.nonzero()[:, 0].tolist()
             return flags, counts
 
-        self.model._image_pixels_to_features, self.model._kept = noted_tower, noted_kept
+        self.model._kept = noted_kept
+
+    @property
+    def has_grids(self) -> bool:
+        """Whether an image is a grid of patches of its own size."""
+        return hasattr(self.model, "visual")
+
+    @property
+    def no_text(self) -> list[int]:
+        """Token ids that a random model must not write, because they stand for images and videos."""
+        config = self.reference.config
+        return [config.image_token_id, config.video_token_id] if self.has_grids else []
+
+    def size(self, image: Image.Image) -> tuple[int, int]:
+        """The size of an image as the layout takes it: (height, width), or rows and columns of tokens."""
+        if not self.has_grids:
+            return image.height, image.width
+        _, rows, columns = self.processor.image_processor([[image]], return_tensors="pt")["image_grid_thw"][0].tolist()
+        return rows // 2, columns // 2
 
     def differences(self, cases: Sequence[Case], together: int = 30) -> list[tuple[Case, Outcome, Outcome]]:
         """The cases of which vLLM and transformers don't agree; so many are in flight at once."""
@@ -126,7 +156,8 @@ class Engine:
             if case.images:
                 request["multi_modal_data"] = {"image": list(case.images)}
             requests.append(request)
-        parameters = SamplingParams(temperature=0, max_tokens=new_tokens)
+        bias = dict.fromkeys(self.no_text, -100.0)
+        parameters = SamplingParams(temperature=0, max_tokens=new_tokens, logit_bias=bias or None)
         outputs = self.llm.generate(requests, parameters, use_tqdm=False, lora_request=adapters)
         return [
             Outcome(list(output.outputs[0].token_ids), len(output.prompt_token_ids), self._selected(case))
@@ -135,14 +166,9 @@ class Engine:
 
     def processed(self, case: Case) -> tuple[int, int]:
         """For a case with one image, the placeholders of vLLM's processor and the tokens that the model gives."""
-        from vllm.multimodal.processing import ProcessorInputs, TimingContext
         from vllm.multimodal.utils import group_and_batch_mm_kwargs
 
-        processor = self.llm.renderer.get_mm_processor()
-        ids = self.processor.tokenizer(self.prompt(case))["input_ids"]
-        images = processor.info.parse_mm_data({"image": list(case.images)})
-        inputs = ProcessorInputs(ids, images, hf_processor_mm_kwargs=case.options)
-        prompt = processor.apply(inputs, TimingContext(enabled=False))
+        prompt = self._processed(case)
         [(_, _, arguments)] = group_and_batch_mm_kwargs([("image", prompt["mm_kwargs"]["image"][0])])
         [tokens] = self.model.embed_multimodal(**arguments)
         placeholders = prompt["prompt_token_ids"].count(self.reference.config.image_token_id)
@@ -150,25 +176,29 @@ class Engine:
         assert place.length == placeholders
         return placeholders, len(tokens)
 
+    def _processed(self, case: Case) -> Any:
+        """What vLLM's processor makes of a case."""
+        from vllm.multimodal.processing import ProcessorInputs, TimingContext
+
+        processor = self.llm.renderer.get_mm_processor()
+        ids = self.processor.tokenizer(self.prompt(case))["input_ids"]
+        images = processor.info.parse_mm_data({"image": list(case.images)})
+        inputs = ProcessorInputs(ids, images, hf_processor_mm_kwargs=case.options)
+        return processor.apply(inputs, TimingContext(enabled=False))
+
     def _selected(self, case: Case) -> list[list[int]]:
         """What vLLM kept of each image of a case; nothing where it never selected for the case's text."""
-        from mmtok.vllm.processor import _key
+        from mmtok.vllm.processor import REQUEST
         from mmtok.vllm.request import PruningRequest
 
         if not case.images:
             return []
-        ids = self.processor.tokenizer(self.prompt(case))["input_ids"]
-        tiled = self.model.layout.tiled(len(case.images))
-        request = replace(PruningRequest.of(self.reference.config, ids, case.options), tiled=tiled)
-        kept = []
-        for image in case.images:
-            together = [[image] * len(case.images)]
-            pixels = self.processor.image_processor(together, return_tensors="pt")["pixel_values"][0].to(self.dtype)
-            size = (image.height, image.width)
-            if not request.pruning.prunes:
-                kept.append(list(range(len(self.model.layout.tokens(size, tiled).source))))
-            else:
-                kept.append(self.selected.get(request.about(_key(pixels, size)).to_json(), []))
+        prompt, kept = self._processed(case), []
+        for item, place in zip(prompt["mm_kwargs"]["image"], prompt["mm_placeholders"]["image"], strict=True):
+            request = PruningRequest.from_tensor(item[REQUEST].data)
+            kept.append(
+                self.selected.get(request.to_json(), []) if request.pruning.prunes else list(range(place.length))
+            )
         return kept
 
     def expected(self, case: Case, new_tokens: int = 6) -> Outcome:
@@ -177,14 +207,19 @@ class Engine:
         inputs = self.processor(text=text, images=images, return_tensors="pt").to(self.dtype)
         length = inputs["input_ids"].shape[1]
         sequences = self.reference.generate(
-            **inputs, **case.options, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0
+            **inputs,
+            **case.options,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            suppress_tokens=self.no_text or None,
         )
         tokens = sequences[0, length:].tolist()
         if not case.images:
             return Outcome(tokens, length, [])
         mask = self.reference.select_vision_tokens(**inputs, **case.options).kept_mask[0]
         places = mask[inputs["input_ids"][0] == self.reference.config.image_token_id]
-        sizes = [(image.height, image.width) for image in case.images]
+        sizes = [self.size(image) for image in case.images]
         layout = self.model.layout
         parts = places.split([len(layout.tokens(size, layout.tiled(len(sizes))).source) for size in sizes])
         return Outcome(tokens, int(mask.sum()), [part.nonzero()[:, 0].tolist() for part in parts])
@@ -214,8 +249,8 @@ def random_images(seed: int, count: int) -> list[Image.Image]:
     return images
 
 
-def random_cases(seed: int, count: int) -> list[Case]:
-    """Questions of random words about a few images, so that many share an image, with random options."""
+def random_cases(seed: int, count: int, without: Sequence[str] = ()) -> list[Case]:
+    """Questions of random words about a few images, so that many share an image, with random options but `without`."""
     random, images = Random(seed), random_images(seed, 8)
     choices: dict[str, Sequence[Any]] = {
         "vision_token_budget": (None, 1, 2, 4, 8, 16, 200, 0.1, 0.5, 1.0),
@@ -227,6 +262,7 @@ def random_cases(seed: int, count: int) -> list[Case]:
         "exclude_padding": (True,),
         "keep_image_newline": (True,),
     }
+    choices = {name: values for name, values in choices.items() if name not in without}
 
     def words() -> str:
         return " ".join(random.choices(WORDS, k=random.randint(1, 12)))

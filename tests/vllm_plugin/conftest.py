@@ -15,7 +15,12 @@ from mmtok.publish.stage import stage
 # vLLM's attention on the CPU needs heads of at least 32.
 HIDDEN_SIZE = 128
 # Kinds of `chat_checkpoints`: turns marked by registered tokens, and towers without CLS.
-CHAT_MODELS = {"onevision": "llava_onevision", "interleaved": "llava, interleaved", "next-llama3": "llava_next, llama3"}
+CHAT_MODELS = {
+    "onevision": "llava_onevision",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "interleaved": "llava, interleaved",
+    "next-llama3": "llava_next, llama3",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Staged models by name: LLaVA-1.5, LLaVA-NeXT with both backbones, LLaVA-OneVision, the embedded model."""
+    """Staged models by name: LLaVA-1.5, LLaVA-NeXT with both backbones, LLaVA-OneVision, Qwen2.5-VL, the embedded model."""
     root = tmp_path_factory.mktemp("models")
     stock = {
         "llava": make_llava_checkpoint(root / "stock" / "llava", hidden_size=HIDDEN_SIZE),

@@ -1,0 +1,86 @@
+"""Positions in time, height and width of prompts whose images are pruned, in the two steps in which vLLM takes them.
+
+vLLM counts the positions of a prompt before its images are encoded. What stands around an image is known then, because
+an image takes as many positions pruned as in full; the kept tokens are put on their rows and columns when the vision
+tower has run, by channels that travel behind their embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+# Behind an embedding: row and column of its token, two digits each, because bfloat16 holds no integer above 256 exactly.
+CHANNELS = 4
+_BASE = 256
+# In place of a digit: the position that vLLM counted is right.
+_COUNTED = -1
+
+
+def with_places(tokens: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    """(T, hidden) embeddings -> (T, hidden + 4), with (T,) rows and columns behind them."""
+    digits = torch.stack((row // _BASE, row % _BASE, column // _BASE, column % _BASE), dim=1)
+    return torch.cat((tokens, digits.to(tokens.device, tokens.dtype)), dim=1)
+
+
+def without_places(tokens: torch.Tensor) -> torch.Tensor:
+    """(T, hidden) embeddings -> (T, hidden + 4) of tokens whose positions vLLM counted itself."""
+    return torch.nn.functional.pad(tokens, (0, CHANNELS), value=_COUNTED)
+
+
+def counted_positions(
+    count: Callable[[list[int], list[Any]], tuple[torch.Tensor, int]],
+    input_tokens: Sequence[int],
+    mm_features: Sequence[Any],
+    full_length: Callable[[Any], int],
+) -> tuple[torch.Tensor, int]:
+    """The positions of a prompt as far as they are known before its images are encoded.
+
+    Text, videos and images that are not pruned have theirs. All kept tokens of a pruned image have that of its first
+    token, which is the position in time of them all.
+
+    Args:
+        count: vLLM's own method, which counts those of a prompt with all vision tokens.
+        input_tokens: (N,) of the pruned prompt.
+        mm_features: vLLM's images and videos of the prompt.
+        full_length: tokens of one of them without pruning.
+
+    Returns:
+        (3, N) int64, and what a place behind the prompt has to be raised by to be a position.
+    """
+    full_prompt, columns = [], []
+    place = dropped = 0
+    for feature in sorted(mm_features, key=lambda each: each.mm_position.offset):
+        start, kept, full = feature.mm_position.offset, feature.mm_position.length, full_length(feature)
+        where = replace(feature.mm_position, offset=start + dropped, length=full)
+        full_prompt.append(replace(feature, mm_position=where))
+        if kept < full:
+            columns += [torch.arange(place, start) + dropped, torch.full((kept,), start + dropped)]
+            place, dropped = start + kept, dropped + full - kept
+    columns.append(torch.arange(place, len(input_tokens)) + dropped)
+    positions, delta = count([*input_tokens, *[0] * dropped], full_prompt)
+    return positions[:, torch.cat(columns)], delta + dropped
+
+
+def placed_positions(positions: torch.Tensor, places: torch.Tensor, embeddings: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The positions of a prompt, or of a step of several, with those of the vision tokens that have been encoded.
+
+    Args:
+        positions: (3, N), of `counted_positions`; they may have been placed before.
+        places: (M,) the vision tokens among the N from the first on that has an embedding here.
+        embeddings: (n, hidden + 4) each, those of the first of these vision tokens.
+    """
+    if not embeddings:
+        return positions
+    digits = torch.cat([each[:, -CHANNELS:] for each in embeddings]).to(positions.device, positions.dtype)
+    places = places[: len(digits)].to(positions.device)
+    # An image has one position in time, which is never changed: so rows and columns can be put on it any number of times.
+    time = positions[0, places]
+    known = digits[:, 0] != _COUNTED
+    placed = positions.clone()
+    for axis, (high, low) in enumerate(digits.T.split(2), start=1):
+        placed[axis, places] = torch.where(known, time + _BASE * high + low, positions[axis, places])
+    return placed
