@@ -10,7 +10,7 @@ import torch
 
 from mmtok.hub.encoded_images import EncodedImages
 from mmtok.vllm.feature_cache import FeatureCache
-from mmtok.vllm.method import LlavaLayout, kept_flags
+from mmtok.vllm.method import Layout, kept_flags
 from mmtok.vllm.processor import REQUEST
 from mmtok.vllm.request import PruningRequest
 
@@ -22,7 +22,7 @@ CACHE_GIB = 0.5
 class PruningEmbeddingMixin:
     """Modifications of a LLaVA model of vLLM: what `embed_multimodal` returns of an image are the tokens that stay."""
 
-    layout_class: type[LlavaLayout]
+    layout_class: type[Layout]
     # An adapter of the vision tower would have to count the crops that the tower sees, and vLLM counts the tokens that
     # stay; and features of one adapter must not be cached for another.
     supports_tower_connector_lora = False

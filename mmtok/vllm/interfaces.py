@@ -15,9 +15,10 @@ from typing import Any
 # The releases that `make test-vllm` has passed on: from, and up to but without.
 TESTED = ((0, 31), (0, 33))
 
-_LLAVA, _NEXT, _ONEVISION = (
-    f"vllm.model_executor.models.{name}" for name in ("llava", "llava_next", "llava_onevision")
+_LLAVA, _NEXT, _ONEVISION, _QWEN = (
+    f"vllm.model_executor.models.{name}" for name in ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 )
+_QWEN_MODEL = f"{_QWEN}:Qwen2_5_VLForConditionalGeneration"
 _PROCESSING = "vllm.multimodal.processing"
 
 # Methods that the plugin overrides: vLLM has to call them with just these arguments.
@@ -44,6 +45,27 @@ OVERRIDDEN = {
     f"{_LLAVA}:LlavaForConditionalGeneration.load_weights": ["weights"],
     f"{_NEXT}:LlavaNextForConditionalGeneration.load_weights": ["weights"],
     f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration.load_weights": ["weights"],
+    f"{_QWEN}:Qwen2_5_VLMultiModalProcessor._get_hf_mm_inputs": ["mm_items", "hf_kwargs"],
+    f"{_QWEN}:Qwen2_5_VLMultiModalProcessor._get_mm_fields_config": ["hf_inputs", "hf_processor_mm_kwargs"],
+    f"{_QWEN}:Qwen2_5_VLMultiModalProcessor._get_prompt_updates": [
+        "mm_items",
+        "hf_processor_mm_kwargs",
+        "out_mm_kwargs",
+    ],
+    f"{_QWEN}:Qwen2_5_VisionPatchMerger.forward": ["x"],
+    f"{_QWEN_MODEL}.embed_multimodal": ["kwargs"],
+    f"{_QWEN_MODEL}.load_weights": ["weights"],
+    f"{_QWEN_MODEL}.get_mrope_input_positions": ["input_tokens", "mm_features"],
+    f"{_QWEN_MODEL}.recompute_mrope_positions": [
+        "input_ids",
+        "multimodal_embeddings",
+        "mrope_positions",
+        "num_computed_tokens",
+    ],
+    f"{_QWEN_MODEL}.embed_input_ids": ["input_ids", "multimodal_embeddings", "is_multimodal"],
+    f"{_QWEN_MODEL}.forward": ["input_ids", "positions", "intermediate_tensors", "inputs_embeds", "kwargs"],
+    f"{_QWEN_MODEL}._postprocess_image_embeds_evs": ["image_embeds_split", "image_input"],
+    f"{_QWEN_MODEL}._postprocess_video_embeds_evs": ["video_embeds_split", "video_input"],
 }
 
 # What the plugin calls or asks for, with the arguments that it gives.
@@ -53,6 +75,7 @@ CALLED = {
     "vllm.multimodal.inputs:MultiModalFieldConfig.batched": ["modality", "keep_on_cpu"],
     "vllm.multimodal.parse:ImageProcessorItems.get_image_size": ["item_idx"],
     "vllm.multimodal.parse:ImageEmbeddingItems": [],
+    "vllm.multimodal.parse:DictEmbeddingItems": [],
     f"{_LLAVA}:LlavaProcessingInfo.get_max_image_tokens": [],
     f"{_LLAVA}:LlavaDummyInputsBuilder": [],
     f"{_LLAVA}:LlavaForConditionalGeneration._parse_and_validate_image_input": [],
@@ -72,6 +95,17 @@ CALLED = {
     f"{_ONEVISION}:LlavaOnevisionDummyInputsBuilder": [],
     f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration._parse_and_validate_image_input": [],
     f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration._image_pixels_to_features": ["vision_tower", "pixel_values"],
+    f"{_QWEN}:Qwen2_5_VLProcessingInfo.get_max_image_tokens": [],
+    f"{_QWEN}:Qwen2_5_VLDummyInputsBuilder": [],
+    f"{_QWEN}:Qwen2_5_VisionTransformer.forward": ["x", "grid_thw"],
+    f"{_QWEN_MODEL}._parse_and_validate_image_input": [],
+    "vllm.multimodal.inputs:MultiModalFeatureSpec": ["data", "modality", "mm_position"],
+    "vllm.multimodal.inputs:PlaceholderRange": ["offset", "length"],
+    "vllm.multimodal.registry:MultiModalRegistry.get_processing_info": ["model_config"],
+    # By which vLLM's runner is asked to ask for positions.
+    "vllm.config.multimodal:MultiModalConfig": ["video_pruning_rate", "mm_encoder_tp_mode"],
+    "vllm.config.multimodal:MultiModalConfig.is_multimodal_pruning_enabled": [],
+    "vllm.model_executor.models.interfaces:supports_multimodal_pruning": [],
 }
 
 

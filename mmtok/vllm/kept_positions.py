@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-# Behind an embedding: row and column of its token, two digits each, because bfloat16 holds no integer above 256 exactly.
+# Behind an embedding: row and column of its token, two digits each; bfloat16 does not hold all integers above 256.
 CHANNELS = 4
 _BASE = 256
 # In place of a digit: the position that vLLM counted is right.
@@ -71,13 +71,11 @@ def placed_positions(positions: torch.Tensor, places: torch.Tensor, embeddings: 
     Args:
         positions: (3, N), of `counted_positions`; they may have been placed before.
         places: (M,) the vision tokens among the N from the first on that has an embedding here.
-        embeddings: (n, hidden + 4) each, those of the first of these vision tokens.
+        embeddings: (n, hidden + 4) each, at least one: those of the first of these vision tokens.
     """
-    if not embeddings:
-        return positions
     digits = torch.cat([each[:, -CHANNELS:] for each in embeddings]).to(positions.device, positions.dtype)
     places = places[: len(digits)].to(positions.device)
-    # An image has one position in time, which is never changed: so rows and columns can be put on it any number of times.
+    # An image has one position in time, which stays: rows and columns can be put on it any number of times.
     time = positions[0, places]
     known = digits[:, 0] != _COUNTED
     placed = positions.clone()

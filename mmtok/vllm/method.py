@@ -55,14 +55,39 @@ def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) ->
     return text_to_cover(torch.tensor([list(prompt)]), None, rules).ids[0].tolist()
 
 
-class LlavaLayout:
-    """Where the tokens of a LLaVA-1.5 image come from, known without features or weights."""
+class Layout:
+    """Where the tokens of an image come from, known without features or weights; an image of one crop."""
 
     # Options that mean nothing for the family.
     refused_options: tuple[str, ...] = ()
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def largest_image(self) -> Sequence[int]:
+        """The size of an image of the most tokens."""
+        raise NotImplementedError
+
+    def tiled(self, images: int) -> bool:
+        """Whether each image of a prompt with so many is seen in tiles, where the family has tiles."""
+        return True
+
+    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
+        """Crops of an image."""
+        return 1
+
+    def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
+        """Where the tokens of an image come from."""
+        raise NotImplementedError
+
+    def candidates(self, pixels: torch.Tensor, size: Sequence[int], tiled: bool = True) -> torch.Tensor:
+        """(T,) bool on the CPU: tokens outside of the bands of padding of (crops, channels, h, w) pixels."""
+        raise NotImplementedError
+
+
+class LlavaLayout(Layout):
+    """A LLaVA-1.5 image; sizes are (height, width) in pixels."""
 
     @property
     def tokens_per_crop(self) -> int:
@@ -74,30 +99,19 @@ class LlavaLayout:
 
     @property
     def largest_image(self) -> Sequence[int]:
-        """(height, width) in pixels of an image of the most tokens."""
         return (self.config.vision_config.image_size,) * 2
 
-    def tiled(self, images: int) -> bool:
-        """Whether each image of a prompt with so many is seen in tiles, where the family has tiles."""
-        return True
-
-    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
-        """Crops of an image of (height, width) pixels."""
-        return 1
-
     def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
-        """Where the tokens of an image of (height, width) pixels come from."""
         return llava_layout(self.config, self.tokens_per_crop)
 
     def candidates(self, pixels: torch.Tensor, size: Sequence[int], tiled: bool = True) -> torch.Tensor:
-        """(T,) bool on the CPU: tokens outside of the bands of padding of (crops, channels, h, w) pixels."""
         candidates = candidates_outside([self.tokens(size)], [padding_of(self.config, pixels)])
         assert candidates is not None, "there is padding to look at"
         return candidates[0]
 
 
 class LlavaNextLayout(LlavaLayout):
-    """Where the tokens of a LLaVA-NeXT image come from, known without features or weights."""
+    """A LLaVA-NeXT image; sizes are (height, width) in pixels."""
 
     @property
     def largest_image(self) -> Sequence[int]:
@@ -116,7 +130,7 @@ class LlavaNextLayout(LlavaLayout):
 
 
 class LlavaOnevisionLayout(LlavaLayout):
-    """Where the tokens of a LLaVA-OneVision image come from, known without features or weights."""
+    """A LLaVA-OneVision image; sizes are (height, width) in pixels."""
 
     @property
     def largest_image(self) -> Sequence[int]:
@@ -156,23 +170,14 @@ class LlavaOnevisionLayout(LlavaLayout):
         return LlavaOnevisionModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
 
 
-class QwenLayout:
-    """Where the tokens of a Qwen2.5-VL image come from: a grid of the image's own size, without tiles or padding."""
+class QwenLayout(Layout):
+    """A Qwen2.5-VL image, a grid of its own size; sizes are (rows, columns) of tokens."""
 
     refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    def tiled(self, images: int) -> bool:
-        return True
-
-    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
-        return 1
-
     def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
-        """Where the tokens of an image of (rows, columns) tokens come from."""
-        return grid_layout(1, *size)
+        rows, columns = size
+        return grid_layout(1, rows, columns)
 
     def grids(self, grids: torch.Tensor, patches: int, *, prunes: bool) -> list[tuple[int, int]]:
         """(rows, columns) of tokens of images, from (images, 3) frames, rows and columns of patches.

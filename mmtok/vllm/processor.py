@@ -12,18 +12,20 @@ import torch
 from vllm.model_executor.models.llava import LlavaMultiModalProcessor, LlavaProcessingInfo
 from vllm.model_executor.models.llava_next import LlavaNextMultiModalProcessor, LlavaNextProcessingInfo
 from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.parse import ImageEmbeddingItems
+from vllm.multimodal.parse import DictEmbeddingItems, ImageEmbeddingItems
 from vllm.multimodal.processing import PromptReplacement
 
 from mmtok.hub.arguments import require_meaningful
 from mmtok.hub.options import OPTION_NAMES, REMOVED_OPTIONS
-from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, kept_count
+from mmtok.vllm.method import Layout, LlavaLayout, LlavaNextLayout, kept_count
 from mmtok.vllm.request import PruningRequest
 
 # The request among the processor's keyword arguments, which vLLM hashes into the key of each image.
 REQUEST = "mmtok_request"
 # Marks the images of the profiling run, which are all the same.
 PROFILING = "mmtok_profiling"
+# `image_embeds`, of a family without grids and of one with them.
+EMBEDDED = (ImageEmbeddingItems, DictEmbeddingItems)
 
 
 class PruningProcessorMixin:
@@ -33,7 +35,7 @@ class PruningProcessorMixin:
     processor, encoder and prefix caches, so that what was selected for one question is never used for another.
     """
 
-    layout_class: type[LlavaLayout]
+    layout_class: type[Layout]
     info: Any
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
@@ -71,7 +73,7 @@ class PruningProcessorMixin:
         if not request.pruning.prunes:
             return
         require_meaningful(request.pruning, self.layout_class.refused_options, self.info.get_hf_config().model_type)
-        if isinstance(inputs.mm_data_items.get("image"), ImageEmbeddingItems):
+        if isinstance(inputs.mm_data_items.get("image"), EMBEDDED):
             raise ValueError(
                 f"image_embeds cannot be pruned to vision_token_budget={request.pruning.vision_token_budget!r}: they "
                 "lack the features in front of the projector, which the selection compares. Send the image, or turn "
@@ -128,7 +130,7 @@ class PruningProcessorMixin:
         config = self.info.get_hf_config()
         layout = self.layout_class(config)
         stock = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
-        if isinstance(mm_items.get("image"), ImageEmbeddingItems):
+        if isinstance(mm_items.get("image"), EMBEDDED):
             return stock
 
         options = request.pruning

@@ -66,10 +66,12 @@ class MMTokQwen2_5_VLForConditionalGeneration(PruningEmbeddingMixin, Qwen2_5_VLF
         num_computed_tokens: int,
     ) -> tuple[Sequence[torch.Tensor], torch.Tensor, int]:
         """The embeddings without the channels behind them, and the positions that these put right."""
-        ids = torch.as_tensor(input_ids[num_computed_tokens:])
-        is_vision = (ids == self.config.image_token_id) | (ids == self.config.video_token_id)
-        places = is_vision.nonzero()[:, 0] + num_computed_tokens
-        positions = placed_positions(mrope_positions, places, multimodal_embeddings)
+        positions: torch.Tensor = mrope_positions
+        if multimodal_embeddings:  # in a step of decoding there are none
+            ids = torch.as_tensor(input_ids[num_computed_tokens:])
+            is_vision = (ids == self.config.image_token_id) | (ids == self.config.video_token_id)
+            places = is_vision.nonzero()[:, 0] + num_computed_tokens
+            positions = placed_positions(positions, places, multimodal_embeddings)
         # The last token is text, or the last of an image or video that has all of its tokens: none is further.
         delta = int(positions[:, -1].max()) + 1 - positions.shape[1]
         return [each[:, :-CHANNELS] for each in multimodal_embeddings], positions, delta
@@ -97,7 +99,7 @@ class MMTokQwen2_5_VLForConditionalGeneration(PruningEmbeddingMixin, Qwen2_5_VLF
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: object,
     ) -> Any:
-        """vLLM's own, with kept tokens at their positions also where vLLM's runner for the CPU does not ask for them."""
+        """vLLM's own, with kept tokens at their positions where its runner did not ask for them, as that of the CPU."""
         if self.unplaced is not None:
             is_vision, embeddings = self.unplaced
             self.unplaced = None
@@ -163,7 +165,12 @@ def _refuse_modes(vllm_config: Any) -> None:
             f"pipeline_parallel_size is {stages}: vLLM puts the positions of kept tokens right in the first stage "
             "only, so that Qwen2.5-VL would answer wrongly. Set it to 1, and use tensor_parallel_size."
         )
+    if vllm_config.speculative_config is not None:
+        raise ValueError(
+            "speculative_config is given: vLLM hands the tokens of a draft to the positions of the token before, and "
+            "MMTok has not been run with one for Qwen2.5-VL. Leave it out."
+        )
     if multimodal.mm_encoder_tp_mode == "data":
         raise ValueError(
-            "mm_encoder_tp_mode is 'data': MMTok selects from the output of the whole vision tower. Set it to 'weights'."
+            "mm_encoder_tp_mode is 'data': MMTok selects from what the whole vision tower gives. Set it to 'weights'."
         )

@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLMultiModalProcessor
-from vllm.multimodal.parse import ImageEmbeddingItems
 from vllm.multimodal.processing import PromptReplacement
 
 from mmtok.vllm.method import QwenLayout, kept_count
-from mmtok.vllm.processor import REQUEST, PruningProcessorMixin
+from mmtok.vllm.processor import EMBEDDED, PROFILING, REQUEST, PruningProcessorMixin
 from mmtok.vllm.request import PruningRequest
 
 
 class PruningQwenProcessor(PruningProcessorMixin, Qwen2_5_VLMultiModalProcessor):
     """Modifications of vLLM's processor of Qwen2.5-VL, whose images are grids of their own sizes."""
 
-    layout_class = QwenLayout
+    layout_class: type[QwenLayout] = QwenLayout
 
     def _refuse(self, request: PruningRequest, inputs: Any) -> None:
         super()._refuse(request, inputs)
-        if request.pruning.prunes and list(inputs.prompt)[-1:] == [self.info.get_hf_config().image_token_id]:
+        ends = list(inputs.prompt)[-1:] == [self.info.get_hf_config().image_token_id]
+        if request.pruning.prunes and ends and PROFILING not in inputs.hf_processor_mm_kwargs:
             raise ValueError(
                 "The prompt ends with an image: vLLM would go on at the position behind the last token that stays "
                 f"with vision_token_budget={request.pruning.vision_token_budget!r}. Put text behind the image, as "
@@ -44,7 +44,7 @@ class PruningQwenProcessor(PruningProcessorMixin, Qwen2_5_VLMultiModalProcessor)
         config = self.info.get_hf_config()
         options = PruningRequest.from_json(str(hf_processor_mm_kwargs[REQUEST])).pruning
         layout, merged = self.layout_class(config), config.vision_config.spatial_merge_size
-        embedded = isinstance(mm_items.get("image"), ImageEmbeddingItems)
+        embedded = isinstance(mm_items.get("image"), EMBEDDED)
 
         # All of them ourselves: stock's counts would follow the rate that switches the positions on.
         def placeholders(index: int, modality: str, token: int) -> list[int]:

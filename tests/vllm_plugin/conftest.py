@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Staged models by name: LLaVA-1.5, LLaVA-NeXT with both backbones, LLaVA-OneVision, Qwen2.5-VL, the embedded model."""
+    """Staged models by name, and as `stock-qwen2_5_vl` the checkpoint that one was staged from."""
     root = tmp_path_factory.mktemp("models")
     stock = {
         "llava": make_llava_checkpoint(root / "stock" / "llava", hidden_size=HIDDEN_SIZE),
@@ -48,4 +48,4 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     for name, base in stock.items():
         stage(base, root / name, Recipe(options={"vision_token_budget": 4}), check=False)
-    return {name: root / name for name in stock}
+    return {**{name: root / name for name in stock}, "stock-qwen2_5_vl": stock["qwen2_5_vl"]}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import FAMILIES, Family, crops_of
+from model_cases import FAMILIES, IMAGE, Family, crops_of
 
 from configuration_mmtok import MMTokLlavaOnevisionConfig
-from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, LlavaOnevisionLayout, kept_count
+from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, LlavaOnevisionLayout, QwenLayout, kept_count
 from mmtok.vllm.request import PruningRequest
 
 LAYOUTS = {"llava": LlavaLayout, "llava_next": LlavaNextLayout, "llava_onevision": LlavaOnevisionLayout}
@@ -18,7 +18,7 @@ LAYOUTS = {"llava": LlavaLayout, "llava_next": LlavaNextLayout, "llava_onevision
 
 @pytest.fixture(params=sorted(LAYOUTS))
 def family(request: pytest.FixtureRequest) -> Family:
-    """The families that vLLM serves."""
+    """The families that vLLM serves and whose images are crops of one size."""
     return FAMILIES[request.param]
 
 
@@ -51,6 +51,23 @@ def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any])
         pixels = inputs["pixel_values"].flatten(0, -4)
         candidates = layout.candidates(pixels, size) if request.pruning.exclude_padding else None
         assert kept_count(layout.tokens(size), candidates, request.pruning) == kept, (size, options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"vision_token_budget": 4}, {"vision_token_budget": 200}, {"vision_token_share": 0.3}]
+)
+def test_placeholders_of_grids_equal_kept_tokens(options: dict[str, Any]) -> None:
+    family = FAMILIES["qwen2_5_vl"]
+    model, _ = family.models(vision_token_budget=None)
+    layout = QwenLayout(model.config)
+    assert layout.refused_options == model.refused_options
+    for index, size in enumerate([(6, 120), (120, 6), *((side // 4, side // 3) for side, _ in sizes(8))]):
+        inputs = family.inputs([[3, size, 4, size, 5]], model, seed=index)
+        kept = int(model.select_vision_tokens(**inputs, **options).kept_mask[inputs["input_ids"] == IMAGE].sum())
+        request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options)
+        prunes = request.pruning.prunes
+        grids = layout.grids(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=prunes)
+        assert sum(kept_count(layout.tokens(grid), None, request.pruning) for grid in grids) == kept, (size, options)
 
 
 def test_the_largest_image_has_the_most_tokens(family: Family) -> None:
