@@ -23,7 +23,7 @@ def cases_of(engine: Engine, seed: int, count: int) -> list[Case]:
 
 @pytest.mark.parametrize(
     ("requests", "options"),
-    [(250, {}), (60, {"enable_prefix_caching": False}), (60, {"max_num_batched_tokens": 16})],
+    [(120, {}), (60, {"enable_prefix_caching": False}), (60, {"max_num_batched_tokens": 16})],
     ids=["plain", "no prefix cache", "prefill in chunks of 16 tokens"],
 )
 def test_every_request_gets_what_transformers_gives_where_the_runner_asks_for_positions(
