@@ -99,6 +99,7 @@ bench-serving: $(VLLM)/.installed ## throughput of vLLM with and without the plu
 bench-full: $(INSTALLED) ## prefill ratios at full depth on the CPU (half an hour, 20 GiB of memory), and of a batch
 	$(BIN)/python benchmarks/prefill.py --models LLaVA-1.5-7B --answers 2 8 --rounds 3 --seconds 1 --output prefill-cpu-full
 	$(BIN)/python benchmarks/prefill.py --models LLaVA-NeXT-7B --answers 2 4 --rounds 1 --seconds 1 --output prefill-cpu-next
+	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models LLaVA-1.5-7B --batches 8 --answers 2 8 --output prefill-cpu-batch
 	$(BIN)/python benchmarks/report.py
 

@@ -162,6 +162,27 @@ def limit() -> str:
     return everywhere(lambda *_: header, rows)
 
 
+def limit_parts() -> str:
+    results = load("limit-cpu")
+    spent = results["ms"]
+    alone = {"vision tower": "tower alone", "language model": "language model of text alone"}
+    again = {"language model": "language model of text again"}
+    rows = [
+        [name, ms(spent[name]), *(ms(spent[other[name]]) if name in other else "-" for other in (alone, again))]
+        for name in ("vision tower", "projector", "selection", "packing", "language model", "rest")
+    ]
+    own = sum(spent[name] for name in ("projector", "selection", "packing", "rest"))
+    told = (
+        f"{results['model']}, {results['layers']} language layers and {results['vision_layers']} of the vision tower, "
+        f"{len(results['rounds'])} rounds: projector, selection, packing and rest take {ms(own)} ms, which is "
+        f"{100 * own / (spent['tower alone'] + spent['text alone']):.1f} % of the sum. `generate` takes "
+        f"{results['over_limit']:.2f} times the sum, and one text twice in a row differs by "
+        f"{100 * results['text_twice']:.1f} %, as medians over the rounds."
+    )
+    header = ["part, ms", "inside generate", "alone", "alone, once more"]
+    return "\n\n".join([told, table(header, rows), made_on(results)])
+
+
 def phases() -> str:
     names = ("vision tower", "projector", "selection", "packing", "language model", "rest")
 
@@ -247,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "similarity": similarity,
     "end to end": end_to_end,
     "limit": limit,
+    "limit parts": limit_parts,
     "phases": phases,
     "counted": counted,
     "encode once": encode_once,
