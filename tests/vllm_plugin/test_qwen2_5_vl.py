@@ -67,6 +67,26 @@ def test_positions_are_those_of_the_full_prompt(asks: bool, folders: dict[str, P
 
 
 @pytest.mark.parametrize("asks", [False, True])
+def test_requests_that_are_put_off_are_answered_alike(asks: bool, folders: dict[str, Path]) -> None:
+    # Memory for 8 blocks of 128 tokens, and 10 requests that grow to two blocks each.
+    engine = Engine(folders[NAME], kv_cache_memory_bytes=2**20, max_model_len=512, enable_prefix_caching=False)
+    if asks:
+        _ask_for_positions(engine)
+    scheduler, put_off = engine.llm.llm_engine.engine_core.engine_core.scheduler, []
+    preempt = scheduler._preempt_request
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        put_off.append(arguments)
+        return preempt(*arguments, **named)
+
+    scheduler._preempt_request = noted
+    cases = [Case(f"is it {seed} dogs ?", [noise((60, 48), seed)], {"vision_token_budget": 20}) for seed in range(10)]
+    answers = [outcome.tokens for outcome in engine.run(cases, new_tokens=150)]
+    assert put_off
+    assert answers == [engine.expected(case, new_tokens=150).tokens for case in cases]
+
+
+@pytest.mark.parametrize("asks", [False, True])
 def test_leaving_the_places_out_is_found(asks: bool, folders: dict[str, Path], monkeypatch: Any) -> None:
     from mmtok.vllm import qwen2_5_vl
 
