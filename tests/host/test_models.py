@@ -60,6 +60,8 @@ def test_full_budget_gives_the_sequences_of_stock(
 ) -> None:
     model, stock = models
     inputs = family.inputs(MIXED, model)
+    if decoding and not family.repeats_images(stock):
+        pytest.skip("stock itself fails on beams of a row with several images on this release")
     expected = stock.generate(**inputs, max_new_tokens=6, do_sample=False, **decoding)
     sequences = model.generate(**inputs, max_new_tokens=6, do_sample=False, vision_token_budget=budget, **decoding)
     assert torch.equal(sequences, expected)

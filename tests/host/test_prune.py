@@ -218,6 +218,8 @@ def test_the_processor_gives_the_tables_that_staging_writes(tmp_path: Path) -> N
     pruned = mmtok.prune(stock, processor, vision_token_budget=5)
     staged = json.loads((stage(folder, tmp_path / "staged", check=False).path / "config.json").read_text())
     for name, table in mmtok.PruningOptions.from_config(pruned.config).tables.items():
-        assert table == staged[name] != type(table)(), name
+        assert table == staged[name], name
+        # This tokenizer marks no frames.
+        assert bool(table) is (name != "timestamp_token_ids"), name
     assert mmtok.prune(stock, processor.tokenizer).config.ignored_token_ids == pruned.config.ignored_token_ids
     assert not any(mmtok.PruningOptions.from_config(mmtok.prune(stock).config).tables.values())

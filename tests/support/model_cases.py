@@ -164,6 +164,21 @@ class Family:
             return False
         return True
 
+    def repeats_images(self, stock: Any) -> bool:
+        """Whether each of stock's beams reads the images of its row; before 5.23, one gets the first image twice."""
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        inputs = self.inputs([[3, size, 2, size, 4]], stock)
+        seen: list[Any] = []
+
+        def record(_module: Any, _args: Any, given: dict[str, Any]) -> None:
+            seen.append(given.get("pixel_values"))
+
+        handle = stock.register_forward_pre_hook(record, with_kwargs=True)
+        stock.generate(**inputs, max_new_tokens=1, num_beams=2)
+        handle.remove()
+        # Releases that encode the images before give the language model none.
+        return seen[0] is None or torch.equal(seen[0], torch.cat([inputs["pixel_values"]] * 2))
+
     def repeats_videos(self, stock: Any) -> bool:
         """Whether stock's beams read a video; those of Qwen3-VL fail on 4.57, which takes each frame for a video."""
         try:
