@@ -1,6 +1,6 @@
 """What takes the time above the limit of `prefill.py`: each part inside `generate` beside the same part alone.
 
-`python benchmarks/limit.py` runs LLaVA-1.5-7B at full depth (20 GiB of memory, 10 minutes on two cores) and writes
+`python benchmarks/limit.py` runs LLaVA-1.5-7B at full depth (20 GiB of memory, 4 minutes on two cores) and writes
 results/limit-cpu.json. No call of the unpruned class stands between the calls that are compared.
 """
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, help="language layers; all of them without it")
     parser.add_argument("--model", choices=list(SHAPES), default="LLaVA-1.5-7B")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", default="limit-cpu", help="name of the file in benchmarks/results")
     options = parser.parse_args()
     torch.manual_seed(0)
