@@ -209,6 +209,26 @@ def share_checkpoint_layout(model_class: type, model_type: str, *, stock_class: 
             conversion_mapping.register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
 
 
+def keep_checkpoint_layout(shared: Any, model: Any) -> None:
+    """Lets `shared`, an object of another class with the modules of `model`, save its weights in the layout of `model`.
+
+    Releases about 5.5 look key conversions up by model type, for the model and for what is in it: of two types for the
+    same layout, each would be converted.
+
+    Raises:
+        UnsupportedRelease: the release gives key conversions in another way.
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+    except ImportError:
+        return
+    if "add_legacy" not in inspect.signature(get_model_conversion_mapping).parameters:
+        raise UnsupportedRelease("get_model_conversion_mapping has no argument add_legacy.")
+    own, given = (get_model_conversion_mapping(each, add_legacy=False) for each in (shared, model))
+    if len(own) != len(given) and getattr(model, "_weight_conversions", None) is None:
+        shared._weight_conversions = given
+
+
 def name_for_tasks(model_type: str, class_name: str) -> None:
     """Names a model type in the tables in which transformers looks up what a model can do.
 

@@ -25,15 +25,6 @@ from .pruned_prompt import PrunedPrompt
 from .question import TextRules, ids_of_embeddings, text_to_cover
 from .selection import BatchSelection, select
 
-# Attributes of configurations that name token ids which are no text.
-_SPECIAL_TOKENS = (
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "vision_start_token_id",
-    "vision_end_token_id",
-)
-
 
 class PruningSteps:
     """What `generate`, `forward` and `select_vision_tokens` of a model do with a prompt and its images.
@@ -248,7 +239,7 @@ class PruningSteps:
             assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
             vocabulary = torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
             ids = ids_of_embeddings(prompt.inputs_embeds.detach(), embed(vocabulary).detach()).cpu()
-        text = text_to_cover(ids, prompt.mask_on_host, self._text_rules(options))
+        text = text_to_cover(ids, prompt.mask_on_host, TextRules.from_config(self.config, options.tables))
         if prompt.inputs_embeds is None:
             return embed(sent(text.ids, prompt.device)), text.valid
         # What stands in the prompt as it is covered counts with the caller's own vector.
@@ -256,15 +247,6 @@ class PruningSteps:
         places = sent(text.positions, prompt.device)[..., None].expand(-1, -1, prompt.inputs_embeds.shape[-1])
         known = sent(text.ids, prompt.device).masked_fill(as_written[..., 0], self.config.image_token_id)
         return torch.where(as_written, prompt.inputs_embeds.gather(1, places), embed(known)), text.valid
-
-    def _text_rules(self, options: PruningOptions) -> TextRules:
-        special: list[int] = []
-        for config in (self.config, self.config.get_text_config()):
-            for name in _SPECIAL_TOKENS:
-                value = getattr(config, name, None)
-                special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-        video = getattr(self.config, "video_token_id", None)
-        return TextRules(self.config.image_token_id, special, video_token_id=video, **options.tables)
 
     def _filler_id(self) -> int:
         """Token id for slots that nothing reads."""

@@ -5,13 +5,23 @@ Everything here works on whole batches of token ids, (B, L); nothing depends on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .packing import PackedOrder
 from .word_pieces import WordPieces
+
+# Attributes of configurations that name token ids which are no text.
+_SPECIAL_TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,21 @@ class TextRules:
     word_continuation_bitmap: str = ""
     word_piece_texts: str = ""
     video_token_id: int | None = None
+
+    @classmethod
+    def from_config(cls, config: Any, tables: Mapping[str, Any]) -> TextRules:
+        """The rules for the prompts of a model.
+
+        Args:
+            config: an MMTok configuration.
+            tables: `PruningOptions.tables`.
+        """
+        special: list[int] = []
+        for each in (config, config.get_text_config()):
+            for name in _SPECIAL_TOKENS:
+                value = getattr(each, name, None)
+                special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        return cls(config.image_token_id, special, video_token_id=getattr(config, "video_token_id", None), **tables)
 
     @property
     def vision_token_ids(self) -> list[int]:

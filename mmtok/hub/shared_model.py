@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from .arguments import call_options, require_known, require_meaningful
+from .host import keep_checkpoint_layout
 from .options import OPTION_NAMES, PruningOptions
 
 # The attribute of a pruned model that holds what it was made of. It is no submodule: no weight has two names.
@@ -132,6 +133,7 @@ def _shared_as(model: Any, model_class: Any, config: Any) -> Any:
             vars(shared)[name] = value
     vars(shared).update(config=config, generation_config=deepcopy(model.generation_config))
     vars(shared).pop(_GIVEN, None)
+    keep_checkpoint_layout(shared, model)
     if "forward" in vars(shared):
         del vars(shared)["forward"]
         own = shared.forward

@@ -27,16 +27,6 @@ from mmtok.hub.question import TextRules, text_to_cover
 from mmtok.hub.qwen_images import checked_grids, grid_layout
 from mmtok.hub.selection import select
 
-# Attributes of configurations that name token ids which are no text.
-_SPECIAL_TOKENS = (
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "video_token_id",
-    "vision_start_token_id",
-    "vision_end_token_id",
-)
-
 
 def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) -> list[int]:
     """The token ids of a prompt that the kept vision tokens have to cover.
@@ -46,12 +36,7 @@ def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) ->
         prompt: token ids, with one or more image tokens for each image.
         options: with the tables of token ids.
     """
-    special: list[int] = []
-    for each in (config, config.get_text_config()):
-        for name in _SPECIAL_TOKENS:
-            value = getattr(each, name, None)
-            special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-    rules = TextRules(config.image_token_id, special, **options.tables)
+    rules = TextRules.from_config(config, options.tables)
     return text_to_cover(torch.tensor([list(prompt)]), None, rules).ids[0].tolist()
 
 
@@ -63,11 +48,6 @@ class Layout:
 
     def __init__(self, config: Any) -> None:
         self.config = config
-
-    @property
-    def largest_image(self) -> Sequence[int]:
-        """The size of an image of the most tokens."""
-        raise NotImplementedError
 
     def tiled(self, images: int) -> bool:
         """Whether each image of a prompt with so many is seen in tiles, where the family has tiles."""
@@ -99,6 +79,7 @@ class LlavaLayout(Layout):
 
     @property
     def largest_image(self) -> Sequence[int]:
+        """The size of an image of the most tokens."""
         return (self.config.vision_config.image_size,) * 2
 
     def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:

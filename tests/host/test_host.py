@@ -19,6 +19,7 @@ from mmtok.hub.host import (
     cached_keys,
     cached_length,
     given_cache,
+    keep_checkpoint_layout,
     projected_features,
 )
 from mmtok.hub.pruner import MMTokPruningMixin, pruning_forward
@@ -83,6 +84,13 @@ def test_a_changed_return_of_the_feature_method_is_an_import_error(
     for call in (model.generate, model, model.select_vision_tokens):
         with pytest.raises(UnsupportedRelease, match=rf"get_image_features returned a .* per image\. {SENTENCE}"):
             call(**inputs, vision_token_budget=2)
+
+
+def test_other_key_conversions_are_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    conversion_mapping = pytest.importorskip("transformers.conversion_mapping", reason="4.57 has no key conversions")
+    monkeypatch.setattr(conversion_mapping, "get_model_conversion_mapping", lambda model: [], raising=False)
+    with pytest.raises(UnsupportedRelease, match=rf"mapping has no argument add_legacy\. {SENTENCE}"):
+        keep_checkpoint_layout(None, None)
 
 
 def test_features_of_every_release_are_read() -> None:

@@ -80,7 +80,8 @@ def test_modules_are_shared_and_settings_are_not(family: Family, models: Any) ->
     assert stock.generation_config.max_new_tokens is None
     pruned.lm_head = torch.nn.Identity()
     assert isinstance(stock.lm_head, torch.nn.Linear)
-    assert pruned.config.model_type == family.config_class.model_type
+    # As an attribute it is that of the text in Qwen2.5-VL's configuration on 4.57, of stock too.
+    assert pruned.config.to_dict()["model_type"] == family.config_class.model_type
     assert pruned.config.vision_token_budget == family.config_class().vision_token_budget
 
 
@@ -106,8 +107,10 @@ def test_an_mmtok_model_becomes_another_with_other_options(family: Family, model
 def test_threads_share_the_weights_with_stock(family: Family, models: Any) -> None:
     expected, stock = models
     inputs = family.inputs(ROWS, expected)
-    alone = [run(stock, inputs), *(run(expected, inputs, vision_token_budget=budget) for budget in (1, 5))]
-    shared = [stock, mmtok.prune(stock, vision_token_budget=1), mmtok.prune(stock, vision_token_budget=5)]
+    alone = [run(expected, inputs, vision_token_budget=budget) for budget in (1, 5)]
+    shared = [mmtok.prune(stock, vision_token_budget=budget) for budget in (1, 5)]
+    if family.tells_calls_apart(stock):
+        alone, shared = [run(stock, inputs), *alone], [stock, *shared]
     with ThreadPoolExecutor(2) as threads:
         together = list(threads.map(lambda model: run(model, inputs), shared * 3))
     assert all(torch.equal(found, wanted) for found, wanted in zip(together, alone * 3, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -19,6 +21,15 @@ RULES = TextRules(
     user_turn_token_sequences=((10, 11),),
     assistant_turn_token_sequences=((12, 13),),
 )
+
+
+class Numbers:
+    """A configuration with numbers of its own and of its text."""
+
+    image_token_id, video_token_id, bos_token_id, eos_token_id = IMAGE, 8, BOS, None
+
+    def get_text_config(self) -> SimpleNamespace:
+        return SimpleNamespace(pad_token_id=PAD, eos_token_id=[EOS, 3])
 
 
 def covered(ids: list[int], rules: TextRules = RULES, mask: list[int] | None = None) -> list[int]:
@@ -55,6 +66,12 @@ def found(ids: list[int], rules: TextRules = RULES, mask: list[int] | None = Non
 )
 def test_words_of_the_last_user_turn(ids: list[int], words: list[int]) -> None:
     assert covered(ids) == words
+
+
+def test_numbers_of_a_configuration_and_of_its_text_are_no_words() -> None:
+    rules = TextRules.from_config(Numbers(), {"ignored_token_ids": [14]})
+    assert rules == TextRules(IMAGE, [BOS, EOS, 3, PAD], [14], video_token_id=8)
+    assert covered([BOS, 40, IMAGE, 8, 14, 3, 41, EOS, PAD], rules) == [40, 41]
 
 
 def test_without_lists_every_plain_token_counts() -> None:
