@@ -10,7 +10,7 @@ import torch
 
 from mmtok.hub.encoded_images import EncodedImages
 from mmtok.vllm.feature_cache import FeatureCache
-from mmtok.vllm.method import Layout, kept_flags
+from mmtok.vllm.method import Layout, LlavaLayout, kept_flags
 from mmtok.vllm.processor import REQUEST
 from mmtok.vllm.request import PruningRequest
 
@@ -53,9 +53,8 @@ class PruningEmbeddingMixin:
         return embedded
 
     def _most_at_once(self, vllm_config: Any) -> int:
-        """Crops that vLLM encoded at once when it measured the memory."""
-        size = self.layout.largest_image
-        return images_at_once(vllm_config, len(self.layout.tokens(size).source)) * self.layout.crops(size)
+        """Crops, or patches of images without crops, that vLLM encoded at once when it measured the memory."""
+        raise NotImplementedError
 
     def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
         """For each image (crops, channels, h, w), and its (height, width)."""
@@ -180,6 +179,12 @@ def images_at_once(vllm_config: Any, tokens: int) -> int:
     in_prompt = min(model.get_multimodal_config().get_limit_per_prompt("image"), model.max_model_len // tokens)
     images = min(scheduler.max_num_encoder_input_tokens // tokens, scheduler.max_num_seqs * max(1, in_prompt))
     return max(1, images)
+
+
+def crops_at_once(vllm_config: Any, layout: LlavaLayout) -> int:
+    """Crops that vLLM encoded at once when it measured the memory."""
+    size = layout.largest_image
+    return images_at_once(vllm_config, len(layout.tokens(size).source)) * layout.crops(size)
 
 
 def _cache_bytes(vllm_config: Any) -> int:

@@ -8,7 +8,7 @@ import torch
 from vllm.model_executor.models.llava import LlavaDummyInputsBuilder, LlavaForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from mmtok.vllm.embedding import PruningEmbeddingMixin
+from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
 from mmtok.vllm.method import LlavaLayout
 from mmtok.vllm.processor import PruningLlavaInfo, PruningLlavaProcessor
 
@@ -20,6 +20,10 @@ class MMTokLlavaForConditionalGeneration(PruningEmbeddingMixin, LlavaForConditio
     """vLLM's LLaVA-1.5 with pruned images."""
 
     layout_class = LlavaLayout
+    layout: LlavaLayout
+
+    def _most_at_once(self, vllm_config: Any) -> int:
+        return crops_at_once(vllm_config, self.layout)
 
     def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
         images = [pixels[None] for pixels in image_input["pixel_values"]]

@@ -9,7 +9,7 @@ from vllm.model_executor.models.llava import LlavaDummyInputsBuilder
 from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from mmtok.vllm.embedding import PruningEmbeddingMixin
+from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
 from mmtok.vllm.method import LlavaNextLayout
 from mmtok.vllm.processor import PruningLlavaNextInfo, PruningLlavaNextProcessor
 
@@ -21,6 +21,10 @@ class MMTokLlavaNextForConditionalGeneration(PruningEmbeddingMixin, LlavaNextFor
     """vLLM's LLaVA-NeXT with pruned images."""
 
     layout_class = LlavaNextLayout
+    layout: LlavaNextLayout
+
+    def _most_at_once(self, vllm_config: Any) -> int:
+        return crops_at_once(vllm_config, self.layout)
 
     def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
         return list(image_input["pixel_values"]), [tuple(size) for size in image_input["image_sizes"].tolist()]

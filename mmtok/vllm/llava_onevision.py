@@ -11,7 +11,7 @@ from vllm.model_executor.models.llava_onevision import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from mmtok.vllm.embedding import PruningEmbeddingMixin
+from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
 from mmtok.vllm.method import LlavaOnevisionLayout
 from mmtok.vllm.onevision_processor import PruningLlavaOnevisionInfo, PruningLlavaOnevisionProcessor
 
@@ -24,6 +24,9 @@ class MMTokLlavaOnevisionForConditionalGeneration(PruningEmbeddingMixin, LlavaOn
 
     layout_class = LlavaOnevisionLayout
     layout: LlavaOnevisionLayout
+
+    def _most_at_once(self, vllm_config: Any) -> int:
+        return crops_at_once(vllm_config, self.layout)
 
     def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
         return list(image_input["pixel_values"]), [tuple(size) for size in image_input["image_sizes"].tolist()]
