@@ -40,7 +40,7 @@ def test_classes_are_generation_classes_themselves(family: Family) -> None:
     ids=str,
 )
 def test_same_tokens_in_every_mode(family: Family, model: Any, change: dict[str, Any]) -> None:
-    if "prefill_chunk_size" in change and not family.splits_prompts(model):
+    if "prefill_chunk_size" in change and not family.splits_prompts(model, [[9], [5]]):
         pytest.skip("stock itself fails on chunks of text on this release")
     inputs = family.inputs(ROWS, model)
     assert torch.equal(generated(model, inputs, **change), generated(model, inputs))
@@ -206,4 +206,5 @@ def test_positions_of_the_caller_are_those_of_stock(family: Family, model: Any) 
         given = model(**inputs, position_ids=positions, vision_token_budget=3).logits
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(given[real], expected[real], atol=1e-4, rtol=1e-4)
-    assert torch.equal(generated(model, {**inputs, "position_ids": positions}), generated(model, inputs))
+    if family.has_grids or family.takes_positions(stock):
+        assert torch.equal(generated(model, {**inputs, "position_ids": positions}), generated(model, inputs))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from model_cases import FAMILIES, IMAGE, IMAGE_SIZE, Family
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 ROWS = [[3, SIZE, 4], [SIZE, 2]]
@@ -158,6 +159,10 @@ def test_an_unpruned_model_is_exported_as_stock_is() -> None:
     family = FAMILIES["llava"]
     pruned, stock = family.models(vision_token_budget=None)
     inputs = {**family.inputs([[3, SIZE, 4]], pruned), "use_cache": False, "return_dict": False}
-    graphs = [torch.export.export(model, (), inputs, strict=False).module() for model in (pruned, stock)]
+    try:
+        of_stock = torch.export.export(stock, (), inputs, strict=False)
+    except GuardOnDataDependentSymNode:
+        pytest.skip("Stock itself cannot be exported on this release: it counts the image tokens.")
+    graphs = [each.module() for each in (torch.export.export(pruned, (), inputs, strict=False), of_stock)]
     with torch.no_grad():
         assert torch.equal(graphs[0](**inputs)[0], graphs[1](**inputs)[0])

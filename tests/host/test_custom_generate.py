@@ -111,8 +111,9 @@ def test_threads_with_budgets_of_their_own(family: Family, models: Any, ours: An
         pytest.skip("In transformers 4.57 two threads of the stock LLaVA-OneVision get each other's vision features.")
     expected, stock = models
     inputs = family.inputs(ROWS, expected)
-    alone = [run(expected, inputs, vision_token_budget=budget) for budget in (1, 3, None)] * 4
-    calls = [{**ours, "vision_token_budget": budget} for budget in (1, 3, None)] * 4
+    budgets = (1, 3, None if family.tells_calls_apart(stock) else 5)
+    alone = [run(expected, inputs, vision_token_budget=budget) for budget in budgets] * 4
+    calls = [{**ours, "vision_token_budget": budget} for budget in budgets] * 4
     with ThreadPoolExecutor(2) as threads:
         together = list(threads.map(lambda call: stock.generate(**inputs, **GREEDY, **call), calls))
     assert all(map(torch.equal, together, alone))

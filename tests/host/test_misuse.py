@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from misuse_cases import GROUPS, Misuse, Workshop, family_name
 from model_cases import FAMILIES
 
+from mmtok.hub.host import NEWEST_TESTED
 from mmtok.publish import stage, verify
 from mmtok.publish import weights as publish_weights
 
@@ -58,7 +60,11 @@ def test_there_are_sixty_cases() -> None:
 def test_the_page_is_what_the_mistakes_answer(workshops: dict[str, Workshop]) -> None:
     docs = Path(__file__).resolve().parents[2] / "docs"
     render = runpy.run_path(str(docs / "errors_page.py"))["render"]
-    assert (docs / "errors.md").read_text(encoding="utf-8") == render(workshops), "run docs/errors_page.py"
+    written, found = (docs / "errors.md").read_text(encoding="utf-8").splitlines(), render(workshops).splitlines()
+    changed = [row for row, wanted in zip(found, written, strict=True) if row != wanted]
+    if transformers.__version__ != NEWEST_TESTED:  # the words of transformers differ between its releases
+        changed = [row for row in changed if not row.startswith("| no weights | OSError | Error no file named ")]
+    assert not changed, "run docs/errors_page.py"
 
 
 def test_a_disk_that_fills_up_leaves_nothing(

@@ -376,7 +376,7 @@ FOLDERS = [
     Misuse(
         "no weights",
         lambda shop: shop.load(shop.broken("model.safetensors", Path.unlink)),
-        "Error no file named model.safetensors",
+        "Error no file named ",
         OSError,
     ),
     Misuse(

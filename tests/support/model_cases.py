@@ -20,6 +20,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from configuration_mmtok import (
     MMTokLlavaConfig,
@@ -156,13 +157,50 @@ class Family:
         newline = {"model.image_newline": "cpu"} if self.has_tiles else {}
         return {"model.vision_tower": "disk", "model.multi_modal_projector": "cpu", **newline}
 
-    def splits_prompts(self, stock: Any) -> bool:
-        """Whether stock reads a prompt in chunks; Qwen2.5-VL fails on text already on 5.17, and not on 5.23."""
+    def splits_prompts(self, stock: Any, rows: Sequence[Row] = ([9],)) -> bool:
+        """Whether stock reads texts in chunks as it reads them whole.
+
+        Qwen2.5-VL fails on 5.17, and not on 5.23; on 4.57 no model takes notice of padding there.
+        """
+        inputs = self.inputs(rows, stock)
         try:
-            stock.generate(**self.inputs([[9]], stock), max_new_tokens=2, prefill_chunk_size=3)
+            chunked = stock.generate(**inputs, max_new_tokens=4, do_sample=False, prefill_chunk_size=3)
         except RuntimeError:
             return False
-        return True
+        return torch.equal(chunked, stock.generate(**inputs, max_new_tokens=4, do_sample=False))
+
+    def takes_positions(self, stock: Any) -> bool:
+        """Whether stock generation goes on behind given positions of padded texts; before 5.5 it gives them again."""
+        inputs = self.inputs([[9], [5]], stock)
+        positions = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+        found, counted = (
+            stock.generate(**inputs, **given, max_new_tokens=4, do_sample=False)
+            for given in ({}, {"position_ids": positions})
+        )
+        return torch.equal(found, counted)
+
+    def tells_calls_apart(self, stock: Any) -> bool:
+        """Whether a stock call is not changed by one in the middle of it.
+
+        Qwen-VL keeps on the model where the positions of the last prompt end; on 4.57 and 5.1 each step reads that.
+        """
+
+        class Between(BaseStreamer):
+            def put(self, value: torch.Tensor) -> None:
+                stock.generate(**text, max_new_tokens=1)
+
+            def end(self) -> None:
+                pass
+
+        text = self.inputs([[7]], stock)
+        inputs = self.inputs([[3, (2 * IMAGE_SIZE, IMAGE_SIZE), 4]], stock)
+        alone, disturbed = (
+            stock.generate(
+                **inputs, **more, max_new_tokens=6, do_sample=False, return_dict_in_generate=True, output_logits=True
+            )
+            for more in ({}, {"streamer": Between()})
+        )
+        return all(map(torch.equal, alone.logits, disturbed.logits))
 
     def repeats_images(self, stock: Any) -> bool:
         """Whether each of stock's beams reads the images of its row; before 5.23, one gets the first image twice."""
