@@ -55,47 +55,44 @@ class ModelTester:
         return copy.deepcopy(self.config), copy.deepcopy(self.inputs)
 
 
-def case(kind: str, family: Family, model_class: type, **attributes: Any) -> type[unittest.TestCase]:
-    """The tests of `model_class`."""
+def case(kind: str, tests: type, family: Family, model_class: type, **attributes: Any) -> type[unittest.TestCase]:
+    """The `tests`, one of transformers' mixins, of `model_class`."""
 
     def set_up(test: Any) -> None:
         test.model_tester = ModelTester(family, model_class)
 
-    attributes |= {
+    attributes = {
         "setUp": set_up,
         "all_model_classes": (model_class,),
         "all_generative_model_classes": (),
         "pipeline_model_mapping": {},
         "_is_composite": True,
+        "__module__": __name__,
+        **attributes,
+    }
+    return type(f"{kind}_{family.name}", (tests, unittest.TestCase), attributes)
+
+
+def model_case(kind: str, family: Family, model_class: type, **attributes: Any) -> type[unittest.TestCase]:
+    """The tests of `model_class`."""
+    own = {
         "test_can_init_all_missing_weights": missing_weights_test(family),
         # The same for releases from 5.23 on, which ask the test class.
         "test_can_init_all_missing_weights_before_2023": True,
-        "__module__": __name__,
     }
-    return type(f"{kind}_{family.name}", (ModelTesterMixin, unittest.TestCase), attributes)
+    return case(kind, ModelTesterMixin, family, model_class, **{**attributes, **own})
 
 
 def generation_case(kind: str, family: Family, model_class: type) -> type[unittest.TestCase]:
     """The tests of generation of `model_class`."""
-
-    def set_up(test: Any) -> None:
-        test.model_tester = ModelTester(family, model_class)
 
     def prepare(test: Any, batch_size: int = 2) -> tuple[Any, dict[str, torch.Tensor]]:
         # transformers cuts every tensor to `batch_size`, also one that holds a row a patch.
         config, _ = GenerationTesterMixin.prepare_config_and_inputs_for_generate(test, batch_size)
         return config, test.model_tester.inputs_of(batch_size)
 
-    attributes = {
-        "setUp": set_up,
-        "all_model_classes": (model_class,),
-        "all_generative_model_classes": (model_class,),
-        "pipeline_model_mapping": {},
-        "_is_composite": True,
-        "prepare_config_and_inputs_for_generate": prepare,
-        "__module__": __name__,
-    }
-    return type(f"Generation{kind}_{family.name}", (GenerationTesterMixin, unittest.TestCase), attributes)
+    own = {"all_generative_model_classes": (model_class,), "prepare_config_and_inputs_for_generate": prepare}
+    return case(f"Generation{kind}", GenerationTesterMixin, family, model_class, **own)
 
 
 def missing_weights_test(family: Family) -> Callable[[Any], None]:
@@ -120,9 +117,9 @@ def cases(family: Family) -> list[type[unittest.TestCase]]:
     subclass = type(family.stock_class.__name__, (family.stock_class,), {"__module__": __name__})
     others = {name: None for name in dir(ModelTesterMixin) if name.startswith("test_") and name not in OUTSIDE}
     return [
-        case("Stock", family, family.stock_class),
-        case("Pruned", family, family.model_class),
-        case("Subclass", family, subclass, **others),
+        model_case("Stock", family, family.stock_class),
+        model_case("Pruned", family, family.model_class),
+        model_case("Subclass", family, subclass, **others),
         generation_case("Stock", family, family.stock_class),
         generation_case("Pruned", family, family.model_class),
     ]
