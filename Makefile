@@ -25,9 +25,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
 	$(BIN)/python -m mmtok demo
 
-# The models of the tests are so small that several threads would only wait for each other.
+# The models of the tests are so small that several threads would only wait for each other; a few processes do not.
 test: $(INSTALLED) ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-oldest: ## parity with stock, publishing and the command line under the oldest supported transformers
 	$(PYTHON) -m venv .venv-oldest
