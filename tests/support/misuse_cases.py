@@ -462,11 +462,60 @@ VIDEOS = [
     ),
 ]
 
+QWEN3 = [
+    Misuse(
+        "images without their grids",
+        lambda shop: shop.generate(image_grid_thw=None),
+        "image_grid_thw is missing: give (frames, rows, columns) of each image",
+    ),
+    Misuse(
+        "a grid that is no number of whole tokens",
+        lambda shop: shop.generate(image_grid_thw=torch.tensor([[1, 8, 8], [1, 8, 7]])),
+        "image_grid_thw contains [1, 8, 7]: give 1 frame, and rows and columns of patches that are multiples of 2",
+    ),
+    Misuse(
+        "an image of two frames",
+        lambda shop: shop.generate(image_grid_thw=torch.tensor([[1, 8, 8], [2, 4, 8]])),
+        "image_grid_thw contains [2, 4, 8]: give 1 frame",
+    ),
+    Misuse(
+        "fewer grids than images",
+        lambda shop: shop.generate(image_grid_thw=torch.tensor([[1, 8, 8]])),
+        "image_grid_thw has 1 rows, which makes 64 patches, but pixel_values holds 128",
+    ),
+    Misuse(
+        "`generate(keep_image_newline=True)`, where images have no separators",
+        lambda shop: shop.generate(keep_image_newline=True),
+        "keep_image_newline is True, which means nothing for MMTokQwen3VLForConditionalGeneration: leave it out",
+    ),
+    Misuse(
+        "positions in time, height and width of another length",
+        lambda shop: shop.model(**shop.inputs, position_ids=torch.zeros(3, 2, 3, dtype=torch.long)),
+        "position_ids has shape (3, 2, 3)",
+    ),
+    Misuse(
+        "a video whose temporal patches are one run of tokens, without timestamps",
+        lambda shop: shop.asked_about_a_video(ids=_videos_last),
+        "The vision tokens stand in runs of 8 tokens, and the images and videos have 4, 4",
+    ),
+    Misuse(
+        "a video of more temporal patches than its pixels",
+        lambda shop: shop.asked_about_a_video(video_grid_thw=torch.tensor([[3, 4, 4]])),
+        "video_grid_thw has 1 rows, which makes 48 patches, but pixel_values_videos holds 32",
+    ),
+    Misuse(
+        "encoded videos in place of pixels",
+        lambda shop: shop.model(input_ids=shop.inputs["input_ids"], mm_encoder_outputs={"video": object()}),
+        "mm_encoder_outputs holds encoded videos",
+    ),
+]
+
 GROUPS: dict[str, list[Misuse]] = {
     "Options": OPTIONS,
     "Prompts and images": PROMPTS,
     "LLaVA-NeXT": NEXT_PROMPTS,
     "Videos (Qwen2.5-VL)": VIDEOS,
+    "Images and videos (Qwen3-VL)": QWEN3,
     "Coverage matrices": MATRICES,
     "Folders and staging": FOLDERS,
 }
@@ -477,6 +526,10 @@ def _straddling(shop: Workshop) -> torch.Tensor:
     length = shop.family.image_length(SIZE, shop.model)
     row = [IMAGE] * (length // 2)
     return torch.tensor([[1, *row], [1, *row]])
+
+
+def _videos_last(ids: torch.Tensor) -> torch.Tensor:
+    return ids.gather(1, (ids == VIDEO).long().argsort(dim=1, stable=True))
 
 
 def _cache_of_the_prompt(shop: Workshop) -> Any:
@@ -492,6 +545,5 @@ def _made(folder: Path, *files: str) -> Path:
 
 def family_name(cases: list[Misuse]) -> str:
     """The family whose workshop a group of mistakes is made in."""
-    if cases is VIDEOS:
-        return "qwen2_5_vl"
-    return "llava_next" if cases is NEXT_PROMPTS else "llava"
+    own = {id(NEXT_PROMPTS): "llava_next", id(VIDEOS): "qwen2_5_vl", id(QWEN3): "qwen3_vl"}
+    return own.get(id(cases), "llava")
