@@ -41,7 +41,7 @@ def comparison_figure(
 
     Args:
         rows: equally long rows of panels.
-        row_titles: a line above each row, or none.
+        row_titles: a line above each row, or none; where one is empty, the row moves up.
         title: a line above everything.
         color_by: as given to `overlay`, for the colour bar.
         panel_inches: height of a panel.
@@ -58,22 +58,26 @@ def comparison_figure(
         raise ValueError(f"There are {len(row_titles)} row titles for {len(rows)} rows: give one for each, or none.")
     first = rows[0][0].image
     width = panel_inches * first.width / first.height
-    size_of = _Inches(header=0.5 if title else 0.1, row_title=0.36 if row_titles else 0.1)
-    row_height = size_of.row_title + size_of.panel_title + panel_inches + size_of.between
+    size_of = _Inches(header=0.5 if title else 0.1)
+    below_title = size_of.panel_title + panel_inches + size_of.between
+    titles = row_titles or [""] * len(rows)
+    row_heights = [below_title + (size_of.row_title if row_title else 0.1) for row_title in titles]
     size = (
         max(len(rows[0]) * (width + size_of.between) + size_of.between, 6.4),
-        size_of.header + len(rows) * row_height + size_of.legend,
+        size_of.header + sum(row_heights) + size_of.legend,
     )
     figure = Figure(figsize=size, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
-        figure.text(size_of.between / size[0], 1 - 0.31 / size[1], title, fontsize=11, color="0.35")
+        # Texts are shown as they are, and not read as formulas.
+        place = (size_of.between / size[0], 1 - 0.31 / size[1])
+        figure.text(*place, _printable(title), fontsize=11, color="0.35", parse_math=False)
     for index, row in enumerate(rows):
-        top = size[1] - size_of.header - index * row_height
-        if row_titles:
+        top = size[1] - size_of.header - sum(row_heights[:index])
+        if titles[index]:
             place = (size_of.between / size[0], (top - 0.2) / size[1])
-            figure.text(*place, row_titles[index], fontsize=12.5, weight="bold", va="center")
-        bottom = top - row_height + size_of.between
+            figure.text(*place, _printable(titles[index]), fontsize=12.5, weight="bold", va="center", parse_math=False)
+        bottom = top - row_heights[index] + size_of.between
         for column, panel in enumerate(row):
             left = size_of.between + column * (width + size_of.between)
             box = (left / size[0], bottom / size[1], width / size[0], panel_inches / size[1])
@@ -87,7 +91,7 @@ class _Inches:
     """Heights of what stands around the panels of a figure, and the gap between two panels."""
 
     header: float
-    row_title: float
+    row_title: float = 0.36
     panel_title: float = 0.42
     between: float = 0.16
     legend: float = 0.72
@@ -108,6 +112,7 @@ def _draw_panel(axes: Axes, panel: Panel, characters: int) -> None:
         weight="bold",
         xycoords="axes fraction",
         textcoords="offset points",
+        parse_math=False,
     )
     axes.annotate(
         shorten(_printable(panel.note), int(characters * 1.25), placeholder=" …"),
@@ -117,6 +122,7 @@ def _draw_panel(axes: Axes, panel: Panel, characters: int) -> None:
         color="0.35",
         xycoords="axes fraction",
         textcoords="offset points",
+        parse_math=False,
     )
 
 

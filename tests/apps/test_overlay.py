@@ -161,6 +161,24 @@ def test_figure_has_a_panel_for_each_question_and_budget() -> None:
     assert {"one?", "two?", "heading"} <= set(texts)
 
 
+def test_texts_are_no_formulas(tmp_path) -> None:
+    """Matplotlib reads what stands between two dollars as one, and fails where it is none."""
+    told = r"Is it $5 or $10, or $\nothing$?"
+    panel = Panel(overlay(gray(), None), told, told)
+    figure = comparison_figure([[panel]], row_titles=[told], title=told)
+    figure.savefig(tmp_path / "figure.png")
+    assert {text.get_text() for text in figure.axes[0].texts} == {told}
+
+
+def test_rows_without_a_title_move_up() -> None:
+    panel = Panel(overlay(gray(), None), "title")
+    heights = [
+        comparison_figure([[panel]] * 2, row_titles=titles).get_size_inches()[1]
+        for titles in (["one?", "two?"], ["one?", ""], ["", ""])
+    ]
+    assert heights[0] > heights[1] > heights[2]
+
+
 def test_bad_input_is_named() -> None:
     config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=6))
     with pytest.raises(ValueError, match="hold no pixel_values"):
