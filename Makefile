@@ -39,12 +39,12 @@ test-oldest: ## parity with stock, publishing and the command line under the old
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
 
-test-torchvision: $(VISION)/.installed ## the tests whose stock processors need torchvision, in .venv-torchvision
+test-torchvision: $(VISION)/.installed ## the tests that need torchvision, for stock processors, or PyAV, in .venv-torchvision
 	OMP_NUM_THREADS=1 $(VISION)/bin/python -m pytest -m torchvision
 
 $(VISION)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VISION)
-	$(VISION)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' torchvision
+	$(VISION)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' torchvision av
 	$(VISION)/bin/python tests/support/declare_torchvision_ops.py
 	touch $@
 

@@ -1,4 +1,4 @@
-"""What a model read of an image for a question, and what it answered."""
+"""What a model read of an image or video for a question, and what it answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Budget = int | float | None
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model reads of an image with one budget.
+    """What a model reads of an image or video with one budget.
 
     Attributes:
         question: as text.
@@ -33,8 +33,13 @@ class Explanation:
     coverage: float
     selection: ImageSelection
 
+    @property
+    def tokens_per_frame(self) -> list[int]:
+        """Kept vision tokens of each crop, which of a video is a frame, or a pair of frames."""
+        return self.selection.crop.bincount().tolist()
+
     def as_json(self) -> dict[str, Any]:
-        """Plain values; the kept vision tokens with their gains."""
+        """Plain values; the kept vision tokens with their gains, and of a video how many each frame has."""
         kept = self.selection
         columns = (kept.indices, kept.crop, kept.row, kept.column, kept.pick_order, kept.text_gain, kept.vision_gain)
         names = ("index", "crop", "row", "column", "pick", "text_gain", "vision_gain")
@@ -44,6 +49,7 @@ class Explanation:
             "prompt_tokens": self.prompt_tokens,
             "full_prompt_tokens": self.full_prompt_tokens,
             "vision_tokens": self.vision_tokens,
+            **({"vision_tokens_per_frame": self.tokens_per_frame} if kept.is_video else {}),
             "coverage": round(self.coverage, 6),
             "kept": [
                 dict(zip(names, values, strict=True))

@@ -1,4 +1,4 @@
-"""Asks a staged model about an image and records what it read: the library behind the commands, the demo and the page.
+"""Asks a staged model about an image or video and records what it read, for the commands, the demo and the page.
 
 A staged folder or repository is loaded as every user loads it, through `pipeline(...)` with `trust_remote_code=True`.
 """
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import pipeline
+from transformers.video_utils import VideoMetadata
 
 from configuration_mmtok import OPTION_NAMES
 from mmtok.image_cache import EncodedImageCache
 from mmtok.prefill import prompt_lengths
 from mmtok.publish.hub_names import check_model_name
+from mmtok.videos import Video
 
 from .answer import Answer, Budget, Explanation
 
@@ -52,13 +54,32 @@ def conversation(image: Image.Image, question: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image, question: str) -> dict[str, Any]:
+def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question: str) -> dict[str, Any]:
     """What the pipeline gives to `generate`, on the model's device."""
+    if isinstance(image, Video):
+        return _video_inputs(pipe, image, question)
     read = pipe.processor.apply_chat_template(
         conversation(image, question),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
+        return_tensors="pt",
+    )
+    return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
+
+
+def _video_inputs(pipe: ImageTextToTextPipeline, video: Video, question: str) -> dict[str, Any]:
+    """The same for a video, whose frames are chosen."""
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    chat = [{"role": "user", "content": content}]
+    prompt = pipe.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    read = pipe.processor(
+        text=[prompt],
+        videos=[video.frames],
+        video_metadata=[VideoMetadata(**video.metadata)],
+        do_sample_frames=False,
+        # Of the frames that are read: the seconds between two of Qwen2.5-VL before transformers took the metadata's.
+        fps=len(video.indices) / video.total * video.fps,
         return_tensors="pt",
     )
     return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
@@ -74,13 +95,17 @@ def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget
 
 
 def ask_with_budgets(
-    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budgets: Sequence[Budget], **settings: Any
+    pipe: ImageTextToTextPipeline,
+    image: Image.Image | Video,
+    question: str,
+    budgets: Sequence[Budget],
+    **settings: Any,
 ) -> list[Answer]:
     """Asks one question with several budgets. The image is processed once, and not counted in `seconds`.
 
     Args:
         pipe: from `load_pipeline`.
-        image: the image.
+        image: the image or video.
         question: the text of the user's turn.
         budgets: values of `vision_token_budget`.
         **settings: those of `answer_inputs`.
@@ -142,7 +167,7 @@ def answer_inputs(
     return answers
 
 
-def warm_up(pipe: ImageTextToTextPipeline, image: Image.Image, question: str) -> None:
+def warm_up(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question: str) -> None:
     """Answers with all tokens and with one, so that no later time counts what a process does at its first call."""
     ask_with_budgets(pipe, image, question, [None, 1], max_new_tokens=2)
 
@@ -173,14 +198,14 @@ def explain_inputs(
     They can hold `encoded_images` in place of pixels, so that it runs once through the vision tower.
     """
     selected = pipe.model.select_vision_tokens(**inputs, **pruning_options, vision_token_budget=budget)
-    is_image = inputs["input_ids"] == pipe.model.config.image_token_id
-    kept = selected.images[0]
+    kept, config = selected.images[0], pipe.model.config
+    is_vision = inputs["input_ids"] == (config.video_token_id if kept.is_video else config.image_token_id)
     return Explanation(
         question=question,
         budget=budget,
         prompt_tokens=int(selected.kept_mask.sum()),
         full_prompt_tokens=inputs["input_ids"].shape[1],
-        vision_tokens=int((selected.kept_mask & is_image).sum()),
+        vision_tokens=int((selected.kept_mask & is_vision).sum()),
         coverage=kept.coverage / kept.full_coverage if kept.full_coverage else 1.0,
         selection=kept,
     )

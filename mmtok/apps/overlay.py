@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from .colors import TEXT_COLOR, VISION_COLOR, Color, ColorBy, gain_color, share_color
 from .seen_image import SeenImage
+from .seen_video import SeenVideo
 
 if TYPE_CHECKING:
     from mmtok.hub.selection_record import ImageSelection
@@ -24,7 +25,7 @@ _FADED = 0.6  # share of white in a patch that was dropped
 
 
 def overlay(
-    image: SeenImage,
+    image: SeenImage | SeenVideo,
     selection: ImageSelection | None,
     *,
     color_by: ColorBy = "gain",
@@ -37,46 +38,57 @@ def overlay(
         image: what the vision tower saw.
         selection: what was kept of it; None shows the image with every patch and no frames.
         color_by: colours the frames by "gain", or by "text share" from blue (image) to orange (question).
-        numbers: write into each patch which pick it was, from 1; by default where there are no more than 32 of them.
+        numbers: write into each patch which pick it was, from 1; by default where there are no more than 32 of them,
+            of a video in each frame.
         scale: overlay pixels per image pixel; by default such that a patch can be made out.
 
     Returns:
-        RGB, the crops side by side on white.
+        RGB, the crops side by side on white; of a video the frames, with their labels.
 
     Raises:
         ValueError: the selection names a crop that the image does not have.
     """
     scale = scale or image.scale()
-    origins = image.origins(scale)
+    origins = dict(zip(image.numbers, image.origins(scale), strict=True))
     sizes = [(crop.width * scale, crop.height * scale) for crop in image.crops]
-    extent = [max(o[axis] + size[axis] for o, size in zip(origins, sizes, strict=True)) for axis in (0, 1)]
+    enlarged = [crop.resize(size, Image.Resampling.NEAREST) for crop, size in zip(image.crops, sizes, strict=True)]
+    large = dict(zip(image.numbers, enlarged, strict=True))
+    extent = [max(o[axis] + size[axis] for o, size in zip(origins.values(), sizes, strict=True)) for axis in (0, 1)]
     canvas = Image.new("RGB", (extent[0], extent[1]), "white")
-    large = [crop.resize(size, Image.Resampling.NEAREST) for crop, size in zip(image.crops, sizes, strict=True)]
-    for crop, origin in zip(large, origins, strict=True):
-        canvas.paste(crop if selection is None else _fade(crop), origin)
+    draw = ImageDraw.Draw(canvas)
+    for number, crop in large.items():
+        canvas.paste(crop if selection is None else _fade(crop), origins[number])
+    for text, place, size in image.captions(scale):
+        draw.text(place, text, fill="black", font_size=size)
     if selection is None:
         return canvas
     last = int(selection.crop.max()) if len(selection.crop) else 0
-    if last >= len(large):
-        raise ValueError(f"The selection keeps tokens of crop {last}, but the image has {len(large)} crops.")
+    if last >= image.count:
+        raise ValueError(f"The selection keeps tokens of crop {last}, but the image has {image.count} crops.")
     patch = image.patch_size * scale
     gains = (selection.text_gain + selection.vision_gain).tolist()
     texts = selection.text_gain.tolist()
     strongest = max([*gains, 1e-12])
     places = zip(selection.crop.tolist(), selection.row.tolist(), selection.column.tolist(), strict=True)
-    numbers = len(gains) <= 32 if numbers is None else numbers
-    draw = ImageDraw.Draw(canvas)
-    for token, (crop, row, column) in enumerate(places):
-        if row < 0:  # CLIP's class token has no place in the image
+    numbers = _few(selection) if numbers is None else numbers
+    for token, (number, row, column) in enumerate(places):
+        # CLIP's class token has no place in the image; of a long video some frames are drawn.
+        if row < 0 or number not in large:
             continue
-        x, y = origins[crop][0] + column * patch, origins[crop][1] + row * patch
+        x, y = origins[number][0] + column * patch, origins[number][1] + row * patch
         inside = (column * patch, row * patch, (column + 1) * patch, (row + 1) * patch)
-        canvas.paste(large[crop].crop(inside), (x, y))
+        canvas.paste(large[number].crop(inside), (x, y))
         share = texts[token] / gains[token] if gains[token] > 0 else 0.0
         color = gain_color(gains[token] / strongest) if color_by == "gain" else share_color(share)
         label = str(int(selection.pick_order[token]) + 1) if numbers else ""
         _frame(draw, (x, y), patch, color, share, label)
     return canvas
+
+
+def _few(selection: ImageSelection) -> bool:
+    """Whether so few tokens are kept, of a video in each frame, that their numbers can be read."""
+    counts = selection.crop.bincount().tolist() if selection.is_video else [len(selection.crop)]
+    return max(counts, default=0) <= 32
 
 
 def _fade(crop: Image.Image) -> Image.Image:

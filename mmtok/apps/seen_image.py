@@ -13,8 +13,8 @@ from mmtok.publish.budget_table import mosaic_grid
 from mmtok.publish.families import family_of
 
 _PATCH_PIXELS = 28  # least side of a patch in an overlay, so that its frame and its bar can be told apart
-_LARGEST_SIDE = 2400
-_GAP = 12  # pixels of an overlay between two crops
+LARGEST_SIDE = 2400
+GAP = 12  # pixels of an overlay between two crops
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ class SeenImage:
     patch_size: int
 
     @property
+    def count(self) -> int:
+        """Crops that a selection can name."""
+        return len(self.crops)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The crop of a selection that each of the crops is."""
+        return tuple(range(len(self.crops)))
+
+    @property
     def grid(self) -> int:
         """Patches in a row of the whole image."""
         return self.crops[0].width // self.patch_size
@@ -41,17 +51,21 @@ class SeenImage:
         """Upper left corner (x, y) of each crop in an overlay: the whole image left, the tiles as they were cut."""
         left, (width, height) = self.crops[0].width * scale, self.crops[-1].size
         right = [
-            (left + 2 * _GAP + column * (width * scale + _GAP), row * (height * scale + _GAP))
+            (left + 2 * GAP + column * (width * scale + GAP), row * (height * scale + GAP))
             for row in range(self.tiles[0])
             for column in range(self.tiles[1])
         ]
         return [(0, 0), *right][: len(self.crops)]
 
+    def captions(self, scale: int) -> list[tuple[str, tuple[int, int], int]]:
+        """Texts beside the crops, with their place and size in an overlay: none."""
+        return []
+
     def scale(self) -> int:
         """How many pixels of an overlay a pixel of a crop takes along each side."""
         widths = [self.crops[0].width, *([self.crops[-1].width] * self.tiles[1])]
         wanted = -(-_PATCH_PIXELS // self.patch_size)
-        return max(1, min(wanted * 2 if len(widths) == 1 else wanted, _LARGEST_SIDE // sum(widths)))
+        return max(1, min(wanted * 2 if len(widths) == 1 else wanted, LARGEST_SIDE // sum(widths)))
 
 
 def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) -> list[SeenImage]:
@@ -76,7 +90,7 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
     if inputs.get("image_grid_thw") is not None:
         return _grids(pixels, torch.as_tensor(inputs["image_grid_thw"]).tolist(), config, image_processor)
     if pixels.dim() == 4:
-        crops = _rgb(pixels, image_processor)
+        crops = rgb_images(pixels, image_processor)
         return [SeenImage((crop,), (0, 0), patch_size) for crop in crops]
     if inputs.get("image_sizes") is None:
         raise ValueError(f"pixel_values has shape {tuple(pixels.shape)}: give image_sizes, which say how it was cut.")
@@ -91,51 +105,64 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
 
 
 def _grids(pixels: torch.Tensor, grids: Sequence[Sequence[int]], config: Any, image_processor: Any) -> list[SeenImage]:
-    """Images whose patches lie in the order of the vision tokens, those of a token one after another, each frame twice.
+    patch = int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
+    each = pixels.split([rows * columns for _, rows, columns in grids])
+    images = [
+        rgb_images(put_together(own, grid, config), image_processor) for own, grid in zip(each, grids, strict=True)
+    ]
+    return [SeenImage(tuple(image), (0, 0), patch) for image in images]
+
+
+def put_together(patches: torch.Tensor, grid: Sequence[int], config: Any) -> torch.Tensor:
+    """(frames, 3, H, W), the first of each pair of frames of an image or video of Qwen-VL.
 
     A vision token is a square of patches, so that is what a patch of the seen image is.
+
+    Args:
+        patches: (frames * rows * columns, values) in the order of the vision tokens, those of a token one after
+            another, each with two frames; an image is the same frame twice.
+        grid: frames, rows and columns.
+        config: of the model.
     """
     patch, merged = int(config.vision_config.patch_size), int(config.vision_config.spatial_merge_size)
-    seen = []
-    for own, (_, rows, columns) in zip(
-        pixels.split([rows * columns for _, rows, columns in grids]), grids, strict=True
-    ):
-        parts = own.reshape(rows // merged, columns // merged, merged, merged, 3, -1, patch, patch)[:, :, :, :, :, 0]
-        image = parts.permute(4, 0, 2, 5, 1, 3, 6).reshape(1, 3, rows * patch, columns * patch)
-        seen.append(SeenImage(tuple(_rgb(image, image_processor)), (0, 0), patch * merged))
-    return seen
+    frames, rows, columns = grid
+    parts = patches.reshape(frames, rows // merged, columns // merged, merged, merged, 3, -1, patch, patch)
+    first = parts[:, :, :, :, :, :, 0]
+    return first.permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(frames, 3, rows * patch, columns * patch)
 
 
 def _tiles(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> SeenImage:
     rows, columns = tile_grid(size, config)
-    crops = _rgb(image[: 1 + rows * columns], image_processor)
+    crops = rgb_images(image[: 1 + rows * columns], image_processor)
     return SeenImage(tuple(crops), (rows, columns), int(config.vision_config.patch_size))
 
 
 def _whole(image: torch.Tensor, config: Any, image_processor: Any) -> SeenImage:
     """The image alone: of several images in a sample LLaVA-OneVision reads no tiles."""
-    side = _read_side(config)
-    return SeenImage(tuple(_rgb(image[:1, :, :side, :side], image_processor)), (0, 0), config.vision_config.patch_size)
+    side = read_side(config)
+    return SeenImage(
+        tuple(rgb_images(image[:1, :, :side, :side], image_processor)), (0, 0), config.vision_config.patch_size
+    )
 
 
 def _mosaic(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> SeenImage:
     """The whole image, and the mosaic of its tiles: unpadded, and shrunk where stock shrinks its tokens."""
     from transformers.models.llava_onevision.modeling_llava_onevision import unpad_image
 
-    patch, side = int(config.vision_config.patch_size), _read_side(config)
+    patch, side = int(config.vision_config.patch_size), read_side(config)
     rows, columns = tile_grid(size, config)
     tiles = image[1 : 1 + rows * columns, :, :side, :side].unflatten(0, (rows, columns))
     joined = tiles.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
     grid = side // patch
     tokens = unpad_image(torch.zeros(1, rows * grid, columns * grid), list(size))
     height, width = mosaic_grid(tokens.shape[1], tokens.shape[2], grid, config.vision_aspect_ratio)
-    [whole] = _rgb(image[:1, :, :side, :side], image_processor)
-    [pixels] = _rgb(unpad_image(joined, list(size))[None], image_processor)
+    [whole] = rgb_images(image[:1, :, :side, :side], image_processor)
+    [pixels] = rgb_images(unpad_image(joined, list(size))[None], image_processor)
     mosaic = pixels.resize((width * patch, height * patch), Image.Resampling.BILINEAR)
     return SeenImage((whole, mosaic), (1, 1), patch)
 
 
-def _read_side(config: Any) -> int:
+def read_side(config: Any) -> int:
     """Pixels along the side of a crop that belong to a patch; SigLIP's tower leaves a border over."""
     vision = config.vision_config
     return int(vision.image_size // vision.patch_size * vision.patch_size)
@@ -152,7 +179,7 @@ def tile_grid(size: Sequence[int], config: Any) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _rgb(pixels: torch.Tensor, image_processor: Any) -> list[Image.Image]:
+def rgb_images(pixels: torch.Tensor, image_processor: Any) -> list[Image.Image]:
     """(crops, 3, H, W) normalised -> RGB images."""
     mean = torch.tensor(image_processor.image_mean).view(3, 1, 1)
     std = torch.tensor(image_processor.image_std).view(3, 1, 1)

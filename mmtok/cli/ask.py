@@ -7,8 +7,8 @@ from typing import Any
 
 from mmtok.apps.answering import ask_with_budgets, warm_up
 from mmtok.apps.progress import steps
-from mmtok.images import read_image
 
+from .asked import add_video_options, asked_about
 from .common import (
     add_parser,
     add_question_options,
@@ -20,8 +20,8 @@ from .common import (
 from .tables import print_table
 
 _DESCRIPTION = """\
-Answers questions about an image, each with every budget, and says how long a prompt the language model read, how much
-of the full coverage the kept tokens have, and how long it took."""
+Answers questions about an image or video, each with every budget, and says how long a prompt the language model read,
+how much of the full coverage the kept tokens have, and how long it took."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
@@ -29,12 +29,13 @@ def add_command(commands: Any, name: str, help: str) -> None:
     example = 'mmtok ask --model ./llava-mmtok photo.jpg "Is there a dog?" --budgets all 64 16'
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
     add_question_options(parser, ["all", "16", "4"], 64)
+    add_video_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
-    image, pruning_options = read_image(options.image), call_pruning_options(options)
+    image, pruning_options = asked_about(options), call_pruning_options(options)
     answers = []
     with steps(2 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")

@@ -32,8 +32,9 @@ def add_parser(commands: Any, name: str, help: str, description: str, examples: 
 
 
 def add_question_options(parser: argparse.ArgumentParser, budgets: Sequence[str], max_new_tokens: int) -> None:
-    """Image, questions, budgets and options; length of the answers; model."""
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="a file, such as photo.png or photo.jpg")
+    """Image or video, questions, budgets and options; length of the answers; model."""
+    image_help = "a file, such as photo.png or photo.jpg; with --video a video"
+    parser.add_argument("image", metavar="IMAGE", type=Path, help=image_help)
     parser.add_argument("questions", metavar="QUESTION", nargs="+", type=question, help="in quotes")
     add_budgets_option(parser, budgets)
     add_length_option(parser, max_new_tokens)

@@ -67,8 +67,8 @@ class Command:
 # In the order of the help. A module is imported when its command is given, so that the help is there at once.
 COMMANDS: dict[str, Command] = {
     "demo": Command("the embedded model, with fewer and fewer tokens; --web opens a page", "demo"),
-    "show": Command("draw the patches that are kept of an image for a question", "show"),
-    "ask": Command("answer questions about an image with several budgets", "ask"),
+    "show": Command("draw the patches that are kept of an image or video for a question", "show"),
+    "ask": Command("answer questions about an image or video with several budgets", "ask"),
     "generate": Command("answer a file of questions, in order, resumable, on many processes", "generate", resumes=True),
     "eval": Command("accuracy on POPE-style question files, per method and budget", "evaluate", resumes=True),
     "bench": Command("time to first token and total time on this machine", "bench"),

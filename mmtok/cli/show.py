@@ -14,9 +14,12 @@ from mmtok.apps.figure import Panel, comparison_figure
 from mmtok.apps.overlay import overlay
 from mmtok.apps.progress import steps
 from mmtok.apps.seen_image import SeenImage, seen_images
+from mmtok.apps.seen_video import SeenVideo, seen_video
+from mmtok.apps.video_figure import tokens_per_frame, video_figure
 from mmtok.apps.wording import counted
-from mmtok.images import read_image
+from mmtok.videos import Video
 
+from .asked import add_video_options, asked_about
 from .common import (
     add_parser,
     add_question_options,
@@ -29,6 +32,7 @@ from .tables import print_table
 from .values import writable_image
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
     from transformers import ImageTextToTextPipeline
 
@@ -36,14 +40,19 @@ _DESCRIPTION = """\
 Draws which vision tokens of an image the language model reads: one row for each question, one column for each budget.
 The patch of a kept token is framed in the colour of its gain; the bar in it splits the gain into what covers the
 question (orange) and what covers the image (blue). Crops are laid out as they were cut: tiles of
-LLaVA-NeXT, the mosaic of LLaVA-OneVision."""
+LLaVA-NeXT, the mosaic of LLaVA-OneVision. Of a video there is a row of frames for each question and budget, at most 8;
+Qwen-VL reads frames in pairs, of which the first is drawn."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    example = 'mmtok show photo.jpg "Is there a dog?" "What colour is the car?" --budgets all 64 16 4'
+    example = (
+        'mmtok show photo.jpg "Is there a dog?" "What colour is the car?" --budgets all 64 16 4\n'
+        'mmtok show --video clip.mp4 "Where is the ball?" --model ./qwen3-vl-mmtok --budgets 0.2'
+    )
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
     add_question_options(parser, ["all", "16", "8", "4"], 32)
+    add_video_options(parser)
     parser.add_argument("--output", type=Path, default=Path("kept.png"), help="the drawing (default: %(default)s)")
     parser.add_argument("--color-by", choices=["gain", "text share"], default="gain", help="colour of the frames")
     parser.add_argument("--answers", action="store_true", help="answer the questions too")
@@ -51,42 +60,53 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draws the image and prints what was kept."""
-    image, output = read_image(options.image), writable_image(options.output)
+    """Draws the image or video and prints what was kept."""
+    image, output = asked_about(options), writable_image(options.output)
+    seen: SeenImage | SeenVideo
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
             rows = [_read(pipe, image, question, options, begin) for question in options.questions]
             inputs = model_inputs(pipe, image, options.questions[0])
-            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
-    panels = [[_panel(seen, read, options.color_by) for read in row] for row in rows]
-    figure = comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
-    figure.savefig(output, dpi=150)
+            if isinstance(image, Video):
+                seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor)
+            else:
+                [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
+    _figure(seen, rows, options).savefig(output, dpi=150)
     if options.json:
-        print_json({"image": str(output), "selections": [read.as_json() for row in rows for read in row]})
+        video = {"video": seen.as_json()} if isinstance(seen, SeenVideo) else {}
+        print_json({"image": str(output), **video, "selections": [read.as_json() for row in rows for read in row]})
         return
-    print_table(
-        ["question", "budget", "answer", "vision tokens", "tokens in the prompt", "coverage"],
-        [
-            [
-                read.question,
-                budget_name(read.budget),
-                getattr(read, "answer", ""),
-                str(read.vision_tokens),
-                f"{read.prompt_tokens} of {read.full_prompt_tokens}",
-                f"{read.coverage:.1%}",
-            ]
-            for row in rows
-            for read in row
-        ],
-        left=["question", "answer"],
-    )
+    _print(seen, rows)
     print(f"Drawn in {output}.")
+
+
+def _print(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]]) -> None:
+    columns = ["question", "budget", "answer", "vision tokens", "tokens in the prompt", "coverage"]
+    cells = [
+        [
+            read.question,
+            budget_name(read.budget),
+            getattr(read, "answer", ""),
+            str(read.vision_tokens),
+            f"{read.prompt_tokens} of {read.full_prompt_tokens}",
+            f"{read.coverage:.1%}",
+        ]
+        for row in rows
+        for read in row
+    ]
+    if isinstance(seen, SeenVideo):
+        columns.insert(4, f"per {seen.unit}")
+        for cell, read in zip(cells, (read for row in rows for read in row), strict=True):
+            cell.insert(4, tokens_per_frame(read))
+    print_table(columns, cells, left=["question", "answer"])
+    if isinstance(seen, SeenVideo):
+        print(f"{seen.described()}.")
 
 
 def _read(
     pipe: ImageTextToTextPipeline,
-    image: Image.Image,
+    image: Image.Image | Video,
     question: str,
     options: argparse.Namespace,
     begin: Callable[[str], None],
@@ -101,6 +121,14 @@ def _read(
         begin("Selecting")
         read.append(explain_inputs(pipe, inputs, question, budget, **pruning_options))
     return read
+
+
+def _figure(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]], options: argparse.Namespace) -> Figure:
+    if isinstance(seen, SeenVideo):
+        title = f"{options.image.name}: {seen.described()}"
+        return video_figure(seen, rows, title=title, color_by=options.color_by)
+    panels = [[_panel(seen, read, options.color_by) for read in row] for row in rows]
+    return comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
 
 
 def _panel(seen: SeenImage, read: Explanation, color_by: ColorBy) -> Panel:
