@@ -35,7 +35,7 @@ def video_figure(
 def tokens_per_frame(read: Explanation) -> str:
     """How many vision tokens stay of each frame or pair: "4", or "3 to 5" where it differs."""
     few, many = min(read.tokens_per_frame), max(read.tokens_per_frame)
-    return str(few) if few == many else f"{few} to {many}"
+    return f"{few:,}" if few == many else f"{few:,} to {many:,}"
 
 
 def _panel(seen: SeenVideo, read: Explanation, color_by: ColorBy) -> Panel:

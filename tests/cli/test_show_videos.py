@@ -78,6 +78,19 @@ def test_show_and_ask(kind: str, model: Path, clip: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.torchvision
+def test_an_odd_number_of_frames(
+    kind: str, model: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the last pair there is one frame, which stock reads twice."""
+    asked = [clip, QUESTION, "--video", "--frames", "5", "--model", model, "--budgets", "2"]
+    shown = printed(capsys, "show", *asked, "--output", tmp_path / "kept.png")
+    crops = [frame["crop"] for frame in shown["video"]["frames"]]
+    assert crops == ([0, 1, 2, 3, 4] if kind == "llava_onevision" else [0, 0, 1, 1, 2])
+    assert shown["selections"][0]["vision_tokens_per_frame"] == [2] * (crops[-1] + 1)
+    assert shown["video"]["drawn_crops"] == list(range(crops[-1] + 1))
+
+
+@pytest.mark.torchvision
 def test_times_of_the_frames_reach_the_model(kind: str, model: Path, clip: Path) -> None:
     """Every second of 12 frames, of which 4 are shown in a second; a pair of frames is 1 second."""
     pipe = load_pipeline(model)
