@@ -1,7 +1,8 @@
 """Runs tests of the repository under the covered releases; writes suite.json, which docs/compat.md shows.
 
 `python compat/suite.py --only 5.1.0` runs them in the environments of those releases that `run.py` makes, and
-`--python PATH` in an environment of the caller's. Every row that is done joins suite.json at once.
+`--python PATH` in an environment of the caller's. Every row that is done joins suite.json at once. All of
+tests/host runs on a committed state only, whose commit the row names.
 """
 
 from __future__ import annotations
@@ -35,15 +36,21 @@ GROUPS: dict[str, list[str]] = {
         PUBLISHED + "fine_tuned_model_is_pushed_and_loads_again",
     ],
 }
+# The column of a whole folder. Tests of what a release's stock classes cannot do ask them, and are skipped there.
+HOST = "all of tests/host"
+FOLDER = "tests/host"
 # The column of transformers' own tests, which `upstream.py` runs.
 UPSTREAM = "transformers' model tests"
 # The same of the tests of generation, whose file `--generation-tests` names.
 GENERATION = "transformers' generation tests"
-COLUMNS = [*GROUPS, UPSTREAM, GENERATION]
+COLUMNS = [*GROUPS, HOST, UPSTREAM, GENERATION]
 # How the reason of a skipped test begins that the release's stock class fails too.
 STOCK_FAILS = "stock itself fails"
 # What the tests need beside torch and transformers.
-PACKAGES = ("accelerate", "parameterized", "pytest", "pyyaml", "safetensors", "starlette", "tqdm", "uvicorn")
+PACKAGES = (
+    *("accelerate", "hypothesis", "jinja2", "parameterized", "peft", "protobuf", "pytest", "pyyaml", "safetensors"),
+    *("sentencepiece", "starlette", "tqdm", "uvicorn"),
+)
 
 SECTION = """
 ## Parity and publishing
@@ -58,6 +65,10 @@ release that installs on Python 3.10.
   cache. With a full budget or none the result is stock's on the same inputs; pruned, it is stock's on the kept tokens.
 - *Publishing* is two tests of `tests/host/test_published.py`: both families are staged, pushed to a Hub on loopback
   and loaded from it in clean processes; a fine-tuned model is pushed and loaded again.
+- *All of tests/host* is every test of what runs inside transformers, for all five families: `generate` and `forward`,
+  `prune` and `custom_generate`, videos, training, offloading, threads, misuse. A test that needs what the release's
+  stock class cannot do asks the stock class and is skipped; the reasons are below the table. A row names the commit
+  that was tested.
 - *transformers' model tests* are those of `ModelTesterMixin` in the release's source distribution, run for the stock
   class and for the pruned class with pruning off: a test passes where both end alike. 5.23.0 and 5.24.0 have run them
   for all five families, the other releases for the three LLaVA ones.
@@ -91,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
                 place = Path(scratch)
                 if group in GROUPS:
                     seen = run_tests(python, GROUPS[group], place)
+                elif group == HOST:
+                    seen = of_commit(python, place)
                 else:
                     seen = upstream.compared(python, place, given.generation_tests if group == GENERATION else None)
             if group == GENERATION and given.generation_tests_of:
@@ -126,6 +139,27 @@ def known_results() -> dict[str, Any]:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
+def commit() -> str:
+    """The commit that is checked out; ends where files differ from it, other than the results."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")
+    if changed:
+        raise SystemExit(f"A row of {FOLDER} names the commit that was tested: commit these files first.\n{changed}")
+    return git("rev-parse", "--short=10", "HEAD")
+
+
+def of_commit(python: Path, scratch: Path) -> dict[str, Any]:
+    """The results of all of tests/host, with the commit that was tested."""
+    tested = commit()
+    seen = run_tests(python, [FOLDER], scratch)
+    if commit() != tested:
+        raise SystemExit(f"Another commit than {tested} was checked out while its tests ran: run them again.")
+    return {**seen, "commit": tested}
+
+
 def run_tests(python: Path, tests: list[str], scratch: Path) -> dict[str, Any]:
     """The number of tests that passed, the names of those that did not, and why tests were skipped."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
@@ -154,11 +188,14 @@ def read(report: Path) -> dict[str, Any]:
 
 
 def failures(row: dict[str, Any]) -> list[str]:
-    """Tests that did not pass and that stock itself can pass; a group without one test is a failure too."""
+    """Tests that did not pass and that stock itself can pass; a group without one test is a failure too.
+
+    Skipped tests of all of tests/host are none: other releases and platforms have what they need.
+    """
     found = [
         f"{group}: {name}"
         for group, seen in row.items()
-        for name in (*seen["failed"], *seen["skipped"])
+        for name in (*seen["failed"], *(seen["skipped"] if group != HOST else ()))
         if STOCK_FAILS not in name
     ]
     return found + [f"{group}: no test ran" for group, seen in row.items() if not seen["passed"] and not seen["failed"]]
@@ -170,9 +207,29 @@ def told(row: dict[str, Any], group: str) -> str:
         return "not run"
     seen = row[group]
     of = f" (tests of {seen['tests of']})" if "tests of" in seen else ""
-    reasons = Counter(name.partition(": ")[2] for name in seen["skipped"])
+    if group == HOST:
+        counts = [f"{seen['passed']} passed", *seen["failed"], f"{len(seen['skipped'])} skipped ({seen['commit']})"]
+        return "; ".join(counts).replace("|", "\\|")
+    reasons = reasons_of(seen)
     skipped = [f"{count} skipped: {reason}" for reason, count in sorted(reasons.items())]
     return "; ".join([f"{seen['passed']} passed{of}", *seen["failed"], *skipped]).replace("|", "\\|")
+
+
+def reasons_of(seen: dict[str, Any]) -> Counter[str]:
+    """How many tests of a group were skipped for which reason."""
+    return Counter(name.partition(": ")[2] for name in seen["skipped"])
+
+
+def skips(results: dict[str, Any]) -> str:
+    """A table of why tests of tests/host were skipped, and how many under which release; nothing without such rows."""
+    rows = {name: reasons_of(results[name][HOST]) for name in sorted(results, key=order) if HOST in results[name]}
+    if not rows:
+        return ""
+    titles = [name.split(", ")[0].removeprefix("transformers ") for name in rows]
+    lines = [f"| Skipped of tests/host | {' | '.join(titles)} |", "|---" * (1 + len(rows)) + "|"]
+    for reason in sorted(set().union(*rows.values())):
+        lines.append(f"| {reason} | {' | '.join(str(row[reason] or '') for row in rows.values())} |")
+    return "\n".join(lines) + "\n"
 
 
 def order(name: str) -> list[list[int]]:
@@ -187,7 +244,7 @@ def section(results: dict[str, Any]) -> str:
     for name in sorted(results, key=order):
         cells = [part.split(" ")[1] for part in name.split(", ")] + [told(results[name], group) for group in COLUMNS]
         lines.append(f"| {' | '.join(cells)} |")
-    return SECTION + "\n".join(lines) + "\n"
+    return SECTION + "\n".join([*lines, "", skips(results)])
 
 
 if __name__ == "__main__":

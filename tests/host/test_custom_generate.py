@@ -50,6 +50,17 @@ def ours(folder: str) -> dict[str, Any]:
 
 
 @pytest.fixture
+def without_collector() -> Iterator[None]:
+    """No garbage collection: where it lets another thread run in the middle of parsing, Python 3.11.7 fails to parse.
+
+    transformers parses the code of `custom_generate` in every call; python/cpython#106905.
+    """
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def models(family: Family) -> tuple[Any, Any]:
     """A model of the MMTok class with a budget of 3, and a stock one with equal weights."""
     return family.models_of_own_classes(vision_token_budget=3)
@@ -106,10 +117,13 @@ def test_a_model_that_prunes_is_taken_too(family: Family, models: Any, ours: Any
     assert torch.equal(run(models[0], inputs, **{**ours, "vision_token_budget": 2}), wanted)
 
 
+@pytest.mark.usefixtures("without_collector")
 def test_threads_with_budgets_of_their_own(family: Family, models: Any, ours: Any) -> None:
     if family.name == "llava_onevision" and transformers.__version__.startswith("4."):
         pytest.skip("In transformers 4.57 two threads of the stock LLaVA-OneVision get each other's vision features.")
     expected, stock = models
+    if not family.encodes_images_apart(stock):
+        pytest.skip("stock itself fails on calls that run together on this release")
     inputs = family.inputs(ROWS, expected)
     budgets = (1, 3, None if family.tells_calls_apart(stock) else 5)
     alone = [run(expected, inputs, vision_token_budget=budget) for budget in budgets] * 4

@@ -119,6 +119,8 @@ def test_a_decoding_step_compiles_in_one_graph(family: Family, model: Any) -> No
 
 
 def test_threads_with_their_own_budgets_share_one_model(family: Family, model: Any) -> None:
+    if not family.encodes_images_apart(model.unpruned()):
+        pytest.skip("stock itself fails on calls that run together on this release")
     inputs = family.inputs(ROWS, model)
     whole = None if family.tells_calls_apart(model.unpruned()) else 9
     budgets = [1, 2, 5, whole, 3, 7] * 2

@@ -403,7 +403,9 @@ def test_refusals_say_what_to_do(family: Family, models: tuple[Any, Any]) -> Non
 
 
 def test_two_threads_share_one_model(family: Family, models: tuple[Any, Any]) -> None:
-    model, _ = models
+    model, stock = models
+    if not family.encodes_images_apart(stock):
+        pytest.skip("stock itself fails on calls that run together on this release")
     inputs = [family.inputs(MIXED, model, seed=seed) for seed in range(2)]
     pruning_options = [{"vision_token_budget": 2}, {"vision_token_budget": 7}]
     expected = [

@@ -106,6 +106,8 @@ def test_an_mmtok_model_becomes_another_with_other_options(family: Family, model
 
 def test_threads_share_the_weights_with_stock(family: Family, models: Any) -> None:
     expected, stock = models
+    if not family.encodes_images_apart(stock):
+        pytest.skip("stock itself fails on calls that run together on this release")
     inputs = family.inputs(ROWS, expected)
     alone = [run(expected, inputs, vision_token_budget=budget) for budget in (1, 5)]
     shared = [mmtok.prune(stock, vision_token_budget=budget) for budget in (1, 5)]

@@ -15,7 +15,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from compat import upstream
 from compat.run import FOLDERS, PAGE, RESULTS, TESTED, installed, page, passing_releases, problems, site_packages
-from compat.suite import COLUMNS, GROUPS, failures, known_results, read, told
+from compat.suite import COLUMNS, GROUPS, HOST, commit, failures, known_results, read, skips, told
 from compat.versions import NAMED, OLDEST, Pair, covered
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.publish import stage
@@ -103,6 +103,32 @@ def test_a_report_of_the_tests_of_a_row(tmp_path: Path) -> None:
     assert failures({"publishing": {"passed": 0, "failed": [], "skipped": []}}) == ["publishing: no test ran"]
 
 
+def test_a_row_of_all_host_tests_names_its_commit_and_counts_the_skipped(tmp_path: Path) -> None:
+    report = tmp_path / "tests.xml"
+    report.write_text(REPORT, encoding="utf-8")
+    row = {HOST: {**read(report), "commit": "0123456789"}}
+    assert told(row, HOST) == "1 passed; test_b: 1 == 2; 1 skipped (0123456789)"
+    assert failures(row) == [f"{HOST}: test_b: 1 == 2"]
+    other = {HOST: {"passed": 2, "failed": [], "skipped": ["test_c: no fork", "test_d: no fork"], "commit": "9"}}
+    table = skips({"transformers 5.10.4, torch 2.13.0": other, "transformers 5.5.0, torch 2.13.0": row})
+    assert table.splitlines() == ["| Skipped of tests/host | 5.5.0 | 5.10.4 |", "|---|---|---|", "| no fork | 1 | 2 |"]
+
+
+def test_no_commit_is_named_where_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compat.suite.ROOT", tmp_path)
+    monkeypatch.setattr("compat.suite.RESULTS", tmp_path / "suite.json")
+    (tmp_path / "code.py").write_text("1", encoding="utf-8")
+    own = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*own, *words], cwd=tmp_path, check=True)
+    (tmp_path / "suite.json").write_text("{}", encoding="utf-8")
+    head = subprocess.run([*own, "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert head.startswith(commit())
+    (tmp_path / "code.py").write_text("2", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"commit these files first\.\n ?M code\.py"):
+        commit()
+
+
 def test_the_tests_of_a_row_are_there() -> None:
     root = RESULTS.parents[1]
     for name in itertools.chain(*GROUPS.values()):
@@ -143,6 +169,7 @@ def test_every_row_of_the_suite_passed() -> None:
     counts: dict[str, set[int]] = {}
     for row in rows.values():
         assert failures(row) == []
+        assert re.fullmatch("[0-9a-f]{10}", row.get(HOST, {"commit": "0" * 10})["commit"])
         for group, seen in row.items():
             counts.setdefault(group, set()).add(seen["passed"] + len(seen["skipped"]))
     assert counts.keys() <= set(COLUMNS)

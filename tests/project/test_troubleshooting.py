@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from model_cases import CACHE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "troubleshooting.md"
@@ -41,6 +42,8 @@ def texts() -> str:
 
 @pytest.mark.parametrize("message", quoted_messages())
 def test_a_quoted_message_exists(message: str) -> None:
+    if "Use cache instead" in message and CACHE != "cache":
+        pytest.skip("transformers itself says so from 5.24 on")
     fragments = re.split(r"\.\.\.|\d+|\['.*'\]|vision_token_budget(?= is not)", message)
     missing = [part for part in fragments if part.strip(" .'") and part.strip() not in texts()]
     assert not missing

@@ -202,6 +202,24 @@ class Family:
         )
         return all(map(torch.equal, alone.logits, disturbed.logits))
 
+    def encodes_images_apart(self, stock: Any) -> bool:
+        """Whether a stock call reads its own images where another runs in the middle of its vision tower.
+
+        On 5.1 the towers of the LLaVA families put recorders into `forward` of their layers, which take down the other
+        call's features too.
+        """
+        own, others = (self.inputs([[3, (2 * IMAGE_SIZE, IMAGE_SIZE), 4]], stock, seed=seed) for seed in range(2))
+        layers = next(module for module in self.tower(stock).modules() if isinstance(module, torch.nn.ModuleList))
+
+        def between(*_call: Any) -> None:
+            handle.remove()
+            stock(**others)
+
+        with torch.no_grad():
+            alone = stock(**own).logits
+            handle = layers[-1].register_forward_hook(between)
+            return torch.equal(stock(**own).logits, alone)
+
     def repeats_images(self, stock: Any) -> bool:
         """Whether each of stock's beams reads the images of its row; before 5.23, one gets the first image twice."""
         size = (IMAGE_SIZE, IMAGE_SIZE)
