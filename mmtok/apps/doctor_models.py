@@ -17,6 +17,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from configuration_mmtok import MMTokLlavaConfig
 from mmtok.publish.families import FAMILIES
 from mmtok.tiny import checkpoint_path
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
@@ -69,8 +70,11 @@ def makers() -> dict[str, Maker]:
 
 def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     path = checkpoint_path()
-    model = MMTokLlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).eval()
     stock = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).eval()
+    # Of its own type: transformers warns where the checkpoint's differs from that of the class.
+    config = MMTokLlavaConfig.from_dict({**stock.config.to_dict(), "model_type": MMTokLlavaConfig.model_type})
+    model = MMTokLlavaForConditionalGeneration.from_pretrained(path, config=config, dtype=torch.float32)
+    model = model.to(device).eval()
     side = model.config.vision_config.image_size
     tokens = (side // model.config.vision_config.patch_size) ** 2
     inputs = _prompts(model, [tokens, tokens])
@@ -104,7 +108,9 @@ def _with_grids(model_type: str, device: torch.device) -> tuple[Any, Any, dict[s
     family = FAMILIES[model_type]
     model_class = family.load_class()
     ids = {"image_token_id": 63, "video_token_id": 62, "vision_start_token_id": 61, "vision_end_token_id": 60}
-    config = model_class.config_class(text_config={**_TEXT, **_SECTIONS}, vision_config=_GRIDS[model_type], **ids)
+    # Those that the class presumes are not in so small a vocabulary.
+    text = {**_TEXT, **_SECTIONS, "bos_token_id": None, "eos_token_id": None}
+    config = model_class.config_class(text_config=text, vision_config=_GRIDS[model_type], **ids)
     model, stock = _random(model_class, family.stock_class, config, device)
     grids = torch.tensor([[1, 8, 8], [1, 4, 12]], device=device)
     pixels = torch.rand(64 + 48, 3 * 2 * 3 * 3, generator=torch.Generator().manual_seed(0)).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -15,8 +16,12 @@ from mmtok.hub.pruner import MMTokPruningMixin
 from mmtok.publish.families import FAMILIES
 
 
-def test_everything_is_right_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_right_here(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    # transformers' messages do not reach the root logger.
+    logging.getLogger("transformers").addHandler(caplog.handler)
     assert main(["doctor", "--device", "cpu", "--json"]) == 0
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     told = json.loads(capsys.readouterr().out)
     assert told["right"] is True
     models = {check["model"] for check in told["checks"]}
