@@ -2,7 +2,8 @@
 
 `python compat/vllm_python.py vllm-0.33.0.tar.gz --python .venv-vllm/bin/python` puts the Python files of that source
 distribution over the compiled ones of the vLLM for the CPU in the environment of `make test-vllm`, in a folder of their
-own, and runs `tests/vllm_plugin` there. All that the plugin overrides and calls is Python.
+own, and runs `tests/vllm_plugin` there. All that the plugin overrides and calls is Python. Packages that the release
+imports and the other does not are installed by hand; for 0.33.0, orjson.
 """
 
 from __future__ import annotations

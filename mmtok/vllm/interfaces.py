@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-# The releases that `make test-vllm` has passed on: from, and up to but without.
-TESTED = ((0, 31), (0, 33))
+# The releases that the tests have passed on, of the last with its Python files (compat/vllm_python.py): from, and up to
+# but without.
+TESTED = ((0, 31), (0, 34))
 
 _LLAVA, _NEXT, _ONEVISION, _QWEN = (
     f"vllm.model_executor.models.{name}" for name in ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")

