@@ -109,7 +109,9 @@ def test_a_row_of_all_host_tests_names_its_commit_and_counts_the_skipped(tmp_pat
     row = {HOST: {**read(report), "commit": "0123456789"}}
     assert told(row, HOST) == "1 passed; test_b: 1 == 2; 1 skipped (0123456789)"
     assert failures(row) == [f"{HOST}: test_b: 1 == 2"]
-    other = {HOST: {"passed": 2, "failed": [], "skipped": ["test_c: no fork", "test_d: no fork"], "commit": "9"}}
+    other = {
+        HOST: {"passed": 2, "failed": [], "skipped": ["test_c: no fork", "test_d[{'a': 3}]: no fork"], "commit": "9"}
+    }
     table = skips({"transformers 5.10.4, torch 2.13.0": other, "transformers 5.5.0, torch 2.13.0": row})
     assert table.splitlines() == ["| Skipped of tests/host | 5.5.0 | 5.10.4 |", "|---|---|---|", "| no fork | 1 | 2 |"]
 
