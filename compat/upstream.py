@@ -64,18 +64,23 @@ def unpack_tests(python: Path, release: str, folder: Path) -> None:
     """Puts the `tests` of the release's source distribution into `folder`."""
     download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
     subprocess.run([python, *download, f"transformers=={release}"], check=True)
-    with tarfile.open(folder / f"transformers-{release}.tar.gz") as archive:
-        for member in archive.getmembers():
-            inside = member.name.partition("/")[2]
-            if member.isfile() and inside.startswith("tests/"):
-                target = folder / inside
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
+    unpack(folder / f"transformers-{release}.tar.gz", "tests", folder)
     for name, class_names in LEFT_OUT.items():
         target = folder / "tests" / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(f"class {each}:\n    pass\n" for each in class_names), encoding="utf-8")
+
+
+def unpack(distribution: Path, name: str, folder: Path) -> None:
+    """Puts the folder `name` at the top of a source distribution into `folder`."""
+    with tarfile.open(distribution) as archive:
+        for member in archive.getmembers():
+            inside = member.name.partition("/")[2]
+            if member.isfile() and inside.startswith(f"{name}/"):
+                target = folder / inside
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
 
 
 def read(report: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -26,6 +25,7 @@ RESULTS = HERE / "vllm.json"
 sys.path[:0] = [str(ROOT)]
 
 from compat.suite import read  # noqa: E402
+from compat.upstream import unpack  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,13 +75,7 @@ def compiled_files(python: Path, folder: Path) -> str:
 
 def python_files(distribution: Path, release: str, folder: Path) -> None:
     """Unpacks the `vllm` of a source distribution into `folder`, and says there which release it is."""
-    with tarfile.open(distribution) as archive:
-        for member in archive.getmembers():
-            inside = member.name.partition("/")[2]
-            if member.isfile() and inside.startswith("vllm/"):
-                target = folder / inside
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
+    unpack(distribution, "vllm", folder)
     numbers = tuple(map(int, release.split(".")))
     text = f"__version__ = version = {release!r}\n__version_tuple__ = version_tuple = {numbers}\n"
     (folder / "vllm" / "_version.py").write_text(text, encoding="utf-8")
