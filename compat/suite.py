@@ -70,11 +70,10 @@ release that installs on Python 3.10.
   stock class cannot do asks the stock class and is skipped; the reasons are below the table. A row names the commit
   that was tested.
 - *transformers' model tests* are those of `ModelTesterMixin` in the release's source distribution, run for the stock
-  class and for the pruned class with pruning off: a test passes where both end alike. 5.23.0 and 5.24.0 have run them
-  for all five families, the other releases for the three LLaVA ones.
-- *transformers' generation tests* are those of `GenerationTesterMixin`, likewise and for all five. The source
-  distribution leaves them out: `--generation-tests` takes the file `tests/generation/test_utils.py` of the repository
-  of transformers. A row names the release that this file is of where it is another.
+  class and for the pruned class with pruning off, for all five families: a test passes where both end alike.
+- *transformers' generation tests* are those of `GenerationTesterMixin`, likewise. The source distribution leaves them
+  out: `--generation-tests` takes the file `tests/generation/test_utils.py` of the repository of transformers. A row
+  names the release that this file is of where it is another.
 
 """
 
