@@ -95,7 +95,7 @@ def train_stage(run: Run, stage: Stage, learner: nn.Module, loss: Loss, position
     for step in bar:
         _set_rates(optimizers, rate_factor(stage, step))
         rng = np.random.default_rng([run.seed, stage.number, step])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             value, shown = loss(rng, step / stage.steps)
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -109,6 +109,16 @@ def train_stage(run: Run, stage: Stage, learner: nn.Module, loss: Loss, position
             seconds = before + time.perf_counter() - began
             _save(path, run, stage, learner, optimizers, step + 1, seconds)
     return before + time.perf_counter() - began
+
+
+def compute_dtype() -> torch.dtype:
+    """What matrices are multiplied in: bfloat16 on processors with AVX-512, else float32, which is faster there."""
+    return torch.bfloat16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else torch.float32
+
+
+def mixed_precision() -> torch.autocast:
+    """The context that losses are computed in."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype() == torch.bfloat16)
 
 
 def make_optimizers(stage: Stage, learner: nn.Module) -> list[torch.optim.Optimizer]:

@@ -28,7 +28,7 @@ from .architecture import build_model
 from .export import export_checkpoint, replaced_when_complete
 from .held_out import training_sheets
 from .language import LanguageLearner
-from .loop import Run, Stage, snapshot_path, train_stage
+from .loop import Run, Stage, compute_dtype, snapshot_path, train_stage
 from .sight import SightLearner
 from .tuning import TuningLearner, write_scenes
 
@@ -40,7 +40,7 @@ WORDS = Stage("words", 1, 300, rate=3e-3, matrix_rate=3e-3, horizon=800)
 LANGUAGE = Stage("language", 2, 600, rate=1.5e-3, matrix_rate=1.5e-3)
 LANGUAGE_BATCH = 32
 
-TUNING = Stage("tuning", 3, 600, rate=1.5e-3, matrix_rate=1.5e-3)
+TUNING = Stage("tuning", 3, 1200, rate=1.5e-3, matrix_rate=1.5e-3)
 TUNING_BATCH = 24
 TUNING_SCENES = 1600
 
@@ -115,15 +115,19 @@ def training_report(run: Run, stages: Sequence[Stage] = STAGES, before: Path | N
     seconds = {
         stage.name: round(torch.load(snapshot_path(run, stage), weights_only=True)["seconds"]) for stage in stages
     }
-    ran = [{**asdict(stage), "seconds": seconds[stage.name]} for stage in stages]
+    where = machine()
+    own = {"dtype": str(compute_dtype()).removeprefix("torch."), "processor": where["processor"]}
+    ran = [{**asdict(stage), "seconds": seconds[stage.name], **own} for stage in stages]
     if before:
-        ran = json.loads((before / "training_report.json").read_text(encoding="utf-8"))["stages"] + ran
+        told = json.loads((before / "training_report.json").read_text(encoding="utf-8"))
+        earlier = told["machine"]["processor"]
+        ran = [{**stage, "processor": stage.get("processor", earlier)} for stage in told["stages"]] + ran
     return {
         "command": "python -m benchmarks.objects.train",
         "seed": run.seed,
         "stages": ran,
         "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
-        "machine": machine(),
+        "machine": where,
     }
 
 

@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from mmtok.tiny.questions import absent_question
+from mmtok.tiny.questions import Question, absent_question
 from mmtok.tiny.scenes import GRID, Drawing, Scene, draw
 from mmtok.tiny.sprites import SpriteSheet
 
 from .architecture import object_vectors, vision_features
 from .conversations import ConversationEncoder, converse, patches_towards, spread_patches
 from .language import answer_loss, sample_reading_scene, seen_labels
-from .loop import train_only
+from .loop import mixed_precision, train_only
 from .restyle import restyle
 from .sight import NAME_INDEX, patch_targets, to_pixel_values
 
@@ -31,11 +31,15 @@ CHUNK = 40
 SHARE_REDRAWN = 0.3
 SHARE_CROWDED = 0.25
 
-# Of the batches, so many ask for a count first and see all patches. Of the others, so many see all patches, and so many
-# the patches that are closest to a word which is asked for.
+# Of the batches, so many ask for a count first, and of these so many see all patches. Of the others, so many see all
+# patches, and so many the patches that are closest to a word which is asked for.
 SHARE_COUNTED = 0.5
+SHARE_COUNTED_COMPLETE = 0.4
 SHARE_COMPLETE = 0.2
 SHARE_TOWARDS = 0.5
+
+# A count is asked of this many patches at least.
+FEWEST_COUNTED = 4
 
 # Of the scenes that are counted, so many lose some of their objects, which makes many scenes of one.
 SHARE_EMPTIED = 0.6
@@ -85,7 +89,7 @@ def write_scenes(
         ]
         drawings = [draw(scene, sheets, restyle, SHARE_REDRAWN) for scene in scenes]
         pixel_values = to_pixel_values(np.stack([drawing.pixels for drawing in drawings]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             patches = model.model.multi_modal_projector(vision_features(model, pixel_values)).bfloat16()
         written += [written_scene(*item) for item in zip(scenes, patches, drawings, strict=True)]
     return written
@@ -131,17 +135,23 @@ class TuningLearner(nn.Module):
         return answer_loss(self.model, patches, self.encoder.encode(turns, count, rng))
 
     def _count(self, chosen: list[WrittenScene], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """Count the objects of whole scenes, of which some have lost a part of them."""
-        seen = []
-        for item in chosen:
-            present = np.arange(len(item.scene.objects))
-            lost = int(rng.integers(len(present))) if rng.random() < SHARE_EMPTIED else 0
-            seen.append(item.without(rng.permutation(present)[:lost], rng))
-        turns = [
-            converse(item.scene, labels, rng, counted=True) for item, (_, labels) in zip(chosen, seen, strict=True)
-        ]
-        patches = torch.stack([patches for patches, _ in seen])
-        return answer_loss(self.model, patches, self.encoder.encode(turns, GRID**2, rng))
+        """Count objects, on all patches or on some, the same number for each scene."""
+        count = GRID**2
+        if rng.random() >= SHARE_COUNTED_COMPLETE:
+            count = int(np.exp(rng.uniform(np.log(FEWEST_COUNTED), np.log(GRID**2))))
+        asked = [counted(item, count, rng) for item in chosen]
+        patches = torch.stack([patches for patches, _ in asked])
+        turns = [turns for _, turns in asked]
+        return answer_loss(self.model, patches, self.encoder.encode(turns, count, rng))
+
+
+def counted(item: WrittenScene, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[Question]]:
+    """Return `count` patches of a scene, of which some have lost a part of the objects, and questions about them."""
+    present = np.arange(len(item.scene.objects))
+    lost = int(rng.integers(len(present))) if rng.random() < SHARE_EMPTIED else 0
+    patches, labels = item.without(rng.permutation(present)[:lost], rng)
+    kept = spread_patches(labels, count, rng)
+    return patches[torch.from_numpy(kept)], converse(item.scene, labels[kept], rng, counted=True)
 
 
 def _asked_name(scene: Scene, rng: np.random.Generator) -> str:

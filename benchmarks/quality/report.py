@@ -91,6 +91,7 @@ def blocks(found: Mapping[str, Results]) -> dict[str, str]:
         "machine": say.sentence_of_machine(found["scenes"]),
         "seconds": f"{round(sum(case['seconds'] for case in found.values()) / 60)} minutes",
         "instructed": tables.instruction_table(found),
+        "scenes leads": tables.leads_table(found["scenes"], list(BASELINES)[1:]),
         "scenes pope": tables.pope_table(found["scenes"], BASELINES, "random"),
         "paper": tables.paper_table(tables.PAPER_LLAVA_15),
         "paper extreme": tables.paper_table(tables.PAPER_EXTREME),

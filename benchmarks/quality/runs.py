@@ -124,6 +124,10 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
         **summarize(whole, resamples=1000),
         "full": full,
         "compared": compare(whole, compared, case.small_budgets, reference="MMTok", resamples=1000),
+        "compared_at": {
+            budget: compare(whole, compared, (budget,), reference="MMTok", resamples=1000)
+            for budget in (case.groups[0][1] if len(compared) > 1 else ())
+        },
     }
 
 

@@ -99,6 +99,21 @@ def lead_table(results: Results, methods: Sequence[str]) -> str:
     return table(["percentage points", "lead", "low", "high", "MMTok is"], rows)
 
 
+def leads_table(results: Results, methods: Sequence[str]) -> str:
+    """By how much MMTok keeps more than each method at each budget."""
+    budgets = list(results["compared_at"])
+    rows = [
+        [method, *(signed(row["reference_lead"]) for at in budgets if (row := compared_at(results, method, at)))]
+        for method in methods
+    ]
+    return table(["MMTok's lead, points", *budgets], rows)
+
+
+def compared_at(results: Results, method: str, budget: str) -> Mapping[str, Any]:
+    """What is known of a method at one budget: `retention` and `reference_lead`."""
+    return next(row for row in results["compared_at"][budget] if row["method"] == method)
+
+
 def full_table(results: Results) -> str:
     """What the model reaches with all tokens."""
     tasks = results["tasks"]

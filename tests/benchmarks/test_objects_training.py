@@ -22,9 +22,19 @@ from benchmarks.objects.conversations import (
 )
 from benchmarks.objects.export import export_checkpoint
 from benchmarks.objects.language import imitated_patches, seen_labels
-from benchmarks.objects.loop import LAST_RATE, Run, Stage, make_optimizers, rate_factor, train_only, train_stage
+from benchmarks.objects.loop import (
+    LAST_RATE,
+    Run,
+    Stage,
+    compute_dtype,
+    make_optimizers,
+    mixed_precision,
+    rate_factor,
+    train_only,
+    train_stage,
+)
 from benchmarks.objects.sight import NAME_INDEX, patch_targets
-from benchmarks.objects.tuning import WrittenScene
+from benchmarks.objects.tuning import WrittenScene, counted
 from benchmarks.objects.vocabulary import build_tokenizer, words
 from mmtok.tiny.catalogue import CATEGORIES, NAMES, OBJECTS
 from mmtok.tiny.questions import SHORT_ANSWER, Question
@@ -198,3 +208,29 @@ def test_a_count_is_asked_for_first_and_lost_objects_are_not_counted() -> None:
     first = converse(scene, left, rng, counted=True)[0]
     assert first.text.startswith("How many objects are in the image?")
     assert first.answer == "2"
+
+
+@pytest.mark.parametrize("count", [4, 30, GRID**2])
+def test_the_objects_of_the_patches_that_are_seen_are_counted(count: int) -> None:
+    scene = scene_of("dog", "kite", "cat")
+    owners = np.arange(GRID**2) % 6  # half of the patches are empty
+    empty = owners > 2
+    labels = np.where(empty, -1, owners)
+    # A patch is written as the number of its object.
+    written = WrittenScene(scene, torch.from_numpy(labels)[:, None].bfloat16(), labels, empty, np.minimum(owners, 2))
+    answers = set()
+    for seed in range(30):
+        patches, turns = counted(written, count, np.random.default_rng(seed))
+        assert patches.shape == (count, 1)
+        assert turns[0].text.startswith("How many objects are in the image?")
+        assert turns[0].answer == str(len(set(patches[:, 0].tolist()) - {-1}))
+        answers.add(turns[0].answer)
+    assert answers == {"1", "2", "3"}
+
+
+def test_bfloat16_is_used_where_the_processor_is_fast_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = torch.ones(2, 2)
+    for capability, dtype in (("AVX512", torch.bfloat16), ("AVX2", torch.float32), ("DEFAULT", torch.float32)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+        with mixed_precision():
+            assert (matrix @ matrix).dtype == compute_dtype() == dtype

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 
 from benchmarks.quality import findings, report
-from benchmarks.quality.tables import cell_of
+from benchmarks.quality.tables import compared_at
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,17 @@ def test_a_mark_and_a_text_need_each_other() -> None:
 
 def test_findings_say_where_another_method_is_ahead(found) -> None:
     scenes = deepcopy(found["scenes"])
-    for method, share in (("MMTok", 0.95), ("CDPruner", 0.94), ("uniform", 0.93)):
-        for budget in (64, 32, 16, 8, 4, 2):
-            cell_of(scenes, method, budget)["retention"]["mean"]["estimate"] = share
-    for cell in scenes["cells"]:
-        if cell["method"] not in ("MMTok", "CDPruner", "uniform", "all"):
-            cell["retention"]["mean"]["estimate"] = 0.5
-    assert "No other method is ahead at any budget" in findings.findings({**found, "scenes": scenes})
-    cell_of(scenes, "uniform", 8)["retention"]["mean"]["estimate"] = 0.96
+    for rows in scenes["compared_at"].values():
+        for row in rows:
+            row["reference_lead"] = {"estimate": 0.02, "low": -0.01, "high": 0.05}
+    least = compared_at(scenes, "CDPruner", "64")["reference_lead"]
+    least["estimate"] = -0.02
     said = " ".join(findings.findings({**found, "scenes": scenes}).split())
-    assert "not always the best:** at 8 tokens uniform keeps 96.0 % and MMTok 95.0 %" in said
+    assert "At no budget from 64 to 2 tokens is another method ahead" in said
+    assert "The least lead is that over CDPruner with 64 tokens: -2.0 [-1.0, +5.0] points." in said
+    least["high"] = -0.01
+    said = " ".join(findings.findings({**found, "scenes": scenes}).split())
+    assert "MMTok is behind** on images of 2 to 5 objects, in points: against CDPruner with 64 tokens -2.0" in said
 
 
 def test_findings_say_against_whom_no_lead_is_shown(found) -> None:
