@@ -143,16 +143,16 @@ def test_an_uploaded_image_is_what_is_asked_about(address, pipe, tmp_path) -> No
 
 
 def test_what_is_drawn_is_asked_about(address, pipe) -> None:
-    """A red stroke over the page's own image, where the model saw no red bar before."""
-    question = "Is there a red bar in the image?"
-    assert ask(pipe, OWN, question, None).answer == "no"
+    """A red stroke over the page's own image hides the sandwich, which the model saw before."""
+    question = "Is there a sandwich in the image?"
+    assert ask(pipe, OWN, question, None).answer == "yes"
     with browser(address) as driver:
         draw(driver, (-80, 60), (80, 60))
         write(driver, question)
         press(driver, "#ask")
         answered(driver)
         keep_screenshot(driver, "drawn")
-        assert text_of(driver, "#full-answer") == "yes"
+        assert text_of(driver, "#full-answer") == "no"
         seen = read_with_all_tokens(driver)
     new = _is_red(seen) & ~_is_red(as_seen(OWN))
     assert new.sum() > 300

@@ -84,7 +84,7 @@ def answered(driver: Any) -> tuple[str, str]:
 
 
 def read_with_all_tokens(driver: Any) -> np.ndarray:
-    """What the model reads with all vision tokens, as 96 x 96 pixels, which is what the embedded model sees."""
+    """What the model reads with all vision tokens, as 96 x 96 pixels."""
     address = until(lambda: driver.find_element("css selector", "#full-image img").get_attribute("src"))
     with urllib.request.urlopen(address) as answer:
         return as_seen(Image.open(io.BytesIO(answer.read())))
