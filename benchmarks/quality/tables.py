@@ -103,7 +103,7 @@ def leads_table(results: Results, methods: Sequence[str]) -> str:
     """By how much MMTok keeps more than each method at each budget."""
     budgets = list(results["compared_at"])
     rows = [
-        [method, *(signed(row["reference_lead"]) for at in budgets if (row := compared_at(results, method, at)))]
+        [method, *(signed(compared_at(results, method, budget)["reference_lead"]) for budget in budgets)]
         for method in methods
     ]
     return table(["MMTok's lead, points", *budgets], rows)
