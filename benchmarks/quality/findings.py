@@ -107,7 +107,7 @@ def _counting(scenes: Results) -> str:
     budgets = budgets_of(scenes, "MMTok")
     counted = [f"{_right(scenes, 'MMTok', budget, 'count'):.1f} % with {budget}" for budget in budgets]
     return (
-        f"**Counting loses the most:** {_right(scenes, 'all', None, 'count'):.1f} % right with all tokens, "
+        f"**Counting is the hardest:** {_right(scenes, 'all', None, 'count'):.1f} % right with all tokens, "
         f"{_joined(counted)}. An image has up to 5 objects, and 4 tokens show at most 4 of them."
     )
 
@@ -122,7 +122,7 @@ def _kept_for_counting(counting: Results, scenes: Results) -> str:
             f"with {budget} tokens {own:.1f} % are counted right with MMTok and {other:.1f} % with CDPruner, and "
             f"{lost} % and {others_lost} % of the objects have no token"
         )
-    return f"**MMTok loses no object that is to be counted, down to 16 tokens:** {'; '.join(parts)}."
+    return f"**Counts and objects without a token:** {'; '.join(parts)}."
 
 
 def _both_rows(scenes: Results) -> str:
