@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 
 from mmtok.tiny.questions import Question, absent_question
-from mmtok.tiny.scenes import GRID, Drawing, Scene, draw
+from mmtok.tiny.scenes import Drawing, Scene, draw
 from mmtok.tiny.sprites import SpriteSheet
 
 from .architecture import object_vectors, vision_features
@@ -105,10 +105,24 @@ def written_scene(scene: Scene, patches: torch.Tensor, drawing: Drawing) -> Writ
 class TuningLearner(nn.Module):
     """The language model, which reads what the tower wrote."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, scenes: list[WrittenScene], batch_size: int) -> None:
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration,
+        scenes: list[WrittenScene],
+        batch_size: int,
+        share_counted: float = SHARE_COUNTED,
+    ) -> None:
+        """
+        Args:
+            model: its language model learns.
+            scenes: all of the same number of patches.
+            batch_size: scenes at once.
+            share_counted: of the batches, so many ask for a count first.
+        """
         super().__init__()
         self.model = model
-        self.scenes, self.batch_size = scenes, batch_size
+        self.scenes, self.batch_size, self.share_counted = scenes, batch_size, share_counted
+        self.patches = len(scenes[0].labels)
         self.encoder = ConversationEncoder()
         self.register_buffer("vectors", F.normalize(object_vectors(model), dim=-1), persistent=False)
         train_only(self, ("language_model.layers", "language_model.norm", "lm_head"))
@@ -116,11 +130,11 @@ class TuningLearner(nn.Module):
     def loss(self, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Answer about one batch of scenes, of which the same number of patches is seen."""
         chosen = [self.scenes[i] for i in rng.choice(len(self.scenes), self.batch_size, replace=False)]
-        if rng.random() < SHARE_COUNTED:
+        if rng.random() < self.share_counted:
             value, shown = self._count(chosen, rng)
             return value, {"counts right": shown["digits right"]}
-        few = int(np.exp(rng.uniform(np.log(2), np.log(GRID**2))))
-        count = GRID**2 if rng.random() < SHARE_COMPLETE else few
+        few = int(np.exp(rng.uniform(np.log(2), np.log(self.patches))))
+        count = self.patches if rng.random() < SHARE_COMPLETE else few
         towards = bool(rng.random() < SHARE_TOWARDS)
         kept, turns = [], []
         for item in chosen:
@@ -136,9 +150,9 @@ class TuningLearner(nn.Module):
 
     def _count(self, chosen: list[WrittenScene], rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         """Count objects, on all patches or on some, the same number for each scene."""
-        count = GRID**2
+        count = self.patches
         if rng.random() >= SHARE_COUNTED_COMPLETE:
-            count = int(np.exp(rng.uniform(np.log(FEWEST_COUNTED), np.log(GRID**2))))
+            count = int(np.exp(rng.uniform(np.log(FEWEST_COUNTED), np.log(self.patches))))
         asked = [counted(item, count, rng) for item in chosen]
         patches = torch.stack([patches for patches, _ in asked])
         turns = [turns for _, turns in asked]

@@ -13,7 +13,8 @@ from mmtok.evaluation.selectors import METHODS, PAPER_SETTINGS, Method, ModelPru
 from mmtok.tiny.scenes import HELD_OUT_BACKGROUNDS, SIDE, SceneSettings
 from mmtok.tiny.sprites import SpriteSheet
 
-from .crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
+from .crops_reader import CLUTTERED, SCALE
+from .crops_training import train_crops_checkpoint
 from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,6 @@ class Case:
         small_budgets: over which methods are compared.
         reader: makes the model of the embedded one in a folder; None for the embedded model itself.
         instruction: stands behind every question.
-        of_right_answers: scores are in percent of right answers, not of what the model reaches with all tokens.
     """
 
     prepare: Callable[[Path], HeldOutSet]
@@ -75,7 +75,6 @@ class Case:
     small_budgets: Sequence[int] = FEW
     reader: Callable[[Path, Path], Path] | None = None
     instruction: str = ""
-    of_right_answers: bool = False
 
 
 def drawn_set(
@@ -104,10 +103,9 @@ CASES = {
     ),
     "padded": Case(drawn_set(PADDED, 50, canvas=CANVAS), [((*_MMTOK, EXCLUDE_PADDING), FEW)]),
     "tiles": Case(
-        drawn_set(CLUTTERED, 20, scale=SCALE),
+        drawn_set(CLUTTERED, 40, scale=SCALE),
         [(ALL, TILE_BUDGETS)],
         small_budgets=TILE_BUDGETS,
-        reader=make_crops_checkpoint,
-        of_right_answers=True,
+        reader=train_crops_checkpoint,
     ),
 }

@@ -1,7 +1,7 @@
 """The embedded model in the layout of LLaVA-NeXT: the same weights, on images of five crops.
 
 An image of 288 x 288 becomes the whole image at half its size and four tiles, with row separators: 744 tokens. Nothing
-is trained. A row separator is the word <image>, as which the model reads background.
+is trained here (see crops_training.py). A row separator is the word <image>, as which the model reads background.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Measures the rules that were published after MMTok: `python -m benchmarks.quality.later_runs`.
 
-Everything is tried on `scenes`; two rules that are ahead there with 16 tokens are measured again on other images,
-`fresh crowded`. Writes benchmarks/results/later-rules.json.
+Everything that chooses from one crop is tried on `scenes`; two rules that are ahead there with 16 tokens are measured
+again on other images, `fresh crowded`. Ways to share a budget between crops are measured on images of `five crops`.
+Writes benchmarks/results/later-rules.json.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,16 @@ import torch
 
 from benchmarks.objects.held_out import CROWDED, SEED, USUAL, write_held_out
 from mmtok.evaluation import RunResult, lead, summarize
+from mmtok.evaluation.selectors import Selector
 from mmtok.machine import machine
 from mmtok.model_content import model_content
 from mmtok.tiny import checkpoint_path
 from mmtok.tiny.scenes import SceneSettings
 
-from .cases import BUDGETS, POPE, RESULTS, ROOT
+from .cases import BUDGETS, POPE, RESULTS, ROOT, TILE_BUDGETS
+from .crop_sharing import BestNominee, OneObjective
+from .crops_reader import CLUTTERED, SCALE
+from .crops_training import train_crops_checkpoint
 from .later_rules import LaterRule
 from .runs import answered
 
@@ -36,20 +42,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "vision_weight": 4.0,
     },
 }
-RULES: dict[str, dict[str, Any]] = {
-    "vision first": {"stages": 0},
-    "vision first, then swaps": {"stages": 0, "swaps": True},
-    "a pick for the text, vision first": {"stages": 1},
-    "two picks for the text, vision first": {"stages": 2},
-    "swaps": {"swaps": True},
-    "entropy weights": {"entropy_weights": True},
-    "saliency weights": {"saliency": True},
+RULES: dict[str, Callable[..., Selector]] = {
+    "vision first": partial(LaterRule, stages=0),
+    "vision first, then swaps": partial(LaterRule, stages=0, swaps=True),
+    "a pick for the text, vision first": partial(LaterRule, stages=1),
+    "two picks for the text, vision first": partial(LaterRule, stages=2),
+    "swaps": partial(LaterRule, swaps=True),
+    "entropy weights": partial(LaterRule, entropy_weights=True),
+    "saliency weights": partial(LaterRule, saliency=True),
+}
+SHARING_RULES: dict[str, Callable[..., Selector]] = {
+    "best nominee of the crops": BestNominee,
+    "one objective for all crops": OneObjective,
 }
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Which rules are measured on which images."""
+    """Which rules are measured on which images; `scale` and `reader` as in a set that is drawn and in `Case`."""
 
     settings: SceneSettings
     scenes: int
@@ -57,25 +67,38 @@ class Trial:
     tasks: Sequence[str]
     rules: Sequence[str]
     budgets: Sequence[int]
+    scale: int = 1
+    reader: Callable[[Path, Path], Path] | None = None
 
 
 _AHEAD = ("vision first", "a pick for the text, vision first")
 TRIALS = {
     "scenes": Trial(USUAL, 120, 31, (*POPE, "what", "count"), tuple(RULES), BUDGETS),
     "fresh crowded": Trial(CROWDED, 150, 42, (*POPE, "what"), _AHEAD, (32, 16, 8)),
+    "five crops": Trial(
+        CLUTTERED,
+        150,
+        52,
+        (*POPE, "what"),
+        tuple(SHARING_RULES),
+        TILE_BUDGETS,
+        scale=SCALE,
+        reader=train_crops_checkpoint,
+    ),
 }
 
 
 def measure(trial: Trial, folder: Path, batch_size: int) -> dict[str, Any]:
     """Answers a trial's questions and summarises them."""
-    rendered = write_held_out(folder / "set", trial.settings, trial.scenes, seed=SEED + trial.seed)
-    rules = [LaterRule(name, **settings) for name, settings in SETTINGS.items()] + [
-        LaterRule(f"{name}: {rule}", **RULES[rule], **settings)
+    rendered = write_held_out(folder / "set", trial.settings, trial.scenes, seed=SEED + trial.seed, scale=trial.scale)
+    rules: list[Selector] = [LaterRule(name, **settings) for name, settings in SETTINGS.items()]
+    rules += [
+        {**RULES, **SHARING_RULES}[rule](f"{name}: {rule}", **settings)
         for name, settings in SETTINGS.items()
         for rule in trial.rules
     ]
-    answers = folder / "answers"
-    result = answered(checkpoint_path(), rendered, trial.tasks, rules, trial.budgets, answers, batch_size)
+    reader = trial.reader(checkpoint_path(), folder / "reader") if trial.reader else checkpoint_path()
+    result = answered(reader, rendered, trial.tasks, rules, trial.budgets, folder / "answers", batch_size)
     return summarized(trial, result)
 
 
@@ -92,6 +115,7 @@ def summarized(trial: Trial, result: RunResult) -> dict[str, Any]:
             "lead": {
                 str(budget): lead([(result, [budget])], name, settings, resamples=1000) for budget in trial.budgets
             },
+            "mean_lead": lead([(result, trial.budgets)], name, settings, resamples=1000),
         }
 
     rows = [row(settings, rule) for settings in SETTINGS for rule in ("greedy", *trial.rules)]

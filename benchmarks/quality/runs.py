@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from benchmarks.objects.held_out import (
     training_sheets,
     unseen_sheets,
 )
-from mmtok.evaluation import FULL, RunResult, RunSettings, compare, run, summarize
+from mmtok.evaluation import RunResult, RunSettings, compare, run, summarize
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
 from mmtok.evaluation.recorded_answers import Key, RecordedAnswer
@@ -91,10 +90,10 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
     """Runs a case and returns its results."""
     case = CASES[name]
     state = PartialState(cpu=not torch.cuda.is_available())
+    started = time.perf_counter()
     with state.main_process_first():
         images = case.prepare(folder)
         reader = case.reader(checkpoint, folder / "reader") if case.reader else checkpoint
-    started = time.perf_counter()
     questions: list[Question] = []
     answers: dict[Key, RecordedAnswer] = {}
     for methods, budgets in case.groups:
@@ -106,8 +105,6 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
     seconds = time.perf_counter() - started
     whole = RunResult(questions, list(answers.values()))
     full = summarize(whole, resamples=1)["cells"][0]["metrics"]
-    if case.of_right_answers:
-        whole = against_right_answers(whole)
     compared = [method.name for methods, budgets in case.groups for method in methods if len(budgets) > 1]
     return {
         "case": name,
@@ -129,16 +126,6 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
             for budget in (case.groups[0][1] if len(compared) > 1 else ())
         },
     }
-
-
-def against_right_answers(result: RunResult) -> RunResult:
-    """The same with the right answers in place of those with all tokens, so that what is kept is the score itself."""
-    labels = {(question.task, question.question_id): question.label for question in result.questions}
-    answers = [
-        replace(given, text=labels[given.task, given.question_id]) if given.method == FULL else given
-        for given in result.answers
-    ]
-    return RunResult(result.questions, answers)
 
 
 def answered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -101,15 +102,16 @@ class EncodedBatch:
 
     @torch.no_grad()
     def pruned(self, model: Any, selector: Selector, budget: int) -> PrunedPrompt:
-        """The prompts with `budget` tokens of every crop; row separators stay in images that lose no token."""
+        """The prompts with `budget` tokens per crop; row separators stay in images that lose no token."""
         kept_vision = [torch.zeros(len(image.source), dtype=torch.bool) for image in self.encoded.layouts]
         projected = list(self.encoded.projected)
-        for crop in self.crops:
-            kept = selector.select(crop.view, budget)
-            tokens = crop.tokens[kept.indices.cpu()]
-            kept_vision[crop.image][tokens] = True
-            if kept.raw_vision is not None:
-                projected[crop.image] = _replaced(model, projected[crop.image], tokens, kept)
+        for image, group in groupby(self.crops, key=lambda crop: crop.image):
+            crops = list(group)
+            for crop, kept in zip(crops, selector.select_together([c.view for c in crops], budget), strict=True):
+                tokens = crop.tokens[kept.indices.cpu()]
+                kept_vision[image][tokens] = True
+                if kept.raw_vision is not None:
+                    projected[image] = _replaced(model, projected[image], tokens, kept)
         for flags, image in zip(kept_vision, self.encoded.layouts, strict=True):
             separator = image.source < 0
             if bool((flags | separator).all()):

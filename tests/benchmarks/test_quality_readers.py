@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from benchmarks.objects.held_out import training_sheets
+from benchmarks.objects.loop import Stage
+from benchmarks.quality import crops_training
 from benchmarks.quality.crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
 from benchmarks.quality.runs import drawn
 from mmtok.evaluation import RunResult, lead
@@ -30,6 +34,31 @@ def test_a_reader_of_crops_has_the_weights_of_the_embedded_model(tmp_path) -> No
     answer = crops.model.generate(**inputs, vision_token_budget=4, max_new_tokens=1)
     assert int(kept.sum()) == inputs["input_ids"].shape[1] - len(item.labels) + 5 * 4
     assert crops.processor.batch_decode(answer[:, inputs["input_ids"].shape[1] :])[0].strip() in ("yes", "no")
+
+
+def test_crops_are_written_with_the_objects_that_they_show(tmp_path) -> None:
+    reader = make_crops_checkpoint(checkpoint_path(), tmp_path / "reader")
+    written = crops_training.write_crops(reader, training_sheets(), 2, seed=0)
+    for item in written:
+        assert item.patches.shape == (744, 128)
+        assert len(item.labels) == len(item.empty) == len(item.owners) == 744
+        separators = np.arange(144 + 24, 744, 25)
+        assert torch.equal(item.patches[separators], item.patches[separators[:1]].expand(24, -1))
+        assert (item.labels[separators] == -1).all()
+        assert not item.empty[separators].any()
+        for part in (item.labels[:144], item.labels[144:]):
+            assert set(part[part >= 0]) == set(range(len(item.scene.objects)))
+
+
+def test_training_for_crops_changes_the_language_model_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(crops_training, "CROPS", Stage("crops", 4, 2, rate=1e-3, matrix_rate=1e-3))
+    monkeypatch.setattr(crops_training, "SCENES", crops_training.BATCH)
+    trained = crops_training.train_crops_checkpoint(checkpoint_path(), tmp_path / "reader")
+    before = Checkpoint.load(make_crops_checkpoint(checkpoint_path(), tmp_path / "base")).model.state_dict()
+    after = Checkpoint.load(trained).model.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("language_model.layers" in name or "norm" in name or "lm_head" in name for name in changed)
 
 
 def test_the_lead_is_a_mean_over_the_tasks_of_all_runs() -> None:

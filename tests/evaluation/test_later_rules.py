@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.quality.later_rules import LaterRule, staged, swapped
+from benchmarks.quality.crop_sharing import BestNominee, OneObjective
+from benchmarks.quality.later_rules import LaterRule, Rows, staged, swapped
 from mmtok.evaluation.selectors import CropView
 from mmtok.hub.coverage import coverage_value, greedy_coverage
 from mmtok.hub.objective import coverage_matrix
@@ -42,3 +43,37 @@ def test_the_image_comes_before_the_text() -> None:
     assert staged(text, vision, 3, 0.9, text_picks=0) == [0, 1, 2]
     assert staged(text, vision, 3, 0.5, text_picks=0) == [0, 2, 1]
     assert staged(text, vision, 3, 0.9, text_picks=1) == [2, 0, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_crop_with_the_best_nominee_gets_the_token(seed: int) -> None:
+    views = [crop(10 * seed + number) for number in range(3)]
+    kept = BestNominee("nominee").select_together(views, 2)
+    matrices = [torch.cat(Rows.of(view, {}).weighted) for view in views]
+    best = [matrix.new_zeros(len(matrix)) for matrix in matrices]
+    wanted: list[list[int]] = [[], [], []]
+    for _ in range(3 * 2):
+        gains = [(matrix - had[:, None]).clamp_min(0).sum(0) for matrix, had in zip(matrices, best, strict=True)]
+        owner = max(range(3), key=lambda number: float(gains[number].max()))
+        wanted[owner].append(int(gains[owner].argmax()))
+        best[owner] = torch.maximum(best[owner], matrices[owner][:, wanted[owner][-1]])
+    assert [picks.indices.tolist() for picks in kept] == wanted
+
+
+def test_one_objective_chooses_from_the_tokens_of_all_crops() -> None:
+    views = [crop(1), crop(2)]
+    joined = CropView(
+        text=views[0].text,
+        vision=torch.cat([view.vision for view in views]),
+        raw_vision=torch.cat([view.raw_vision for view in views]),
+        row=torch.arange(24),
+        column=torch.arange(24),
+    )
+    wanted = LaterRule("greedy").select(joined, 10).indices
+    first, second = OneObjective("one").select_together(views, 5)
+    assert sorted(first.indices.tolist() + (second.indices + 12).tolist()) == sorted(wanted.tolist())
+
+
+def test_a_budget_above_a_crop_s_tokens_is_not_spent_on_others() -> None:
+    kept = BestNominee("nominee").select_together([crop(1), crop(2)], 50)
+    assert [len(picks.indices) for picks in kept] == [12, 12]

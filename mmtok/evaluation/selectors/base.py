@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -67,6 +68,15 @@ class Selector(ABC):
             crop: what is known about the crop.
             budget: at least 1.
         """
+
+    def select_together(self, crops: Sequence[CropView], budget: int) -> list[Kept]:
+        """Picks tokens of all crops of an image; overridden by methods that give crops different numbers of tokens.
+
+        Args:
+            crops: those of one image.
+            budget: mean number of tokens per crop, at least 1.
+        """
+        return [self.select(crop, budget) for crop in crops]
 
 
 def required(values: torch.Tensor | None, name: Need, selector: Selector) -> torch.Tensor:
