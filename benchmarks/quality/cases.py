@@ -44,6 +44,7 @@ def variant(name: str, **options: Any) -> ModelPruning:
 ALL = tuple(METHODS.values())
 RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
 EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
+SHARED_BUDGET = variant("shared budget", budget_scope="image")
 ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
 SWEPT = (
     *(variant(f"alpha {alpha:g}", vision_coverage_weight=alpha) for alpha in ALPHAS),
@@ -103,8 +104,8 @@ CASES = {
     ),
     "padded": Case(drawn_set(PADDED, 50, canvas=CANVAS), [((*_MMTOK, EXCLUDE_PADDING), FEW)]),
     "tiles": Case(
-        drawn_set(CLUTTERED, 40, scale=SCALE),
-        [(ALL, TILE_BUDGETS)],
+        drawn_set(CLUTTERED, 60, scale=SCALE),
+        [((*ALL, SHARED_BUDGET), TILE_BUDGETS)],
         small_budgets=TILE_BUDGETS,
         reader=train_crops_checkpoint,
     ),

@@ -1,4 +1,4 @@
-"""The crops of a batch of images, each of which has a budget. All of it is known to the host, without features."""
+"""The crops of a batch of images and their budgets. All of it is known to the host, without features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENTRIES_AT_ONCE = 2**26
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop of an image.
+    """A crop of an image with its budget, or all crops of an image that share theirs, as if they were one.
 
     Attributes:
         image: number of the image.
@@ -78,14 +78,19 @@ def crops_of(
     Args:
         layouts: where the tokens of each image come from.
         candidates: for each image (T,) bool on the CPU, tokens that may be kept; None for all.
-        options: the budget.
+        options: the budget and its scope. Frames of a video never share theirs.
     """
-    crops = []
+    crops: list[Crop] = []
     for number, layout in enumerate(layouts):
         allowed = torch.ones_like(layout.crop, dtype=torch.bool) if candidates is None else candidates[number]
+        own = []
         for crop in layout.crop[layout.crop >= 0].unique():
             tokens = torch.nonzero(layout.crop == crop)[:, 0]
-            crops.append(Crop(number, tokens, options.budget_of(len(tokens)), allowed[tokens]))
+            own.append(Crop(number, tokens, options.budget_of(len(tokens)), allowed[tokens]))
+        if options.budget_scope == "image" and not layout.is_video and own:
+            tokens = torch.nonzero(layout.crop >= 0)[:, 0]
+            own = [Crop(number, tokens, sum(crop.budget for crop in own), allowed[tokens])]
+        crops += own
     return crops
 
 

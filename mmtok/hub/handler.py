@@ -32,6 +32,7 @@ MAX_ASPECT_RATIO = 200
 # What a request may set: lengths, sampling, and the options of the pruning that are no tables of token ids.
 PARAMETERS: frozenset[str] = frozenset(
     {
+        "budget_scope",
         "coverage_target",
         "do_sample",
         "exclude_padding",

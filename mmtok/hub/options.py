@@ -57,6 +57,11 @@ def _unit(name: str, value: Any) -> None:
         _refuse(name, value, "'cosine' or 'spread'")
 
 
+def _scope(name: str, value: Any) -> None:
+    if value not in ("crop", "image"):
+        _refuse(name, value, "'crop' or 'image'")
+
+
 def _target(name: str, value: Any) -> None:
     if value is not None and not (_is_number(value) and 0 < value <= 1):
         _refuse(name, value, "a share in (0, 1], or None to spend every budget")
@@ -114,6 +119,12 @@ class PruningOptions:
         _share,
         "share of each crop's, of a video each frame's, vision tokens that is kept, in (0, 1]; where it is given, it "
         "takes the place of vision_token_budget",
+    )
+    budget_scope: str = _option(
+        "crop",
+        _scope,
+        "crop: every crop has its own budget and is selected from alone, as in the paper; image: the crops of an image "
+        "share the sum of their budgets and are selected from together (a video's frames never do)",
     )
     text_coverage_weight: float = _option(1.0, _weight, "weight of covering the question")
     vision_coverage_weight: float = _option(0.5, _weight, "weight of covering the image, the paper's alpha")
@@ -239,7 +250,7 @@ PAPER_OPTIONS: dict[str, Any] = {
 }
 
 # Options of earlier releases that were behind the others in our measurements, and the value at which they did nothing.
-REMOVED_OPTIONS: dict[str, Any] = {"budget_scope": "crop", "center_features": False}
+REMOVED_OPTIONS: dict[str, Any] = {"center_features": False}
 
 
 def check_option(name: str, value: Any) -> None:

@@ -14,7 +14,7 @@ from mmtok.cli.pruning_arguments import add_call_options
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
 from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
-from mmtok.publish.presets import preset_options
+from mmtok.publish.presets import PRESETS, preset_options
 
 
 def config_of(model_type: str, folder: Path) -> Path:
@@ -24,14 +24,16 @@ def config_of(model_type: str, folder: Path) -> Path:
 
 def test_a_stock_and_a_staged_model_get_the_same(family: Family, tmp_path: Path) -> None:
     model_type = family.config_class.model_type
-    stock, staged = (
-        preset_options("paper", config_of(name, tmp_path)) for name in (model_type.removeprefix("mmtok_"), model_type)
-    )
-    assert stock == staged
-    [method] = methods_named(["Paper"], tmp_path)
-    assert isinstance(method, ModelPruning)
-    assert method.name == "paper"
-    assert {name: method.options[name] for name in stock} == stock
+    for preset in PRESETS:
+        stock, staged = (
+            preset_options(preset, config_of(name, tmp_path))
+            for name in (model_type.removeprefix("mmtok_"), model_type)
+        )
+        assert stock == staged
+        [method] = methods_named([preset.title()], tmp_path)
+        assert isinstance(method, ModelPruning)
+        assert method.name == preset
+        assert {name: method.options[name] for name in stock} == stock
 
 
 def test_the_paper_is_the_same_on_every_model_but_for_what_means_nothing_there(family: Family, tmp_path: Path) -> None:
@@ -42,6 +44,14 @@ def test_the_paper_is_the_same_on_every_model_but_for_what_means_nothing_there(f
     assert not any(options[name] for name in refused)
     differing = {name for name, value in PAPER_OPTIONS.items() if value != getattr(PruningOptions(), name)}
     assert differing == {"select_before_unpadding"}
+
+
+def test_crops_share_their_budget_where_that_is_ahead(family: Family, tmp_path: Path) -> None:
+    options = preset_options("recommended", config_of(family.name, tmp_path))
+    defaults = PruningOptions(**family.config_class.default_options)
+    differing = {name: value for name, value in options.items() if value != getattr(defaults, name)}
+    assert differing == ({"budget_scope": "image"} if family.name == "llava_next" else {})
+    assert options.keys() == PAPER_OPTIONS.keys()
 
 
 def test_a_command_without_a_model_gets_the_preset_for_the_embedded_one() -> None:
@@ -56,5 +66,5 @@ def test_a_command_without_a_model_gets_the_preset_for_the_embedded_one() -> Non
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a bert: the presets are for llava, llava_next"):
         preset_options("paper", config_of("bert", tmp_path))
-    with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper"):
+    with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper, recommended"):
         preset_options("fast", tmp_path)

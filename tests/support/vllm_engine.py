@@ -259,6 +259,7 @@ def random_cases(seed: int, count: int, without: Sequence[str] = ()) -> list[Cas
         "text_temperature": (0.1, 1.0),
         "vision_temperature": (0.05, 1.6),
         "text_temperature_unit": ("spread",),
+        "budget_scope": ("image",),
         "exclude_padding": (True,),
         "keep_image_newline": (True,),
     }
