@@ -6,7 +6,7 @@
     unseen               its answers about 2 to 5 objects in a style that training did not draw
     instructed-scenes, instructed-crowded   its answers behind the benchmarks' instruction
     padded               its answers about small images on a grey canvas, for the exclusion of padding
-    tiles                answers of the same weights in the layout of LLaVA-NeXT, five crops of crowded images
+    tiles                answers about five crops of crowded images, in the layout of LLaVA-NeXT, after training for it
     counting             what is kept of each object when objects are counted
     settings             answers with 47 other combinations of temperatures and weights, on images of their own
 

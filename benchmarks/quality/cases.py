@@ -94,13 +94,13 @@ _MMTOK = (METHODS["MMTok"],)
 _EVERY = [(ALL, BUDGETS)]
 CASES = {
     "scenes": Case(drawn_set(USUAL, 150), _EVERY, (*POPE, "what", "count")),
-    "crowded": Case(drawn_set(CROWDED, 50), [*_EVERY, (ADAPTIVE, (64,))]),
+    "crowded": Case(drawn_set(CROWDED, 150), [*_EVERY, (ADAPTIVE, (64,))]),
     "unseen": Case(drawn_set(USUAL, 50, unseen=True), _EVERY, (*POPE, "what", "count")),
     "instructed-scenes": Case(
         drawn_set(USUAL, 150), [(_MMTOK, INSTRUCTED_BUDGETS)], (*POPE, "what", "count"), (4,), instruction=INSTRUCTION
     ),
     "instructed-crowded": Case(
-        drawn_set(CROWDED, 50), [(_MMTOK, INSTRUCTED_BUDGETS)], small_budgets=(4,), instruction=INSTRUCTION
+        drawn_set(CROWDED, 150), [(_MMTOK, INSTRUCTED_BUDGETS)], small_budgets=(4,), instruction=INSTRUCTION
     ),
     "padded": Case(drawn_set(PADDED, 50, canvas=CANVAS), [((*_MMTOK, EXCLUDE_PADDING), FEW)]),
     "tiles": Case(

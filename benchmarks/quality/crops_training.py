@@ -34,16 +34,17 @@ SCENES = 600
 CHUNK = 20
 
 
-def train_crops_checkpoint(base: Path, folder: Path) -> Path:
+def train_crops_checkpoint(base: Path, folder: Path, seed: int = 0) -> Path:
     """Writes a LLaVA-NeXT checkpoint whose language model was trained for five crops.
 
     Args:
         base: the embedded checkpoint.
         folder: replaced and returned; snapshots lie beside it, from which an interrupted training goes on.
+        seed: of scenes and batches.
     """
     make_crops_checkpoint(base, folder)
     stock = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    run = Run(folder.with_name(f"{folder.name}-{model_content(base)[-8:]}"))
+    run = Run(folder.with_name(f"{folder.name}-{model_content(base)[-8:]}"), seed=seed)
     learner = TuningLearner(stock, write_crops(folder, training_sheets(), SCENES, run.seed), BATCH, share_counted=0.0)
     train_stage(run, CROPS, learner, learner.loss)
     stock.eval().save_pretrained(folder)

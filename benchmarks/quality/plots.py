@@ -22,8 +22,6 @@ def retention_figure(
     methods: Sequence[str],
     path: Path,
     title: str,
-    *,
-    measure: str = "score kept, % of all tokens",
 ) -> None:
     """Draws mean retention over the budget, a line with its 95 % interval for every method.
 
@@ -32,7 +30,6 @@ def retention_figure(
         methods: which, in the order of the legend.
         path: of the PNG.
         title: above the axes.
-        measure: what the retention is of.
     """
     figure, axes = _figure(8.4, 5.2)
     others = [method for method in methods if method not in _EMPHASIS]
@@ -63,7 +60,7 @@ def retention_figure(
     budgets = sorted({cell["budget"] for cell in results["cells"] if cell["budget"] is not None})
     _log_budgets(axes, budgets)
     axes.set_xlabel("vision tokens kept per crop")
-    axes.set_ylabel(f"{measure} (mean over tasks)")
+    axes.set_ylabel(f"{'score kept, % of all tokens'} (mean over tasks)")
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="lower right", ncols=2)

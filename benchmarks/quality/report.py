@@ -22,7 +22,17 @@ from mmtok.tiny.questions import is_there
 
 from . import findings as say
 from . import tables
-from .cases import ADAPTIVE, ALPHAS, EVIDENCE_SEED, RESULTS, ROOT, SPREADS, TEXT_TEMPERATURES, VISION_TEMPERATURES
+from .cases import (
+    ADAPTIVE,
+    ALPHAS,
+    EVIDENCE_SEED,
+    RESULTS,
+    ROOT,
+    SHARED_BUDGET,
+    SPREADS,
+    TEXT_TEMPERATURES,
+    VISION_TEMPERATURES,
+)
 from .plots import gallery, heat_map, retention_figure, tokens_figure
 from .runs import drawn
 from .tables import BASELINES, Results
@@ -40,7 +50,7 @@ def draw_figures(found: Mapping[str, Results], folder: Path) -> None:
     unseen = "Images of 2 to 5 objects in a style that training did not draw"
     retention_figure(found["unseen"], BASELINES, folder / "quality-unseen.png", unseen)
     tiles = "Five crops, images of 8 to 11 objects"
-    retention_figure(found["tiles"], BASELINES, folder / "quality-tiles.png", tiles, measure="score, %")
+    retention_figure(found["tiles"], (*BASELINES, SHARED_BUDGET.name), folder / "quality-tiles.png", tiles)
     shown = [
         [tables.small_shown(swept, f"tau_t {text:g} tau_v {vision:g}")["estimate"] for vision in VISION_TEMPERATURES]
         for text in TEXT_TEMPERATURES
@@ -88,17 +98,19 @@ def blocks(found: Mapping[str, Results]) -> dict[str, str]:
     """What goes into the page: mark -> text."""
     filled = {
         "findings": say.findings(found),
+        "training": say.sentence_of_training(_training()),
         "machine": say.sentence_of_machine(found["scenes"]),
         "seconds": f"{round(sum(case['seconds'] for case in found.values()) / 60)} minutes",
         "instructed": tables.instruction_table(found),
         "scenes leads": tables.leads_table(found["scenes"], list(BASELINES)[1:]),
+        "tiles leads": tables.leads_table(found["tiles"], [*list(BASELINES)[1:], SHARED_BUDGET.name]),
         "scenes pope": tables.pope_table(found["scenes"], BASELINES, "random"),
         "paper": tables.paper_table(tables.PAPER_LLAVA_15),
         "paper extreme": tables.paper_table(tables.PAPER_EXTREME),
         "paper pope": tables.paper_table(tables.PAPER_POPE),
     }
     for name in ("scenes", "crowded", "unseen", "tiles"):
-        results, methods = found[name], list(BASELINES)
+        results, methods = found[name], [*BASELINES, *([SHARED_BUDGET.name] if name == "tiles" else [])]
         filled[f"{name} images"] = str(max(task["images"] for task in results["tasks"].values()))
         filled[f"{name} full"] = tables.full_table(results)
         filled[f"{name} retention"] = tables.retention_table(results, methods)
@@ -151,6 +163,10 @@ def results() -> dict[str, Results]:
     """The committed results, by the name of their case."""
     paths = sorted(RESULTS.glob("quality-*.json"))
     return {path.stem.removeprefix("quality-"): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _training() -> Results:
+    return json.loads((RESULTS / "training.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

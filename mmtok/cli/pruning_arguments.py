@@ -39,7 +39,7 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
         "--preset",
         choices=PRESETS,
         help="sets several options, beside which others can be given: paper is the selection of the paper's code, pick "
-        "for pick",
+        "for pick; recommended is what is ahead in our measurements",
     )
     for name, suffix in defaults.items():
         option, text = "--" + name.replace("_", "-"), (_FIELDS[name].metadata["help"] + suffix).replace("%", "%%")

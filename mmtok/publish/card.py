@@ -206,7 +206,12 @@ def _default_budget(facts: CardFacts) -> str:
     if budget is None:
         return "every vision token by default, fewer when a budget is given"
     kept = f"a share of {budget}" if isinstance(budget, float) else f"{min(budget, full or budget)}"
-    return f"{kept} of the {f'{full} ' if full else ''}vision tokens of each crop by default"
+    crops = "each crop, which the crops of an image share" if _shares_budgets(facts) else "each crop by default"
+    return f"{kept} of the {f'{full} ' if full else ''}vision tokens of {crops}"
+
+
+def _shares_budgets(facts: CardFacts) -> bool:
+    return facts.config.get("budget_scope") == "image" and facts.family.images in ("tiles", "mosaic")
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:

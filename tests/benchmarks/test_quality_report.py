@@ -8,6 +8,9 @@ import pytest
 
 from benchmarks.quality import findings, report
 from benchmarks.quality.tables import compared_at
+from benchmarks.quality.trained import wall_seconds
+
+STAGES = ("sight", "words", "language", "tuning")
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,18 @@ def test_findings_say_against_whom_no_lead_is_shown(found) -> None:
     rows = {row["method"]: row for row in changed["crowded"]["compared"]}
     rows["VisionZip"]["reference_lead"]["low"] = -0.01
     assert "except against VisionZip on crowded images" in " ".join(findings.findings(changed).split())
+
+
+def test_the_lead_of_sharing_is_not_that_of_equal_budgets(found) -> None:
+    tiles = deepcopy(found["tiles"])
+    for budget in tiles["compared_at"]:
+        compared_at(tiles, "shared budget", budget)["reference_lead"] = {"estimate": -0.03, "low": -0.05, "high": 0.01}
+    said = " ".join(findings.findings({**found, "tiles": tiles}).split())
+    assert "by tokens per crop: +3.0 [-1.0, +5.0] with 8, +3.0" in said
+
+
+def test_the_stages_that_run_side_by_side_count_once() -> None:
+    stages = [{"name": name, "seconds": seconds} for name, seconds in zip(STAGES, (50, 10, 30, 7), strict=True)]
+    assert wall_seconds({"stages": stages}) == 57
+    stages[0]["seconds"] = 35
+    assert wall_seconds({"stages": stages}) == 47

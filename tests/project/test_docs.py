@@ -202,6 +202,7 @@ def test_figures_of_the_comparison_are_those_of_its_results() -> None:
     for case in ("scenes", "crowded", "tiles"):
         kept = {row["method"]: row["retention"]["estimate"] for row in quality(case)["compared"]}
         assert " | " + " | ".join(f"{100 * kept[name]:.1f}" for name in methods) + " |" in readme
+    assert f'(`budget_scope="image"`), MMTok keeps {100 * kept["shared budget"]:.1f} %.' in readme
 
 
 def test_the_readme_s_speed_is_measured() -> None:

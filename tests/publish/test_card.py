@@ -90,6 +90,9 @@ def test_the_budget_table_counts_the_crops_of_llava_next() -> None:
     assert table_row(card, "32") == ["32", "96", "128", "160", "5.6 %"]
     assert table_row(card, "29 (default)") == ["29 (default)", "87", "116", "145", "5.0 %"]
     assert "48 for a square image" in card
+    assert "a share of 0.05 of the 576 vision tokens of each crop by default" in card
+    shared = render_card(facts(config={**config, "vision_token_budget": 32, "budget_scope": "image"}))
+    assert "32 of the 576 vision tokens of each crop, which the crops of an image share" in shared
 
 
 def test_budgets_of_a_small_model_stay_below_its_tokens() -> None:
