@@ -10,9 +10,11 @@ from model_cases import Family, single
 
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.crops import crops_of
+from mmtok.hub.encoded_images import EncodedImages
 from mmtok.hub.image_tokens import ImageTokens
 from mmtok.hub.objective import coverage_matrix
 from mmtok.hub.options import PruningOptions
+from mmtok.hub.selection import select
 
 BUDGET = 3
 SHARED: dict[str, Any] = {"vision_token_budget": BUDGET, "budget_scope": "image"}
@@ -87,6 +89,22 @@ def test_budgets_and_candidates_of_the_crops_are_added_up() -> None:
     [half] = crops_of([layout], None, PruningOptions(vision_token_share=0.5, budget_scope="image"))
     assert half.budget == 4
     assert [crop.budget for crop in crops_of([layout], None, PruningOptions(vision_token_budget=BUDGET))] == [3, 3]
+
+
+def test_a_crop_that_shows_what_is_asked_for_gets_the_budget_of_one_that_does_not() -> None:
+    # The first crop shows both words, the second neither.
+    words = torch.eye(4)[:2]
+    vision = torch.stack([words[0], words[1], *torch.eye(4)[2:]])
+    layout = ImageTokens.of(torch.arange(4), crops=2, tokens_per_crop=2, columns=2)
+    encoded = EncodedImages([vision], [vision], [layout])
+
+    def kept(scope: str) -> list[int]:
+        options = PruningOptions(vision_token_budget=1, vision_coverage_weight=0, budget_scope=scope)
+        chosen = select(encoded, words[None], torch.ones(1, 2, dtype=torch.bool), options)
+        return torch.nonzero(chosen.kept(keep_image_newline=False).flags)[:, 0].tolist()
+
+    assert kept("image") == [0, 1]
+    assert kept("crop") == [0, 2]
 
 
 def test_the_frames_of_a_video_keep_their_own_budgets() -> None:
