@@ -125,10 +125,12 @@ def tokens_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Pat
     _save(figure, path)
 
 
-def gallery(rows: Sequence[Sequence[tuple[str, Image.Image]]], path: Path, title: str) -> None:
-    """Draws images with captions, a row of them for every entry of `rows`."""
+def gallery(
+    rows: Sequence[Sequence[tuple[str, Image.Image]]], path: Path, title: str, size: tuple[float, float] = (2.7, 3.0)
+) -> None:
+    """Draws images with captions, a row of them for every entry of `rows`; `size` is that of each, in inches."""
     widest = max(len(row) for row in rows)
-    figure = Figure(figsize=(2.7 * widest, 3.0 * len(rows) + 0.4), dpi=130, layout="constrained")
+    figure = Figure(figsize=(size[0] * widest, size[1] * len(rows) + 0.4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), widest, squeeze=False)
     for axes in grid.flat:

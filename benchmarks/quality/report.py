@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.objects.held_out import CROWDED
 from mmtok.apps.overlay import overlay
@@ -33,6 +36,7 @@ from .cases import (
     TEXT_TEMPERATURES,
     VISION_TEMPERATURES,
 )
+from .crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
 from .plots import gallery, heat_map, retention_figure, tokens_figure
 from .runs import drawn
 from .tables import BASELINES, Results
@@ -66,6 +70,7 @@ def draw_figures(found: Mapping[str, Results], folder: Path) -> None:
     )
     _draw_adaptive(found["crowded"], folder / "quality-adaptive.png")
     _draw_gallery(folder / "quality-gallery.png")
+    _draw_shared(folder / "quality-shared.png")
 
 
 def _draw_adaptive(results: Results, path: Path) -> None:
@@ -84,14 +89,35 @@ def _draw_gallery(path: Path) -> None:
     rows = []
     for item in drawn(CROWDED, 2, EVIDENCE_SEED + 1):
         row = [("the image", item.image.resize((336, 336)))]
-        for name in item.scene.names[:3]:
-            inputs = checkpoint.inputs([is_there(name)], [item.image])
-            with torch.no_grad():
-                selection = checkpoint.model.select_vision_tokens(**inputs, vision_token_budget=6)
-            [seen] = seen_images(inputs, checkpoint.model.config, checkpoint.processor.image_processor)
-            row.append((is_there(name), overlay(seen, selection.images[0])))
+        row += [
+            (is_there(name), _kept(checkpoint, item.image, is_there(name), vision_token_budget=6))
+            for name in item.scene.names[:3]
+        ]
         rows.append(row)
     gallery(rows, path, "Six of 144 tokens, for different questions about the same image")
+
+
+def _draw_shared(path: Path) -> None:
+    """What is kept of five crops with a budget for each, and with one for all."""
+    with TemporaryDirectory() as folder:
+        checkpoint = Checkpoint.load(make_crops_checkpoint(checkpoint_path(), Path(folder) / "crops"))
+    [item] = drawn(CLUTTERED, 1, EVIDENCE_SEED + 1, scale=SCALE)
+    question = is_there(item.scene.names[0])
+    captions = {"crop": "2 tokens for each crop", "image": "10 tokens for all crops"}
+    row = [
+        (caption, _kept(checkpoint, item.image, question, vision_token_budget=2, budget_scope=scope))
+        for scope, caption in captions.items()
+    ]
+    gallery([row], path, question, size=(4.6, 3.2))
+
+
+def _kept(checkpoint: Checkpoint, image: Image.Image, question: str, **options: Any) -> Image.Image:
+    """An image with the tokens that are kept for a question."""
+    inputs = checkpoint.inputs([question], [image])
+    with torch.no_grad():
+        selection = checkpoint.model.select_vision_tokens(**inputs, **options)
+    [seen] = seen_images(inputs, checkpoint.model.config, checkpoint.processor.image_processor)
+    return overlay(seen, selection.images[0])
 
 
 def blocks(found: Mapping[str, Results]) -> dict[str, str]:
