@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def held_out_scene(
         sheets: style -> its drawings.
         scale: 1 for an image of one crop; 2 for one that becomes the whole image and four tiles.
     """
-    scene = sample_scene(settings, np.random.default_rng([seed, number]), sheets)
+    scene = _scene(settings, number, seed, sheets)
     drawing = draw(scene, sheets, scale=scale)
     labels = drawing.labels()
     if scale > 1:
@@ -90,6 +91,7 @@ def write_held_out(
     sheets: Mapping[str, SpriteSheet] | None = None,
     scale: int = 1,
     canvas: int = SIDE,
+    cut: int = 0,
 ) -> HeldOutSet:
     """Write `count` scenes as PNG into a folder, with one file of questions for each task.
 
@@ -104,15 +106,18 @@ def write_held_out(
         sheets: style -> its drawings; those of training by default.
         scale: see `held_out_scene`.
         canvas: side of a grey square, in whose middle the image is put, where that is larger than the image.
+        cut: rows of pixels that are cut off above and below, for scenes of which no object loses any.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sheets = training_sheets() if sheets is None else sheets
     asked: dict[str, list[tuple[str, Question]]] = {}
-    for number in range(count):
+    numbers = (n for n in itertools.count() if _is_whole(_scene(settings, n, seed, sheets), cut / scale))
+    for number in itertools.islice(numbers, count):
         drawn = held_out_scene(settings, number, seed=seed, sheets=sheets, scale=scale)
         name = f"scene-{number:04}.png"
-        _on_canvas(drawn.image, canvas).save(folder / name)
+        image = drawn.image.crop((0, cut, drawn.image.width, drawn.image.height - cut))
+        _on_canvas(image, canvas).save(folder / name)
         for task, questions in questions_about(drawn.scene, np.random.default_rng([seed, number, 1])).items():
             asked.setdefault(task, []).extend((name, question) for question in questions)
     for task, found in asked.items():
@@ -132,6 +137,17 @@ def questions_about(scene: Scene, rng: np.random.Generator) -> dict[str, list[Qu
     }
     others = {"what": what_question(scene, rng), "count": count_question(scene)}
     return {**tasks, **{task: [question] for task, question in others.items() if question is not None}}
+
+
+def _scene(settings: SceneSettings, number: int, seed: int, sheets: Mapping[str, SpriteSheet]) -> Scene:
+    return sample_scene(settings, np.random.default_rng([seed, number]), sheets)
+
+
+def _is_whole(scene: Scene, cut: float) -> bool:
+    """Whether no object loses anything with so many rows above and below."""
+    return not cut or all(
+        cut <= each.y - each.size / 2 and each.y + each.size / 2 <= SIDE - cut for each in scene.objects
+    )
 
 
 def _on_canvas(image: Image.Image, side: int) -> Image.Image:

@@ -7,6 +7,7 @@
     instructed-scenes, instructed-crowded   its answers behind the benchmarks' instruction
     padded               its answers about small images on a grey canvas, for the exclusion of padding
     tiles                answers about five crops of crowded images, in the layout of LLaVA-NeXT, after training for it
+    padded-tiles         the same about images whose tiles are padded
     counting             what is kept of each object when objects are counted
     settings             answers with 47 other combinations of temperatures and weights, on images of their own
 

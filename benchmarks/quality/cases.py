@@ -22,6 +22,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 # On a canvas that is half as large again, objects are as large as usual.
 PADDED = SceneSettings(2, 3, 50.0, 80.0, backgrounds=HELD_OUT_BACKGROUNDS)
 CANVAS = SIDE * 3 // 2
+# Images of 288 x 216, whose tiles are padded above and below.
+WIDE, CUT = SceneSettings(4, 6, 26.0, 36.0, backgrounds=HELD_OUT_BACKGROUNDS), 36
 POPE = ("random", "popular", "adversarial")
 BUDGETS = (64, 32, 16, 8, 4, 2)
 FEW = (16, 8, 4, 2)
@@ -45,6 +47,7 @@ ALL = tuple(METHODS.values())
 RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
 EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
 SHARED_BUDGET = variant("shared budget", budget_scope="image")
+BEFORE_UNPADDING = variant("paper", select_before_unpadding=True)
 ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
 SWEPT = (
     *(variant(f"alpha {alpha:g}", vision_coverage_weight=alpha) for alpha in ALPHAS),
@@ -106,6 +109,12 @@ CASES = {
     "tiles": Case(
         drawn_set(CLUTTERED, 60, scale=SCALE),
         [((*ALL, SHARED_BUDGET), TILE_BUDGETS)],
+        small_budgets=TILE_BUDGETS,
+        reader=train_crops_checkpoint,
+    ),
+    "padded-tiles": Case(
+        drawn_set(WIDE, 100, scale=SCALE, cut=CUT),
+        [((*_MMTOK, BEFORE_UNPADDING, SHARED_BUDGET), TILE_BUDGETS)],
         small_budgets=TILE_BUDGETS,
         reader=train_crops_checkpoint,
     ),

@@ -39,15 +39,20 @@ def train_crops_checkpoint(base: Path, folder: Path, seed: int = 0) -> Path:
 
     Args:
         base: the embedded checkpoint.
-        folder: replaced and returned; snapshots lie beside it, from which an interrupted training goes on.
+        folder: replaced and returned; snapshots lie beside it, from which an interrupted training goes on. A finished
+            one is not repeated.
         seed: of scenes and batches.
     """
+    run = Run(folder.with_name(f"{folder.name}-{model_content(base)[-8:]}"), seed=seed)
+    finished = run.folder / "finished"
+    if finished.exists() and folder.exists():
+        return folder
     make_crops_checkpoint(base, folder)
     stock = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    run = Run(folder.with_name(f"{folder.name}-{model_content(base)[-8:]}"), seed=seed)
     learner = TuningLearner(stock, write_crops(folder, training_sheets(), SCENES, run.seed), BATCH, share_counted=0.0)
     train_stage(run, CROPS, learner, learner.loss)
     stock.eval().save_pretrained(folder)
+    finished.touch()
     return folder
 
 

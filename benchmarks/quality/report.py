@@ -28,6 +28,7 @@ from . import tables
 from .cases import (
     ADAPTIVE,
     ALPHAS,
+    BEFORE_UNPADDING,
     EVIDENCE_SEED,
     RESULTS,
     ROOT,
@@ -43,6 +44,7 @@ from .tables import BASELINES, Results
 
 DOCS = ROOT / "docs"
 IMAGES = DOCS / "images"
+_PADDED_TILES = [BEFORE_UNPADDING.name, SHARED_BUDGET.name]
 TEXT = Path(__file__).with_name("page.md")
 
 
@@ -165,6 +167,10 @@ def _option_blocks(found: Mapping[str, Results]) -> dict[str, str]:
         "settings": tables.settings_table(found["settings"], 6),
         "settings count": say.settings_count(found["settings"]),
         "padded": tables.retention_table(found["padded"], ["MMTok", "exclude padding"]),
+        "padded-tiles images": str(found["padded-tiles"]["tasks"]["random"]["images"]),
+        "padded-tiles retention": tables.retention_table(found["padded-tiles"], ["MMTok", *_PADDED_TILES]),
+        "padded-tiles leads": tables.leads_table(found["padded-tiles"], _PADDED_TILES),
+        "padded-tiles lead": tables.lead_table(found["padded-tiles"], _PADDED_TILES),
         "adaptive": tables.adaptive_table(found["crowded"]),
     }
 

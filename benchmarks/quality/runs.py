@@ -93,7 +93,7 @@ def measure(name: str, checkpoint: Path, folder: Path, batch_size: int) -> dict[
     started = time.perf_counter()
     with state.main_process_first():
         images = case.prepare(folder)
-        reader = case.reader(checkpoint, folder / "reader") if case.reader else checkpoint
+        reader = case.reader(checkpoint, folder.parent / "reader") if case.reader else checkpoint
     questions: list[Question] = []
     answers: dict[Key, RecordedAnswer] = {}
     for methods, budgets in case.groups:
