@@ -62,6 +62,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sizes": sizes,
     "scenes": lambda: rules("scenes"),
     "fresh crowded": lambda: rules("fresh crowded"),
+    "five crops": lambda: rules("five crops"),
+    "five crops again": lambda: rules("five crops again"),
 }
 
 
