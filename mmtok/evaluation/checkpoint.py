@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, PretrainedConfig
 
+from mmtok.auto_classes import register
 from mmtok.publish.families import FAMILIES, PREFIX
 from mmtok.publish.hub_names import check_model_name
 from mmtok.publish.ignored_text import text_options
@@ -47,6 +48,8 @@ class Checkpoint:
             ValueError: a model of another type, or a processor without a chat template.
         """
         model_class, stored = _model_class(path, revision)
+        # A tokenizer asks for the configuration's class, and warns where the model type is none that is known.
+        register(model_class.config_class, model_class)
         # Told that no remote code is wanted, for which it would else ask on the terminal: the classes are ours.
         processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
         if not processor.chat_template:

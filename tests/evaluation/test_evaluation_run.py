@@ -287,6 +287,14 @@ def test_a_staged_folder_is_loaded_without_a_question(folder: Path, tmp_path: Pa
     assert type(loaded.model).__module__ == "modeling_mmtok_llava"
 
 
+def test_a_staged_folder_is_loaded_without_a_warning(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: transformers' registries are this one's."""
+    staged = stage(folder, tmp_path / f"quiet_{folder.name}", check=False).path
+    code = f"from mmtok.evaluation.checkpoint import Checkpoint; Checkpoint.load({str(staged)!r})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "You are using a model of type" not in ended.stderr
+
+
 def command(settings: RunSettings, output: Path) -> list[str]:
     return [
         *("eval", "--model", str(settings.model), "--questions", *map(str, settings.questions)),
