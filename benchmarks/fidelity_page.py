@@ -62,6 +62,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sizes": sizes,
     "scenes": lambda: rules("scenes"),
     "fresh crowded": lambda: rules("fresh crowded"),
+    "merging": lambda: rules("merging"),
     "five crops": lambda: rules("five crops"),
     "five crops again": lambda: rules("five crops again"),
 }

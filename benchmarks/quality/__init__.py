@@ -9,6 +9,6 @@ In the order in which the modules build on each other:
     cases             which methods are compared on which images and at which budgets
     runs              a case from images to results
     findings, tables, plots, report   docs/quality.md and its figures, from the results and page.md
-    later_rules, crop_sharing, later_runs   trials of what was published after MMTok, for docs/fidelity.md
+    later_rules, token_sizes, crop_sharing, later_runs   trials of what was published after MMTok, for docs/fidelity.md
     trained           what `make tiny` trained beside the embedded model
 """

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.objects.held_out import USUAL
 from benchmarks.quality.crop_sharing import BestNominee, OneObjective
 from benchmarks.quality.later_rules import LaterRule, Rows, staged, swapped
+from benchmarks.quality.runs import drawn
+from benchmarks.quality.token_sizes import Merged, biased_generate, log_sizes, owners
+from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.evaluation.encoded import EncodedBatch
+from mmtok.evaluation.pruned_generation import generate_by_selector
 from mmtok.evaluation.selectors import CropView
 from mmtok.hub.coverage import coverage_value, greedy_coverage
 from mmtok.hub.objective import coverage_matrix
+from mmtok.tiny import checkpoint_path
 
 
 def crop(seed: int) -> CropView:
@@ -77,3 +84,36 @@ def test_one_objective_chooses_from_the_tokens_of_all_crops() -> None:
 def test_a_budget_above_a_crop_s_tokens_is_not_spent_on_others() -> None:
     kept = BestNominee("nominee").select_together([crop(1), crop(2)], 50)
     assert [len(picks.indices) for picks in kept] == [12, 12]
+
+
+def test_a_dropped_token_belongs_to_the_kept_one_that_it_is_most_alike() -> None:
+    raw = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.2], [2.0, 0.1], [0.0, 3.0]])
+    assert owners(raw, torch.tensor([1, 0])).tolist() == [1, 0, 1, 1, 0]
+    # Of equal tokens that are both kept, each owns itself.
+    assert owners(raw[[0, 0, 1]], torch.tensor([0, 1])).tolist()[:2] == [0, 1]
+
+
+def test_merging_keeps_the_mean_of_what_belongs_together() -> None:
+    view = crop(3)
+    kept, merged = LaterRule("greedy").select(view, 4).indices, Merged("merging").select(view, 4)
+    owner = owners(view.raw_vision, kept)
+    assert merged.indices.tolist() == kept.tolist()
+    assert merged.raw_vision is not None
+    for number in range(4):
+        torch.testing.assert_close(merged.raw_vision[number], view.raw_vision[owner == number].mean(0))
+    half = Merged("half", share=0.5).select(view, 4).raw_vision
+    torch.testing.assert_close(half, (merged.raw_vision + view.raw_vision[kept]) / 2)
+
+
+def test_without_a_bias_the_answers_are_those_of_generate() -> None:
+    checkpoint, rule = Checkpoint.load(checkpoint_path()), LaterRule("greedy")
+    questions = ["What animal is in the image?", "Is there a dog in the image?"]
+    inputs = checkpoint.inputs(questions, [item.image for item in drawn(USUAL, 2, seed=5)])
+    encoded = EncodedBatch.of(checkpoint.model, inputs, (), [0, 0])
+    for budget in (4, 144):
+        pruned = encoded.pruned(checkpoint.model, rule, budget)
+        bias = log_sizes(encoded, pruned, rule, budget)
+        wanted, _ = generate_by_selector(checkpoint, inputs, encoded, rule, budget, 3)
+        assert biased_generate(checkpoint, pruned, torch.zeros_like(bias), 3) == wanted
+        assert bias[pruned.vision_slots].exp().round().sum() == 2 * 144
+    assert not bias.any()
