@@ -37,6 +37,7 @@ def sizes(count: int) -> list[tuple[int, int]]:
         {"vision_token_share": 0.3},
         {"vision_token_budget": 4, "keep_image_newline": True},
         {"vision_token_budget": 16, "exclude_padding": True},
+        {"vision_token_budget": 16, "exclude_padding": True, "budget_scope": "image"},
     ],
 )
 def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any]) -> None:

@@ -21,7 +21,11 @@ SIZES = st.tuples(st.integers(8, 400), st.floats(1, RATIO), st.booleans()).map(
 )
 OPTIONS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"vision_token_budget": st.none() | st.integers(1, 90) | st.floats(0.01, 1.0)},
-    optional={"exclude_padding": st.booleans(), "keep_image_newline": st.booleans()},
+    optional={
+        "exclude_padding": st.booleans(),
+        "keep_image_newline": st.booleans(),
+        "budget_scope": st.sampled_from(["crop", "image"]),
+    },
 )
 
 
