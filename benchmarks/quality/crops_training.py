@@ -43,16 +43,16 @@ def train_crops_checkpoint(base: Path, folder: Path, seed: int = 0) -> Path:
             one is not repeated.
         seed: of scenes and batches.
     """
-    run = Run(folder.with_name(f"{folder.name}-{model_content(base)[-8:]}"), seed=seed)
-    finished = run.folder / "finished"
-    if finished.exists() and folder.exists():
+    run = Run(folder.with_name(f"{folder.name}-{model_content(base)[-8:]}-{seed}"), seed=seed)
+    finished, what = folder / ".trained", f"{model_content(base)}, seed {seed}"
+    if finished.exists() and finished.read_text(encoding="utf-8") == what:
         return folder
     make_crops_checkpoint(base, folder)
     stock = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     learner = TuningLearner(stock, write_crops(folder, training_sheets(), SCENES, run.seed), BATCH, share_counted=0.0)
     train_stage(run, CROPS, learner, learner.loss)
     stock.eval().save_pretrained(folder)
-    finished.touch()
+    finished.write_text(what, encoding="utf-8")
     return folder
 
 

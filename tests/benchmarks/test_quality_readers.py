@@ -61,6 +61,15 @@ def test_training_for_crops_changes_the_language_model_alone(tmp_path, monkeypat
     assert all("language_model.layers" in name or "norm" in name or "lm_head" in name for name in changed)
 
 
+def test_a_finished_training_for_crops_is_not_repeated(tmp_path, monkeypatch) -> None:
+    trained = []
+    monkeypatch.setattr(crops_training, "SCENES", crops_training.BATCH)
+    monkeypatch.setattr(crops_training, "train_stage", lambda run, *_: trained.append(run.seed))
+    for seed in (0, 0, 1, 0):
+        crops_training.train_crops_checkpoint(checkpoint_path(), tmp_path / "reader", seed)
+    assert trained == [0, 1, 0]
+
+
 def test_the_lead_is_a_mean_over_the_tasks_of_all_runs() -> None:
     def result(task: str, right: dict[str, str]) -> RunResult:
         questions = [Question(task, 1, "a.png", "What animal is in the image?", "dog")]
