@@ -112,7 +112,7 @@ def write_held_out(
     folder.mkdir(parents=True, exist_ok=True)
     sheets = training_sheets() if sheets is None else sheets
     asked: dict[str, list[tuple[str, Question]]] = {}
-    numbers = (n for n in itertools.count() if _is_whole(_scene(settings, n, seed, sheets), cut / scale))
+    numbers = (n for n in itertools.count() if not cut or _is_whole(_scene(settings, n, seed, sheets), cut / scale))
     for number in itertools.islice(numbers, count):
         drawn = held_out_scene(settings, number, seed=seed, sheets=sheets, scale=scale)
         name = f"scene-{number:04}.png"
@@ -145,9 +145,7 @@ def _scene(settings: SceneSettings, number: int, seed: int, sheets: Mapping[str,
 
 def _is_whole(scene: Scene, cut: float) -> bool:
     """Whether no object loses anything with so many rows above and below."""
-    return not cut or all(
-        cut <= each.y - each.size / 2 and each.y + each.size / 2 <= SIDE - cut for each in scene.objects
-    )
+    return all(cut <= each.y - each.size / 2 and each.y + each.size / 2 <= SIDE - cut for each in scene.objects)
 
 
 def _on_canvas(image: Image.Image, side: int) -> Image.Image:

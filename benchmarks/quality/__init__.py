@@ -10,5 +10,5 @@ In the order in which the modules build on each other:
     runs              a case from images to results
     findings, tables, plots, report   docs/quality.md and its figures, from the results and page.md
     later_rules, token_sizes, crop_sharing, later_runs   trials of what was published after MMTok, for docs/fidelity.md
-    trained           what `make tiny` trained beside the embedded model
+    trained           a newly trained model beside the embedded one
 """

@@ -185,13 +185,14 @@ def _five_crops(tiles: Results) -> str:
 
 
 def _ahead_in_crops(tiles: Results) -> str:
-    """Where another method is ahead of equal budgets."""
-    at = [(method, budget) for budget in tiles["compared_at"] for method in _others(tiles)]
+    """Where another method, or one kind of rows alone, is ahead of equal budgets."""
+    methods = [row["method"] for row in tiles["compared"] if row["method"] not in ("MMTok", _SHARED)]
+    at = [(method, budget) for budget in tiles["compared_at"] for method in methods]
     leads = {each: compared_at(tiles, *each)["reference_lead"] for each in at}
     behind = [f"{m} with {b} {signed(lead)}" for (m, b), lead in leads.items() if lead["high"] < 0]
     if not behind:
         return "No other method is ahead of equal budgets."
-    return f"Equal budgets are behind other methods, in points: {'; '.join(behind)}."
+    return f"Equal budgets are behind, in points: {'; '.join(behind)}."
 
 
 def _instruction(found: Mapping[str, Results]) -> str:

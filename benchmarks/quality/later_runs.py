@@ -70,7 +70,10 @@ SHARING_RULES: dict[str, Callable[..., Selector]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """Which rules are measured on which images; `scale` and `reader` as in a set that is drawn and in `Case`."""
+    """Which rules are measured on which images.
+
+    `scale` and `reader` are as in `write_held_out` and `Case`, `sized` names the rules of `SIZED_RULES`.
+    """
 
     settings: SceneSettings
     scenes: int

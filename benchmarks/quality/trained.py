@@ -1,7 +1,8 @@
-"""Compares what `make tiny` trained with the embedded model: `python -m benchmarks.quality.trained CHECKPOINT`.
+"""Compares a newly trained model with the embedded one: `python -m benchmarks.quality.trained CHECKPOINT`.
 
-Both answer questions about the same images, which no other table shows. Writes benchmarks/results/training.json with
-the training's own report: run it before a newly trained model takes the place of the embedded one.
+`make tiny` puts the new one into the package; `python -m benchmarks.objects.train --output CHECKPOINT` trains the same
+beside it. Both answer questions about the same images, which no other table shows. Writes
+benchmarks/results/training.json with the training's own report.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def wall_seconds(report: Mapping[str, Any]) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="what `make tiny` wrote")
+    parser.add_argument("checkpoint", type=Path, help="the newly trained one")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "trained", help="images and answers")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)

@@ -206,8 +206,8 @@ def _default_budget(facts: CardFacts) -> str:
     if budget is None:
         return "every vision token by default, fewer when a budget is given"
     kept = f"a share of {budget}" if isinstance(budget, float) else f"{min(budget, full or budget)}"
-    crops = "each crop, which the crops of an image share" if _shares_budgets(facts) else "each crop by default"
-    return f"{kept} of the {f'{full} ' if full else ''}vision tokens of {crops}"
+    shared = ", shared by the crops of an image" if _shares_budgets(facts) else ""
+    return f"{kept} of the {f'{full} ' if full else ''}vision tokens of each crop by default{shared}"
 
 
 def _shares_budgets(facts: CardFacts) -> bool:

@@ -21,8 +21,8 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
 
     Args:
         preset: of `PRESETS`. "paper" is the paper's reference code pick for pick, on every model; "recommended" is
-            what is ahead in our measurements: the defaults, and for LLaVA-NeXT one budget for all crops of an image,
-            which is ahead from 2 tokens per crop on.
+            what is ahead in our measurements: the defaults, and for LLaVA-NeXT a budget that the crops of an image
+            share, which is ahead from 2 tokens per crop on.
         model: folder or Hub id, of a stock or a staged model; only its `config.json` is read.
         revision: branch, tag or commit of the Hub repository.
 

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.objects.held_out import USUAL
 from benchmarks.quality.crop_sharing import BestNominee, OneObjective
+from benchmarks.quality.crops_reader import CLUTTERED, make_crops_checkpoint
 from benchmarks.quality.later_rules import LaterRule, Rows, staged, swapped
 from benchmarks.quality.runs import drawn
 from benchmarks.quality.token_sizes import Merged, biased_generate, log_sizes, owners
@@ -79,6 +80,15 @@ def test_one_objective_chooses_from_the_tokens_of_all_crops() -> None:
     wanted = LaterRule("greedy").select(joined, 10).indices
     first, second = OneObjective("one").select_together(views, 5)
     assert sorted(first.indices.tolist() + (second.indices + 12).tolist()) == sorted(wanted.tolist())
+
+
+def test_one_objective_is_the_model_s_own_shared_budget(tmp_path) -> None:
+    checkpoint = Checkpoint.load(make_crops_checkpoint(checkpoint_path(), tmp_path / "reader"))
+    inputs = checkpoint.inputs(["Is there a dog in the image?"] * 2, [i.image for i in drawn(CLUTTERED, 2, 5, scale=2)])
+    encoded = EncodedBatch.of(checkpoint.model, inputs, (), [0, 0])
+    for budget in (8, 1):
+        own = checkpoint.model.select_vision_tokens(**inputs, vision_token_budget=budget, budget_scope="image")
+        assert torch.equal(encoded.pruned(checkpoint.model, OneObjective("one"), budget).kept, own.kept_mask)
 
 
 def test_a_budget_above_a_crop_s_tokens_is_not_spent_on_others() -> None:

@@ -92,7 +92,7 @@ def test_the_budget_table_counts_the_crops_of_llava_next() -> None:
     assert "48 for a square image" in card
     assert "a share of 0.05 of the 576 vision tokens of each crop by default" in card
     shared = render_card(facts(config={**config, "vision_token_budget": 32, "budget_scope": "image"}))
-    assert "32 of the 576 vision tokens of each crop, which the crops of an image share" in shared
+    assert "32 of the 576 vision tokens of each crop by default, shared by the crops of an image" in shared
 
 
 def test_budgets_of_a_small_model_stay_below_its_tokens() -> None:
