@@ -24,7 +24,7 @@ from measure import machine, milliseconds, save, side_by_side, times_faster
 from shapes import SHAPES, Shape
 
 from mmtok.hub import pruning_steps
-from mmtok.hub.pruned_prompt import PrunedPrompt
+from mmtok.hub.prompt import PrunedPrompt
 from mmtok.hub.selection import BatchSelection
 
 # Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT image with five crops.

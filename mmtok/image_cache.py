@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmtok.hub.encoded_images import EncodedImages
+from mmtok.hub.images import EncodedVision
 
 # Of LLaVA-1.5-7B in 16 bits an image takes 5.9 MB, of LLaVA-NeXT-7B with five crops 54 MB.
 MEMORY_LIMIT = 2**30
@@ -41,7 +41,7 @@ class EncodedImageCache:
             raise ValueError(f"memory_limit is {memory_limit}: give a number of bytes of at least 0.")
         self.model = model
         self.memory_limit = memory_limit
-        self._kept: OrderedDict[bytes, EncodedImages] = OrderedDict()
+        self._kept: OrderedDict[bytes, EncodedVision] = OrderedDict()
         self._lock = threading.Lock()
 
     def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class EncodedImageCache:
         text = {name: values for name, values in inputs.items() if name not in self.model.image_arguments}
         return {**text, "encoded_images": self.encode(**images)}
 
-    def encode(self, **image_inputs: Any) -> EncodedImages:
+    def encode(self, **image_inputs: Any) -> EncodedVision:
         """The images in their order; only those run through the vision tower that are not in the cache.
 
         Args:
@@ -73,7 +73,7 @@ class EncodedImageCache:
             return self.model.encode_images(**image_inputs)
         samples = _samples(image_inputs)
         keys = [_key(sample) for sample in samples]
-        found: dict[bytes, EncodedImages] = {}
+        found: dict[bytes, EncodedVision] = {}
         with self._lock:
             for key in keys:
                 if key in self._kept:
@@ -91,7 +91,7 @@ class EncodedImageCache:
             self._keep(own)
         return _joined([found[key] for key in keys])
 
-    def _keep(self, images: Mapping[bytes, EncodedImages]) -> None:
+    def _keep(self, images: Mapping[bytes, EncodedVision]) -> None:
         with self._lock:
             self._kept.update(images)
             used = sum(_size(image) for image in self._kept.values())
@@ -131,11 +131,11 @@ def _key(sample: Mapping[str, torch.Tensor]) -> bytes:
     return content.digest()
 
 
-def _own(image: EncodedImages) -> EncodedImages:
+def _own(image: EncodedVision) -> EncodedVision:
     """The image with tensors of its own: a view would keep those of its whole batch."""
     own = {number: tokens.clone() for number, tokens in _tensors(image).items()}
 
-    def copied(image: EncodedImages) -> EncodedImages:
+    def copied(image: EncodedVision) -> EncodedVision:
         before = image.before_unpadding
         return replace(
             image,
@@ -148,18 +148,18 @@ def _own(image: EncodedImages) -> EncodedImages:
     return copied(image)
 
 
-def _tensors(image: EncodedImages) -> dict[int, torch.Tensor]:
+def _tensors(image: EncodedVision) -> dict[int, torch.Tensor]:
     """The vision tokens by `id`: those before the projector are the same before padding is removed and after."""
     before = {} if image.before_unpadding is None else _tensors(image.before_unpadding)
     deepstack = [tokens for layers in image.deepstack or () for tokens in layers]
     return before | {id(tokens): tokens for tokens in (*image.projected, *image.raw, *deepstack)}
 
 
-def _size(image: EncodedImages) -> int:
+def _size(image: EncodedVision) -> int:
     return sum(tokens.numel() * tokens.element_size() for tokens in _tensors(image).values())
 
 
-def _joined(images: Sequence[EncodedImages]) -> EncodedImages:
+def _joined(images: Sequence[EncodedVision]) -> EncodedVision:
     """One batch of several; of the class of the first, which a model with remote code has loaded itself."""
     candidates = [image.candidates for image in images]
     before = [image.before_unpadding for image in images]

@@ -18,7 +18,7 @@ from mmtok.evaluation.encoded import EncodedBatch
 from mmtok.evaluation.questions import Question, read_questions
 from mmtok.evaluation.recorded_answers import RecordedAnswer
 from mmtok.evaluation.selectors import CropView, Kept, Selector
-from mmtok.hub.pruned_prompt import PrunedPrompt
+from mmtok.hub.prompt import PrunedPrompt
 from mmtok.images import read_image
 
 from .later_rules import LaterRule

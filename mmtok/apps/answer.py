@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmtok.hub.selection_record import ImageSelection
+    from mmtok.hub.selection import ImageSelection
 
 Budget = int | float | None
 

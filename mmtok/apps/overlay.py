@@ -19,7 +19,7 @@ from .seen_image import SeenImage
 from .seen_video import SeenVideo
 
 if TYPE_CHECKING:
-    from mmtok.hub.selection_record import ImageSelection
+    from mmtok.hub.selection import ImageSelection
 
 _FADED = 0.6  # share of white in a patch that was dropped
 

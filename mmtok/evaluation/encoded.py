@@ -10,10 +10,8 @@ from typing import Any
 import torch
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.encoded_images import EncodedImages
-from mmtok.hub.image_tokens import ImageTokens, KeptVision
-from mmtok.hub.prompt import Prompt
-from mmtok.hub.pruned_prompt import PrunedPrompt
+from mmtok.hub.images import EncodedVision, ImageTokens, KeptVision
+from mmtok.hub.prompt import Prompt, PrunedPrompt
 
 from .attention import cls_attention, language_attention
 from .selectors import CropView, Kept, Need, Selector
@@ -37,7 +35,7 @@ class EncodedBatch:
     """
 
     prompt: Prompt
-    encoded: EncodedImages
+    encoded: EncodedVision
     crops: list[_Crop]
 
     @classmethod
@@ -48,7 +46,7 @@ class EncodedBatch:
         inputs: Mapping[str, torch.Tensor],
         needs: Collection[Need],
         seeds: Sequence[int],
-        images: EncodedImages | None = None,
+        images: EncodedVision | None = None,
     ) -> EncodedBatch:
         """Encodes the images of a batch.
 
@@ -135,7 +133,7 @@ def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Ke
     return features.index_copy(0, tokens.to(features.device), merged.to(features.dtype))
 
 
-def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedImages, kept_vision: Sequence[torch.Tensor]) -> PrunedPrompt:
+def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedVision, kept_vision: Sequence[torch.Tensor]) -> PrunedPrompt:
     return model.pack_prompt(prompt, encoded, KeptVision.of(kept_vision))
 
 

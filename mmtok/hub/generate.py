@@ -13,33 +13,25 @@ from typing import Any
 
 # transformers 4.57 copies no module that this file does not name itself, so it names those that only others need.
 from .arguments import require_known  # noqa: F401
-from .cached_prompt import CachedPrompt  # noqa: F401
 from .configuration_mmtok import PruningOptions  # noqa: F401
 from .coverage import greedy_coverage  # noqa: F401
-from .crops import Crop  # noqa: F401
 from .deepstack import DeepStack  # noqa: F401
 from .devices import sent  # noqa: F401
-from .encoded_images import EncodedImages  # noqa: F401
 from .fused_greedy import fused_greedy  # noqa: F401
-from .generation import GenerationStep  # noqa: F401
-from .generation_call import GenerationCall  # noqa: F401
+from .generation import CachedPrompt  # noqa: F401
 from .greedy import plain_greedy  # noqa: F401
-from .grid_positions import GridPositions  # noqa: F401
 from .host import share_checkpoint_layout  # noqa: F401
-from .image_tokens import ImageTokens  # noqa: F401
+from .images import EncodedVision  # noqa: F401
 from .llava_images import encode  # noqa: F401
 from .objective import coverage_matrix  # noqa: F401
 from .options import OPTION_NAMES  # noqa: F401
-from .packing import PackedOrder  # noqa: F401
 from .paper_selection import in_first_places  # noqa: F401
 from .pipeline import MMTokImageTextToTextPipeline  # noqa: F401
-from .prompt import Prompt  # noqa: F401
-from .pruned_prompt import PrunedPrompt  # noqa: F401
+from .prompt import GridPositions  # noqa: F401
 from .pruner import MMTokPruningMixin  # noqa: F401
 from .pruning_steps import PruningSteps  # noqa: F401
 from .question import text_to_cover  # noqa: F401
-from .selection import select  # noqa: F401
-from .selection_record import VisionTokenSelection  # noqa: F401
+from .selection import Crop  # noqa: F401
 from .shared_model import prune
 from .word_pieces import WordPieces  # noqa: F401
 

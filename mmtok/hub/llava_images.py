@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from .encoded_images import EncodedImages
 from .host import projected_features
-from .image_tokens import ImageTokens, padding_bands
+from .images import EncodedVision, ImageTokens, padding_bands
 
 
-def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
     """The images of LLaVA-1.5, one crop each.
 
     Args:
@@ -33,10 +32,10 @@ def encode_llava(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> Enc
     projected = projected_features(outputs)
     layouts = [llava_layout(model.config, len(tokens)) for tokens in projected]
     raws = raw.flatten(0, -2).split([len(tokens) for tokens in projected])
-    return EncodedImages(projected, raws, layouts, candidates_outside(layouts, bands), outputs=outputs)
+    return EncodedVision(projected, raws, layouts, candidates_outside(layouts, bands), outputs=outputs)
 
 
-def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
     """The images of LLaVA-NeXT: the whole image and up to four tiles, unpadded, with row separators.
 
     Args:
@@ -62,9 +61,9 @@ def encode_llava_next(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     layouts, lengths = llava_next_layouts(model, sizes, tokens, strategy), [count * tokens for count in crops]
     raws = raw.flatten(0, -2).split(lengths)
     whole = _next_layouts(model.config, [torch.arange(length) for length in lengths], crops, tokens)
-    before = EncodedImages(every.flatten(0, -2).split(lengths), raws, whole, candidates_outside(whole, bands))
+    before = EncodedVision(every.flatten(0, -2).split(lengths), raws, whole, candidates_outside(whole, bands))
     candidates = candidates_outside(layouts, bands)
-    return EncodedImages(projected_features(outputs), raws, layouts, candidates, before, outputs)
+    return EncodedVision(projected_features(outputs), raws, layouts, candidates, before, outputs)
 
 
 def llava_layout(config: Any, tokens: int) -> ImageTokens:

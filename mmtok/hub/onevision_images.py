@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
-from .encoded_images import EncodedImages
 from .host import projected_features
-from .image_tokens import ImageTokens
+from .images import EncodedVision, ImageTokens
 from .llava_images import (
     checked_sizes,
     encode,
@@ -24,7 +23,7 @@ from .llava_images import (
 )
 
 
-def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
     """The images of LLaVA-OneVision: crop 0 is the whole image and crop 1 the mosaic of its tiles.
 
     Stock puts the tiles together, unpads the mosaic, shrinks it bilinearly where it is large, and ends each row with a
@@ -53,10 +52,10 @@ def encode_llava_onevision(model: Any, inputs: Mapping[str, Any], *, padding: bo
     layouts = llava_onevision_layouts(model.model, sizes, crops, raw.shape[1])
     candidates = None if bands is None else [whole_candidates(*each) for each in zip(layouts, bands, strict=True)]
     raws = packed_images(model.model, raw, raw.new_zeros(raw.shape[-1]), sizes, crops)
-    return EncodedImages(projected_features(outputs), raws, layouts, candidates, outputs=outputs)
+    return EncodedVision(projected_features(outputs), raws, layouts, candidates, outputs=outputs)
 
 
-def encode_llava_onevision_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
+def encode_llava_onevision_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedVision:
     """The videos of LLaVA-OneVision, one crop a frame.
 
     Stock pools the projected tokens of each frame, and ends the video with a separator. Its own pooling does the same
@@ -93,7 +92,7 @@ def encode_llava_onevision_videos(model: Any, inputs: Mapping[str, Any]) -> Enco
         is_video=True,
     )
     raws = pooled.reshape(videos, frames * tokens, -1).unbind()
-    return EncodedImages(projected, raws, [layout] * videos, video_outputs=outputs)
+    return EncodedVision(projected, raws, [layout] * videos, video_outputs=outputs)
 
 
 def packed_images(

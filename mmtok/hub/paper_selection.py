@@ -10,12 +10,11 @@ from dataclasses import replace
 
 import torch
 
-from .encoded_images import EncodedImages
-from .image_tokens import KeptVision
+from .images import EncodedVision, KeptVision
 from .options import PruningOptions
 
 
-def selects_before_unpadding(encoded: EncodedImages, options: PruningOptions) -> bool:
+def selects_before_unpadding(encoded: EncodedVision, options: PruningOptions) -> bool:
     """Whether the tokens to select from are those of `encoded.before_unpadding`.
 
     A budget that keeps every token leaves nothing to select: the prompt is then the stock model's.
@@ -27,7 +26,7 @@ def selects_before_unpadding(encoded: EncodedImages, options: PruningOptions) ->
     return options.budget_of(tokens_of_a_crop) < tokens_of_a_crop
 
 
-def in_first_places(encoded: EncodedImages, kept: KeptVision) -> tuple[EncodedImages, KeptVision]:
+def in_first_places(encoded: EncodedVision, kept: KeptVision) -> tuple[EncodedVision, KeptVision]:
     """Moves kept tokens into the first places that the prompt has for their image.
 
     Args:

@@ -11,15 +11,13 @@ import torch
 from transformers import GenerationMixin
 
 from .arguments import require_known, taken
-from .cached_prompt import CACHED_PROMPT, CachedPrompt
 from .deepstack import DEEPSTACK, adds_deepstack
-from .generation import refuse_filled_cache
-from .generation_call import GenerationCall
+from .generation import CACHED_PROMPT, CachedPrompt, GenerationCall, refuse_filled_cache
 from .host import STOCK_ARGUMENTS, given_cache, require_stock, with_images
 from .options import OPTION_NAMES, PruningOptions, options_within
 from .paper_selection import in_first_places, selects_before_unpadding
 from .pruning_steps import PruningSteps
-from .selection_record import VisionTokenSelection, describe
+from .selection import VisionTokenSelection, describe
 from .shared_model import unpruned
 
 # Arguments of ours beside the options: the mark of a generation step, and images that were encoded before.

@@ -14,14 +14,11 @@ import torch
 
 from .arguments import call_options, require_known, require_meaningful, taken
 from .devices import sent
-from .encoded_images import EncodedImages
-from .grid_positions import GridPositions
 from .host import given_cache
-from .image_tokens import KeptVision
+from .images import EncodedVision, KeptVision
 from .options import PruningOptions
 from .paper_selection import in_first_places, selects_before_unpadding
-from .prompt import Prompt
-from .pruned_prompt import PrunedPrompt
+from .prompt import GridPositions, Prompt, PrunedPrompt
 from .question import TextRules, ids_of_embeddings, text_to_cover
 from .selection import BatchSelection, select
 
@@ -47,15 +44,15 @@ class PruningSteps:
     position_axes: int = 1
     # (model, prompt, layouts) -> (3, B, L) positions of the full prompt, where a token has three.
     count_positions: Callable[..., torch.Tensor]
-    # (model, image arguments, padding=whether to find the tokens of padding) -> EncodedImages.
-    encode: Callable[..., EncodedImages]
-    # (model, video arguments) -> EncodedImages.
-    encode_videos: Callable[..., EncodedImages]
+    # (model, image arguments, padding=whether to find the tokens of padding) -> EncodedVision.
+    encode: Callable[..., EncodedVision]
+    # (model, video arguments) -> EncodedVision.
+    encode_videos: Callable[..., EncodedVision]
     config: Any
     get_input_embeddings: Callable[[], torch.nn.Module]
 
     @torch.no_grad()
-    def encode_images(self, **image_inputs: Any) -> EncodedImages:
+    def encode_images(self, **image_inputs: Any) -> EncodedVision:
         """Encodes images and videos once, for several calls with `encoded_images`.
 
         Args:
@@ -63,7 +60,7 @@ class PruningSteps:
                 them.
 
         Returns:
-            `EncodedImages`, one item for each image and then for each video; `encoded[[0, 0]]` is one image for two
+            `EncodedVision`, one item for each image and then for each video; `encoded[[0, 0]]` is one image for two
             prompts of a batch.
 
         Raises:
@@ -91,7 +88,7 @@ class PruningSteps:
 
     def _has_videos(self, arguments: Mapping[str, Any], encoded: Any) -> bool:
         """Whether there are videos that can be pruned, encoded or not."""
-        if isinstance(encoded, EncodedImages):
+        if isinstance(encoded, EncodedVision):
             return any(encoded.videos)
         pixels = arguments.get(self.video_arguments[0]) if self.video_arguments else None
         return pixels is not None and len(pixels) > 0
@@ -145,7 +142,7 @@ class PruningSteps:
         embed = self.get_input_embeddings()
         return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed, video_token)
 
-    def _encode(self, images: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+    def _encode(self, images: Mapping[str, Any], *, padding: bool) -> EncodedVision:
         """The images and then the videos of these arguments."""
         parts = []
         for names, encode in (
@@ -155,24 +152,24 @@ class PruningSteps:
             own = {name: images[name] for name in names if name in images}
             if encode is not None and names and own.get(names[0]) is not None and len(own[names[0]]) > 0:
                 parts.append(encode(self, own))
-        return parts[0] if len(parts) == 1 else EncodedImages.joined(*parts)
+        return parts[0] if len(parts) == 1 else EncodedVision.joined(*parts)
 
     def _encoded(
-        self, prompt: Prompt, encoded: EncodedImages | None, images: dict[str, Any], options: PruningOptions
-    ) -> EncodedImages:
+        self, prompt: Prompt, encoded: EncodedVision | None, images: dict[str, Any], options: PruningOptions
+    ) -> EncodedVision:
         """The images that a caller encoded before, or else those of the image arguments, in the prompt's order."""
         if encoded is None:
             encoded = self._encode(images, padding=options.exclude_padding)
         elif images:
             raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
-        elif not isinstance(encoded, EncodedImages):
+        elif not isinstance(encoded, EncodedVision):
             raise ValueError(f"encoded_images is a {type(encoded).__name__}: give what encode_images returned.")
         return encoded.ordered(prompt.order_of(encoded.lengths, encoded.videos))
 
     def prune_prompt(
         self,
         prompt: Prompt,
-        encoded: EncodedImages | None,
+        encoded: EncodedVision | None,
         images: dict[str, Any],
         options: PruningOptions,
         position_ids: torch.Tensor | None = None,
@@ -200,7 +197,7 @@ class PruningSteps:
     def pack_prompt(
         self,
         prompt: Prompt,
-        encoded: EncodedImages,
+        encoded: EncodedVision,
         kept_vision: KeptVision,
         position_ids: torch.Tensor | None = None,
     ) -> PrunedPrompt:
@@ -217,7 +214,7 @@ class PruningSteps:
     def _select(
         self,
         prompt: Prompt,
-        encoded: EncodedImages,
+        encoded: EncodedVision,
         options: PruningOptions,
         *,
         text: tuple[torch.Tensor, torch.Tensor] | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .packing import PackedOrder
+from .prompt import PackedOrder
 from .word_pieces import WordPieces
 
 # Attributes of configurations that name token ids which are no text.

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from .devices import sent
-from .encoded_images import EncodedImages
 from .host import deepstack_features, projected_features, stock_positions
-from .image_tokens import ImageTokens
+from .images import EncodedVision, ImageTokens
 from .llava_images import encode, require_pixels
 from .prompt import Prompt
 
@@ -20,7 +19,7 @@ from .prompt import Prompt
 MOST_TOKENS = 16_384
 
 
-def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
     """The images of Qwen2.5-VL, one crop each.
 
     A vision token is projected from a square of patches; what it is before the projector is the mean of those.
@@ -40,10 +39,10 @@ def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     layouts = [grid_layout(*grid) for grid in grids]
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs)
     raw = unmerged_tokens(model.config.vision_config, patches, layouts)
-    return EncodedImages(projected_features(outputs), raw, layouts, outputs=outputs)
+    return EncodedVision(projected_features(outputs), raw, layouts, outputs=outputs)
 
 
-def encode_qwen3_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedImages:
+def encode_qwen3_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
     """The images of Qwen3-VL, one crop each, with the features of DeepStack. Its tower has no windows.
 
     A vision token is projected from a square of patches; what it is before the projector is the mean of those.
@@ -60,7 +59,7 @@ def encode_qwen3_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -> 
     return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
 
 
-def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
+def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedVision:
     """The videos of Qwen2.5-VL, one crop for each temporal patch, which is a pair of frames.
 
     Args:
@@ -88,10 +87,10 @@ def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedIm
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs, model.get_video_features)
     projected = projected_features(outputs, "get_video_features")
     raw = unmerged_tokens(model.config.vision_config, patches, layouts)
-    return EncodedImages(projected, raw, layouts, video_outputs=outputs)
+    return EncodedVision(projected, raw, layouts, video_outputs=outputs)
 
 
-def encode_qwen3_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedImages:
+def encode_qwen3_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedVision:
     """The videos of Qwen3-VL, one crop for each temporal patch, which is a pair of frames, with those of DeepStack.
 
     Args:

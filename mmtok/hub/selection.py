@@ -1,4 +1,4 @@
-"""Which vision tokens of a batch of images stay. All crops of a batch are selected together."""
+"""Which vision tokens of a batch of images stay, and the record of it. All crops of a batch are selected together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,114 @@ from dataclasses import dataclass
 import torch
 
 from .coverage import GreedySelection, first_picks, greedy_coverage, marginal_gains
-from .crops import Crop, CropTables, chunks_of, crops_of
 from .devices import reads_freely, sent
-from .encoded_images import EncodedImages
-from .image_tokens import ImageTokens, KeptVision
+from .images import EncodedVision, ImageTokens, KeptVision
 from .objective import coverage_matrix
 from .options import PruningOptions
+
+# Entries of the coverage matrices that are held at once: 256 MiB in float32.
+_ENTRIES_AT_ONCE = 2**26
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop of an image with its budget, or all crops of an image that share theirs, as if they were one.
+
+    Attributes:
+        image: number of the image.
+        tokens: (n,) int64 on the CPU, the crop's tokens among the image's.
+        budget: tokens to keep.
+        candidates: (n,) bool on the CPU, tokens that may be kept.
+    """
+
+    image: int
+    tokens: torch.Tensor
+    budget: int
+    candidates: torch.Tensor
+
+    @property
+    def picks(self) -> int:
+        """Tokens that are kept: the budget, or all that may be."""
+        return min(self.budget, int(self.candidates.sum()))
+
+
+@dataclass(frozen=True)
+class CropTables:
+    """C crops side by side, filled up to the largest; int64 and bool, (C, width) on the CPU.
+
+    Attributes:
+        tokens: place of each token among the vision tokens of all images.
+        sources: place of each token among the tokens of all crops before packing.
+        real: False for fillers.
+        candidates: tokens that may be kept.
+    """
+
+    tokens: torch.Tensor
+    sources: torch.Tensor
+    real: torch.Tensor
+    candidates: torch.Tensor
+
+    @classmethod
+    def of(cls, crops: Sequence[Crop], layouts: Sequence[ImageTokens]) -> CropTables:
+        """Lays out some crops of a batch's images."""
+        width = max(len(crop.tokens) for crop in crops)
+        first_token = _offsets([len(layout.source) for layout in layouts])
+        first_source = _offsets([layout.tokens_before_packing for layout in layouts])
+
+        def filled(values: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.stack([torch.nn.functional.pad(each, (0, width - len(each))) for each in values])
+
+        return cls(
+            filled([crop.tokens + first_token[crop.image] for crop in crops]),
+            filled([layouts[crop.image].source[crop.tokens] + first_source[crop.image] for crop in crops]),
+            filled([torch.ones_like(crop.candidates) for crop in crops]),
+            filled([crop.candidates for crop in crops]),
+        )
+
+
+def crops_of(
+    layouts: Sequence[ImageTokens], candidates: Sequence[torch.Tensor] | None, options: PruningOptions
+) -> list[Crop]:
+    """The crops of a batch of images, images one after another.
+
+    Args:
+        layouts: where the tokens of each image come from.
+        candidates: for each image (T,) bool on the CPU, tokens that may be kept; None for all.
+        options: the budget and its scope. Frames of a video never share theirs.
+    """
+    crops: list[Crop] = []
+    for number, layout in enumerate(layouts):
+        allowed = torch.ones_like(layout.crop, dtype=torch.bool) if candidates is None else candidates[number]
+        own = []
+        for crop in layout.crop[layout.crop >= 0].unique():
+            tokens = torch.nonzero(layout.crop == crop)[:, 0]
+            own.append(Crop(number, tokens, options.budget_of(len(tokens)), allowed[tokens]))
+        if options.budget_scope == "image" and not layout.is_video and own:
+            tokens = torch.nonzero(layout.crop >= 0)[:, 0]
+            own = [Crop(number, tokens, sum(crop.budget for crop in own), allowed[tokens])]
+        crops += own
+    return crops
+
+
+def chunks_of(crops: Sequence[Crop], text_rows: int) -> list[list[Crop]]:
+    """Crops in runs whose coverage matrices fit into memory together."""
+    chunks: list[list[Crop]] = []
+    width = 0
+    for crop in crops:
+        width = max(width, len(crop.tokens))
+        if chunks and (len(chunks[-1]) + 1) * (text_rows + width) * width <= _ENTRIES_AT_ONCE:
+            chunks[-1].append(crop)
+        else:
+            chunks.append([crop])
+            width = len(crop.tokens)
+    return chunks
+
+
+def _offsets(lengths: Sequence[int]) -> list[int]:
+    offsets = [0]
+    for length in lengths:
+        offsets.append(offsets[-1] + length)
+    return offsets
 
 
 @dataclass(frozen=True)
@@ -97,7 +199,7 @@ class BatchSelection:
 
 
 def select(
-    encoded: EncodedImages,
+    encoded: EncodedVision,
     text: torch.Tensor,
     text_mask: torch.Tensor,
     options: PruningOptions,
@@ -177,3 +279,84 @@ def _sufficient(greedy: GreedySelection, matrix: torch.Tensor, allowed: torch.Te
     # What covers everything should count as such also where sums in another order round differently.
     short = (covered < target * full[..., None] * (1 - 1e-6)).sum(-1)
     return torch.minimum(short + 1, greedy.count.to(short.device)).clamp_min(1)
+
+
+@dataclass(frozen=True)
+class ImageSelection:
+    """What was kept of one image or video. K is the number of kept tokens that are no row separators.
+
+    Attributes:
+        batch_row: row of the batch that the image belongs to.
+        num_tokens: vision tokens of the image, row separators included.
+        indices: (K,) int64, kept tokens among the image's vision tokens, in ascending order.
+        crop, row, column: (K,) int64, the crop of each, of a video the frame, and its place in the crop's grid of
+            patches, -1 for no place.
+        pick_order: (K,) int64, 0 for the first pick of the budget that the token was picked from.
+        text_gain, vision_gain: (K,) float32, what each pick added to covering the text and to covering the image.
+        coverage: float, value of the objective for the kept tokens, a mean over the crops of the image.
+        full_coverage: float, the same for all tokens.
+        upper_bound: float, the same for the best possible choice of as many tokens is not above this.
+        is_video: whether the crops are the frames of a video.
+    """
+
+    batch_row: int
+    num_tokens: int
+    indices: torch.Tensor
+    crop: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    pick_order: torch.Tensor
+    text_gain: torch.Tensor
+    vision_gain: torch.Tensor
+    coverage: float
+    full_coverage: float
+    upper_bound: float
+    is_video: bool = False
+
+
+@dataclass(frozen=True)
+class VisionTokenSelection:
+    """What was kept of every image of a batch.
+
+    Attributes:
+        images: one `ImageSelection` for each image and video, in the order of the prompts.
+        kept_mask: (B, L) bool, prompt tokens that the language model reads.
+    """
+
+    images: list[ImageSelection]
+    kept_mask: torch.Tensor
+
+
+def describe(selection: BatchSelection, batch_rows: Sequence[int]) -> list[ImageSelection]:
+    """Gathers the crops of each image into one record; the crops must have been selected with `explain=True`."""
+    described, selections = [], selection.crops()
+    for number, image in enumerate(selection.layouts):
+        own = [crop for crop in selections if crop.image == number]
+        picked = [crop.tokens[crop.greedy.indices] for crop in own]
+        indices, order = torch.cat(picked).sort() if picked else (torch.zeros(0, dtype=torch.long),) * 2
+        ranks = torch.cat([torch.arange(len(tokens)) for tokens in picked]) if picked else indices
+        shares = torch.cat([crop.shares for crop in own if crop.shares is not None], dim=-1) if own else None
+        text_gain, vision_gain = shares[:, order] if shares is not None else (torch.zeros(0),) * 2
+        described.append(
+            ImageSelection(
+                batch_row=batch_rows[number],
+                num_tokens=len(image.source),
+                indices=indices,
+                crop=image.crop[indices],
+                row=image.row[indices],
+                column=image.column[indices],
+                pick_order=ranks[order],
+                text_gain=text_gain,
+                vision_gain=vision_gain,
+                coverage=_mean([crop.greedy.coverage for crop in own]),
+                full_coverage=_mean([crop.full_coverage for crop in own]),
+                upper_bound=_mean([crop.greedy.upper_bound for crop in own]),
+                is_video=image.is_video,
+            )
+        )
+    return described
+
+
+def _mean(values: Sequence[torch.Tensor | None]) -> float:
+    present = [float(value) for value in values if value is not None]
+    return sum(present) / len(present) if present else 0.0

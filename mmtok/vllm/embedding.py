@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmtok.hub.encoded_images import EncodedImages
+from mmtok.hub.images import EncodedVision
 from mmtok.vllm.feature_cache import FeatureCache
 from mmtok.vllm.method import Layout, LlavaLayout, kept_flags
 from mmtok.vllm.processor import REQUEST
@@ -95,7 +95,7 @@ class PruningEmbeddingMixin:
                     self.layout.candidates(pixels[index].cpu(), sizes[index], requests[index].tiled)
                     for index in members
                 ]
-            encoded = EncodedImages(
+            encoded = EncodedVision(
                 [packed[index] for index in members],
                 [self._raw_packed(features[index], sizes[index]) for index in members],
                 [self.layout.tokens(sizes[index], requests[index].tiled) for index in members],
@@ -107,7 +107,7 @@ class PruningEmbeddingMixin:
         return embedded
 
     def _kept(
-        self, encoded: EncodedImages, requests: Sequence[PruningRequest]
+        self, encoded: EncodedVision, requests: Sequence[PruningRequest]
     ) -> tuple[Sequence[torch.Tensor], list[int]]:
         """For each of some images whose requests have equal options (T,) bool, and how many stay."""
         texts = [request.text_ids for request in requests]

@@ -11,9 +11,7 @@ import torch
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
-from mmtok.hub.crops import crops_of
-from mmtok.hub.encoded_images import EncodedImages
-from mmtok.hub.image_tokens import ImageTokens
+from mmtok.hub.images import EncodedVision, ImageTokens
 from mmtok.hub.llava_images import (
     candidates_outside,
     crop_count,
@@ -25,7 +23,7 @@ from mmtok.hub.onevision_images import llava_onevision_layouts, packed_images, w
 from mmtok.hub.options import PruningOptions
 from mmtok.hub.question import TextRules, text_to_cover
 from mmtok.hub.qwen_images import checked_grids, grid_layout
-from mmtok.hub.selection import select
+from mmtok.hub.selection import crops_of, select
 
 
 def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) -> list[int]:
@@ -194,7 +192,7 @@ def kept_count(image: ImageTokens, candidates: torch.Tensor | None, options: Pru
 
 
 def kept_flags(
-    encoded: EncodedImages,
+    encoded: EncodedVision,
     texts: Sequence[Sequence[int]],
     embed: Callable[[torch.Tensor], torch.Tensor],
     options: PruningOptions,

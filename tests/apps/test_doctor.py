@@ -11,7 +11,7 @@ import torch
 
 from mmtok.apps.doctor import diagnose
 from mmtok.cli.main import main
-from mmtok.hub.pruned_prompt import PrunedPrompt
+from mmtok.hub.prompt import PrunedPrompt
 from mmtok.hub.pruner import MMTokPruningMixin
 from mmtok.publish.families import FAMILIES
 

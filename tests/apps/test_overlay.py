@@ -14,7 +14,7 @@ from mmtok.apps.colors import TEXT_COLOR, VISION_COLOR, gain_color, share_color
 from mmtok.apps.figure import Panel, comparison_figure
 from mmtok.apps.overlay import overlay
 from mmtok.apps.seen_image import SeenImage, seen_images
-from mmtok.hub.selection_record import ImageSelection
+from mmtok.hub.selection import ImageSelection
 
 NORMALISED = SimpleNamespace(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
 

@@ -14,7 +14,7 @@ from mmtok.apps.answer import Explanation
 from mmtok.apps.overlay import overlay
 from mmtok.apps.seen_video import MOST_DRAWN, SeenVideo, seen_video
 from mmtok.apps.video_figure import tokens_per_frame, video_figure
-from mmtok.hub.selection_record import ImageSelection
+from mmtok.hub.selection import ImageSelection
 from mmtok.videos import Video
 
 NORMALISED = SimpleNamespace(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])

@@ -9,12 +9,10 @@ import torch
 from model_cases import Family, single
 
 from mmtok.hub.coverage import greedy_coverage
-from mmtok.hub.crops import crops_of
-from mmtok.hub.encoded_images import EncodedImages
-from mmtok.hub.image_tokens import ImageTokens
+from mmtok.hub.images import EncodedVision, ImageTokens
 from mmtok.hub.objective import coverage_matrix
 from mmtok.hub.options import PruningOptions
-from mmtok.hub.selection import select
+from mmtok.hub.selection import crops_of, select
 
 BUDGET = 3
 SHARED: dict[str, Any] = {"vision_token_budget": BUDGET, "budget_scope": "image"}
@@ -96,7 +94,7 @@ def test_a_crop_that_shows_what_is_asked_for_gets_the_budget_of_one_that_does_no
     words = torch.eye(4)[:2]
     vision = torch.stack([words[0], words[1], *torch.eye(4)[2:]])
     layout = ImageTokens.of(torch.arange(4), crops=2, tokens_per_crop=2, columns=2)
-    encoded = EncodedImages([vision], [vision], [layout])
+    encoded = EncodedVision([vision], [vision], [layout])
 
     def kept(scope: str) -> list[int]:
         options = PruningOptions(vision_token_budget=1, vision_coverage_weight=0, budget_scope=scope)

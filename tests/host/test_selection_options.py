@@ -13,8 +13,7 @@ from model_cases import Family, single
 from configuration_mmtok import MMTokLlavaConfig, PruningOptions
 from mmtok.hub import selection
 from mmtok.hub.coverage import coverage_value
-from mmtok.hub.encoded_images import EncodedImages
-from mmtok.hub.image_tokens import ImageTokens
+from mmtok.hub.images import EncodedVision, ImageTokens
 from mmtok.hub.objective import coverage_matrix
 from mmtok.hub.selection import CropSelection
 
@@ -23,7 +22,7 @@ def select(
     vision: torch.Tensor, raw: torch.Tensor, text: torch.Tensor, allowed: torch.Tensor | None = None, **options: Any
 ) -> CropSelection:
     layout = ImageTokens.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
-    encoded = EncodedImages([vision], [raw], [layout], None if allowed is None else [allowed])
+    encoded = EncodedVision([vision], [raw], [layout], None if allowed is None else [allowed])
     given = PruningOptions(**{"vision_token_budget": 12, "exclude_padding": True, **options})
     mask = torch.ones(1, len(text), dtype=torch.bool)
     return selection.select(encoded, text[None], mask, given, explain=True).crops()[0]

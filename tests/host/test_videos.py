@@ -13,7 +13,7 @@ from model_cases import CACHE, FAMILIES, IMAGE, IMAGE_SIZE, VIDEO, Family, Row, 
 import mmtok
 from benchmarks.reference import select_crop
 from mmtok.evaluation.encoded import EncodedBatch
-from mmtok.hub import crops
+from mmtok.hub import selection
 from mmtok.image_cache import EncodedImageCache
 
 FAMILY_NAMES = ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
@@ -315,7 +315,7 @@ def test_a_long_video_is_covered_in_parts(family: Family, models: Any, monkeypat
     inputs = family.inputs([[3, (40, 24, 24), 5]], model)
     expected = model.select_vision_tokens(**inputs, vision_token_budget=2)
     largest: list[int] = []
-    matrix = crops.chunks_of
+    matrix = selection.chunks_of
 
     def counted(*args: Any) -> list[list[Any]]:
         parts = matrix(*args)
@@ -323,7 +323,7 @@ def test_a_long_video_is_covered_in_parts(family: Family, models: Any, monkeypat
         return parts
 
     monkeypatch.setattr("mmtok.hub.selection.chunks_of", counted)
-    monkeypatch.setattr(crops, "_ENTRIES_AT_ONCE", 1000)
+    monkeypatch.setattr(selection, "_ENTRIES_AT_ONCE", 1000)
     found = model.select_vision_tokens(**inputs, vision_token_budget=2)
     assert torch.equal(found.kept_mask, expected.kept_mask)
     assert 1 <= largest[0] < 40

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmtok.hub.grid_positions import GridPositions
-from mmtok.hub.packing import PackedOrder
-from mmtok.hub.prompt import Prompt
+from mmtok.hub.prompt import GridPositions, PackedOrder, Prompt
 
 IMAGE, PAD = 9, 0
 

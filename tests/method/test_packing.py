@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtok.hub.packing import PackedOrder, edge_padding, packed_length
+from mmtok.hub.prompt import PackedOrder, edge_padding, packed_length
 
 
 def test_packing_moves_kept_tokens_together_in_order() -> None:

@@ -10,12 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {
-    "coverage", "crops", "deepstack", "devices", "encoded_images", "fused_greedy", "greedy", "grid_positions",
-    "image_tokens", "objective", "options",
-    "packing", "paper_selection", "prompt", "pruned_prompt", "question", "selection", "selection_record", "word_pieces",
+    "coverage", "deepstack", "devices", "fused_greedy", "greedy", "images", "objective", "options", "paper_selection",
+    "prompt", "question", "selection", "word_pieces",
 }  # fmt: skip
 HOST = {
-    "arguments", "cached_prompt", "generate", "generation", "generation_call", "handler", "host", "llava_images",
+    "arguments", "generate", "generation", "handler", "host", "llava_images",
     "onevision_images", "pipeline", "pruner", "pruning_steps", "qwen_images", "shared_model",
 }  # fmt: skip
 FRONT_ENDS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
