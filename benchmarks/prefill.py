@@ -25,7 +25,6 @@ from shapes import SHAPES, Shape
 
 from mmtok.hub import pruning_steps
 from mmtok.hub.prompt import PrunedPrompt
-from mmtok.hub.selection import BatchSelection
 
 # Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT image with five crops.
 BUDGET, BUDGET_NEXT = 64, 32
@@ -66,7 +65,6 @@ def parts_of(model: Any) -> list[tuple[str, Any, str]]:
         ("projector", model.model.multi_modal_projector, "forward"),
         ("language model", model.model.language_model, "forward"),
         ("selection", pruning_steps, "select"),
-        ("packing", BatchSelection, "kept"),
         ("packing", PrunedPrompt, "of"),
     ]
 

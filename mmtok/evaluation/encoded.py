@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.images import EncodedVision, ImageTokens, KeptVision
+from mmtok.hub.images import EncodedVision, ImageTokens
 from mmtok.hub.prompt import Prompt, PrunedPrompt
+from mmtok.hub.selection import Selection
 
 from .attention import cls_attention, language_attention
 from .selectors import CropView, Kept, Need, Selector
@@ -134,7 +135,7 @@ def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Ke
 
 
 def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedVision, kept_vision: Sequence[torch.Tensor]) -> PrunedPrompt:
-    return model.pack_prompt(prompt, encoded, KeptVision.of(kept_vision))
+    return model.pack_prompt(prompt, encoded, Selection.of(kept_vision))
 
 
 def _tokens_per_crop(layouts: Sequence[ImageTokens]) -> int:

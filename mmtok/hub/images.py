@@ -68,24 +68,6 @@ class ImageTokens:
         )
 
 
-@dataclass(frozen=True)
-class KeptVision:
-    """Which vision tokens of a batch of images stay.
-
-    Attributes:
-        flags: (all vision tokens,) bool, images one after another; on any device.
-        counts: for each image how many stay; the host knows without reading `flags`.
-    """
-
-    flags: torch.Tensor
-    counts: list[int]
-
-    @classmethod
-    def of(cls, flags: Sequence[torch.Tensor]) -> KeptVision:
-        """Counts, for each image, (T,) bool flags."""
-        return cls(torch.cat(list(flags)), [int(each.sum()) for each in flags])
-
-
 def padding_bands(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Finds the bands of one constant colour at the borders of images: rows and columns of patches that are padding.
 

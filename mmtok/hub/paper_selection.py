@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import torch
 
-from .images import EncodedVision, KeptVision
+from .images import EncodedVision
 from .options import PruningOptions
+from .selection import Selection
 
 
 def selects_before_unpadding(encoded: EncodedVision, options: PruningOptions) -> bool:
@@ -26,7 +27,7 @@ def selects_before_unpadding(encoded: EncodedVision, options: PruningOptions) ->
     return options.budget_of(tokens_of_a_crop) < tokens_of_a_crop
 
 
-def in_first_places(encoded: EncodedVision, kept: KeptVision) -> tuple[EncodedVision, KeptVision]:
+def in_first_places(encoded: EncodedVision, kept: Selection) -> tuple[EncodedVision, Selection]:
     """Moves kept tokens into the first places that the prompt has for their image.
 
     Args:
@@ -57,4 +58,4 @@ def in_first_places(encoded: EncodedVision, kept: KeptVision) -> tuple[EncodedVi
         order = torch.cat((order, filler))[:places]
         projected.append(features[order.to(features.device)])
         flags.append(torch.arange(places) < count)
-    return replace(encoded, projected=projected), KeptVision(torch.cat(flags).to(kept.flags.device), kept.counts)
+    return replace(encoded, projected=projected), Selection(torch.cat(flags).to(kept.flags.device), kept.counts)

@@ -14,7 +14,8 @@ import torch
 
 from .deepstack import DeepStack
 from .devices import sent
-from .images import EncodedVision, KeptVision
+from .images import EncodedVision
+from .selection import Selection
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Prompt:
                 f"{name} has shape {tuple(values.shape)}: give one value a token, {taken[-1 if axes > 1 else 0]}."
             )
 
-    def kept_mask(self, kept_vision: KeptVision) -> torch.Tensor:
+    def kept_mask(self, kept_vision: Selection) -> torch.Tensor:
         """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""
         text = ~self.image_mask & ~edge_padding(self.mask_on_host)[0]
         places = sent(self.image_mask.flatten().nonzero()[:, 0], self.device)
@@ -361,7 +362,7 @@ class PrunedPrompt:
         cls,
         prompt: Prompt,
         encoded: EncodedVision,
-        kept_vision: KeptVision,
+        kept_vision: Selection,
         embed: Callable[[torch.Tensor], torch.Tensor],
         filler_id: int,
     ) -> PrunedPrompt:

@@ -124,11 +124,11 @@ class MMTokPruningMixin(PruningSteps):
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
             encoded = self._encoded(prompt, encoded, taken(kwargs, self.visual_arguments), options)
             selection, rows = self._select(prompt, encoded, options, explain=True)
-        kept_vision = selection.kept(options.keep_image_newline)
-        if selects_before_unpadding(encoded, options):
-            _, kept_vision = in_first_places(encoded, kept_vision)
-        kept = prompt.kept_mask(kept_vision)
-        return VisionTokenSelection(describe(selection, rows), kept)
+        layouts, kept = encoded.layouts, selection
+        if selects_before_unpadding(encoded, options) and encoded.before_unpadding is not None:
+            layouts = encoded.before_unpadding.layouts
+            _, kept = in_first_places(encoded, selection)
+        return VisionTokenSelection(describe(selection, layouts, rows), prompt.kept_mask(kept))
 
     def unpruned(self) -> Any:
         """The stock model with the same modules: the one that was given to `mmtok.prune`, or a new object.

@@ -15,12 +15,12 @@ import torch
 from .arguments import call_options, require_known, require_meaningful, taken
 from .devices import sent
 from .host import given_cache
-from .images import EncodedVision, KeptVision
+from .images import EncodedVision
 from .options import PruningOptions
 from .paper_selection import in_first_places, selects_before_unpadding
 from .prompt import GridPositions, Prompt, PrunedPrompt
 from .question import TextRules, ids_of_embeddings, text_to_cover
-from .selection import BatchSelection, select
+from .selection import Selection, select
 
 
 class PruningSteps:
@@ -187,8 +187,7 @@ class PruningSteps:
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
         text = self.question_embeddings(prompt, options)
         encoded = self._encoded(prompt, encoded, images, options)
-        selection, _ = self._select(prompt, encoded, options, text=text)
-        kept_vision = selection.kept(options.keep_image_newline)
+        kept_vision, _ = self._select(prompt, encoded, options, text=text)
         if not selects_before_unpadding(encoded, options):
             return self.pack_prompt(prompt, encoded, kept_vision, position_ids)
         placed, kept_vision = in_first_places(encoded, kept_vision)
@@ -198,7 +197,7 @@ class PruningSteps:
         self,
         prompt: Prompt,
         encoded: EncodedVision,
-        kept_vision: KeptVision,
+        kept_vision: Selection,
         position_ids: torch.Tensor | None = None,
     ) -> PrunedPrompt:
         """The prompt without the vision tokens that were not kept, whoever chose them."""
@@ -219,7 +218,7 @@ class PruningSteps:
         *,
         text: tuple[torch.Tensor, torch.Tensor] | None = None,
         explain: bool = False,
-    ) -> tuple[BatchSelection, list[int]]:
+    ) -> tuple[Selection, list[int]]:
         """Returns the picks, and the batch row of each image."""
         embeddings, text_mask = self.question_embeddings(prompt, options) if text is None else text
         rows = prompt.rows_of_images(encoded.lengths)

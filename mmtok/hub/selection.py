@@ -9,7 +9,7 @@ import torch
 
 from .coverage import GreedySelection, first_picks, greedy_coverage, marginal_gains
 from .devices import reads_freely, sent
-from .images import EncodedVision, ImageTokens, KeptVision
+from .images import EncodedVision, ImageTokens
 from .objective import coverage_matrix
 from .options import PruningOptions
 
@@ -37,40 +37,6 @@ class Crop:
     def picks(self) -> int:
         """Tokens that are kept: the budget, or all that may be."""
         return min(self.budget, int(self.candidates.sum()))
-
-
-@dataclass(frozen=True)
-class CropTables:
-    """C crops side by side, filled up to the largest; int64 and bool, (C, width) on the CPU.
-
-    Attributes:
-        tokens: place of each token among the vision tokens of all images.
-        sources: place of each token among the tokens of all crops before packing.
-        real: False for fillers.
-        candidates: tokens that may be kept.
-    """
-
-    tokens: torch.Tensor
-    sources: torch.Tensor
-    real: torch.Tensor
-    candidates: torch.Tensor
-
-    @classmethod
-    def of(cls, crops: Sequence[Crop], layouts: Sequence[ImageTokens]) -> CropTables:
-        """Lays out some crops of a batch's images."""
-        width = max(len(crop.tokens) for crop in crops)
-        first_token = _offsets([len(layout.source) for layout in layouts])
-        first_source = _offsets([layout.tokens_before_packing for layout in layouts])
-
-        def filled(values: Sequence[torch.Tensor]) -> torch.Tensor:
-            return torch.stack([torch.nn.functional.pad(each, (0, width - len(each))) for each in values])
-
-        return cls(
-            filled([crop.tokens + first_token[crop.image] for crop in crops]),
-            filled([layouts[crop.image].source[crop.tokens] + first_source[crop.image] for crop in crops]),
-            filled([torch.ones_like(crop.candidates) for crop in crops]),
-            filled([crop.candidates for crop in crops]),
-        )
 
 
 def crops_of(
@@ -119,24 +85,17 @@ def _offsets(lengths: Sequence[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class CropSelection:
-    """The picks of one crop, on the CPU, with the parts of the objective where they were asked for.
+class SelectedCrops:
+    """C crops that were selected from together, filled up to the largest of them; on the features' device.
 
-    `tokens` (n,) are the crop's tokens among the image's, `greedy` refers to them; `shares` is (2, k) float32, text
-    and vision share of the gains, and `full_coverage` the value of the objective for all tokens.
+    Attributes:
+        crops: the crops.
+        picks: of each crop the most picks there can be, which the host knows.
+        tokens: (C, width) int64, the crops' tokens among all vision tokens of the batch.
+        greedy: the picks among `tokens`.
+        shares: (C, 2, k) float32, what of each gain covers the text and what the image; None where nobody asked.
+        full_coverage: (C,) value of the objective for all tokens; None where nobody asked.
     """
-
-    image: int
-    tokens: torch.Tensor
-    greedy: GreedySelection
-    shares: torch.Tensor | None
-    full_coverage: torch.Tensor | None
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """C crops that were selected together: `tokens` (C, width) are places among all vision tokens of the batch, and
-    `picks` what the host knows of each crop's number of picks; the rest as in `CropSelection`, on the device."""
 
     crops: list[Crop]
     picks: list[int]
@@ -147,55 +106,23 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
-class BatchSelection:
-    """The picks of every crop of a batch of images. They stay on the device until `crops` asks for them."""
+class Selection:
+    """Which vision tokens of a batch of images stay.
 
-    layouts: Sequence[ImageTokens]
-    chunks: list[_Chunk]
-    device: torch.device
+    Attributes:
+        flags: (all vision tokens,) bool, images one after another; on any device.
+        counts: for each image how many stay; the host knows without reading `flags`.
+        selected: how `select` chose them; empty where something else did.
+    """
 
-    def kept(self, keep_image_newline: bool) -> KeptVision:
-        """The tokens that stay.
+    flags: torch.Tensor
+    counts: list[int]
+    selected: Sequence[SelectedCrops] = ()
 
-        Row separators stay where that is wanted, and in an image that loses no other token, which then is the image
-        that the stock model sees.
-        """
-        counts = [0] * len(self.layouts)
-        for chunk in self.chunks:
-            for crop, picks in zip(chunk.crops, chunk.picks, strict=True):
-                counts[crop.image] += picks
-        separators = []
-        for number, image in enumerate(self.layouts):
-            separator = image.source < 0
-            found = int(separator.sum())
-            stay = keep_image_newline or counts[number] + found == len(separator)
-            separators.append(separator & stay)
-            counts[number] += found * stay
-        # One place more, for the -1 behind the picks of crops that have fewer than others.
-        flags = sent(torch.nn.functional.pad(torch.cat(separators), (0, 1)), self.device)
-        for chunk in self.chunks:
-            picked = chunk.tokens.gather(1, chunk.greedy.indices.clamp_min(0))
-            places = torch.where(chunk.greedy.indices >= 0, picked, len(flags) - 1)
-            flags = flags.scatter(0, places.flatten(), True)
-        return KeptVision(flags[:-1], counts)
-
-    def crops(self) -> list[CropSelection]:
-        """The picks of each crop, images one after another; waits for the device."""
-        return [
-            CropSelection(
-                crop.image,
-                crop.tokens,
-                GreedySelection(
-                    chunk.greedy.indices[index, :picks].cpu(),
-                    chunk.greedy.gains[index, :picks].cpu(),
-                    *(part[index].cpu() for part in chunk.greedy[2:]),
-                ),
-                None if chunk.shares is None else chunk.shares[index, :, :picks].cpu(),
-                None if chunk.full_coverage is None else chunk.full_coverage[index].cpu(),
-            )
-            for chunk in self.chunks
-            for index, (crop, picks) in enumerate(zip(chunk.crops, chunk.picks, strict=True))
-        ]
+    @classmethod
+    def of(cls, flags: Sequence[torch.Tensor]) -> Selection:
+        """Counts, for each image, (T,) bool flags."""
+        return cls(torch.cat(list(flags)), [int(each.sum()) for each in flags])
 
 
 def select(
@@ -205,10 +132,12 @@ def select(
     options: PruningOptions,
     *,
     explain: bool = False,
-) -> BatchSelection:
+) -> Selection:
     """Runs the greedy maximiser on every crop of a batch of images.
 
-    Nothing is read back from the features' device, unless `coverage_target` makes the number of picks depend on them.
+    Row separators stay with `keep_image_newline`, and in an image that loses no other token, which then is the image
+    that the stock model sees. Nothing is read back from the features' device, unless `coverage_target` makes the number
+    of picks depend on them.
 
     Args:
         encoded: the I images.
@@ -222,14 +151,28 @@ def select(
     raw = torch.cat(list(encoded.raw)).detach()
     device = flat.device
     text = text.detach().to(device)
-    return BatchSelection(
-        encoded.layouts,
-        [
-            _select_together(chunk, encoded.layouts, flat, raw, text, text_mask, options, explain)
-            for chunk in chunks_of(crops, text.shape[1])
-        ],
-        device,
-    )
+    selected = [
+        _select_together(together, encoded.layouts, flat, raw, text, text_mask, options, explain)
+        for together in chunks_of(crops, text.shape[1])
+    ]
+    counts = [0] * len(encoded.layouts)
+    for part in selected:
+        for crop, picks in zip(part.crops, part.picks, strict=True):
+            counts[crop.image] += picks
+    separators = []
+    for number, image in enumerate(encoded.layouts):
+        separator = image.source < 0
+        found = int(separator.sum())
+        stay = options.keep_image_newline or counts[number] + found == len(separator)
+        separators.append(separator & stay)
+        counts[number] += found * stay
+    # One place more, for the -1 behind the picks of crops that have fewer than others.
+    flags = sent(torch.nn.functional.pad(torch.cat(separators), (0, 1)), device)
+    for part in selected:
+        picked = part.tokens.gather(1, part.greedy.indices.clamp_min(0))
+        places = torch.where(part.greedy.indices >= 0, picked, len(flags) - 1)
+        flags = flags.scatter(0, places.flatten(), True)
+    return Selection(flags[:-1], counts, selected)
 
 
 def _select_together(
@@ -241,35 +184,47 @@ def _select_together(
     text_mask: torch.Tensor,
     options: PruningOptions,
     explain: bool,
-) -> _Chunk:
+) -> SelectedCrops:
     device = flat.device
-    tables = CropTables.of(crops, layouts)
-    tokens = sent(tables.tokens, device)
+    width = max(len(crop.tokens) for crop in crops)
+    first_token = _offsets([len(layout.source) for layout in layouts])
+    first_source = _offsets([layout.tokens_before_packing for layout in layouts])
+
+    def filled(values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """(C, width) on the CPU."""
+        return torch.stack([torch.nn.functional.pad(each, (0, width - len(each))) for each in values])
+
+    tokens = sent(filled([crop.tokens + first_token[crop.image] for crop in crops]), device)
+    sources = filled([layouts[crop.image].source[crop.tokens] + first_source[crop.image] for crop in crops])
+    real, candidates = (
+        filled([torch.ones_like(crop.candidates) for crop in crops]),
+        filled([c.candidates for c in crops]),
+    )
     owners = torch.tensor([crop.image for crop in crops])
     matrix = coverage_matrix(
         text[sent(owners, device)],
         flat[tokens],
-        raw[sent(tables.sources, raw.device)].to(device),
+        raw[sent(sources, raw.device)].to(device),
         text_weight=options.text_coverage_weight,
         vision_weight=options.vision_coverage_weight,
         text_temperature=options.text_temperature,
         vision_temperature=options.vision_temperature,
         text_temperature_unit=options.text_temperature_unit,
         text_mask=text_mask[owners],
-        vision_mask=tables.real,
+        vision_mask=real,
         check_values=reads_freely(flat),
     )
     picks = [crop.picks for crop in crops]
-    greedy = greedy_coverage(matrix, torch.tensor(picks), tables.candidates, check_values=reads_freely(flat))
+    greedy = greedy_coverage(matrix, torch.tensor(picks), candidates, check_values=reads_freely(flat))
     if options.coverage_target is not None:
-        picks = _sufficient(greedy, matrix, sent(tables.candidates, device), options.coverage_target).tolist()
-        greedy = first_picks(greedy, matrix, torch.tensor(picks), tables.candidates)
+        picks = _sufficient(greedy, matrix, sent(candidates, device), options.coverage_target).tolist()
+        greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates)
     shares = full = None
     if explain:
         rows = matrix.split([text.shape[1], tokens.shape[1]], dim=-2)
         shares = torch.stack([marginal_gains(part, greedy.indices) for part in rows], dim=-2)
         full = matrix.amax(-1).sum(-1)
-    return _Chunk(crops, picks, tokens, greedy, shares, full)
+    return SelectedCrops(crops, picks, tokens, greedy, shares, full)
 
 
 def _sufficient(greedy: GreedySelection, matrix: torch.Tensor, allowed: torch.Tensor, target: float) -> torch.Tensor:
@@ -327,16 +282,28 @@ class VisionTokenSelection:
     kept_mask: torch.Tensor
 
 
-def describe(selection: BatchSelection, batch_rows: Sequence[int]) -> list[ImageSelection]:
-    """Gathers the crops of each image into one record; the crops must have been selected with `explain=True`."""
-    described, selections = [], selection.crops()
-    for number, image in enumerate(selection.layouts):
-        own = [crop for crop in selections if crop.image == number]
-        picked = [crop.tokens[crop.greedy.indices] for crop in own]
-        indices, order = torch.cat(picked).sort() if picked else (torch.zeros(0, dtype=torch.long),) * 2
-        ranks = torch.cat([torch.arange(len(tokens)) for tokens in picked]) if picked else indices
-        shares = torch.cat([crop.shares for crop in own if crop.shares is not None], dim=-1) if own else None
-        text_gain, vision_gain = shares[:, order] if shares is not None else (torch.zeros(0),) * 2
+def describe(selection: Selection, layouts: Sequence[ImageTokens], batch_rows: Sequence[int]) -> list[ImageSelection]:
+    """Gathers the crops of each image into one record; waits for the device.
+
+    Args:
+        selection: what `select` returned with `explain=True`.
+        layouts: of the images that it selected from.
+        batch_rows: row of the batch that each image belongs to.
+    """
+    described = []
+    for number, image in enumerate(layouts):
+        tokens, shares, coverage, full, bound = [], [], [], [], []
+        for part in selection.selected:
+            for index, (crop, picks) in enumerate(zip(part.crops, part.picks, strict=True)):
+                if crop.image == number and part.shares is not None and part.full_coverage is not None:
+                    tokens.append(crop.tokens[part.greedy.indices[index, :picks].cpu()])
+                    shares.append(part.shares[index, :, :picks].cpu())
+                    coverage.append(float(part.greedy.coverage[index]))
+                    full.append(float(part.full_coverage[index]))
+                    bound.append(float(part.greedy.upper_bound[index]))
+        indices, order = torch.cat([torch.zeros(0, dtype=torch.long), *tokens]).sort()
+        ranks = torch.cat([torch.zeros(0, dtype=torch.long), *(torch.arange(len(each)) for each in tokens)])
+        text_gain, vision_gain = torch.cat([torch.zeros(2, 0), *shares], dim=1)[:, order]
         described.append(
             ImageSelection(
                 batch_row=batch_rows[number],
@@ -348,15 +315,14 @@ def describe(selection: BatchSelection, batch_rows: Sequence[int]) -> list[Image
                 pick_order=ranks[order],
                 text_gain=text_gain,
                 vision_gain=vision_gain,
-                coverage=_mean([crop.greedy.coverage for crop in own]),
-                full_coverage=_mean([crop.full_coverage for crop in own]),
-                upper_bound=_mean([crop.greedy.upper_bound for crop in own]),
+                coverage=_mean(coverage),
+                full_coverage=_mean(full),
+                upper_bound=_mean(bound),
                 is_video=image.is_video,
             )
         )
     return described
 
 
-def _mean(values: Sequence[torch.Tensor | None]) -> float:
-    present = [float(value) for value in values if value is not None]
-    return sum(present) / len(present) if present else 0.0
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

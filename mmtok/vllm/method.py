@@ -216,5 +216,5 @@ def kept_flags(
         rows = embed(ids.flatten().to(first.device)).view(len(texts), longest, -1)
     else:
         rows = first.new_zeros(len(texts), 0, first.shape[-1])
-    kept = select(encoded, rows, mask, options).kept(options.keep_image_newline)
+    kept = select(encoded, rows, mask, options)
     return kept.flags.split(encoded.lengths), kept.counts

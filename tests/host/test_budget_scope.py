@@ -99,7 +99,7 @@ def test_a_crop_that_shows_what_is_asked_for_gets_the_budget_of_one_that_does_no
     def kept(scope: str) -> list[int]:
         options = PruningOptions(vision_token_budget=1, vision_coverage_weight=0, budget_scope=scope)
         chosen = select(encoded, words[None], torch.ones(1, 2, dtype=torch.bool), options)
-        return torch.nonzero(chosen.kept(keep_image_newline=False).flags)[:, 0].tolist()
+        return torch.nonzero(chosen.flags)[:, 0].tolist()
 
     assert kept("image") == [0, 1]
     assert kept("crop") == [0, 2]

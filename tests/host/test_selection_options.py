@@ -15,17 +15,22 @@ from mmtok.hub import selection
 from mmtok.hub.coverage import coverage_value
 from mmtok.hub.images import EncodedVision, ImageTokens
 from mmtok.hub.objective import coverage_matrix
-from mmtok.hub.selection import CropSelection
+from mmtok.hub.selection import ImageSelection
 
 
 def select(
     vision: torch.Tensor, raw: torch.Tensor, text: torch.Tensor, allowed: torch.Tensor | None = None, **options: Any
-) -> CropSelection:
+) -> ImageSelection:
     layout = ImageTokens.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
     encoded = EncodedVision([vision], [raw], [layout], None if allowed is None else [allowed])
     given = PruningOptions(**{"vision_token_budget": 12, "exclude_padding": True, **options})
     mask = torch.ones(1, len(text), dtype=torch.bool)
-    return selection.select(encoded, text[None], mask, given, explain=True).crops()[0]
+    return selection.describe(selection.select(encoded, text[None], mask, given, explain=True), [layout], [0])[0]
+
+
+def picks(kept: ImageSelection) -> torch.Tensor:
+    """(K,) the kept tokens in the order of the picks."""
+    return kept.indices[kept.pick_order.argsort()]
 
 
 def features(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -41,24 +46,24 @@ def test_the_fewest_greedy_picks_that_reach_the_target_are_kept(seed: int, targe
     matrix = coverage_matrix(text, vision, raw)
     everything = torch.arange(12) if allowed is None else torch.nonzero(allowed)[:, 0]
     wanted = target * float(coverage_value(matrix, everything))
-    spent = select(vision, raw, text, allowed).greedy.indices
+    spent = picks(select(vision, raw, text, allowed))
     kept = select(vision, raw, text, allowed, coverage_target=target)
-    count = len(kept.greedy.indices)
-    assert kept.greedy.indices.tolist() == spent[:count].tolist()
-    assert float(coverage_value(matrix, kept.greedy.indices)) >= wanted * (1 - 1e-5)
+    count = len(kept.indices)
+    assert picks(kept).tolist() == spent[:count].tolist()
+    assert float(coverage_value(matrix, picks(kept))) >= wanted * (1 - 1e-5)
     if count > 1:
-        assert float(coverage_value(matrix, kept.greedy.indices[:-1])) < wanted
-    assert kept.greedy.coverage <= kept.greedy.upper_bound
+        assert float(coverage_value(matrix, picks(kept)[:-1])) < wanted
+    assert kept.coverage <= kept.upper_bound
 
 
 def test_the_budget_stays_the_upper_limit() -> None:
     vision, raw, text = features(0)
-    assert len(select(vision, raw, text, coverage_target=1.0, vision_token_budget=3).greedy.indices) == 3
+    assert len(select(vision, raw, text, coverage_target=1.0, vision_token_budget=3).indices) == 3
 
 
 def test_a_image_of_equal_tokens_needs_one_of_them() -> None:
     vision = torch.ones(12, 6)
-    assert len(select(vision, vision, torch.ones(2, 6), coverage_target=0.99).greedy.indices) == 1
+    assert len(select(vision, vision, torch.ones(2, 6), coverage_target=0.99).indices) == 1
 
 
 def test_rows_of_a_batch_may_end_at_different_lengths_and_equal_themselves_alone(family: Family) -> None:
