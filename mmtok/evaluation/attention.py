@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,21 +69,13 @@ def cls_attention(model: Any, *, wanted: bool) -> Iterator[TowerAttention | None
             handle.remove()
 
 
-def language_attention(
-    model: Any,
-    inputs_embeds: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    layer: int = 1,
-    position_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
+def language_attention(model: Any, inputs: Mapping[str, Any], layer: int = 1) -> torch.Tensor:
     """Attention of the last token of every prompt, a mean over the heads of one layer.
 
     Args:
         model: a model of a family; its language model is switched to "eager" attention, which returns weights.
-        inputs_embeds: (B, L, hidden), padded on the left.
-        attention_mask: (B, L) or None.
+        inputs: arguments of the language model for prompts of L tokens, padded on the left.
         layer: 0 for the first.
-        position_ids: (3, B, L) where they are positions in a grid, else None.
 
     Returns:
         (B, L) float32.
@@ -98,9 +90,7 @@ def language_attention(
     before = language_model.config._attn_implementation
     language_model.set_attn_implementation("eager")
     try:
-        language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        )
+        language_model(**inputs, use_cache=False)
     finally:
         handle.remove()
         language_model.set_attn_implementation(before)

@@ -69,8 +69,7 @@ class EncodedBatch:
         attention = None
         if "language_attention" in needs:
             full = _prompt_of(model, prompt, encoded, [torch.ones(length).bool() for length in encoded.lengths])
-            positions = None if full.positions is None else full.positions.places
-            attention = language_attention(model, full.inputs_embeds, full.attention_mask, position_ids=positions)
+            attention = language_attention(model, full.language_inputs())
         per_token = {"raw_vision": raw}
         if tower:
             per_token |= {

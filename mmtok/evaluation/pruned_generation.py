@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmtok.hub.generation import GenerationStep
+from mmtok.hub.generation import GenerationCall
 from mmtok.prefill import prompt_lengths
 
 from .checkpoint import Checkpoint
@@ -52,7 +52,7 @@ def generate_by_selector(
     budget: int,
     max_new_tokens: int,
 ) -> tuple[list[str], list[int]]:
-    """Stock `generate` on the same prompts with the tokens that a selector keeps.
+    """The model's own `generate`, from where it has selected, with the tokens that a selector keeps.
 
     Args:
         checkpoint, inputs, max_new_tokens: as in `generate_by_model`.
@@ -64,19 +64,12 @@ def generate_by_selector(
         As `generate_by_model`.
     """
     pruned = encoded.pruned(checkpoint.model, selector, budget)
-    # Stock cannot count the positions in a grid of tokens that are not all there.
-    step = {} if pruned.positions is None else {"generation_step": GenerationStep(None, None, pruned.positions)}
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+    call = GenerationCall.read({**text, **settings}, checkpoint.model.generation_config)
     with prompt_lengths(checkpoint.model) as lengths:
-        output = checkpoint.model.generate(
-            input_ids=pruned.input_ids,
-            inputs_embeds=pruned.inputs_embeds,
-            attention_mask=pruned.attention_mask,
-            **step,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-        )
-    return _texts(checkpoint, output[:, pruned.length :]), _vision_tokens(checkpoint, inputs, lengths)
+        output = call.run_pruned(checkpoint.model.generate, pruned)
+    return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
 
 
 def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:

@@ -5,6 +5,7 @@ The record of what was dropped travels on the cache, because a model keeps nothi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .deepstack import DEEPSTACK, DeepStack
+from .deepstack import DEEPSTACK
 from .host import ROWS_ARE_PROMPTS, cache_columns, cached_keys, cached_length, given_cache, text_places
-from .prompt import GridPositions, PackedOrder, PrunedPrompt, with_full_prompt
+from .prompt import GridPositions, PrunedPrompt, with_full_prompt
 
 # Attribute of a cache that holds the record.
 CACHED_PROMPT = "mmtok_prompt"
@@ -28,34 +29,25 @@ class CachedPrompt:
     """A pruned prompt whose keys and values lie in a cache; B rows, L tokens of which L' slots were read.
 
     Attributes:
-        input_ids: (B, L') ids of the slots, or None for a prompt that was given as embeddings alone.
-        attention_mask: (B, L') or None.
-        order: where the slots come from.
-        dropped_vision: (B, L) bool, vision tokens of the prompt that were not read.
-        fingerprint: (B, L') one component of the slots' first keys; None for a cache that does not show them.
-        positions: of the slots, where they are positions in a grid, which tokens keep that follow dropped ones.
+        pruned: the prompt, without its embeddings and images.
+        fingerprint: of the layer that shows most of the prompt its number, the column of its first key, and (B, n) one
+            component of the keys from there to the end of the prompt; None for a cache that shows no key of it.
     """
 
-    input_ids: torch.Tensor | None
-    attention_mask: torch.Tensor | None
-    order: PackedOrder
-    dropped_vision: torch.Tensor
-    fingerprint: torch.Tensor | None
-    positions: GridPositions | None
+    pruned: PrunedPrompt
+    fingerprint: tuple[int, int, torch.Tensor] | None
 
     @staticmethod
     def attach(cache: Any, pruned: PrunedPrompt) -> None:
         """Leaves on a cache the record of the prompt that fills it."""
-        if hasattr(cache, "get_seq_length"):
-            record = CachedPrompt(
-                pruned.input_ids,
-                pruned.attention_mask,
-                pruned.order,
-                pruned.dropped_vision,
-                _fingerprint(cache, pruned.length),
-                pruned.positions,
-            )
-            setattr(cache, CACHED_PROMPT, record)
+        if not hasattr(cache, "get_seq_length"):
+            return
+        shown = {layer: start for layer, (start, _) in cached_keys(cache).items() if start < pruned.length}
+        fingerprint = None
+        if shown:
+            layer = min(shown, key=lambda number: shown[number])
+            fingerprint = (layer, shown[layer], _components(cache, layer, shown[layer], pruned.length))
+        setattr(cache, CACHED_PROMPT, CachedPrompt(pruned.light(), fingerprint))
 
     @contextmanager
     def detached(self, cache: Any) -> Iterator[None]:
@@ -75,24 +67,38 @@ class CachedPrompt:
     @property
     def length(self) -> int:
         """L"""
-        return self.dropped_vision.shape[1]
+        return self.pruned.kept.shape[1]
 
     @property
     def dropped(self) -> int:
         """By how much the slots are fewer than the tokens of the prompt."""
-        return self.length - self.order.index.shape[1]
+        return self.pruned.dropped
 
     def require_intact(self, cache: Any) -> None:
         """Raises a ValueError unless the cache still begins with the pruned prompt, row by row.
 
         Cropping a cache into the prompt and reordering or repeating its rows leave a record that does not fit any more.
+        Where no layer shows a key of the prompt any more, which is so behind the window of a model all of whose layers
+        have one, that cannot be seen, and a warning says so.
         """
-        slots = self.order.index.shape[1]
-        now = _fingerprint(cache, slots) if cached_length(cache) >= slots else None
-        if self.fingerprint is not None and (now is None or not torch.equal(now, self.fingerprint.to(now.device))):
+        slots, length = self.pruned.length, cached_length(cache)
+        intact, compared = length >= slots, False
+        if intact and self.fingerprint is not None:
+            layer, first, before = self.fingerprint
+            start = max(first, cached_keys(cache).get(layer, (slots, None))[0])
+            if start < slots:
+                now = _components(cache, layer, start, slots)
+                intact, compared = torch.equal(now, before[:, start - first :].to(now.device)), True
+        if not intact:
             raise ValueError(
                 f"The cache held a pruned prompt of {self.length} tokens in {slots} slots and was cropped or reordered "
-                f"since, it now holds {cached_length(cache)}: give the whole prompt with its images, and no cache."
+                f"since, it now holds {length}: give the whole prompt with its images, and no cache."
+            )
+        if not compared:
+            warnings.warn(
+                f"No layer of the {type(cache).__name__} shows a key of the pruned prompt: whether its rows were "
+                "reordered since cannot be seen.",
+                stacklevel=2,
             )
 
     def shortened(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -115,14 +121,14 @@ class CachedPrompt:
                     "an empty cache."
                 )
         shorter = {name: self._without_dropped(values) for name, values in given.items()}
-        if self.input_ids is not None and "input_ids" in shorter:
-            shorter["input_ids"][:, : self.input_ids.shape[1]] = self.input_ids
+        if self.pruned.input_ids is not None and "input_ids" in shorter:
+            shorter["input_ids"][:, : self.pruned.input_ids.shape[1]] = self.pruned.input_ids
         like = next(iter(shorter.values()))
         mask = self.mask(inputs.get("attention_mask"), like)
         if mask is not None:
             shorter["attention_mask"] = mask
         positions = inputs.get("position_ids")
-        if positions is not None and self.positions is not None:
+        if positions is not None and self.pruned.positions is not None:
             raise ValueError(
                 "position_ids were given with a cache that holds a pruned prompt, which knows its positions in the "
                 "grids of the images: leave them out."
@@ -138,13 +144,13 @@ class CachedPrompt:
             attention_mask: the caller's.
             like: (B, L' + n, ...), of the length that is wanted.
         """
-        slots = self.order.valid.to(like.device)
+        slots = self.pruned.order.valid.to(like.device)
         if attention_mask is not None:
             shorter = self._without_dropped(attention_mask)
             return torch.cat((shorter[:, : slots.shape[1]] * slots, shorter[:, slots.shape[1] :]), dim=1)
-        if self.attention_mask is None:
+        if self.pruned.attention_mask is None:
             return None
-        own = self.attention_mask.to(like.device)
+        own = self.pruned.attention_mask.to(like.device)
         return torch.cat((own, own.new_ones(like.shape[0], like.shape[1] - own.shape[1])), dim=1)
 
     def step(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -152,10 +158,10 @@ class CachedPrompt:
         self.require_intact(given_cache(inputs))
         new = inputs.get("input_ids", inputs.get("inputs_embeds"))
         cached = cached_length(given_cache(inputs))
-        if self.positions is not None and new is not None and inputs.get("position_ids") is None:
-            inputs = {**inputs, "position_ids": self.positions.columns(cached, *new.shape[:2])}
+        if self.pruned.positions is not None and new is not None and inputs.get("position_ids") is None:
+            inputs = {**inputs, "position_ids": self.pruned.positions.columns(cached, *new.shape[:2])}
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-        if new is None or len(new) != len(self.dropped_vision) or (mask is not None and mask.dim() != 2):
+        if new is None or len(new) != len(self.pruned.dropped_vision) or (mask is not None and mask.dim() != 2):
             return inputs
         if mask is not None and mask.shape[1] == cached + new.shape[1]:
             return inputs
@@ -164,27 +170,27 @@ class CachedPrompt:
                 f"attention_mask has shape {tuple(mask.shape)}, but the cache stands for {cached + self.dropped} "
                 f"tokens of the prompt and {new.shape[1]} are new: give one value for each of them."
             )
-        like = self.dropped_vision.new_zeros(len(new), cached + new.shape[1]).to(new.device)
+        like = self.pruned.dropped_vision.new_zeros(len(new), cached + new.shape[1]).to(new.device)
         changed = {**inputs, "attention_mask": self.mask(mask, like)}
-        if positions is not None and self.positions is None:
+        if positions is not None and self.pruned.positions is None:
             changed["position_ids"] = self._renumbered(positions, only_new=True)
         return {name: value for name, value in changed.items() if value is not None}
 
     def _begins(self, prompt: torch.Tensor) -> bool:
         """Whether the ids begin with the cached prompt; of embeddings, or without its ids, only whether they can."""
-        if prompt.shape[0] != self.dropped_vision.shape[0] or prompt.shape[1] <= self.length:
+        if prompt.shape[0] != self.pruned.dropped_vision.shape[0] or prompt.shape[1] <= self.length:
             return False
-        if self.input_ids is None or prompt.dim() != 2:
+        if self.pruned.input_ids is None or prompt.dim() != 2:
             return True
-        slots = self.order.gather(prompt[:, : self.length])
-        same = (slots == self.input_ids.to(slots.device)) | ~self.order.valid.to(slots.device)
+        slots = self.pruned.order.gather(prompt[:, : self.length])
+        same = (slots == self.pruned.input_ids.to(slots.device)) | ~self.pruned.order.valid.to(slots.device)
         return bool(same.all())
 
     def _without_dropped(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.cat((self.order.gather(values[:, : self.length]), values[:, self.length :]), dim=1)
+        return torch.cat((self.pruned.order.gather(values[:, : self.length]), values[:, self.length :]), dim=1)
 
     def _renumbered(self, positions: torch.Tensor, *, only_new: bool = False) -> torch.Tensor:
-        dropped = self.dropped_vision.to(positions.device).cumsum(1)
+        dropped = self.pruned.dropped_vision.to(positions.device).cumsum(1)
         behind = dropped[:, -1:]
         if only_new:
             return positions - behind
@@ -192,10 +198,10 @@ class CachedPrompt:
         return (positions - torch.cat((dropped, rest), dim=1)).clamp_min(0)
 
 
-def _fingerprint(cache: Any, slots: int) -> torch.Tensor | None:
-    """(B, slots) one component of each key of the prompt, in the first layer and head."""
-    keys = cached_keys(cache)
-    return None if keys is None else keys[:, 0, :slots, 0].detach().clone()
+def _components(cache: Any, layer: int, start: int, slots: int) -> torch.Tensor:
+    """(B, slots - start) one component of each key of the prompt from column `start` on, in the first head."""
+    first, keys = cached_keys(cache)[layer]
+    return keys[:, 0, start - first : slots - first, 0].detach().clone()
 
 
 class GenerationStep:
@@ -207,50 +213,29 @@ class GenerationStep:
     assistant. This is no tensor, because stock would repeat one for beams.
     """
 
-    def __init__(
-        self,
-        embeds: torch.Tensor | None,
-        given: torch.Tensor | None,
-        positions: GridPositions | None = None,
-        deepstack: DeepStack | None = None,
-    ) -> None:
+    def __init__(self, pruned: PrunedPrompt, *, only_vision: bool = True) -> None:
         """
         Args:
-            embeds: (B, L', hidden), embeddings of the pruned prompt; None where a cache or stock has them.
-            given: (B, L') bool, slots that are taken from `embeds`; the others have the embeddings of their ids.
-            positions: of the pruned prompt's slots, where they are positions in a grid.
-            deepstack: of the pruned prompt's slots, where the family has such features.
-        """
-        self._embeds = embeds
-        self._given = given
-        self._positions = positions
-        self._deepstack = deepstack
-        self._reads_prompt = True
-
-    @classmethod
-    def of(cls, pruned: PrunedPrompt, *, only_vision: bool) -> GenerationStep:
-        """For a pruned prompt.
-
-        Args:
-            pruned: the pruned prompt.
+            pruned: the prompt whose ids or embeddings stock reads; everything else that its slots need comes from here.
             only_vision: False where the caller gave embeddings for the text too.
         """
-        given = pruned.vision_slots if only_vision else torch.ones_like(pruned.vision_slots)
-        return cls(pruned.inputs_embeds, given.to(pruned.inputs_embeds.device), pruned.positions, pruned.deepstack)
+        self._prompt = pruned
+        self._given = pruned.vision_slots if only_vision else torch.ones_like(pruned.vision_slots)
+        self._reads_prompt = True
 
     @property
     def has_embeddings(self) -> bool:
         """Whether a step may still need them: no cache holds the prompt yet."""
-        return self._embeds is not None
+        return self._reads_prompt
 
     def arguments(self, given: dict[str, Any], embed: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
         """The arguments of a stock forward: those of the step, with the kept vision tokens in their places.
 
         `DEEPSTACK` among them is what the language model adds to these tokens.
         """
-        ids = given.get("input_ids")
+        prompt, ids = self._prompt, given.get("input_ids")
         new = given.get("inputs_embeds") if ids is None else ids
-        if new is None or (self._embeds is None and self._positions is None):
+        if new is None or not (self._reads_prompt or prompt.positions is not None):
             return given
         places = text_places(given)
         places = None if places is None else places.expand(len(new), -1)
@@ -259,43 +244,27 @@ class GenerationStep:
         counted = places is not None or columns is not None
         start = None if counted and not self._reads_prompt else cached_length(given_cache(given))
         changed: dict[str, Any] = {}
-        if self._positions is not None:
-            changed["position_ids"] = _numbered(self._positions, places, columns, start, new)
-        if self._embeds is not None and ids is not None and start is not None:
-            embeds = self._embeddings(ids, start, embed)
-            changed |= {} if embeds is None else {"input_ids": None, "inputs_embeds": embeds}
-        if self._deepstack is not None and start is not None:
-            deepstack = self._deepstack.columns(start, *new.shape[:2])
+        if prompt.positions is not None:
+            changed["position_ids"] = _numbered(prompt.positions, places, columns, start, new)
+        if self._reads_prompt and start is not None and start < prompt.length:
+            # A prompt of embeddings alone stands in the arguments as it is.
+            if ids is not None and prompt.input_ids is not None:
+                changed |= {"input_ids": None, "inputs_embeds": self._embeddings(ids, start, embed)}
+            deepstack = None if prompt.deepstack is None else prompt.deepstack.columns(start, *new.shape[:2])
             changed |= {} if deepstack is None else {DEEPSTACK: deepstack.arguments()}
-        if start is not None and given_cache(given) is not None and start + new.shape[1] >= self._length:
-            # The cache holds the prompt now.
-            self._embeds = self._given = self._deepstack = None
-            self._reads_prompt = False
+        if start is not None and given_cache(given) is not None and start + new.shape[1] >= prompt.length:
+            self._reads_prompt = False  # the cache holds the prompt now
         return {**given, **changed}
-
-    @property
-    def _length(self) -> int:
-        """L'"""
-        known = self._embeds if self._positions is None else self._positions.places[0]
-        return 0 if known is None else known.shape[1]
 
     def _embeddings(
         self, input_ids: torch.Tensor, start: int, embed: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor | None:
-        """(R, n, hidden) for (R, n) ids that stand at `start` of the prompt, R a multiple of the batch.
-
-        None behind the prompt, where ids say everything.
-        """
-        if self._embeds is None or self._given is None:
-            return None
-        columns = slice(start, min(start + input_ids.shape[1], self._given.shape[1]))
-        width = columns.stop - columns.start
-        if width <= 0:
-            return None
-        repeats = len(input_ids) // len(self._given)
+    ) -> torch.Tensor:
+        """(R, n, hidden) for (R, n) ids that begin at `start` of the prompt, R a multiple of the batch."""
+        columns = slice(start, min(start + input_ids.shape[1], self._prompt.length))
+        width, repeats = columns.stop - columns.start, len(input_ids) // len(self._given)
         embeds = embed(input_ids)
         given = self._given[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device)[..., None]
-        own = self._embeds[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device, embeds.dtype)
+        own = self._prompt.inputs_embeds[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device, embeds.dtype)
         return torch.cat((torch.where(given, own, embeds[:, :width]), embeds[:, width:]), dim=1)
 
 
@@ -523,14 +492,10 @@ class GenerationCall:
             changed["position_ids"] = None  # each step gives its own
         if self.input_ids is None:
             changed["inputs_embeds"] = pruned.inputs_embeds
-            if pruned.positions is not None:
-                changed["generation_step"] = GenerationStep(None, None, pruned.positions, pruned.deepstack)
         else:
-            only_vision = self.arguments.get("inputs_embeds") is None
-            changed |= {
-                "input_ids": pruned.input_ids,
-                "generation_step": GenerationStep.of(pruned, only_vision=only_vision),
-            }
+            changed["input_ids"] = pruned.input_ids
+        only_vision = self.arguments.get("inputs_embeds") is None
+        changed["generation_step"] = GenerationStep(pruned, only_vision=only_vision)
         output = self._run(stock_generate, changed, pruned.length)
         if not isinstance(output, torch.Tensor):
             for name in ("hidden_states", "attentions"):
@@ -541,9 +506,7 @@ class GenerationCall:
 
     def run_continued(self, stock_generate: Callable, cached: CachedPrompt) -> Any:
         """Runs stock `generate` on a prompt whose beginning lies pruned in the cache."""
-        changed = cached.shortened(self.arguments)
-        if cached.positions is not None:
-            changed["generation_step"] = GenerationStep(None, None, cached.positions)
+        changed = {**cached.shortened(self.arguments), "generation_step": GenerationStep(cached.pruned)}
         with cached.detached(given_cache(self.arguments)):
             return self._run(stock_generate, changed, self.length - cached.dropped)
 

@@ -93,11 +93,17 @@ def cached_length(cache: Any) -> int:
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
-def cached_keys(cache: Any) -> torch.Tensor | None:
-    """(B, heads, slots, d) the keys of a cache's first layer, None where the cache does not show them."""
-    layers = getattr(cache, "layers", None)
-    keys = getattr(layers[0], "keys", None) if layers else None
-    return keys if isinstance(keys, torch.Tensor) and keys.dim() == 4 else None
+def cached_keys(cache: Any) -> dict[int, tuple[int, torch.Tensor]]:
+    """For each layer of a cache that shows keys: the column of the first one, and (B, heads, k, d) the keys.
+
+    Layers of linear attention have none. Layers with a sliding window, and quantised ones, show the last columns alone.
+    """
+    shown = {}
+    for number, layer in enumerate(getattr(cache, "layers", None) or ()):
+        keys = getattr(layer, "keys", None)
+        if isinstance(keys, torch.Tensor) and keys.dim() == 4:
+            shown[number] = (max(int(layer.get_seq_length()) - keys.shape[2], 0), keys)
+    return shown
 
 
 def text_places(arguments: Mapping[str, Any]) -> torch.Tensor | None:

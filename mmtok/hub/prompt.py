@@ -7,7 +7,7 @@ stay is known to the device only; how many, and so every shape, to the host too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -421,6 +421,18 @@ class PrunedPrompt:
     @property
     def length(self) -> int:
         return self.inputs_embeds.shape[1]
+
+    def light(self) -> PrunedPrompt:
+        """The prompt without embeddings, images and their features, for what outlives a call."""
+        empty = self.inputs_embeds.new_empty(*self.inputs_embeds.shape[:2], 0)
+        return replace(self, inputs_embeds=empty, encoded=self.encoded[:0], deepstack=None)
+
+    def language_inputs(self) -> dict[str, Any]:
+        """The arguments of the stock language model for the prompt."""
+        arguments = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
+        if self.positions is not None:
+            arguments["position_ids"] = self.positions.places
+        return {**arguments, **({} if self.deepstack is None else self.deepstack.arguments())}
 
     @property
     def dropped(self) -> int:

@@ -78,7 +78,7 @@ class MMTokPruningMixin(PruningSteps):
         cached = CachedPrompt.of(given_cache(arguments))
         if cached is not None and call.repeats_prompt() and not has_images:
             return call.run_continued(stock_generate, cached)
-        if cached is not None and cached.positions is not None and not has_images:
+        if cached is not None and cached.pruned.positions is not None and not has_images:
             raise ValueError(
                 "The cache holds a pruned prompt, whose tokens keep their positions in the grids of the images: "
                 "continue from the returned sequences, with a mask for those or none."

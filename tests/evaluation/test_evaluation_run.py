@@ -144,7 +144,7 @@ def test_language_attention_is_the_last_tokens_in_the_second_layer(
     with torch.no_grad():
         embeds = model.get_input_embeddings()(inputs["input_ids"])
         before = model.model.language_model.config._attn_implementation
-        ours = language_attention(model, embeds, inputs["attention_mask"])
+        ours = language_attention(model, {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]})
         assert model.model.language_model.config._attn_implementation == before
         model.model.language_model.set_attn_implementation("eager")
         output = model.model.language_model(

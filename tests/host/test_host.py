@@ -110,10 +110,11 @@ def test_caches_are_found_under_both_names() -> None:
     assert given_cache({"past_key_values": cache, "cache": None}) is cache
     assert given_cache({"input_ids": 1}) is None
     assert cached_length(None) == cached_length(cache) == 0
-    assert cached_keys(cache) is None
+    assert cached_keys(cache) == {}
     cache.update(torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4), 0)
     assert cached_length(cache) == 3
-    assert cached_keys(cache).shape == (2, 1, 3, 4)
+    start, keys = cached_keys(cache)[0]
+    assert (start, keys.shape) == (0, (2, 1, 3, 4))
 
 
 def test_stock_generation_is_not_overridden(family: Family) -> None:
