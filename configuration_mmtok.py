@@ -72,7 +72,7 @@ class PruningConfigMixin:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OPTION_NAMES:
-            check_option(name, value)
+            value = check_option(name, value)
             weights = {each: getattr(self, each, 1.0) for each in _WEIGHTS}
             check_weights(**{**weights, **({name: value} if name in _WEIGHTS else {})})
         super().__setattr__(name, value)

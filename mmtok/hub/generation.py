@@ -456,7 +456,7 @@ class GenerationCall:
             arguments["input_ids"] = arguments.pop("inputs")
         prompt = arguments.get("input_ids")
         given = arguments.get("inputs_embeds") if prompt is None else prompt
-        length = given.shape[1] if given is not None and given.ndim > 1 else 0
+        length = given.shape[1] if isinstance(given, torch.Tensor) and given.ndim > 1 else 0
         return cls(arguments, (arguments.get("generation_config"), model_config), prompt, length)
 
     def require_prunable(self, model: Any) -> None:
@@ -468,7 +468,7 @@ class GenerationCall:
     def prompt(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Ids, embeddings and mask of the prompt; the mask is stock's where the caller gave none."""
         mask = self.arguments.get("attention_mask")
-        if mask is None and self.input_ids is not None:
+        if mask is None and isinstance(self.input_ids, torch.Tensor):
             config = next(config for config in self.configs if config is not None)
             mask = inferred_attention_mask(self.input_ids, config, self.arguments)
         return self.input_ids, self.arguments.get("inputs_embeds"), mask

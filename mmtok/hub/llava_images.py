@@ -196,13 +196,36 @@ def checked_sizes(sizes: Any) -> list[list[int]]:
     Raises:
         ValueError: none were given, or one is no size.
     """
-    if sizes is None:
-        raise ValueError("image_sizes is missing: give (height, width) of each image, as the processor does.")
-    sizes = sizes.tolist() if isinstance(sizes, torch.Tensor) else [list(size) for size in sizes]
-    for size in sizes:
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"image_sizes contains {size}: give (height, width) in pixels of each image.")
-    return sizes
+    wanted = "give (height, width) of each image in pixels, as the processor does"
+    return table_of("image_sizes", sizes, wanted, lambda size: len(size) == 2 and min(size) >= 1)
+
+
+def table_of(name: str, rows: Any, wanted: str, fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences.
+
+    Args:
+        name: of the argument.
+        rows: what was given; None where it is missing.
+        wanted: what to give, for the message.
+        fits: whether a row is what is wanted.
+
+    Raises:
+        ValueError: it is missing, no table of whole numbers, or holds a row that does not fit.
+    """
+    if rows is None:
+        raise ValueError(f"{name} is missing: {wanted}.")
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows  # one wait for the device
+    try:
+        table = [[int(value) for value in row] for row in rows]
+        exact = all(int(value) == value for row in rows for value in row)
+    except (TypeError, ValueError, OverflowError):
+        table, exact = [], False
+    if not exact:
+        raise ValueError(f"{name} is {repr(rows)[:80]}: {wanted}.")
+    for row in table:
+        if not fits(row):
+            raise ValueError(f"{name} contains {row}: {wanted}.")
+    return table
 
 
 def require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from .devices import reads_freely, sent
+from .options import LEAST, MOST, RANGE
 
 # Tokens that are shorter than this count as having no direction.
 _SHORTEST = 1e-12
@@ -173,13 +174,13 @@ def _require_settings(
     text_temperature_unit: str,
 ) -> None:
     for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight)):
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"{name} is {weight}: a weight must be finite and not negative.")
+        if weight != 0 and not LEAST <= weight <= MOST:
+            raise ValueError(f"{name} is {weight}: give 0, or a number {RANGE}.")
     if text_weight == 0 and vision_weight == 0:
         raise ValueError("text_weight and vision_weight are both 0: there is nothing to cover. Raise one of them.")
     for name, temperature in (("text_temperature", text_temperature), ("vision_temperature", vision_temperature)):
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"{name} is {temperature}: a temperature must be finite and above 0.")
+        if not LEAST <= temperature <= MOST:
+            raise ValueError(f"{name} is {temperature}: give a number {RANGE}.")
     if text_temperature_unit not in ("cosine", "spread"):
         raise ValueError(f"text_temperature_unit is {text_temperature_unit!r}: give 'cosine' or 'spread'.")
 

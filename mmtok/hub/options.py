@@ -6,9 +6,9 @@ endpoint handler and the table in the documentation read the fields.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -17,8 +17,19 @@ def _refuse(name: str, value: Any, wanted: str) -> None:
     raise ValueError(f"{name} is {text if len(text) <= 80 else text[:77] + '...'}: give {wanted}.")
 
 
+# What a weight other than 0 and a temperature may be: what float32 can tell apart behind the products with it.
+LEAST, MOST, RANGE = 1e-6, 1e6, "from 1e-6 to 1e6"
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's, which JSON can hold."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
 
 
 def _is_id_list(value: Any) -> bool:
@@ -43,22 +54,22 @@ def _share(name: str, value: Any) -> None:
 
 
 def _weight(name: str, value: Any) -> None:
-    if not (_is_number(value) and value >= 0):
-        _refuse(name, value, "a finite number that is not negative")
+    if not (_is_number(value) and (value == 0 or LEAST <= value <= MOST)):
+        _refuse(name, value, f"0, or a number {RANGE}")
 
 
 def _temperature(name: str, value: Any) -> None:
-    if not (_is_number(value) and value > 0):
-        _refuse(name, value, "a finite number above 0")
+    if not (_is_number(value) and LEAST <= value <= MOST):
+        _refuse(name, value, f"a number {RANGE}")
 
 
 def _unit(name: str, value: Any) -> None:
-    if value not in ("cosine", "spread"):
+    if not isinstance(value, str) or value not in ("cosine", "spread"):
         _refuse(name, value, "'cosine' or 'spread'")
 
 
 def _scope(name: str, value: Any) -> None:
-    if value not in ("crop", "image"):
+    if not isinstance(value, str) or value not in ("crop", "image"):
         _refuse(name, value, "'crop' or 'image'")
 
 
@@ -201,7 +212,7 @@ class PruningOptions:
 
     def __post_init__(self) -> None:
         for name in OPTION_NAMES:
-            check_option(name, getattr(self, name))
+            object.__setattr__(self, name, check_option(name, getattr(self, name)))
         check_weights(self.text_coverage_weight, self.vision_coverage_weight)
 
     @classmethod
@@ -253,9 +264,15 @@ PAPER_OPTIONS: dict[str, Any] = {
 REMOVED_OPTIONS: dict[str, Any] = {"center_features": False}
 
 
-def check_option(name: str, value: Any) -> None:
-    """Raises a ValueError that names the option and the value unless `value` is acceptable for the option `name`."""
+def check_option(name: str, value: Any) -> Any:
+    """The value of the option `name`, a number of NumPy as Python's.
+
+    Raises:
+        ValueError: it is not acceptable; the message names the option, the value and what is accepted.
+    """
+    value = _plain(value)
     _CHECKS[name](name, value)
+    return value
 
 
 def check_weights(text_coverage_weight: float, vision_coverage_weight: float) -> None:

@@ -47,8 +47,9 @@ class PackedOrder:
         return cls(index, kept.gather(1, index))
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """(B, L, ...) -> (B, L', ...)."""
+        """(B, L, ...) -> (B, L', ...); (1, L, ...) stands for every row."""
         index = self.index.to(values.device)
+        values = values.expand(len(index), *values.shape[1:])
         return values.gather(
             1, index.reshape(*index.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
         )
@@ -134,6 +135,11 @@ class Prompt:
         Raises:
             ValueError: neither ids nor embeddings, or shapes that do not belong together.
         """
+        for name, values in (
+            ("input_ids", input_ids), ("inputs_embeds", inputs_embeds), ("attention_mask", attention_mask),
+        ):  # fmt: skip
+            if values is not None and not isinstance(values, torch.Tensor):
+                raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
         if input_ids is not None:
             given: torch.Tensor = input_ids
         elif inputs_embeds is not None:
@@ -152,7 +158,11 @@ class Prompt:
             )
         if input_ids is not None and (input_ids.is_floating_point() or input_ids.dtype == torch.bool):
             raise ValueError(f"input_ids has dtype {input_ids.dtype}: give token ids as integers.")
+        if 0 in shape:
+            raise ValueError(f"The prompt has shape {shape}: give at least one row of at least one token.")
         mask = torch.ones(shape, dtype=torch.long) if attention_mask is None else attention_mask.cpu()
+        if not bool(mask.any()):
+            raise ValueError("attention_mask is 0 for every token: give 1 for those that are to be read.")
         ids = None if input_ids is None else input_ids.cpu()
 
         def places(token_id: int) -> torch.Tensor:
@@ -162,6 +172,11 @@ class Prompt:
 
         images = places(image_token_id)
         videos = torch.zeros_like(images) if video_token_id is None else places(video_token_id)
+        known = getattr(embed, "num_embeddings", None)
+        if ids is not None and known is not None:
+            wrong = ids[~(images | videos) & ((ids < 0) | (ids >= known))]
+            if len(wrong):
+                raise ValueError(f"input_ids contains {int(wrong[0])}: give ids from 0 to {known - 1}.")
         return cls(input_ids, inputs_embeds, attention_mask, ids, mask, images | videos, videos)
 
     @property
@@ -174,6 +189,16 @@ class Prompt:
     def lengths(self) -> torch.Tensor:
         """(B, 1) int64 on the CPU, tokens of each row that are no edge padding."""
         return (self.image_mask | ~edge_padding(self.mask_on_host)[0]).sum(1, keepdim=True)
+
+    def readable(self, lengths: Sequence[int]) -> list[torch.Tensor] | None:
+        """For each image of so many tokens (T,) bool on the CPU, False where the mask hides a token; None for all.
+
+        Raises:
+            ValueError: the prompts have another number of vision tokens.
+        """
+        seen = self.mask_on_host[self.image_mask] != 0
+        _require_as_many("image", len(seen), sum(lengths))
+        return None if bool(seen.all()) else list(seen.split(list(lengths)))
 
     @property
     def vision_numbers(self) -> torch.Tensor:
@@ -190,10 +215,17 @@ class Prompt:
         """
         shape = tuple(self.image_mask.shape)
         taken = [shape, (1, shape[1])] + ([(axes, *shape)] if axes > 1 else [])
+        if values is not None and not isinstance(values, torch.Tensor):
+            raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
         if values is not None and tuple(values.shape) not in taken:
             raise ValueError(
                 f"{name} has shape {tuple(values.shape)}: give one value a token, {taken[-1 if axes > 1 else 0]}."
             )
+
+    def require_per_token(self, arguments: Mapping[str, Any]) -> None:
+        """Raises a ValueError for labels or types of tokens that are not (B, L) or (1, L)."""
+        for name in ("labels", "shift_labels", "token_type_ids", "mm_token_type_ids"):
+            self.require_one_value_a_token(name, arguments.get(name))
 
     def kept_mask(self, kept_vision: Selection) -> torch.Tensor:
         """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""

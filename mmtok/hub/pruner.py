@@ -73,6 +73,7 @@ class MMTokPruningMixin(PruningSteps):
             images = taken(arguments, self.visual_arguments)
             with torch.no_grad():
                 prompt = self.read_prompt(*call.prompt(), videos=self._has_videos(images, encoded))
+                prompt.require_per_token(arguments)
                 pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
             return call.run_pruned(stock_generate, pruned)
         cached = CachedPrompt.of(given_cache(arguments))
@@ -154,8 +155,7 @@ class MMTokPruningMixin(PruningSteps):
         images = taken(arguments, self.visual_arguments)
         given = [arguments.pop(name, None) for name in _PROMPT_ARGUMENTS]
         prompt = self.read_prompt(*given, videos=self._has_videos(images, encoded))
-        for name in ("labels", "shift_labels"):
-            prompt.require_one_value_a_token(name, arguments.get(name))
+        prompt.require_per_token(arguments)
         pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
         return_dict = arguments.pop("return_dict", None)
         logits_to_keep = arguments.pop("logits_to_keep", 0)

@@ -84,14 +84,14 @@ class PruningSteps:
     def _has_images(self, arguments: Mapping[str, Any]) -> bool:
         """Whether there are pixels of images, or of videos that can be pruned."""
         pixels = [arguments.get(names[0]) for names in (self.image_arguments, self.video_arguments) if names]
-        return any(each is not None and len(each) > 0 for each in pixels)
+        return any(each is not None and (not hasattr(each, "__len__") or len(each) > 0) for each in pixels)
 
     def _has_videos(self, arguments: Mapping[str, Any], encoded: Any) -> bool:
         """Whether there are videos that can be pruned, encoded or not."""
         if isinstance(encoded, EncodedVision):
             return any(encoded.videos)
         pixels = arguments.get(self.video_arguments[0]) if self.video_arguments else None
-        return pixels is not None and len(pixels) > 0
+        return pixels is not None and (not hasattr(pixels, "__len__") or len(pixels) > 0)
 
     def _refuse_videos(self, arguments: Mapping[str, Any], options: PruningOptions) -> None:
         """Raises a ValueError for videos that should be pruned and cannot be."""
@@ -150,7 +150,7 @@ class PruningSteps:
             (self.video_arguments, getattr(type(self), "encode_videos", None)),
         ):
             own = {name: images[name] for name in names if name in images}
-            if encode is not None and names and own.get(names[0]) is not None and len(own[names[0]]) > 0:
+            if encode is not None and names and self._has_images({names[0]: own.get(names[0])}):
                 parts.append(encode(self, own))
         return parts[0] if len(parts) == 1 else EncodedVision.joined(*parts)
 
@@ -224,9 +224,15 @@ class PruningSteps:
         rows = prompt.rows_of_images(encoded.lengths)
         owners = torch.tensor(rows, dtype=torch.long)
         own = embeddings[sent(owners, embeddings.device)]
+        readable = prompt.readable(encoded.lengths)
         if selects_before_unpadding(encoded, options) and encoded.before_unpadding is not None:
+            if readable is not None:
+                raise ValueError(
+                    "attention_mask hides vision tokens, and select_before_unpadding moves tokens within their image: "
+                    "turn select_before_unpadding off."
+                )
             encoded = encoded.before_unpadding
-        return select(encoded, own, text_mask[owners], options, explain=explain), rows
+        return select(encoded, own, text_mask[owners], options, readable=readable, explain=explain), rows
 
     def question_embeddings(self, prompt: Prompt, options: PruningOptions) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, M, hidden) embeddings of the text to cover and (B, M) bool on the CPU, False for fillers."""

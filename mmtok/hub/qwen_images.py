@@ -11,7 +11,7 @@ import torch
 from .devices import sent
 from .host import deepstack_features, projected_features, stock_positions
 from .images import EncodedVision, ImageTokens
-from .llava_images import encode, require_pixels
+from .llava_images import encode, require_pixels, table_of
 from .prompt import Prompt
 
 # Of an image or a frame: the coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors
@@ -37,6 +37,7 @@ def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
     # Read here, so that nothing waits for the vision tower later.
     grids = checked_grids(inputs.get("image_grid_thw"), merged, len(pixels))
     layouts = [grid_layout(*grid) for grid in grids]
+    inputs = {**inputs, "image_grid_thw": _as_tensor(inputs["image_grid_thw"], pixels)}
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs)
     raw = unmerged_tokens(model.config.vision_config, patches, layouts)
     return EncodedVision(projected_features(outputs), raw, layouts, outputs=outputs)
@@ -84,6 +85,7 @@ def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedVi
             f"second_per_grid_ts has {len(seconds)} values for {len(grids)} videos: give one value for each video."
         )
     layouts = [grid_layout(*grid, is_video=True, seconds=own) for grid, own in zip(grids, seconds, strict=True)]
+    inputs["video_grid_thw"] = _as_tensor(inputs["video_grid_thw"], pixels)
     outputs, patches, _ = encode(model, model.model.visual.merger, inputs, model.get_video_features)
     projected = projected_features(outputs, "get_video_features")
     raw = unmerged_tokens(model.config.vision_config, patches, layouts)
@@ -243,17 +245,17 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
         ValueError: none were given, one is no grid, or an image or frame has too many tokens.
     """
     kind, frames = ("video", "frames") if videos else ("image", "1 frame")
-    if grids is None:
-        raise ValueError(
-            f"{kind}_grid_thw is missing: give (frames, rows, columns) of each {kind}, as the processor does."
-        )
-    grids = grids.tolist() if isinstance(grids, torch.Tensor) else [list(grid) for grid in grids]
-    for grid in grids:
-        if len(grid) != 3 or min(grid) < 1 or (grid[0] != 1 and not videos) or grid[1] % merged or grid[2] % merged:
-            raise ValueError(
-                f"{kind}_grid_thw contains {grid}: give {frames}, and rows and columns of patches that are multiples "
-                f"of {merged}."
-            )
+    wanted = (
+        f"give {frames}, and rows and columns of patches that are multiples of {merged}, of each {kind}, as the "
+        "processor does"
+    )
+
+    def is_grid(grid: list[int]) -> bool:
+        whole = len(grid) == 3 and min(grid) >= 1 and grid[1] % merged == grid[2] % merged == 0
+        return whole and (videos or grid[0] == 1)
+
+    table = table_of(f"{kind}_grid_thw", grids, wanted, is_grid)
+    for grid in table:
         tokens = grid[1] * grid[2] // merged**2
         if tokens > MOST_TOKENS:
             raise ValueError(
@@ -261,11 +263,18 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
                 f"{MOST_TOKENS} can be chosen from: lower max_pixels of the processor, or turn pruning off with "
                 "vision_token_budget=None."
             )
-    needed = sum(count * rows * columns for count, rows, columns in grids)
+    needed = sum(count * rows * columns for count, rows, columns in table)
     if needed != patches:
         pixels = "pixel_values_videos" if videos else "pixel_values"
         raise ValueError(
-            f"{kind}_grid_thw has {len(grids)} rows, which makes {needed} patches, but {pixels} holds {patches}: "
+            f"{kind}_grid_thw has {len(table)} rows, which makes {needed} patches, but {pixels} holds {patches}: "
             f"give one grid for each {kind}."
         )
-    return [(count, rows // merged, columns // merged) for count, rows, columns in grids]
+    return [(count, rows // merged, columns // merged) for count, rows, columns in table]
+
+
+def _as_tensor(grids: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Checked grids as stock takes them."""
+    if isinstance(grids, torch.Tensor) and not grids.is_floating_point():
+        return grids
+    return torch.tensor([[int(value) for value in grid] for grid in grids], device=pixels.device)

@@ -40,7 +40,10 @@ class Crop:
 
 
 def crops_of(
-    layouts: Sequence[ImageTokens], candidates: Sequence[torch.Tensor] | None, options: PruningOptions
+    layouts: Sequence[ImageTokens],
+    candidates: Sequence[torch.Tensor] | None,
+    options: PruningOptions,
+    readable: Sequence[torch.Tensor] | None = None,
 ) -> list[Crop]:
     """The crops of a batch of images, images one after another.
 
@@ -48,18 +51,22 @@ def crops_of(
         layouts: where the tokens of each image come from.
         candidates: for each image (T,) bool on the CPU, tokens that may be kept; None for all.
         options: the budget and its scope. Frames of a video never share theirs.
+        readable: for each image (T,) bool on the CPU, False for tokens that the attention mask hides; None for all.
+            They are kept only in a crop whose budget is all of its tokens, which then is the stock model's.
     """
     crops: list[Crop] = []
     for number, layout in enumerate(layouts):
-        allowed = torch.ones_like(layout.crop, dtype=torch.bool) if candidates is None else candidates[number]
-        own = []
-        for crop in layout.crop[layout.crop >= 0].unique():
-            tokens = torch.nonzero(layout.crop == crop)[:, 0]
-            own.append(Crop(number, tokens, options.budget_of(len(tokens)), allowed[tokens]))
-        if options.budget_scope == "image" and not layout.is_video and own:
-            tokens = torch.nonzero(layout.crop >= 0)[:, 0]
-            own = [Crop(number, tokens, sum(crop.budget for crop in own), allowed[tokens])]
-        crops += own
+        parts = [torch.nonzero(layout.crop == crop)[:, 0] for crop in layout.crop[layout.crop >= 0].unique()]
+        budgets = [options.budget_of(len(tokens)) for tokens in parts]
+        if options.budget_scope == "image" and not layout.is_video and parts:
+            parts, budgets = [torch.nonzero(layout.crop >= 0)[:, 0]], [sum(budgets)]
+        for tokens, budget in zip(parts, budgets, strict=True):
+            allowed = torch.ones(len(tokens), dtype=torch.bool)
+            if candidates is not None:
+                allowed &= candidates[number][tokens]
+            if readable is not None and budget < len(tokens):
+                allowed &= readable[number][tokens]
+            crops.append(Crop(number, tokens, budget, allowed))
     return crops
 
 
@@ -131,6 +138,7 @@ def select(
     text_mask: torch.Tensor,
     options: PruningOptions,
     *,
+    readable: Sequence[torch.Tensor] | None = None,
     explain: bool = False,
 ) -> Selection:
     """Runs the greedy maximiser on every crop of a batch of images.
@@ -144,9 +152,10 @@ def select(
         text: (I, M, hidden) embeddings of the text to cover, for each image.
         text_mask: (I, M) bool on the CPU, False for fillers.
         options: budgets, weights and temperatures.
+        readable: for each image (T,) bool on the CPU, False for tokens that the attention mask hides; None for all.
         explain: also split the gains into text and vision share.
     """
-    crops = crops_of(encoded.layouts, encoded.candidates if options.exclude_padding else None, options)
+    crops = crops_of(encoded.layouts, encoded.candidates if options.exclude_padding else None, options, readable)
     flat = torch.cat(list(encoded.projected)).detach()
     raw = torch.cat(list(encoded.raw)).detach()
     device = flat.device
@@ -215,7 +224,9 @@ def _select_together(
         check_values=reads_freely(flat),
     )
     picks = [crop.picks for crop in crops]
-    greedy = greedy_coverage(matrix, torch.tensor(picks), candidates, check_values=reads_freely(flat))
+    greedy = greedy_coverage(
+        matrix, torch.tensor([crop.budget for crop in crops]), candidates, check_values=reads_freely(flat)
+    )
     if options.coverage_target is not None:
         picks = _sufficient(greedy, matrix, sent(candidates, device), options.coverage_target).tolist()
         greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates)

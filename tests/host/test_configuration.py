@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from model_cases import FAMILIES, Family
 
-from configuration_mmtok import OPTION_NAMES, PruningOptions
+from configuration_mmtok import OPTION_NAMES, MMTokLlavaConfig, PruningOptions
 from mmtok.hub.options import REMOVED_OPTIONS
 
 REFUSED = [
@@ -17,10 +18,10 @@ REFUSED = [
       for value in (0, -1, 1.5, 0.0, "many", True, float("nan"), [4])],
     ({"vision_token_share": 1.5}, r"vision_token_share is 1.5: give a share of the vision tokens in \(0, 1\]"),
     ({"vision_token_share": True}, "vision_token_share is True"),
-    ({"text_coverage_weight": -1}, "text_coverage_weight is -1: give a finite number that is not negative"),
+    ({"text_coverage_weight": -1}, "text_coverage_weight is -1: give 0, or a number from 1e-6 to 1e6"),
     ({"vision_coverage_weight": float("inf")}, "vision_coverage_weight is inf"),
     ({"text_coverage_weight": 0, "vision_coverage_weight": 0}, "are both 0, which leaves nothing to cover"),
-    ({"text_temperature": 0}, "text_temperature is 0: give a finite number above 0"),
+    ({"text_temperature": 0}, "text_temperature is 0: give a number from 1e-6 to 1e6"),
     ({"vision_temperature": "cold"}, "vision_temperature is 'cold'"),
     ({"exclude_padding": 1}, "exclude_padding is 1: give True or False"),
     ({"keep_image_newline": None}, "keep_image_newline is None: give True or False"),
@@ -105,3 +106,13 @@ def test_a_configuration_with_a_removed_option_loads_with_a_warning(family: Fami
         config = family.config(center_features=True)
     assert not hasattr(config, "center_features")
     assert not hasattr(family.config(center_features=REMOVED_OPTIONS["center_features"]), "center_features")
+
+
+def test_numbers_of_numpy_are_taken_and_kept_as_pythons(tmp_path: Path) -> None:
+    config = MMTokLlavaConfig(vision_token_budget=np.int64(4), text_temperature=np.float64(0.25))
+    config.vision_coverage_weight = np.float32(0.5)
+    config.save_pretrained(tmp_path)
+    read = MMTokLlavaConfig.from_pretrained(tmp_path)
+    for found in (config, read, PruningOptions.from_config(config, vision_token_budget=np.int64(4))):
+        assert (found.vision_token_budget, found.text_temperature, found.vision_coverage_weight) == (4, 0.25, 0.5)
+        assert type(found.vision_token_budget) is int

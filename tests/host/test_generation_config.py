@@ -98,7 +98,7 @@ def test_every_option_is_read(model: Any, inputs: dict[str, torch.Tensor]) -> No
     ("option", "message"),
     [
         ({"vision_token_budget": 0}, "vision_token_budget is 0: give a number of tokens"),
-        ({"text_temperature": "cold"}, "text_temperature is 'cold': give a finite number above 0"),
+        ({"text_temperature": "cold"}, "text_temperature is 'cold': give a number from 1e-6 to 1e6"),
         ({"text_coverage_weight": 0, "vision_coverage_weight": 0}, "are both 0, which leaves nothing to cover"),
     ],
 )

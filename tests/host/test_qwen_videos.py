@@ -128,7 +128,7 @@ def test_encoded_videos_keep_their_seconds(models: tuple[Any, Any]) -> None:
 
 
 GRIDS: dict[str, tuple[Any, Any, str]] = {
-    "none": (None, None, r"video_grid_thw is missing: give \(frames, rows, columns\) of each video"),
+    "none": (None, None, "video_grid_thw is missing: give frames, and rows and columns"),
     "two numbers": ([[2, 8]], None, r"video_grid_thw contains \[2, 8\]: give frames, and rows and columns"),
     "no frame": ([[0, 8, 8]], None, r"video_grid_thw contains \[0, 8, 8\]: give frames"),
     "odd rows": ([[2, 9, 8]], None, "rows and columns of patches that are multiples of 2"),

@@ -145,12 +145,16 @@ OPTIONS = [
     option("vision_token_budget", [4, 4], "vision_token_budget is [4, 4]"),
     option("budget_scope", "video", "budget_scope is 'video': give 'crop' or 'image'"),
     option("text_temperature_unit", "kelvin", "text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"),
-    option("text_coverage_weight", -1.0, "text_coverage_weight is -1.0: give a finite number that is not negative"),
+    option("text_coverage_weight", -1.0, "text_coverage_weight is -1.0: give 0, or a number from 1e-6 to 1e6"),
     option("vision_coverage_weight", NAN, "vision_coverage_weight is nan"),
     option("vision_coverage_weight", "half", "vision_coverage_weight is 'half'"),
-    option("text_temperature", 0, "text_temperature is 0: give a finite number above 0"),
+    option("text_temperature", 0, "text_temperature is 0: give a number from 1e-6 to 1e6"),
     option("text_temperature", -0.1, "text_temperature is -0.1"),
     option("vision_temperature", INF, "vision_temperature is inf"),
+    option("text_temperature", 1e-300, "text_temperature is 1e-300: give a number from 1e-6 to 1e6"),
+    option("vision_temperature", 1e30, "vision_temperature is 1e+30"),
+    option("text_coverage_weight", 1e300, "text_coverage_weight is 1e+300"),
+    option("vision_coverage_weight", 1e-45, "vision_coverage_weight is 1e-45: give 0, or a number from 1e-6 to 1e6"),
     option("exclude_padding", "yes", "exclude_padding is 'yes': give True or False"),
     option("keep_image_newline", 1, "keep_image_newline is 1"),
     option("ignored_token_ids", "the", "ignored_token_ids is 'the': give a list of token ids"),
@@ -201,6 +205,39 @@ PROMPTS = [
         "pixels in a list",
         lambda shop: shop.generate(pixel_values=shop.inputs["pixel_values"].tolist()),
         "pixel_values is a list: give a tensor",
+    ),
+    Misuse(
+        "a number for the pixels", lambda shop: shop.generate(pixel_values=7), "pixel_values is a int: give a tensor"
+    ),
+    Misuse(
+        "token ids in a list",
+        lambda shop: shop.generate(input_ids=shop.inputs["input_ids"].tolist()),
+        "input_ids is a list: give a tensor",
+    ),
+    Misuse(
+        "a mask of NumPy",
+        lambda shop: shop.generate(attention_mask=shop.inputs["attention_mask"].numpy()),
+        "attention_mask is a ndarray: give a tensor",
+    ),
+    Misuse(
+        "a mask that hides everything",
+        lambda shop: shop.generate(attention_mask=torch.zeros_like(shop.inputs["attention_mask"])),
+        "attention_mask is 0 for every token",
+    ),
+    Misuse(
+        "a prompt of no tokens with an image",
+        lambda shop: shop.generate(input_ids=torch.zeros(2, 0, dtype=torch.long), attention_mask=None),
+        "The prompt has shape (2, 0)",
+    ),
+    Misuse(
+        "a token id beyond the vocabulary",
+        lambda shop: shop.generate(input_ids=shop.inputs["input_ids"].clone().index_fill(1, torch.tensor([0]), 10**9)),
+        "input_ids contains 1000000000: give ids from 0 to",
+    ),
+    Misuse(
+        "types of fewer tokens than the prompt has",
+        lambda shop: shop.generate(token_type_ids=torch.zeros(2, 3, dtype=torch.long)),
+        "token_type_ids has shape (2, 3): give one value a token",
     ),
     Misuse(
         "image tokens without an image",
@@ -305,6 +342,11 @@ NEXT_PROMPTS = [
         "LLaVA-NeXT without image_sizes",
         lambda shop: shop.generate(image_sizes=None),
         "image_sizes is missing: give (height, width) of each image",
+    ),
+    Misuse(
+        "a number for the image sizes",
+        lambda shop: shop.generate(image_sizes=7),
+        "image_sizes is 7: give (height, width) of each image",
     ),
     Misuse(
         "fewer image sizes than images",
@@ -444,7 +486,7 @@ VIDEOS = [
     Misuse(
         "a video without its grid",
         lambda shop: shop.asked_about_a_video(video_grid_thw=None),
-        "video_grid_thw is missing: give (frames, rows, columns) of each video",
+        "video_grid_thw is missing: give frames, and rows and columns of patches",
     ),
     Misuse(
         "seconds of more videos than there are",
@@ -467,7 +509,7 @@ QWEN3 = [
     Misuse(
         "images without their grids",
         lambda shop: shop.generate(image_grid_thw=None),
-        "image_grid_thw is missing: give (frames, rows, columns) of each image",
+        "image_grid_thw is missing: give 1 frame, and rows and columns of patches",
     ),
     Misuse(
         "a grid that is no number of whole tokens",
