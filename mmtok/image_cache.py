@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -18,14 +19,17 @@ from mmtok.hub.images import EncodedVision
 MEMORY_LIMIT = 2**30
 # The arguments of images of which a row is known: that of an image, and in `batch_num_images` that of a sample; with
 # `image_grid_thw` the rows of `pixel_values` are patches.
+_ADAPTERS = ("_active_adapter", "_disable_adapters", "merged_adapters")  # of PEFT's layers
 _BY_ROWS = {"pixel_values", "image_sizes", "image_grid_thw", "batch_num_images"}
 
 
 class EncodedImageCache:
     """What `model.encode_images` made of the latest images, found again by the bytes of their pixels.
 
-    Several threads can share a cache. With other arguments of images than `pixel_values`, `image_sizes`,
-    `image_grid_thw` and `batch_num_images`, images are encoded each time.
+    What is handed out is a copy, which a caller may change. Images are encoded again where the weights that encode them
+    have changed: trained, loaded, moved, merged with an adapter, or with another adapter. Several threads can share a
+    cache. With other arguments of images than `pixel_values`, `image_sizes`, `image_grid_thw` and `batch_num_images`,
+    images are encoded each time.
 
     Args:
         model: a model with MMTok pruning.
@@ -69,10 +73,11 @@ class EncodedImageCache:
         Raises:
             ValueError: whatever `encode_images` refuses.
         """
-        if image_inputs.keys() - _BY_ROWS:
+        if image_inputs.keys() - _BY_ROWS or not all(isinstance(v, torch.Tensor) for v in image_inputs.values()):
             return self.model.encode_images(**image_inputs)
         samples = _samples(image_inputs)
-        keys = [_key(sample) for sample in samples]
+        weights = _state(self.model)
+        keys = [weights + _key(sample) for sample in samples]
         found: dict[bytes, EncodedVision] = {}
         with self._lock:
             for key in keys:
@@ -89,7 +94,7 @@ class EncodedImageCache:
             }
             found |= own
             self._keep(own)
-        return _joined([found[key] for key in keys])
+        return _joined([deepcopy(found[key]) for key in keys])
 
     def _keep(self, images: Mapping[bytes, EncodedVision]) -> None:
         with self._lock:
@@ -117,6 +122,29 @@ def _together(
 ) -> Mapping[str, torch.Tensor]:
     """The inputs of several samples; those of no sample, which the model refuses, as they are."""
     return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]} if samples else inputs
+
+
+def _state(model: Any) -> bytes:
+    """What tells the weights in front of the language model from those before a change.
+
+    For each tensor its place, its version, which counts changes in place, and some of its values, which also show a
+    change that is not counted, such as that of merged adapters; for each module the adapters that are at work.
+    """
+    content, seen = hashlib.sha256(), []
+    for name, part in getattr(model, "model", model).named_children():
+        if name == "language_model":
+            continue
+        for module in part.modules():
+            adapters = [
+                getattr(module, each, None) for each in ("_active_adapter", "_disable_adapters", "merged_adapters")
+            ]
+            content.update(f"{module.training} {adapters}".encode())
+        for tensor in (*part.parameters(), *part.buffers()):
+            content.update(f"{tensor.data_ptr()} {tensor._version} {tensor.dtype} {tensor.device}".encode())
+            if tensor.numel() and not tensor.is_meta:
+                seen.append(tensor.detach().flatten()[:: max(tensor.numel() // 8, 1)].double().sum().to("cpu"))
+    content.update(torch.stack(seen).numpy().tobytes() if seen else b"")
+    return content.digest()
 
 
 def _key(sample: Mapping[str, torch.Tensor]) -> bytes:

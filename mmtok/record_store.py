@@ -70,9 +70,11 @@ class RecordStore:
             # Not `splitlines`: it also splits at characters such as U+2028, which stand in JSON as they are.
             for line in path.read_bytes().split(b"\n")[:-1]:
                 try:
-                    records.append(json.loads(line))
+                    record = json.loads(line)
                 except ValueError:  # a power cut can leave a block of zeros; such a record is missing
                     continue
+                if isinstance(record, dict):
+                    records.append(record)
         return records
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -116,7 +118,7 @@ class RecordStore:
         with output.open("rb") as file:
             while block := file.read(_BLOCK):
                 content.update(block)
-        return bool(json.loads(finished.read_text(encoding="utf-8"))["sha256"] == content.hexdigest())
+        return bool(_object_in(finished).get("sha256") == content.hexdigest())
 
     def remove(self) -> None:
         """Removes the files of the store, and the folder, if nothing else is in it."""
@@ -137,10 +139,10 @@ class RecordStore:
     def _claim(self, fingerprint: dict[str, Any], may_grow: str) -> None:
         """Writes `run.json`, or makes sure that the one that is there belongs to this run."""
         path = self.folder / _RUN_FILE
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        before = _object_in(path) if path.is_file() else None
         if before is not None:
             known, given = before.get(may_grow, {}), fingerprint.get(may_grow, {})
-            if may_grow:
+            if may_grow and isinstance(known, dict):
                 fingerprint[may_grow] = {**known, **given}
             changes = _changes(before, fingerprint, may_grow)
             if changes:
@@ -164,6 +166,21 @@ def write_whole(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
+def _object_in(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of the store.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object: remove {path.parent}, or name another output.")
+    return found
+
+
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], may_grow: str) -> list[str]:
     """What differs, in words; in the entry that may grow only what both have."""
     changes = [
@@ -172,6 +189,8 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], may_grow: str) -
         if before.get(name) != now.get(name)
     ]
     known = before.get(may_grow, {})
+    if may_grow and not isinstance(known, dict):
+        return [f"{may_grow} was {known!r}"]
     return changes + [
         f"{may_grow} had {name!r} as {known[name]!r} and has it as {value!r}"
         for name, value in now.get(may_grow, {}).items()

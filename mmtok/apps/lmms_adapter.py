@@ -1,6 +1,6 @@
 """Staged models under lmms-eval, as its model `mmtok_llava`.
 
-    lmms_eval --model mmtok_llava --model_args pretrained=./llava-mmtok,vision_token_budget=64 --tasks pope
+    lmms-eval --model mmtok_llava --model_args pretrained=./llava-mmtok,vision_token_budget=64 --tasks pope
 
 lmms-eval's own `llava_hf` picks stock classes by the model type and would refuse ours. lmms-eval finds this adapter
 through the entry point `lmms_eval.models` of the package.

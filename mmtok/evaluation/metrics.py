@@ -36,14 +36,10 @@ class Counts:
             raise ValueError(
                 f"The label {wrong[0]!r} is neither 'yes' nor 'no': POPE's metrics are for yes/no questions."
             )
-        said = [yes_or_no(answer) for answer in answers]
-        pairs = list(zip(said, labels, strict=True))
-        return cls(
-            pairs.count(("yes", "yes")),
-            pairs.count(("yes", "no")),
-            pairs.count(("no", "no")),
-            pairs.count(("no", "yes")),
+        positive, false_positive, negative, false_negative = (
+            outcomes(answers, labels).sum(0).tolist() if labels else [0] * 4
         )
+        return cls(positive, false_positive, negative, false_negative)
 
     @property
     def total(self) -> int:
@@ -70,8 +66,13 @@ class Counts:
         return _share(self.true_positive + self.false_positive, self.total)
 
 
-def yes_or_no(answer: str) -> Literal["yes", "no"]:
-    """Reads an answer as POPE's evaluation does: "no" where the first sentence says no or not, else "yes"."""
+def yes_or_no(answer: str) -> Literal["yes", "no"] | None:
+    """Reads an answer as POPE's evaluation does: "no" where the first sentence says no or not, else "yes".
+
+    An empty answer, which POPE's evaluation takes for "yes", is neither: None.
+    """
+    if not answer.strip():
+        return None
     words = answer.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 
@@ -84,14 +85,14 @@ def matches(answer: str, label: str) -> bool:
 def outcomes(answers: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """Per-question outcomes that metrics are sums of: (questions, 4), true and false positives, then negatives.
 
-    Questions that are not of yes/no kind count a match as a true positive and a miss as a false negative, so that
+    An answer to a yes/no question that is neither counts as wrong. Questions that are not of yes/no kind count a match as a true positive and a miss as a false negative, so that
     `score(..., "accuracy")` is exact match.
     """
     table: NDArray[np.int64] = np.zeros((len(answers), 4), dtype=np.int64)
     yes_no = set(labels) <= {"yes", "no"}
     for row, answer, label in zip(table, answers, labels, strict=True):
         if yes_no:
-            said = yes_or_no(answer)
+            said = yes_or_no(answer) or ("no" if label == "yes" else "yes")
             row[{("yes", "yes"): 0, ("yes", "no"): 1, ("no", "no"): 2, ("no", "yes"): 3}[said, label]] = 1
         else:
             row[0 if matches(answer, label) else 3] = 1

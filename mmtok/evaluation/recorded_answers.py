@@ -42,9 +42,12 @@ class RecordedAnswer:
 
 
 def recorded(store: RecordStore) -> dict[Key, RecordedAnswer]:
-    """The answers of all processes that a store holds; the first of each key counts."""
+    """The answers of all processes that a store holds; the first of each key counts, and what is none is missing."""
     found: dict[Key, RecordedAnswer] = {}
     for record in store.read():
-        answer = RecordedAnswer(**record)
+        try:
+            answer = RecordedAnswer(**record)
+        except TypeError:
+            continue
         found.setdefault(answer.key, answer)
     return found

@@ -75,6 +75,8 @@ def _class_for(model: Any, classes: Mapping[str, Callable[[], type]]) -> type:
         ValueError: there is none.
     """
     name = type(model).__name__
+    if any(base.__name__ == "FSDPModule" for base in type(model).__mro__):
+        raise ValueError(f"The model is a {name}, which fully_shard made: prune before sharding.")
     model_class = classes[name]() if name in classes else None
     if model_class is None or type(model) is not stock_class_of(model_class):
         raise ValueError(f"The model is a {name}, which cannot be pruned: give a {' or a '.join(classes)}.")

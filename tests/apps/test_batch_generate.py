@@ -216,7 +216,10 @@ def test_a_bad_image_costs_only_its_own_line(settings) -> None:
     lines = read_lines(settings.output)
     assert kinds(lines) == "aaeaeae"
     assert [sorted(line) for line in lines[3:5]] == [[name, "id", "image", "question"] for name in ("answer", "error")]
-    assert lines[4]["error"] == "4.png cannot be read as an image: it is no image, or of an unknown format."
+    assert (
+        lines[4]["error"]
+        == "4.png cannot be read as an image: it is no image, or not one of JPEG, PNG, WEBP, GIF, BMP, TIFF."
+    )
     assert "2.png cannot be read as an image: it has more than 89,478,485 pixels" in lines[2]["error"]
     assert "6.png cannot be read as an image: it has 300 x 1 pixels" in lines[6]["error"]
 

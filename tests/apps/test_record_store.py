@@ -164,3 +164,18 @@ def test_a_kill_at_any_step_of_the_end_loses_nothing(tmp_path, monkeypatch, step
                 assert numbers(again) == [0, 1]
                 again.finish(output, ["0", "1"])
     assert output.read_text() == "0\n1\n"
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "[1]", '"text"', "\x00\x00"])
+def test_a_store_whose_run_file_is_garbage_is_named(tmp_path: Path, content: str) -> None:
+    RecordStore(tmp_path / "parts", {"model": "a"}).close()
+    (tmp_path / "parts" / "run.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"run\.json holds no JSON object: remove .*parts, or name another output"):
+        RecordStore(tmp_path / "parts", {"model": "a"})
+
+
+def test_records_that_are_no_objects_are_missing(tmp_path: Path) -> None:
+    with RecordStore(tmp_path / "parts", {}) as store:
+        store.append([{"line": 1}])
+        (tmp_path / "parts" / "00001.jsonl").write_text('7\n[1]\n"x"\n{"line": 2}\n', encoding="utf-8")
+        assert store.read() == [{"line": 1}, {"line": 2}]

@@ -21,6 +21,11 @@ def test_popes_metrics_on_ten_answers() -> None:
     assert counts.yes_ratio == 0.5
 
 
+def test_an_empty_answer_is_wrong_whatever_is_asked() -> None:
+    assert outcomes(["", ""], ["yes", "no"]).tolist() == [[0, 0, 0, 1], [0, 1, 0, 0]]
+    assert Counts.of(["", "yes"], ["yes", "yes"]).accuracy == 0.5
+
+
 def test_nothing_said_yes_has_no_precision_and_an_f1_of_zero() -> None:
     counts = Counts.of(["no", "no"], ["yes", "no"])
     assert (counts.precision, counts.recall, counts.f1, counts.yes_ratio) == (0, 0, 0, 0)
@@ -37,10 +42,11 @@ def test_nothing_said_yes_has_no_precision_and_an_f1_of_zero() -> None:
         ("Yes. No doubt.", "yes"),  # the first sentence counts
         ("Nothing", "yes"),  # whole words count, in POPE's own spelling
         ("NO", "yes"),
-        ("", "yes"),
+        ("", None),
+        (" \n", None),
     ],
 )
-def test_answers_are_read_as_popes_evaluation_reads_them(answer: str, expected: str) -> None:
+def test_answers_are_read_as_popes_evaluation_reads_them(answer: str, expected: str | None) -> None:
     assert yes_or_no(answer) == expected
 
 

@@ -124,3 +124,32 @@ def test_a_limit_of_zero_keeps_nothing(checkpoint: Checkpoint) -> None:
 def test_a_negative_limit_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(ValueError, match="memory_limit is -1: give a number of bytes of at least 0"):
         EncodedImageCache(checkpoint.model, -1)
+
+
+def test_a_caller_changes_its_own_copy(checkpoint: Checkpoint) -> None:
+    cache = EncodedImageCache(checkpoint.model)
+    inputs = batch(checkpoint, 0, 0)
+    first = encoded(cache, inputs)
+    expected = [tokens.clone() for tokens in first.projected]
+    for tokens in (*first.projected, *first.raw, *(layout.source for layout in first.layouts)):
+        tokens.zero_()
+    again = encoded(cache, inputs)
+    assert all(map(torch.equal, again.projected, expected))
+    assert all(bool(layout.source.any()) for layout in again.layouts)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_changed_weights_are_noticed(checkpoint: Checkpoint, counted: bool) -> None:
+    model, inputs = checkpoint.model, batch(checkpoint, 0)
+    cache = EncodedImageCache(model)
+    before = encoded(cache, inputs)
+    weight = model.model.multi_modal_projector.linear_2.weight
+    original = weight.detach().clone()
+    # As an optimiser does it, and as PEFT merges an adapter: the second way changes no version.
+    weight.requires_grad_(False).mul_(2) if counted else weight.data.mul_(2)
+    try:
+        after = encoded(cache, inputs)
+    finally:
+        weight.data.copy_(original)
+    assert not torch.equal(after.projected[0], before.projected[0])
+    assert torch.equal(encoded(EncodedImageCache(model), inputs).projected[0], before.projected[0])

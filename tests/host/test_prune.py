@@ -228,3 +228,13 @@ def test_the_processor_gives_the_tables_that_staging_writes(tmp_path: Path) -> N
         assert bool(table) is (name != "timestamp_token_ids"), name
     assert mmtok.prune(stock, processor.tokenizer).config.ignored_token_ids == pruned.config.ignored_token_ids
     assert not any(mmtok.PruningOptions.from_config(mmtok.prune(stock).config).tables.values())
+
+
+def test_a_sharded_model_is_to_be_pruned_first(family: Family) -> None:
+    from torch.distributed.fsdp import FSDPModule
+
+    _, stock = family.models_of_own_classes()
+    # What fully_shard makes of the class.
+    stock.__class__ = type(f"FSDP{type(stock).__name__}", (FSDPModule, type(stock)), {})
+    with pytest.raises(ValueError, match="which fully_shard made: prune before sharding"):
+        mmtok.prune(stock)

@@ -1,0 +1,123 @@
+"""Peak memory and time of the largest requests that the endpoint handler takes, beyond what the loaded model takes.
+
+    python -m benchmarks.handler_memory --output docs/results/handler_memory.json
+
+Each request runs in a process of its own. The model is a small one, so that what is measured is the reading of images:
+a model adds what it takes for as many vision tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmtok.hub.handler import EndpointHandler, Limits
+from mmtok.machine import machine
+from mmtok.publish import stage
+from mmtok.tiny import checkpoint_path
+
+LIMITS = Limits()
+SIDE = int(LIMITS.pixels**0.5)
+
+
+def _encoded(width: int, height: int, kind: str, *, noise: bool) -> str:
+    """An image in base64, of one colour or of noise."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    if noise:
+        pixels[:] = np.random.default_rng(0).integers(0, 256, (height, width, 1), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _asking(images: list[str]) -> dict[str, Any]:
+    parts = [{"type": "image", "image": image} for image in images]
+    content = [*parts, {"type": "text", "text": "Is there a dog?"}]
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+def _noise() -> list[str]:
+    """Noise in JPEG, as large as the limits of bytes and of pixels let it be."""
+    return [_encoded(SIDE, SIDE * 4 // 5, "JPEG", noise=True)]
+
+
+# What a request holds: one question, or as many as there may be.
+REQUESTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "one small image": lambda: [_asking([_encoded(96, 96, "PNG", noise=True)])],
+    "one PNG of one colour, all pixels": lambda: [_asking([_encoded(SIDE, SIDE, "PNG", noise=False)])],
+    "one TIFF of one colour, a third of the pixels": lambda: [
+        _asking([_encoded(SIDE // 3, SIDE // 3, "TIFF", noise=False)])
+    ],
+    "one JPEG of noise": lambda: [_asking(_noise())],
+    "one WebP of one colour, all pixels": lambda: [_asking([_encoded(SIDE, SIDE, "WEBP", noise=False)])],
+    "all images of a question, all pixels": lambda: [
+        _asking([_encoded(SIDE, SIDE // LIMITS.images, "PNG", noise=False)] * LIMITS.images)
+    ],
+    "all questions, all images and pixels of each": lambda: (
+        [_asking([_encoded(SIDE, SIDE // LIMITS.images, "PNG", noise=False)] * LIMITS.images)] * LIMITS.questions
+    ),
+}
+
+
+def measure(name: str, folder: str) -> dict[str, Any]:
+    """Memory (MB) and seconds of one request in this process."""
+    handler = EndpointHandler(folder)
+    small = {"inputs": REQUESTS["one small image"](), "parameters": {"max_new_tokens": 1}}
+    handler(small)
+    data = {"inputs": REQUESTS[name](), "parameters": {"max_new_tokens": 1}}
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins again
+    before, start = _memory("VmRSS"), time.perf_counter()
+    answered = len(handler(data))
+    return {
+        "answers": answered,
+        "request_megabytes": round(len(json.dumps(data)) / 1e6, 1),
+        "added_megabytes": round(_memory("VmHWM") - before),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def _memory(name: str) -> float:
+    """Of this process, in MB."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--only", choices=list(REQUESTS))
+    parser.add_argument("--folder")
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.folder)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = str(stage(checkpoint_path(), Path(scratch) / "staged", check=False).path)
+        found = {}
+        for name in REQUESTS:
+            command = [sys.executable, "-m", "benchmarks.handler_memory", "--only", name, "--folder", folder]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[name] = json.loads(run.stdout.splitlines()[-1])
+            print(name, found[name])
+    if options.output:
+        results = {"machine": machine("mmtok", "transformers", "pillow"), "limits": LIMITS._asdict(), "requests": found}
+        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

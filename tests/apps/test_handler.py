@@ -1,0 +1,199 @@
+"""What the handler of an endpoint refuses, in a ValueError that names it: every bad value, what is over a limit."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from question_files import png_header
+from small_checkpoints import make_llava_checkpoint
+
+from configuration_mmtok import PruningOptions
+from mmtok.hub.handler import FORMATS, EndpointHandler, Limits, open_image
+from mmtok.publish import stage
+
+INFINITY, NAN = float("inf"), float("nan")
+ODD: list[Any] = [
+    None, True, -1, 0, 1.5, 2**63, 10**400, -0.5, 1e-300, 1e39, NAN, INFINITY, -INFINITY, "", "x", "4", "\ud800",
+    [], [4], [None], {}, {"a": 1},
+]  # fmt: skip
+# What of these is right.
+FIT: dict[str, list[Any]] = {
+    "do_sample": [True],
+    "min_new_tokens": [0],
+    "stop_strings": ["x", "4"],
+    "vision_token_budget": [None, 2**63, 10**400, 1e-300],
+    "vision_token_share": [None, 1e-300],
+    "coverage_target": [None, 1e-300],
+    "exclude_padding": [True],
+    "keep_image_newline": [True],
+    "select_before_unpadding": [True],
+    "text_coverage_weight": [0],
+    "vision_coverage_weight": [0],
+    "top_k": [],
+    "repetition_penalty": [1.5],
+    "temperature": [1.5],
+    "text_temperature": [1.5],
+    "vision_temperature": [1.5],
+}
+OPTIONS = [each.name for each in fields(PruningOptions) if not each.metadata["table"]]
+SETTINGS = [
+    "do_sample", "max_new_tokens", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings", "temperature",
+    "top_k", "top_p",
+]  # fmt: skip
+
+
+def fits(name: str, value: Any) -> bool:
+    weight = name.endswith("_weight") and value == 1.5
+    return weight or any(value is each or (type(value) is type(each) and value == each) for each in FIT.get(name, []))
+
+
+CASES = [(name, value) for name in (*OPTIONS, *SETTINGS) for value in ODD if not fits(name, value)]
+
+
+@pytest.fixture(scope="module")
+def handler(tmp_path_factory: pytest.TempPathFactory) -> EndpointHandler:
+    root = tmp_path_factory.mktemp("handler")
+    folder = stage(make_llava_checkpoint(root / "base"), root / "staged", check=False).path
+    return EndpointHandler(str(folder), images=3, pixels=10_000, image_bytes=50_000, characters=100, questions=2)
+
+
+def encoded(size: tuple[int, int] = (24, 24), kind: str = "PNG") -> str:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def asked(**parameters: Any) -> dict[str, Any]:
+    return {"inputs": {"image": encoded(), "question": "Is there a dog?"}, "parameters": parameters}
+
+
+def test_there_are_as_many_cases_as_were_tried() -> None:
+    assert len(CASES) >= 247
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda value: repr(value)[:20])
+def test_a_bad_value_is_named(handler: EndpointHandler, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is .*: give "):
+        handler(asked(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"min_new_tokens": 9, "max_new_tokens": 4}, "min_new_tokens is 9, more than max_new_tokens, 4"),
+        ({"min_new_tokens": 400}, "min_new_tokens is 400, more than max_new_tokens, 256"),
+        ({"text_coverage_weight": 0, "vision_coverage_weight": 0}, "are both 0, which leaves nothing to cover"),
+        ({"logits_processor": 1}, "parameters has 'logits_processor': give some of "),
+        ({"\x1b[2K": 1}, r"parameters has '\x1b[2K': give some of "),
+        ({"ignored_token_ids": [1]}, "parameters has 'ignored_token_ids'"),
+    ],
+)
+def test_parameters_that_do_not_go_together(handler: EndpointHandler, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        handler(asked(**parameters))
+
+
+def chat(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+IMAGE = {"type": "image", "image": encoded()}
+TEXT = {"type": "text", "text": "Is there a dog?"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([chat(IMAGE, TEXT)] * 3, "inputs has 3 questions: give at most 2 (the limit questions)"),
+        (chat(*[IMAGE] * 4, TEXT), "A question has 4 images: give at most 3 (the limit images)"),
+        (chat(IMAGE, {"type": "text", "text": "x" * 100}), "A question has 101 characters: give at most 100"),
+        (chat(IMAGE, *[{"type": "text", "text": ""}] * 101), "A question has 101 characters: give at most 100"),
+        (chat({"type": "image", "image": encoded((101, 100))}), "101 x 100 pixels, more than 10,000: scale it down"),
+        (
+            chat(*[{"type": "image", "image": encoded((60, 60))}] * 3),
+            "have 10,800 pixels: give at most",
+        ),
+        (chat({"type": "image", "image": "A" * 80_000}), "The images of the request have 60,000 bytes"),
+        ([chat({"type": "image", "image": encoded((98, 98))})] * 2, "The images of the request have "),
+        (chat(IMAGE, {"type": "text", "text": "\ud800"}), "has half of a surrogate pair"),
+        (chat({"type": "image", "image": "\u00e4"}), "it is not in base64"),
+        (chat({"type": ["text"]}), "A part of a message is of type ['text']"),
+    ],
+)
+def test_what_is_over_a_limit_is_refused(handler: EndpointHandler, inputs: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        handler({"inputs": inputs})
+
+
+def test_nothing_is_decoded_before_all_of_a_request_is_checked(
+    handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded(*_: Any) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr("mmtok.hub.handler.open_image", decoded)
+    with pytest.raises(ValueError, match="An image cannot be read: it has 9000 x 9000 pixels"):
+        handler({"inputs": [chat(IMAGE, TEXT), chat({"type": "image", "image": _header(9000, 9000)}, TEXT)]})
+
+
+def _header(width: int, height: int) -> str:
+    return base64.b64encode(png_header(width, height)).decode()
+
+
+def test_what_is_within_the_limits_is_answered(handler: EndpointHandler) -> None:
+    answers = handler({"inputs": [chat(*[IMAGE] * 3, TEXT), chat(IMAGE, TEXT)], "parameters": {"max_new_tokens": 2}})
+    assert [list(answer) for answer in answers] == [["generated_text"]] * 2
+    assert handler(asked(max_new_tokens=2, temperature=1, do_sample=True, top_p=1, num_beams=2, min_new_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"images": 0}, "The limit images is 0: give a whole number of at least 1"),
+        ({"pixels": None}, "The limit pixels is None"),
+        ({"beams": True}, "The limit beams is True"),
+        ({"beems": 4}, "handler_limits is {'beems': 4}: give an object with some of questions, images, pixels"),
+        ([4], "handler_limits is [4]"),
+    ],
+)
+def test_limits_are_checked(limits: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Limits.of(limits)
+
+
+def test_the_configuration_sets_limits(tmp_path: Path) -> None:
+    from misuse_cases import edit_json
+
+    folder = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "staged", check=False, link_weights=False).path
+    edit_json(folder / "config.json", handler_limits={"new_tokens": 3, "beams": 1})
+    handler = EndpointHandler(str(folder))
+    assert handler.limits == Limits(new_tokens=3, beams=1)
+    with pytest.raises(ValueError, match="max_new_tokens is 4: give a whole number from 1 to 3"):
+        handler(asked(max_new_tokens=4))
+    assert handler(asked())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_that_are_read(kind: str) -> None:
+    assert open_image(io.BytesIO(base64.b64decode(encoded(kind=kind)))).size == (24, 24)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "ICO", "PCX", "TGA"])
+def test_other_formats_are_refused_and_no_other_program_is_started(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("another program was started")
+
+    monkeypatch.setattr(subprocess, "check_call", started)
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with pytest.raises(ValueError, match="it is no image, or not one of JPEG, PNG, WEBP, GIF, BMP, TIFF"):
+        open_image(io.BytesIO(base64.b64decode(encoded(kind=kind))))
