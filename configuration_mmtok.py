@@ -7,7 +7,6 @@ Every option of the method is an attribute of the configuration, is validated wh
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 from transformers import LlavaConfig, LlavaNextConfig, LlavaOnevisionConfig, Qwen2_5_VLConfig, Qwen3VLConfig
@@ -16,7 +15,6 @@ try:
     from .host import name_for_tasks
     from .options import (
         OPTION_NAMES,
-        REMOVED_OPTIONS,
         PruningOptions,
         check_option,
         check_weights,
@@ -29,7 +27,6 @@ except ImportError:
     from mmtok.hub.host import name_for_tasks
     from mmtok.hub.options import (
         OPTION_NAMES,
-        REMOVED_OPTIONS,
         PruningOptions,
         check_option,
         check_weights,
@@ -45,13 +42,6 @@ class PruningConfigMixin:
 
     def __init__(self, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}
-        for name, neutral in REMOVED_OPTIONS.items():
-            if name in kwargs and kwargs.pop(name) != neutral:
-                warnings.warn(
-                    f"{name} is no option any more: it was behind the others wherever it was measured, and is ignored.",
-                    UserWarning,
-                    stacklevel=3,
-                )
         super().__init__(**kwargs)
         defaults = PruningOptions(**self.default_options)
         for name in OPTION_NAMES:

@@ -29,11 +29,10 @@ try:
     from .prompt import GridPositions  # noqa: F401
     from .pruner import MMTokPruningMixin, pruning_forward
     from .pruning_steps import PruningSteps  # noqa: F401
-    from .question import text_to_cover  # noqa: F401
+    from .question import QuestionReader  # noqa: F401
     from .qwen_images import encode_qwen2_5_vl, encode_qwen2_5_vl_videos, qwen_positions
     from .selection import Crop  # noqa: F401
     from .shared_model import prune  # noqa: F401
-    from .word_pieces import WordPieces  # noqa: F401
 except ImportError:
     if __package__:  # a published repository: the import that failed says what is wrong
         raise

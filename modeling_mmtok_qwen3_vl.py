@@ -30,11 +30,10 @@ try:
     from .prompt import GridPositions  # noqa: F401
     from .pruner import MMTokPruningMixin, pruning_forward
     from .pruning_steps import PruningSteps  # noqa: F401
-    from .question import text_to_cover  # noqa: F401
+    from .question import QuestionReader  # noqa: F401
     from .qwen_images import encode_qwen3_vl, encode_qwen3_vl_videos, qwen3_positions
     from .selection import Crop  # noqa: F401
     from .shared_model import prune  # noqa: F401
-    from .word_pieces import WordPieces  # noqa: F401
 except ImportError:
     if __package__:  # a published repository: the import that failed says what is wrong
         raise

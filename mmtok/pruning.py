@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .hub import shared_model
+from .hub.question import checked_tokenizer
 from .publish.families import FAMILIES
-from .publish.ignored_text import chat_template_of, text_options
 
 
 def prune(model: Any, processor: Any = None, **options: Any) -> Any:
@@ -25,10 +25,9 @@ def prune(model: Any, processor: Any = None, **options: Any) -> Any:
     Args:
         model: a stock model of a family of MMTok, one that PEFT wraps, or an MMTok model. Of an MMTok model the result
             is another one, with these options in place of its own.
-        processor: the model's processor, or its tokenizer. The tables that say which text is not covered (stop words,
-            punctuation, the words of the chat template, benchmark instructions) are derived from it, as `mmtok stage`
-            does. Without one they are empty: every word of the prompt is covered, those of the chat template too, and
-            other tokens are kept than by a staged model.
+        processor: the model's processor, or its tokenizer, with which the questions are read. Without one it is the
+            `tokenizer.json` of the checkpoint that the model was loaded from; where there is none, a warning says so,
+            and every token of the prompt is covered, the words of the chat template too.
         **options: any of `PruningOptions`, such as `vision_token_budget=64`.
 
     Returns:
@@ -39,7 +38,5 @@ def prune(model: Any, processor: Any = None, **options: Any) -> Any:
             option that is unknown or out of range; a tokenizer without a fast form.
     """
     classes = {family.stock_class: family.load_class for family in FAMILIES.values()}
-    derived = {}
-    if processor is not None:
-        derived = text_options(getattr(processor, "tokenizer", processor), chat_template_of(processor))
-    return shared_model.prune(model, classes, {**derived, **options})
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return shared_model.prune(model, classes, options, checked_tokenizer(tokenizer))

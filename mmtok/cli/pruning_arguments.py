@@ -1,4 +1,4 @@
-"""The fields of `PruningOptions` and the lists of words as options of a command.
+"""The fields of `PruningOptions` as options of a command.
 
 A new field is an option of every command with its own help text; nothing is added here.
 """
@@ -6,17 +6,15 @@ A new field is an option of every command with its own help text; nothing is add
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from dataclasses import Field, fields
-from pathlib import Path
 from typing import Any
 
 from configuration_mmtok import PruningOptions, check_option, check_weights
-from mmtok.publish.ignored_text import INSTRUCTIONS, STOP_WORDS
 from mmtok.publish.presets import PRESETS, preset_options
 
-# The tables of token ids describe the tokenizer and are derived; every other field is an option of the command line.
-_FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(PruningOptions) if not each.metadata["table"]}
+_FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(PruningOptions)}
 
 
 def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,25 +47,6 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
             group.add_argument(option, dest=name, metavar="VALUE", type=_reader(name), default=None, help=text)
 
 
-def add_word_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options for stop words and instructions."""
-    words = parser.add_argument_group("text to cover")
-    words.add_argument(
-        "--stop-words",
-        metavar="FILE",
-        nargs="+",
-        type=Path,
-        help="words that are not worth covering, in place of the paper's list: one a line, # begins a comment",
-    )
-    words.add_argument(
-        "--instructions",
-        metavar="FILE",
-        nargs="+",
-        type=Path,
-        help="sentences that are no part of a question, in place of the paper's: one a line, # begins a comment",
-    )
-
-
 def pruning_options_of(
     arguments: argparse.Namespace, model: str | os.PathLike[str], revision: str | None = None
 ) -> dict[str, Any]:
@@ -89,18 +68,6 @@ def pruning_options_of(
     return {**preset, **pruning_options}
 
 
-def word_lists_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """`stop_words` and `instructions`: from the files that were given, else the paper's.
-
-    Raises:
-        ValueError: a file that cannot be read as text.
-    """
-    return {
-        "stop_words": STOP_WORDS if arguments.stop_words is None else _lines(arguments.stop_words),
-        "instructions": INSTRUCTIONS if arguments.instructions is None else _lines(arguments.instructions),
-    }
-
-
 _NONE = "none"
 _NONE_VALUES: dict[Any, None] = {_NONE: None}
 
@@ -114,7 +81,12 @@ def _reader(name: str) -> Any:
         words = (_NONE, "all") if name == "vision_token_budget" else (_NONE,)
         if text.lower() in words and _accepts_none(name):
             return _NONE  # argparse takes None for an option that was not given
-        if not isinstance(default, str):
+        if name == "question_format":
+            try:
+                value = json.loads(text)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+        elif not isinstance(default, str) and name != "covered_text":
             try:
                 value = int(text) if not isinstance(default, float) and text.lstrip("+-").isdigit() else float(text)
             except ValueError:
@@ -134,14 +106,3 @@ def _accepts_none(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _lines(files: list[Path]) -> tuple[str, ...]:
-    texts = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} cannot be read as text: {error}") from error
-    lines = (line.split("#")[0].strip() for text in texts for line in text.splitlines())
-    return tuple(line for line in lines if line)

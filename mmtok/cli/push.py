@@ -9,7 +9,7 @@ from typing import Any
 from mmtok.publish import Measurements, Recipe, push
 
 from .common import add_parser, base_of
-from .pruning_arguments import add_pruning_arguments, add_word_options, pruning_options_of, word_lists_of
+from .pruning_arguments import add_pruning_arguments, pruning_options_of
 from .pushing import add_destination_options, destination_of, finish, show_steps
 
 _DESCRIPTION = """\
@@ -41,7 +41,6 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--base-model", metavar="HUB_ID", help="base to name on the card when BASE is a folder")
     parser.add_argument("--results", metavar="FILE", type=Path, help="JSON file of measured results for the card")
     add_pruning_arguments(parser)
-    add_word_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -54,7 +53,6 @@ def run(options: argparse.Namespace) -> int:
         base_revision=options.base_revision,
         base_model=options.base_model,
         measurements=Measurements.from_file(options.results) if options.results else None,
-        **word_lists_of(options),
     )
     report = push(base, destination, recipe, verify_after=not options.no_verify, dry_run=options.dry_run)
     return finish(report, options.json)

@@ -10,7 +10,7 @@ from typing import Any
 from mmtok.publish import Recipe, StagedModel, stage
 
 from .common import add_json_option, add_parser, base_of, print_json
-from .pruning_arguments import add_pruning_arguments, add_word_options, pruning_options_of, word_lists_of
+from .pruning_arguments import add_pruning_arguments, pruning_options_of
 
 _DESCRIPTION = """\
 Makes the folder of a complete model repository of a stock LLaVA or LLaVA-NeXT checkpoint: the published code,
@@ -33,7 +33,6 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--no-check", action="store_true", help="leave out the load in a clean process")
     add_json_option(parser)
     add_pruning_arguments(parser)
-    add_word_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -43,7 +42,6 @@ def run(options: argparse.Namespace) -> None:
     recipe = Recipe(
         options=pruning_options_of(options, base, options.revision),
         base_revision=options.revision,
-        **word_lists_of(options),
     )
     staged = stage(
         base,

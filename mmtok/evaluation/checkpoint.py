@@ -14,7 +14,6 @@ from transformers import AutoProcessor, PretrainedConfig
 from mmtok.auto_classes import register
 from mmtok.publish.families import FAMILIES, PREFIX
 from mmtok.publish.hub_names import check_model_name
-from mmtok.publish.ignored_text import text_options
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,6 @@ class Checkpoint:
     ) -> Checkpoint:
         """Loads a staged folder, or a stock checkpoint of a family, from disk or from the Hub.
 
-        For a stock checkpoint, what is not worth covering is derived from its tokenizer and chat template, as staging
-        does.
-
         Args:
             path: folder or Hub id.
             device: where to.
@@ -57,8 +53,6 @@ class Checkpoint:
         processor.tokenizer.padding_side = "left"
         # A stock configuration names another model type; read as ours it would be warned about.
         own = {name: value for name, value in stored.items() if name != "model_type"}
-        if not stored["model_type"].startswith("mmtok"):
-            own |= text_options(processor.tokenizer, processor.chat_template)
         config = model_class.config_class.from_dict(own)
         model = model_class.from_pretrained(
             path, config=config, revision=revision, dtype=dtype if dtype is not None else "auto"

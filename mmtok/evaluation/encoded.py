@@ -65,7 +65,8 @@ class EncodedBatch:
             encoded = images if images is not None and tower is None else model.encode_images(**image_inputs)
         layouts, projected, raw = list(encoded.layouts), encoded.projected, torch.cat(list(encoded.raw))
         rows = prompt.rows_of_images(encoded.lengths)
-        text, text_mask = model.question_embeddings(prompt, PruningOptions.from_config(model.config))
+        questions = model.questions(prompt, PruningOptions.from_config(model.config))
+        text, text_mask = model.question_embeddings(questions, prompt.device)
         attention = None
         if "language_attention" in needs:
             full = _prompt_of(model, prompt, encoded, [torch.ones(length).bool() for length in encoded.lengths])

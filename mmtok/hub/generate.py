@@ -30,10 +30,9 @@ from .pipeline import MMTokImageTextToTextPipeline  # noqa: F401
 from .prompt import GridPositions  # noqa: F401
 from .pruner import MMTokPruningMixin  # noqa: F401
 from .pruning_steps import PruningSteps  # noqa: F401
-from .question import text_to_cover  # noqa: F401
+from .question import QuestionReader  # noqa: F401
 from .selection import Crop  # noqa: F401
 from .shared_model import prune
-from .word_pieces import WordPieces  # noqa: F401
 
 
 def _llava() -> type:

@@ -6,10 +6,12 @@ endpoint handler and the table in the documentation read the fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
+
+from .question import QuestionFormat
 
 
 def _refuse(name: str, value: Any, wanted: str) -> None:
@@ -30,12 +32,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (bool, int, float)):
         return value
     return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
-
-
-def _is_id_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value
-    )
 
 
 def _budget(name: str, value: Any) -> None:
@@ -83,37 +79,25 @@ def _flag(name: str, value: Any) -> None:
         _refuse(name, value, "True or False")
 
 
-def _ids(name: str, value: Any) -> None:
-    if not _is_id_list(value):
-        _refuse(name, value, "a list of token ids")
+def _covered_text(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        _refuse(name, value, "a text with words in it, or None to cover the question")
 
 
-def _sequences(name: str, value: Any) -> None:
-    if not isinstance(value, (list, tuple)) or not all(_is_id_list(item) and len(item) for item in value):
-        _refuse(name, value, "a list of lists of token ids, none of them empty")
+def _question_format(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        _refuse(name, value, "a dictionary, or None for the formats that are known")
+    QuestionFormat.of(value)
 
 
-def _text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        _refuse(name, value, "a string, as staging writes it")
-
-
-def _bitmap(name: str, value: Any) -> None:
-    digits = isinstance(value, str) and value.isascii() and (not value or value.isalnum()) and len(value) % 2 == 0
-    if not digits or any(digit not in "0123456789abcdefABCDEF" for digit in value):
-        _refuse(name, value, "a string of hexadecimal digits, two for each byte")
-
-
-def _option(default: Any, check: Callable[[str, Any], None], text: str, *, table: bool = False) -> Any:
-    """A field: its default, the check that raises a ValueError, its help, and whether it is a table of token ids."""
-    return field(default=default, metadata={"check": check, "help": text, "table": table})
+def _option(default: Any, check: Callable[[str, Any], None], text: str) -> Any:
+    """A field: its default, the check that raises a ValueError, and its help."""
+    return field(default=default, metadata={"check": check, "help": text})
 
 
 @dataclass(frozen=True)
 class PruningOptions:
     """The options of one pruning: those of the configuration, with the overrides of one call.
-
-    Tables of token ids describe the tokenizer and the chat template; `mmtok stage` derives them.
 
     Raises:
         ValueError: a value out of range; the message names the option, the value and what is accepted.
@@ -170,44 +154,16 @@ class PruningOptions:
         "LLaVA-NeXT: select among all tokens of every crop, also those of the padding that the stock model removes, as "
         "the paper's reference code does",
     )
-    ignored_token_ids: tuple[int, ...] | list[int] = _option(
-        (), _ids, "token ids that are not covered: punctuation and further special tokens", table=True
+    covered_text: str | None = _option(
+        None,
+        _covered_text,
+        "covers this text in place of the question, so that what is kept does not depend on the question",
     )
-    ignored_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
-        (), _sequences, "sequences of token ids that are not covered: stop words", table=True
-    )
-    punctuation_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
-        (), _sequences, "punctuation marks that are several tokens each, which are not covered", table=True
-    )
-    instruction_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
-        (), _sequences, "sequences that are no part of the question: fixed benchmark instructions", table=True
-    )
-    user_turn_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
-        (), _sequences, 'what opens a turn of the user, such as "USER:"; only the last turn is covered', table=True
-    )
-    assistant_turn_token_sequences: tuple[tuple[int, ...], ...] | list[list[int]] = _option(
-        (), _sequences, "what opens a turn of the assistant and so ends the user's", table=True
-    )
-    timestamp_token_ids: tuple[int, ...] | list[int] = _option(
-        (),
-        _ids,
-        'what the timestamps in front of a video\'s frames are made of, such as "0.5 seconds"; text of these ids alone '
-        "that ends in front of a frame is not covered",
-        table=True,
-    )
-    word_continuation_bitmap: str = _option(
-        "",
-        _bitmap,
-        "hexadecimal bitmap over the vocabulary; bit i % 8 of byte i // 8 is set when token id i continues the word of "
-        "the token before it; without it every token begins a word",
-        table=True,
-    )
-    word_piece_texts: str = _option(
-        "",
-        _text,
-        "the packed texts of the pieces that words are made of, from which a word is tokenised as it is behind a "
-        "space, whatever it stands behind; without it words keep the tokens that they have",
-        table=True,
+    question_format: dict[str, Any] | None = _option(
+        None,
+        _question_format,
+        "how a question stands in a prompt: a dictionary with user_turns, assistant_turns, other_turns, instructions "
+        "and stop_words, see QuestionFormat; None for the formats and lists that are known",
     )
 
     def __post_init__(self) -> None:
@@ -224,11 +180,6 @@ class PruningOptions:
         if "vision_token_budget" in overrides:
             overrides.setdefault("vision_token_share", None)
         return cls(**{name: overrides[name] if name in overrides else getattr(config, name) for name in OPTION_NAMES})
-
-    @property
-    def tables(self) -> dict[str, Any]:
-        """The tables of token ids, by the name of the option."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata["table"]}
 
     @property
     def prunes(self) -> bool:
@@ -255,13 +206,10 @@ PAPER_OPTIONS: dict[str, Any] = {
     **{
         each.name: each.default
         for each in fields(PruningOptions)
-        if not each.metadata["table"] and not each.name.startswith("vision_token_")
+        if not each.name.startswith("vision_token_") and each.name not in ("covered_text", "question_format")
     },
     "select_before_unpadding": True,
 }
-
-# Options of earlier releases that were behind the others in our measurements, and the value at which they did nothing.
-REMOVED_OPTIONS: dict[str, Any] = {"center_features": False}
 
 
 def check_option(name: str, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -17,6 +18,7 @@ from .host import STOCK_ARGUMENTS, given_cache, require_stock, with_images
 from .options import OPTION_NAMES, PruningOptions, options_within
 from .paper_selection import in_first_places, selects_before_unpadding
 from .pruning_steps import PruningSteps
+from .question import TokenizerSource
 from .selection import VisionTokenSelection, describe
 from .shared_model import unpruned
 
@@ -42,10 +44,22 @@ class MMTokPruningMixin(PruningSteps):
         configuration's later values; there it is taken out again.
         """
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
-        generation_config = (loaded[0] if isinstance(loaded, tuple) else loaded).generation_config
-        for name in options_within(generation_config).keys() & kwargs.keys():
-            delattr(generation_config, name)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in options_within(model.generation_config).keys() & kwargs.keys():
+            delattr(model.generation_config, name)
+        where = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
+        model._tokenizer_source = TokenizerSource(
+            name=args[0] if args else kwargs["pretrained_model_name_or_path"],
+            commit=getattr(model.config, "_commit_hash", None),
+            hub_arguments=where,
+        )
         return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Stock saving, and `tokenizer.json` beside the weights where there is none yet."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if kwargs.get("is_main_process", args[0] if args else True):
+            self.tokenizer_source.save(save_directory)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """`GenerationMixin.generate` on the pruned prompt; returns the full prompt ids and the new tokens, as stock.
@@ -124,12 +138,14 @@ class MMTokPruningMixin(PruningSteps):
             if encoded is None and not self._has_images(kwargs):
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
             encoded = self._encoded(prompt, encoded, taken(kwargs, self.visual_arguments), options)
-            selection, rows = self._select(prompt, encoded, options, explain=True)
+            questions = self.questions(prompt, options)
+            text = self.question_embeddings(questions, prompt.device)
+            selection, rows = self._select(prompt, encoded, options, text, explain=True)
         layouts, kept = encoded.layouts, selection
         if selects_before_unpadding(encoded, options) and encoded.before_unpadding is not None:
             layouts = encoded.before_unpadding.layouts
             _, kept = in_first_places(encoded, selection)
-        return VisionTokenSelection(describe(selection, layouts, rows), prompt.kept_mask(kept))
+        return VisionTokenSelection(describe(selection, layouts, rows, questions), prompt.kept_mask(kept))
 
     def unpruned(self) -> Any:
         """The stock model with the same modules: the one that was given to `mmtok.prune`, or a new object.
@@ -186,6 +202,8 @@ class MMTokPruningMixin(PruningSteps):
         return output if wants_dict else output.to_tuple()
 
 
+# Arguments of `from_pretrained` that say where the files of a checkpoint are.
+_WHERE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
 _GENERATE_ARGUMENTS = tuple(inspect.signature(GenerationMixin.generate).parameters)[1:]
 

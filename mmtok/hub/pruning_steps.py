@@ -5,7 +5,7 @@ What is said of images holds for the videos of the families that read them; each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from .images import EncodedVision
 from .options import PruningOptions
 from .paper_selection import in_first_places, selects_before_unpadding
 from .prompt import GridPositions, Prompt, PrunedPrompt
-from .question import TextRules, ids_of_embeddings, text_to_cover
+from .question import Question, TokenizerSource, special_ids
 from .selection import Selection, select
 
 
@@ -185,9 +185,9 @@ class PruningSteps:
         """
         prompt.require_one_value_a_token("position_ids", position_ids, axes=self.position_axes)
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
-        text = self.question_embeddings(prompt, options)
+        text = self.question_embeddings(self.questions(prompt, options), prompt.device)
         encoded = self._encoded(prompt, encoded, images, options)
-        kept_vision, _ = self._select(prompt, encoded, options, text=text)
+        kept_vision, _ = self._select(prompt, encoded, options, text)
         if not selects_before_unpadding(encoded, options):
             return self.pack_prompt(prompt, encoded, kept_vision, position_ids)
         placed, kept_vision = in_first_places(encoded, kept_vision)
@@ -215,12 +215,12 @@ class PruningSteps:
         prompt: Prompt,
         encoded: EncodedVision,
         options: PruningOptions,
+        text: tuple[torch.Tensor, torch.Tensor],
         *,
-        text: tuple[torch.Tensor, torch.Tensor] | None = None,
         explain: bool = False,
     ) -> tuple[Selection, list[int]]:
         """Returns the picks, and the batch row of each image."""
-        embeddings, text_mask = self.question_embeddings(prompt, options) if text is None else text
+        embeddings, text_mask = text
         rows = prompt.rows_of_images(encoded.lengths)
         owners = torch.tensor(rows, dtype=torch.long)
         own = embeddings[sent(owners, embeddings.device)]
@@ -234,21 +234,61 @@ class PruningSteps:
             encoded = encoded.before_unpadding
         return select(encoded, own, text_mask[owners], options, readable=readable, explain=explain), rows
 
-    def question_embeddings(self, prompt: Prompt, options: PruningOptions) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, M, hidden) embeddings of the text to cover and (B, M) bool on the CPU, False for fillers."""
-        embed, ids = self.get_input_embeddings(), prompt.ids_on_host
-        if ids is None:
-            assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
-            vocabulary = torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
-            ids = ids_of_embeddings(prompt.inputs_embeds.detach(), embed(vocabulary).detach()).cpu()
-        text = text_to_cover(ids, prompt.mask_on_host, TextRules.from_config(self.config, options.tables))
-        if prompt.inputs_embeds is None:
-            return embed(sent(text.ids, prompt.device)), text.valid
-        # What stands in the prompt as it is covered counts with the caller's own vector.
-        as_written = sent(ids.gather(1, text.positions) == text.ids, prompt.device)[..., None]
-        places = sent(text.positions, prompt.device)[..., None].expand(-1, -1, prompt.inputs_embeds.shape[-1])
-        known = sent(text.ids, prompt.device).masked_fill(as_written[..., 0], self.config.image_token_id)
-        return torch.where(as_written, prompt.inputs_embeds.gather(1, places), embed(known)), text.valid
+    def questions(self, prompt: Prompt, options: PruningOptions) -> list[Question]:
+        """What each prompt of the batch asks, or `options.covered_text` for all of them.
+
+        Where there is no tokenizer to read it with, the ids of a prompt that are not special are its question.
+        """
+        objects = [self.config.image_token_id, getattr(self.config, "video_token_id", None)]
+        objects = [each for each in objects if each is not None]
+        reader = self.tokenizer_source.reader(options.question_format, objects)
+        if options.covered_text is not None:
+            if reader is None:
+                raise ValueError(
+                    f"covered_text is {options.covered_text!r}, and there is no tokenizer to read it with: save the "
+                    "processor beside the weights, or give it to mmtok.prune."
+                )
+            return [reader.read_text(options.covered_text)] * len(prompt.mask_on_host)
+        # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
+        special = {*objects, *special_ids(self.config), self.config.get_text_config().vocab_size}
+        found = []
+        # One token stands for a whole run of vision tokens, so that the work grows with the text alone.
+        repeated = torch.nn.functional.pad(prompt.image_mask[:, 1:] & prompt.image_mask[:, :-1], (1, 0))
+        for ids, own in zip(self._prompt_ids(prompt), prompt.mask_on_host.bool() & ~repeated, strict=True):
+            row = ids[own].tolist()
+            if reader is not None:
+                found.append(reader.read(row))
+            else:
+                found.append(Question((), tuple(index for index in row if index not in special)))
+        return found
+
+    def _prompt_ids(self, prompt: Prompt) -> torch.Tensor:
+        """(B, L) token ids on the CPU, those that the prompt's embeddings were looked up with where it has no ids."""
+        if prompt.ids_on_host is not None:
+            return prompt.ids_on_host
+        assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
+        table = self.get_input_embeddings()(
+            torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
+        )
+        return ids_of_embeddings(prompt.inputs_embeds.detach(), table.detach()).cpu()
+
+    def question_embeddings(
+        self, questions: Sequence[Question], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, M, hidden) embeddings of the words to cover and (B, M) bool on the CPU, False for fillers."""
+        width = max((len(each.ids) for each in questions), default=0)
+        ids = torch.tensor([[*each.ids, *[0] * (width - len(each.ids))] for each in questions], dtype=torch.long)
+        valid = torch.arange(width) < torch.tensor([len(each.ids) for each in questions])[:, None]
+        return self.get_input_embeddings()(sent(ids, device)), valid
+
+    @property
+    def tokenizer_source(self) -> TokenizerSource:
+        """Where the tokenizer is that reads the questions: beside the weights, or what `mmtok.prune` was given."""
+        if not hasattr(self, "_tokenizer_source"):
+            self._tokenizer_source = TokenizerSource(
+                name=self.config._name_or_path, commit=getattr(self.config, "_commit_hash", None)
+            )
+        return self._tokenizer_source
 
     def _filler_id(self) -> int:
         """Token id for slots that nothing reads."""
@@ -256,3 +296,29 @@ class PruningSteps:
             if getattr(config, "pad_token_id", None) is not None:
                 return config.pad_token_id
         return 0
+
+
+def ids_of_embeddings(inputs_embeds: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """The token ids that embeddings were looked up with.
+
+    Args:
+        inputs_embeds: (B, L, hidden).
+        table: (V, hidden), the embeddings of all ids.
+
+    Returns:
+        (B, L) int64; V for vectors that are in no row of the table, such as those of vision tokens or soft prompts.
+    """
+    flat = inputs_embeds.flatten(0, 1)
+    table = table.to(flat.device, flat.dtype)
+    ids = torch.full((len(flat),), len(table), device=flat.device)
+    # A few components leave hardly any pair to compare in full; the slices bound the memory.
+    for start in range(0, len(flat), 256):
+        rows = flat[start : start + 256]
+        same = torch.ones(len(rows), len(table), dtype=torch.bool, device=flat.device)
+        for component in range(min(4, table.shape[1])):
+            same &= rows[:, component, None] == table[:, component]
+        row, candidate = same.nonzero(as_tuple=True)
+        found = (rows[row] == table[candidate]).all(-1)
+        # Backwards, so that the first of equal rows wins.
+        ids[start + row[found].flip(0)] = candidate[found].flip(0)
+    return ids.view(inputs_embeds.shape[:2])

@@ -1,282 +1,461 @@
-"""The question: which text of a prompt the kept vision tokens have to cover.
+"""The question: which words of a prompt the kept vision tokens have to cover, read with the model's own tokenizer.
 
-Everything here works on whole batches of token ids, (B, L); nothing depends on a model.
+A row of token ids becomes text, the text the words of the user's last turn, and every word the ids that it has behind a
+space. Nothing here depends on a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
-import torch
+from tokenizers import Tokenizer
+from transformers.utils import cached_file, logging
 
-from .prompt import PackedOrder
-from .word_pieces import WordPieces
+logger = logging.get_logger(__name__)
 
-# Attributes of configurations that name token ids which are no text.
-_SPECIAL_TOKENS = (
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "vision_start_token_id",
-    "vision_end_token_id",
+# The lists of the paper's reference code.
+_STOP_WORDS = (
+    "a an the is are was were be been being have has had do does did it they he she we you i what where when why how "
+    "who which and or but so if then question answer to for with by from at into onto upon"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+INSTRUCTIONS = (
+    "Answer the question using a single word or phrase.",
+    "Answer with the option's letter from the given choices directly.",
+)
+# Words that tell English from the languages that share spellings with its stop words ("was", "is", "he", "an").
+_AMBIGUOUS = "a an is was were be he we i do so or at by has had have"
+_FURTHER = "of there this that these those can could many much please"
+_ENGLISH = STOP_WORDS - frozenset(_AMBIGUOUS.split()) | frozenset(_FURTHER.split())
+_FOREIGN = (
+    "de del la el los las un una es en que por con para como qual cor le les des du et est une dans qui sur il elle "
+    "der das die den dem ist und wo wer wie ein eine auf nicht war er het een van dit dat zijn op wat hoe welke "
+    "lo gli che di sono nel della os um uma em quem onde det och som var hva hvad jest czy co na w z yang ini itu"
+)
+_NOT_ENGLISH = frozenset(_FOREIGN.split())
+# A number, or letters with marks and joiners of the text; a contraction belongs to the word in front of it.
+_WORD = "\\d+(?:\\.\\d+)+(?![\\w{0}])|[\\w{0}]+(?:['\u2019](?:s|re|ve|ll|d|m|t|S|RE|VE|LL|D|M|T)(?![\\w{0}]))?"
+# Stands for an image, a frame, or a special token that is not part of a turn's marker.
+_OBJECT = "\ufffc"
+# What processors and templates write in front of an image or a frame.
+_LABEL = re.compile(
+    rf"(?:(?:Picture|Image|Video|Frame)[ -]?\d{{1,9}}:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)[ \n]?(?={_OBJECT})"
+)
+_KNOWN_WORDS = 10_000
+_BLOCK = re.compile(r"(<(/?)(?:think|tool_call|tool_response)>|<<(/?)SYS>>)")
+
+
+@dataclass(frozen=True)
+class QuestionFormat:
+    """How a question stands in a prompt, in strings.
+
+    Attributes:
+        user_turns: what opens a turn of the user, such as "USER:"; empty for the formats in `CHAT_FORMATS`.
+        assistant_turns: what opens a turn of the assistant.
+        other_turns: what opens a turn of somebody else, or closes one.
+        instructions: sentences that are not part of a question; white space may differ.
+        stop_words: words that are not covered: "english" for the paper's list, which holds in English questions, or a
+            list of words for questions in any language.
+    """
+
+    user_turns: tuple[str, ...] = ()
+    assistant_turns: tuple[str, ...] = ()
+    other_turns: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = INSTRUCTIONS
+    stop_words: str | tuple[str, ...] = "english"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None) -> QuestionFormat:
+        """The format of a dictionary, as config.json holds it.
+
+        Raises:
+            ValueError: an unknown key, or a value of another form; the message names it.
+        """
+        given: dict[str, Any] = {}
+        known = [each.name for each in fields(cls)]
+        for name, value in (values or {}).items():
+            if name not in known:
+                raise ValueError(f"question_format has the key {name!r}: give some of {', '.join(known)}.")
+            if name == "stop_words" and value == "english":
+                continue
+            if not isinstance(value, (list, tuple)) or not all(
+                isinstance(each, str) and each.strip() for each in value
+            ):
+                wanted = (
+                    "'english' or a list of words" if name == "stop_words" else "a list of texts, none of them empty"
+                )
+                raise ValueError(f"question_format[{name!r}] is {value!r}: give {wanted}.")
+            given[name] = tuple(value)
+        return cls(**given)
+
+    @cached_property
+    def turns(self) -> list[_Turns]:
+        """The markers of turns, compiled."""
+        if not self.user_turns:
+            return _known_turns()
+        return [_Turns(self.user_turns, self.assistant_turns, self.other_turns)]
+
+
+# What opens a turn of the user, of the assistant, of others, or ends one: ChatML, Llama 3, Gemma 3 and 4, GLM and Phi,
+# Mistral, Vicuna, and SmolVLM.
+CHAT_FORMATS: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
+    (("<|im_start|>user",), ("<|im_start|>assistant",), ("<|im_start|>", "<|im_end|>")),
+    (
+        ("<|start_header_id|>user<|end_header_id|>",),
+        ("<|start_header_id|>assistant<|end_header_id|>",),
+        ("<|start_header_id|>", "<|eot_id|>", "<|eom_id|>"),
+    ),
+    (("<start_of_turn>user",), ("<start_of_turn>model",), ("<start_of_turn>", "<end_of_turn>")),
+    (("<|turn>user",), ("<|turn>model",), ("<|turn>", "<turn|>")),
+    (("<|user|>",), ("<|assistant|>",), ("<|system|>", "<|observation|>", "<|tool|>", "<|end|>")),
+    (
+        ("[INST]",),
+        ("[/INST]",),
+        ("</s>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[AVAILABLE_TOOLS]"),
+    ),
+    (("USER:",), ("ASSISTANT:",), ("</s>",)),
+    (("User:",), ("Assistant:",), ("<end_of_utterance>",)),
 )
 
 
+class _Turns:
+    """The markers of one chat format."""
+
+    def __init__(self, user: Sequence[str], assistant: Sequence[str], other: Sequence[str]) -> None:
+        self.roles = {**dict.fromkeys(other, "other"), **dict.fromkeys(assistant, "assistant")}
+        self.roles.update(dict.fromkeys(user, "user"))
+        self.user = re.compile("|".join(map(_marker, user)))
+        longest_first = sorted(self.roles, key=len, reverse=True)
+        self.any = re.compile("(" + "|".join(map(_marker, longest_first)) + ")")
+        # A user can write a marker that is made of letters, such as "USER:"; one of special tokens is always a marker.
+        self.plain = not any(each.startswith("<") for each in user)
+
+    def split(self, text: str) -> list[tuple[str, str]]:
+        """(role, text) of each turn, in order; what stands in front of the first marker is somebody else's."""
+        parts = self.any.split(text)
+        turns = [("other", parts[0])]
+        for marker, content in zip(parts[1::2], parts[2::2], strict=True):
+            role, (last, before) = self.roles[marker], turns[-1]
+            if self.plain and role == last == "user" and before.rstrip() and before.rstrip()[-1] not in _ENDS:
+                turns[-1] = (last, before + marker + content)
+                continue
+            if self.plain and role == last == "assistant" and len(turns) > 1 and turns[-2][0] == "user":
+                # Of two answers in a row the first is a word of the question.
+                turns[-2:] = [("user", turns[-2][1] + marker + before)]
+            turns.append((role, content))
+        return turns
+
+
+_ENDS = frozenset(".?!:;。？！" + _OBJECT)  # noqa: RUF001
+
+
+def _marker(text: str) -> str:
+    before = r"(?<!\w)" if text[0].isalnum() else ""
+    return before + re.escape(text) + (r"(?!\w)" if text[-1].isalnum() else "")
+
+
+@lru_cache(maxsize=1)
+def _known_turns() -> list[_Turns]:
+    return [_Turns(*each) for each in CHAT_FORMATS]
+
+
 @dataclass(frozen=True)
-class TextRules:
-    """What is known about the token ids of a prompt; see `PruningOptions` for those from `ignored_token_ids` on.
-
-    `special_token_ids`, `image_token_id` and `video_token_id` are never covered; the rest is derived from tokenizer and
-    chat template.
-    """
-
-    image_token_id: int
-    special_token_ids: Sequence[int] = ()
-    ignored_token_ids: Sequence[int] = ()
-    ignored_token_sequences: Sequence[Sequence[int]] = ()
-    punctuation_token_sequences: Sequence[Sequence[int]] = ()
-    instruction_token_sequences: Sequence[Sequence[int]] = ()
-    user_turn_token_sequences: Sequence[Sequence[int]] = ()
-    assistant_turn_token_sequences: Sequence[Sequence[int]] = ()
-    timestamp_token_ids: Sequence[int] = ()
-    word_continuation_bitmap: str = ""
-    word_piece_texts: str = ""
-    video_token_id: int | None = None
-
-    @classmethod
-    def from_config(cls, config: Any, tables: Mapping[str, Any]) -> TextRules:
-        """The rules for the prompts of a model.
-
-        Args:
-            config: an MMTok configuration.
-            tables: `PruningOptions.tables`.
-        """
-        special: list[int] = []
-        for each in (config, config.get_text_config()):
-            for name in _SPECIAL_TOKENS:
-                value = getattr(each, name, None)
-                special += [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-        return cls(config.image_token_id, special, video_token_id=getattr(config, "video_token_id", None), **tables)
-
-    @property
-    def vision_token_ids(self) -> list[int]:
-        return [self.image_token_id] if self.video_token_id is None else [self.image_token_id, self.video_token_id]
-
-
-@dataclass(frozen=True)
-class CoveredText:
-    """The text to cover of B prompts, M pieces each.
+class Question:
+    """What one prompt asks.
 
     Attributes:
-        ids: (B, M) int64, token ids. A word counts as it is written behind a space, whatever it stands behind.
-        positions: (B, M) int64, where in the prompt each piece stands; for a piece that is written otherwise there,
-            where its word begins.
-        valid: (B, M) bool, False for fillers, which stand behind the pieces of a row.
+        words: that are covered, in order; empty where no tokenizer was there to read them.
+        ids: token ids of the words, each as it stands behind a space.
     """
 
-    ids: torch.Tensor
-    positions: torch.Tensor
-    valid: torch.Tensor
+    words: tuple[str, ...]
+    ids: tuple[int, ...]
 
 
-def text_to_cover(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, rules: TextRules) -> CoveredText:
-    """Finds the text that the kept vision tokens have to cover: the words of the last user turn.
-
-    Role markers, special tokens, fixed instructions, punctuation and stop words are left out. Where nothing is left,
-    punctuation and stop words come back; where there is still nothing, the words of the instructions.
+class QuestionReader:
+    """Reads questions with a tokenizer.
 
     Args:
-        input_ids: (B, L) integer.
-        attention_mask: (B, L), 0 for padding; None for no padding.
-        rules: what is known about the ids.
+        tokenizer: of the model. It is not changed, and nothing else may change it.
+        question_format: how a question stands in a prompt.
+        object_ids: ids that stand for an image or a frame.
+        name: of the tokenizer, for the warning.
+    """
 
-    Returns:
-        `CoveredText` on the device of `input_ids`.
+    def __init__(
+        self, tokenizer: Tokenizer, question_format: QuestionFormat, object_ids: Iterable[int], name: str = ""
+    ) -> None:
+        self._tokenizer, self._format, self._name = tokenizer, question_format, name
+        markers = [marker for turns in question_format.turns for marker in turns.roles]
+        added = tokenizer.get_added_tokens_decoder().items()
+        # An id that no text is made of, and what it reads as.
+        self._special = {
+            index: token.content if any(token.content in marker for marker in markers) else _OBJECT
+            for index, token in added
+            if token.special or any(token.content in marker for marker in markers)
+        }
+        self._special.update(dict.fromkeys(object_ids, _OBJECT))
+        # SentencePiece puts the space in front of the first word itself.
+        first, behind_a_space = self._encode("a"), self._encode("a a")
+        self._space = "" if behind_a_space == first * 2 else " "
+        self._instructions = [
+            re.compile(r"\s+".join(map(re.escape, each.split()))) for each in question_format.instructions
+        ]
+        self._known: dict[str, list[int]] = {}
+
+    def read(self, ids: Sequence[int]) -> Question:
+        """The question of one prompt, (L,) token ids without padding.
+
+        It is the user's text since the last answer of the assistant, without instructions, punctuation and stop words.
+        Where nothing is left, the text with them; where there is still nothing, the words of the instructions.
+        """
+        text = self._text(ids)
+        begun = [(found.start(), turns) for turns in self._format.turns if (found := turns.user.search(text))]
+        if not begun:
+            logger.warning_once(
+                f"A prompt has no turn of the user that {self._name or 'the tokenizer'} can tell: all of its text is "
+                "taken for the question. Write prompts with the chat template, or name what opens a turn in "
+                "question_format['user_turns']."
+            )
+            return self.read_text(text)
+        return self.read_text(_last_question(min(begun, key=lambda each: each[0])[1].split(text)))
+
+    def read_text(self, text: str) -> Question:
+        """The question that is this text."""
+        text = _LABEL.sub("", unicodedata.normalize("NFC", _without_blocks(text)))
+        question = text
+        for instruction in self._instructions:
+            question = instruction.sub(" ", question)
+        words = self._worth_covering(question)
+        if not words:
+            # As it stands, as in the reference: stop words and punctuation are covered.
+            words = question.replace(_OBJECT, " ").split() or self._worth_covering(text)
+        return Question(tuple(words), tuple(index for word in words for index in self._ids(word)))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """The text of a prompt; images and special tokens that open or close no turn are U+FFFC."""
+        parts: list[str] = []
+        start = 0
+        for position, index in enumerate(ids):
+            special = self._special.get(index)
+            if special is not None:
+                if start < position:
+                    parts.append(self._tokenizer.decode(ids[start:position], skip_special_tokens=False))
+                parts.append(special)
+                start = position + 1
+        if start < len(ids):
+            parts.append(self._tokenizer.decode(ids[start:], skip_special_tokens=False))
+        return "".join(parts)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _ids(self, word: str) -> list[int]:
+        """The ids of a word behind a space; those of the last words are kept, since words recur."""
+        found = self._known.get(word)
+        if found is None:
+            if len(self._known) >= _KNOWN_WORDS:
+                self._known = {}
+            found = self._known[word] = self._encode(self._space + word)
+        return found
+
+    def _worth_covering(self, text: str) -> list[str]:
+        found = [(match.group(), match.start()) for match in _word_pattern(text).finditer(text)]
+        words = {word for word, _ in found}
+        stop_words = self._stop_words(words)
+        left_out = {word for word in words if _stem(word) in stop_words}
+        if left_out and not text.isupper():
+            # In capitals these are names: WHO, IT, US. A single letter is decided where it stands.
+            left_out = {word for word in left_out if len(word) == 1 or not word.isupper()}
+        return [
+            _without_possessive(word)
+            for word, start in found
+            if word not in left_out or (word in ("A", "I") and _is_option(word, start, text, words))
+        ]
+
+    def _stop_words(self, words: set[str]) -> frozenset[str]:
+        if self._format.stop_words != "english":
+            return frozenset(word.lower() for word in self._format.stop_words)
+        lowered = {word.lower() for word in words}
+        foreign = len(lowered & _NOT_ENGLISH) + sum(
+            len(word) > 1 and not word.isascii() and any(each > "\x7f" and each.isalpha() for each in word)
+            for word in lowered
+        )
+        return STOP_WORDS if foreign <= len(lowered & _ENGLISH) else frozenset()
+
+
+def _last_question(turns: Sequence[tuple[str, str]]) -> str:
+    """The user's text since the last answer; turns without text of the user, such as a tool's result, are none."""
+    found: list[str] = []
+    for role, content in reversed(turns):
+        if role == "assistant" and any(_without_blocks(each).strip(_OBJECT + " \n") for each in found):
+            break
+        if role == "user":
+            found.append(content)
+    return "\n".join(reversed(found))
+
+
+def _without_blocks(text: str) -> str:
+    """Text without thoughts, calls and results of tools, and system messages inside a turn."""
+    if "<" not in text:
+        return text
+    parts = _BLOCK.split(text)
+    kept = [parts[0]]
+    opened: int | None = None
+    for _, close, close_system, content in zip(*(parts[each::4] for each in (1, 2, 3, 4)), strict=True):
+        if close or close_system:
+            if opened is not None:
+                del kept[opened:]
+            opened = None
+        elif opened is None:
+            opened = len(kept)
+        kept.append(content)
+    return "".join(kept)
+
+
+def _word_pattern(text: str) -> re.Pattern[str]:
+    marks = () if text.isascii() else sorted(each for each in set(text) if each > "\x7f" and _joins(each))
+    return _compiled("".join(marks))
+
+
+def _joins(character: str) -> bool:
+    """Whether a character that is no letter belongs to the letters beside it: a mark, or a zero-width joiner."""
+    return unicodedata.category(character)[0] == "M" or character in "\u200c\u200d"
+
+
+@lru_cache(maxsize=64)
+def _compiled(marks: str) -> re.Pattern[str]:
+    return re.compile(_WORD.format(marks))
+
+
+def _stem(word: str) -> str:
+    """What is looked up among the stop words: "who" of "Who's", "is" of "isn't"."""
+    base, apostrophe, contraction = word.lower().replace("\u2019", "'").partition("'")
+    return base.removesuffix("n") if apostrophe and contraction == "t" else base
+
+
+def _is_option(letter: str, start: int, text: str, words: set[str]) -> bool:
+    """Whether the letter A or I is no article and no pronoun: an option, or the name of something."""
+    if letter == "I":
+        return "H" in words or text[start + 1 : start + 2] in (".", ")", ":")
+    if letter != "A":
+        return False
+    begins = text[:start].rstrip(" \t")[-1:] in ("", "\n", *_ENDS)
+    return "B" in words or not (begins and re.match(r"\s\w", text[start + 1 : start + 3]))
+
+
+def _without_possessive(word: str) -> str:
+    """ "dog's" stands for the dog; other contractions stay whole."""
+    return word[:-2] if word[-2:].lower() in ("'s", "\u2019s") and len(word) > 2 else word
+
+
+class TokenizerSource:
+    """Where the tokenizer of a model is: an object, or the file beside its weights, which is read when it is needed.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers, or None.
+        name: folder or Hub id of the checkpoint.
+        commit: of the Hub repository, so that nothing is asked of the Hub where its files are in the cache.
+        hub_arguments: of `from_pretrained`, such as `token` and `cache_dir`. A copy or pickle leaves `token` out.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        name: str | os.PathLike[str] = "",
+        commit: str | None = None,
+        hub_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._given, self._name, self._commit = tokenizer, str(name), commit
+        self._hub_arguments = dict(hub_arguments or {})
+        self._readers: dict[Any, QuestionReader | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        shared = {name: value for name, value in self._hub_arguments.items() if name != "token"}
+        return {**vars(self), "_hub_arguments": shared, "_readers": {}}
+
+    def reader(self, question_format: Mapping[str, Any] | None, object_ids: Sequence[int]) -> QuestionReader | None:
+        """Reads questions of this format; None where there is no tokenizer, with a warning that says so once."""
+        key = (repr(question_format), *object_ids)
+        if key not in self._readers:
+            tokenizer = self._load()
+            self._readers[key] = tokenizer and QuestionReader(
+                tokenizer, QuestionFormat.of(question_format), object_ids, self._name
+            )
+        if self._readers[key] is None:
+            logger.warning_once(
+                f"There is no tokenizer.json beside {self._name or 'the model'}: every token of a prompt that is not a "
+                "special one is covered, words of the chat template too. Save the processor beside the weights, or "
+                "give it: mmtok.prune(model, processor)."
+            )
+        return self._readers[key]
+
+    def file(self) -> str | None:
+        """The path of tokenizer.json; None where there is none."""
+        if not self._name:
+            return None
+        try:
+            return cached_file(
+                self._name,
+                "tokenizer.json",
+                _commit_hash=self._commit,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                **self._hub_arguments,
+            )
+        except OSError:  # neither a folder nor a repository: a name that somebody gave a model
+            return None
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes tokenizer.json into a folder that has none, so that a model saved there reads the same words."""
+        target = os.path.join(folder, "tokenizer.json")
+        tokenizer = None if os.path.exists(target) else self._load()
+        if tokenizer is not None:
+            tokenizer.save(target)
+
+    def _load(self) -> Tokenizer | None:
+        if self._given is not None:
+            # A copy: whoever pads or truncates with the given one changes it, also while it is read from here.
+            return _own(Tokenizer.from_str(self._given.backend_tokenizer.to_str()))
+        path = self.file()
+        return None if path is None else _from_file(path, os.stat(path).st_mtime_ns)
+
+
+def checked_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer, or None for None.
 
     Raises:
-        ValueError: `rules.word_piece_texts` holds no texts.
+        ValueError: a tokenizer that has no `tokenizer.json`.
     """
-    image = _is_any(input_ids, rules.vision_token_ids)
-    real = torch.ones_like(image) if attention_mask is None else attention_mask.to(image.device).bool()
-    # One token stands for a whole run of vision tokens, so that no sequence matches across an image and the work
-    # below grows with the text alone.
-    repeated = torch.nn.functional.pad(image[:, 1:] & image[:, :-1] & real[:, :-1], (1, 0))
-    shortened = PackedOrder.of(real & ~repeated)
-    ids = shortened.gather(input_ids)
-    marked, begins = _words_to_cover(ids, shortened.valid, rules)
-    marked &= shortened.valid
-    if not rules.word_piece_texts:
-        order = PackedOrder.of(marked)
-        return CoveredText(order.gather(ids), order.gather(shortened.index), order.valid)
-    bare = begins & _from_bitmap(ids, rules.word_continuation_bitmap)
-    vocabulary = WordPieces.of(rules.word_piece_texts)
-    rows = [
-        _as_behind_a_space(*row, vocabulary)
-        for row in zip(ids.tolist(), marked.tolist(), begins.tolist(), bare.tolist(), strict=True)
-    ]
-    return _side_by_side(rows, shortened.index)
+    if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ValueError(
+            f"The tokenizer is a {type(tokenizer).__name__} without a tokenizer.json: give its fast form, which "
+            "AutoTokenizer.from_pretrained(...) loads."
+        )
+    return tokenizer
 
 
-def _words_to_cover(ids: torch.Tensor, valid: torch.Tensor, rules: TextRules) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, L) ids without padding inside -> (B, L) bool, pieces to cover; (B, L) bool, pieces that begin a word."""
-    specials = _is_any(ids, [*rules.special_token_ids, *rules.vision_token_ids]) | ~valid
-    nowhere = torch.zeros_like(valid)
-    # The bytes of one character are found wherever they stand: no other character contains them.
-    punctuation, _ = _find_sequences(ids, valid, nowhere, rules.punctuation_token_sequences)
-    ignored = _is_any(ids, rules.ignored_token_ids) | punctuation
-    timestamps = _timestamps(ids, specials, rules)
-    no_word = specials | ignored
-    # A sequence of ids stands for whole words only: neither its first nor the next token may continue a word.
-    glued = (
-        _from_bitmap(ids, rules.word_continuation_bitmap)
-        & ~punctuation
-        & torch.nn.functional.pad(~no_word[:, :-1], (1, 0))
-    )
-
-    def matched(sequences: Iterable[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        return _find_sequences(ids, valid, glued, sequences)
-
-    _, user_ends = matched(rules.user_turn_token_sequences)
-    assistant, _ = matched(rules.assistant_turn_token_sequences)
-    turn = _last_user_turn(user_ends, assistant, alternating=bool(rules.assistant_turn_token_sequences))
-    instructions, _ = matched(rules.instruction_token_sequences)
-    stop_words, _ = matched(rules.ignored_token_sequences)
-
-    text = turn & ~(specials | assistant | timestamps)
-    question = text & ~instructions
-    marked = question & ~(ignored | stop_words)
-    for otherwise in (question, text & ~(ignored | stop_words)):
-        marked = torch.where(marked.any(1, keepdim=True), marked, otherwise)
-    return marked, ~(glued | no_word)
+def _own(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
-def _timestamps(ids: torch.Tensor, specials: torch.Tensor, rules: TextRules) -> torch.Tensor:
-    """(B, L) bool: the text of `timestamp_token_ids` that ends in front of a frame, or of the marker before one."""
-    wanted = _is_any(ids, rules.timestamp_token_ids)
-    found = torch.zeros_like(wanted)
-    if rules.video_token_id is None or not rules.timestamp_token_ids:
-        return found
-    ends = ids == rules.video_token_id
-    ends |= torch.nn.functional.pad(ends[:, 1:], (0, 1)) & specials
-    while bool(ends.any()):
-        ends = torch.nn.functional.pad(ends[:, 1:], (0, 1)) & wanted
-        found |= ends
-    return found
+@lru_cache(maxsize=4)
+def _from_file(path: str, modified: int) -> Tokenizer:
+    return _own(Tokenizer.from_file(path))
 
 
-def _last_user_turn(user_ends: torch.Tensor, assistant: torch.Tensor, *, alternating: bool) -> torch.Tensor:
-    """(B, L) bool: behind the last opening of a user turn, up to the assistant's turn that follows it.
-
-    Where turns are `alternating`, a marker of the user inside the user's own turn is text and opens nothing.
-    """
-    positions = torch.arange(user_ends.shape[1], device=user_ends.device)
-
-    def latest_before(flags: torch.Tensor) -> torch.Tensor:
-        latest = torch.where(flags, positions, -1).cummax(1).values
-        return torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
-
-    opens = user_ends
-    if alternating:
-        opens = user_ends & ((latest_before(assistant) > latest_before(user_ends)) | (latest_before(user_ends) < 0))
-    start = torch.where(opens, positions + 1, 0).amax(1, keepdim=True)
-    behind = positions >= start
-    answered = (assistant & behind).cumsum(1) > 0
-    # Without any user marker the whole row counts, whatever the assistant said in it.
-    return behind & ~(answered & opens.any(1, keepdim=True))
-
-
-def _as_behind_a_space(
-    ids: list[int], marked: list[bool], begins: list[bool], bare: list[bool], vocabulary: WordPieces
-) -> list[tuple[int, int]]:
-    """The marked pieces of one row as (id, position); words that lack the space in front as they are with it."""
-    pieces: list[tuple[int, int]] = []
-    position = 0
-    while position < len(ids):
-        end = position + 1
-        if begins[position]:
-            while end < len(ids) and marked[end] and not begins[end]:
-                end += 1
-        if marked[position]:
-            if begins[position] and (bare[position] or vocabulary.lacks_space(ids[position])):
-                pieces += [(index, position) for index in vocabulary.behind_a_space(ids[position:end])]
-            else:
-                pieces += [(ids[place], place) for place in range(position, end)]
-        position = end
-    return pieces
-
-
-def _side_by_side(rows: Sequence[Sequence[tuple[int, int]]], index: torch.Tensor) -> CoveredText:
-    """Rows of (id, position), filled up; `index` (B, L) is where in the prompt the positions are."""
-    width = max(map(len, rows), default=0)
-    filled = [[*row, *[(0, -1)] * (width - len(row))] for row in rows]
-    table = torch.tensor(filled, dtype=torch.long, device=index.device).reshape(len(rows), width, 2)
-    valid = table[..., 1] >= 0
-    return CoveredText(table[..., 0], index.gather(1, table[..., 1].clamp_min(0)), valid)
-
-
-def _find_sequences(
-    ids: torch.Tensor, valid: torch.Tensor, glued: torch.Tensor, sequences: Iterable[Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds id sequences that stand for whole words.
-
-    Returns:
-        (B, L) bool, tokens inside a match; (B, L) bool, last tokens of the matches.
-    """
-    inside, ends = torch.zeros_like(valid), torch.zeros_like(valid)
-    by_length: dict[int, list[list[int]]] = {}
-    for sequence in sequences:
-        by_length.setdefault(len(sequence), []).append(list(sequence))
-    glued_next = torch.nn.functional.pad(glued[:, 1:], (0, 1))
-    for length, group in by_length.items():
-        if length > ids.shape[1]:
-            continue
-        windows = ids.unfold(1, length, 1)
-        wanted = torch.tensor(group, device=ids.device)
-        found = (windows[:, :, None] == wanted).all(-1).any(-1)
-        last = ids.shape[1] - length + 1
-        found &= valid[:, length - 1 :] & ~glued[:, :last] & ~glued_next[:, length - 1 :]
-        ends[:, length - 1 :] |= found
-        for offset in range(length):
-            inside[:, offset : offset + last] |= found
-    return inside, ends
-
-
-def _is_any(ids: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
-    return torch.isin(ids, torch.tensor(list(wanted), dtype=ids.dtype, device=ids.device))
-
-
-def _from_bitmap(ids: torch.Tensor, bitmap: str) -> torch.Tensor:
-    """(B, L) bool: bit of each id in a hexadecimal bitmap, False for ids behind its end."""
-    if not bitmap:
-        return torch.zeros_like(ids, dtype=torch.bool)
-    table = torch.tensor(list(bytes.fromhex(bitmap)), device=ids.device)
-    byte = table[(ids // 8).clamp(0, len(table) - 1)]
-    return ((byte >> (ids % 8)) & 1).bool() & (ids < 8 * len(table))
-
-
-def ids_of_embeddings(inputs_embeds: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """The token ids that embeddings were looked up with.
-
-    Args:
-        inputs_embeds: (B, L, hidden).
-        table: (V, hidden), the embeddings of all ids.
-
-    Returns:
-        (B, L) int64; V for vectors that are in no row of the table, such as those of vision tokens or soft prompts.
-    """
-    flat = inputs_embeds.flatten(0, 1)
-    table = table.to(flat.device, flat.dtype)
-    ids = torch.full((len(flat),), len(table), device=flat.device)
-    # A few components leave hardly any pair to compare in full; the slices bound the memory.
-    for start in range(0, len(flat), 256):
-        rows = flat[start : start + 256]
-        same = torch.ones(len(rows), len(table), dtype=torch.bool, device=flat.device)
-        for component in range(min(4, table.shape[1])):
-            same &= rows[:, component, None] == table[:, component]
-        row, candidate = same.nonzero(as_tuple=True)
-        found = (rows[row] == table[candidate]).all(-1)
-        # Backwards, so that the first of equal rows wins.
-        ids[start + row[found].flip(0)] = candidate[found].flip(0)
-    return ids.view(inputs_embeds.shape[:2])
+def special_ids(config: Any) -> Iterator[int]:
+    """The ids that a configuration and its text configuration name as special."""
+    for each in (config, config.get_text_config()):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "vision_start_token_id", "vision_end_token_id"):
+            value = getattr(each, name, None)
+            yield from () if value is None else value if isinstance(value, (list, tuple)) else [value]

@@ -12,6 +12,7 @@ from .devices import reads_freely, sent
 from .images import EncodedVision, ImageTokens
 from .objective import coverage_matrix
 from .options import PruningOptions
+from .question import Question
 
 # Entries of the coverage matrices that are held at once: 256 MiB in float32.
 _ENTRIES_AT_ONCE = 2**26
@@ -263,6 +264,8 @@ class ImageSelection:
         full_coverage: float, the same for all tokens.
         upper_bound: float, the same for the best possible choice of as many tokens is not above this.
         is_video: whether the crops are the frames of a video.
+        words: of the question that were covered, in order; empty where no tokenizer was there to read them.
+        word_ids: the token ids of the words, whose embeddings are the text rows.
     """
 
     batch_row: int
@@ -278,6 +281,8 @@ class ImageSelection:
     full_coverage: float
     upper_bound: float
     is_video: bool = False
+    words: tuple[str, ...] = ()
+    word_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -293,13 +298,16 @@ class VisionTokenSelection:
     kept_mask: torch.Tensor
 
 
-def describe(selection: Selection, layouts: Sequence[ImageTokens], batch_rows: Sequence[int]) -> list[ImageSelection]:
+def describe(
+    selection: Selection, layouts: Sequence[ImageTokens], batch_rows: Sequence[int], questions: Sequence[Question]
+) -> list[ImageSelection]:
     """Gathers the crops of each image into one record; waits for the device.
 
     Args:
         selection: what `select` returned with `explain=True`.
         layouts: of the images that it selected from.
         batch_rows: row of the batch that each image belongs to.
+        questions: of the rows of the batch.
     """
     described = []
     for number, image in enumerate(layouts):
@@ -330,6 +338,8 @@ def describe(selection: Selection, layouts: Sequence[ImageTokens], batch_rows: S
                 full_coverage=_mean(full),
                 upper_bound=_mean(bound),
                 is_video=image.is_video,
+                words=questions[batch_rows[number]].words,
+                word_ids=questions[batch_rows[number]].ids,
             )
         )
     return described

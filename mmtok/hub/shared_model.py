@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from .arguments import call_options, require_known, require_meaningful
 from .host import keep_checkpoint_layout
 from .options import OPTION_NAMES, PruningOptions
+from .question import TokenizerSource
 
 # The attribute of a pruned model that holds what it was made of. It is no submodule: no weight has two names.
 _GIVEN = "_pruned_from"
@@ -21,13 +22,16 @@ _MOVES = frozenset(("to", "cuda", "hpu", "mlu", "musa", "neuron", "npu", "sdaa",
 _COMPILED = frozenset(("_compiled_call", "_last_compile_config"))
 
 
-def prune(model: Any, classes: Mapping[str, Callable[[], type]], options: Mapping[str, Any]) -> Any:
+def prune(
+    model: Any, classes: Mapping[str, Callable[[], type]], options: Mapping[str, Any], tokenizer: Any = None
+) -> Any:
     """A model that prunes and shares the modules of `model`, which stays as it is.
 
     Args:
         model: a stock model, one that PEFT wraps, or an MMTok model, whose options hold where none is given.
         classes: name of a stock class -> what imports the MMTok class for it.
         options: any of `PruningOptions`.
+        tokenizer: that the questions are read with; None for the one beside the weights.
 
     Returns:
         An object of the MMTok class; its `unpruned()` is `model`.
@@ -45,6 +49,8 @@ def prune(model: Any, classes: Mapping[str, Callable[[], type]], options: Mappin
     vars(config).update({name: getattr(chosen, name) for name in OPTION_NAMES})
     pruned = _shared_as(stock, model_class, config)
     vars(pruned)[_GIVEN] = model
+    if tokenizer is not None:
+        vars(pruned)["_tokenizer_source"] = TokenizerSource(tokenizer)
     return pruned
 
 

@@ -7,7 +7,6 @@ from .card import CardFacts, Measurements, render_card
 from .clean_process import CheckFailed
 from .generate_repo import StagedGenerate, push_generate, stage_generate
 from .hub_errors import PublishError
-from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_options
 from .published_files import published_sources
 from .push import push
 from .recipe import Destination, Recipe
@@ -16,8 +15,6 @@ from .stage import StagedModel, stage
 from .verify import Verification, verify
 
 __all__ = [
-    "INSTRUCTIONS",
-    "STOP_WORDS",
     "BaseCheckpoint",
     "CardFacts",
     "CheckFailed",
@@ -36,6 +33,5 @@ __all__ = [
     "render_card",
     "stage",
     "stage_generate",
-    "text_options",
     "verify",
 ]

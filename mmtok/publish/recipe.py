@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from .card import Measurements
 from .config_file import check_options
 from .hub_names import check_reference, check_repo_id
-from .ignored_text import INSTRUCTIONS, STOP_WORDS, check_word_lists
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,7 @@ class Recipe:
     """What a published model is, beside its base.
 
     Attributes:
-        options: any of `PruningOptions`; given ones replace what is derived from the tokenizer and chat template.
-        stop_words: words that are not worth covering, in any case.
-        instructions: sentences that are no part of a question.
+        options: any of `PruningOptions`; the others get the defaults of the family.
         base_revision: branch, tag or commit of a base on the Hub.
         base_model: Hub id to name as the base on the card when the base is a folder.
         measurements: results to show on the card.
@@ -31,15 +28,12 @@ class Recipe:
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    stop_words: Sequence[str] = STOP_WORDS
-    instructions: Sequence[str] = INSTRUCTIONS
     base_revision: str | None = None
     base_model: str | None = None
     measurements: Measurements | None = None
 
     def __post_init__(self) -> None:
         check_options(self.options)
-        check_word_lists(self.stop_words, self.instructions)
         if self.base_revision is not None:
             check_reference(self.base_revision, "revision")
         if self.base_model is not None:

@@ -15,10 +15,10 @@ import mmtok
 
 from .base import CARD_FILE, CONFIG_FILE, BaseCheckpoint, open_base, read_json
 from .card import CardFacts, render_card
+from .chat_format import question_format_of
 from .clean_process import check_staged
 from .config_file import as_json, published_config
 from .families import PREFIX
-from .ignored_text import chat_template_of, text_options
 from .published_files import published_sources
 from .recipe import Recipe
 from .tokenizer_files import load_processor, write_tokenizer_files
@@ -102,13 +102,8 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         ValueError: a base without a usable processor, tokenizer or chat template.
     """
     processor = load_processor(base)
-    derived = text_options(
-        processor.tokenizer,
-        chat_template_of(processor),
-        stop_words=recipe.stop_words,
-        instructions=recipe.instructions,
-    )
-    config = published_config(base, {**derived, **recipe.options})
+    question_format = question_format_of(processor, recipe.options.get("question_format"))
+    config = published_config(base, {**recipe.options, "question_format": question_format})
     write_tokenizer_files(base, processor, folder)
     for name, source in published_sources(base.config["model_type"]).items():
         shutil.copyfile(source, folder / name)

@@ -59,8 +59,9 @@ class PruningRequest:
                 "select_before_unpadding is True: vLLM hands out the tokens of an image without their padding. Set it "
                 "to False; for LLaVA-NeXT, the transformers classes have the selection of the paper."
             )
-        # The text to cover is known by now, and the tables of token ids that it was found with are not needed.
-        sent = {name: getattr(options, name) for name in OPTION_NAMES if name not in options.tables}
+        sent = {
+            name: getattr(options, name) for name in OPTION_NAMES if name not in ("covered_text", "question_format")
+        }
         return cls(sent, ids_to_cover(config, prompt, options))
 
     @property
