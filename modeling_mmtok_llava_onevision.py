@@ -34,6 +34,7 @@ try:
     from .question import QuestionReader  # noqa: F401
     from .selection import Crop  # noqa: F401
     from .shared_model import prune  # noqa: F401
+    from .tokenizer_source import TokenizerSource  # noqa: F401
 except ImportError:
     if __package__:  # a published repository: the import that failed says what is wrong
         raise

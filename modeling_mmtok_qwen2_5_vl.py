@@ -33,6 +33,7 @@ try:
     from .qwen_images import encode_qwen2_5_vl, encode_qwen2_5_vl_videos, qwen_positions
     from .selection import Crop  # noqa: F401
     from .shared_model import prune  # noqa: F401
+    from .tokenizer_source import TokenizerSource  # noqa: F401
 except ImportError:
     if __package__:  # a published repository: the import that failed says what is wrong
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .hub import shared_model
-from .hub.question import checked_tokenizer
+from .hub.tokenizer_source import checked_tokenizer
 from .publish.families import FAMILIES
 
 

@@ -33,6 +33,7 @@ from .pruning_steps import PruningSteps  # noqa: F401
 from .question import QuestionReader  # noqa: F401
 from .selection import Crop  # noqa: F401
 from .shared_model import prune
+from .tokenizer_source import TokenizerSource  # noqa: F401
 
 
 def _llava() -> type:

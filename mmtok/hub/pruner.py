@@ -18,9 +18,9 @@ from .host import STOCK_ARGUMENTS, given_cache, require_stock, with_images
 from .options import OPTION_NAMES, PruningOptions, options_within
 from .paper_selection import in_first_places, selects_before_unpadding
 from .pruning_steps import PruningSteps
-from .question import TokenizerSource
 from .selection import VisionTokenSelection, describe
 from .shared_model import unpruned
+from .tokenizer_source import TokenizerSource
 
 # Arguments of ours beside the options: the mark of a generation step, and images that were encoded before.
 _STEP, _ENCODED = "generation_step", "encoded_images"

@@ -19,8 +19,9 @@ from .images import EncodedVision
 from .options import PruningOptions
 from .paper_selection import in_first_places, selects_before_unpadding
 from .prompt import GridPositions, Prompt, PrunedPrompt
-from .question import Question, TokenizerSource, special_ids
+from .question import Question
 from .selection import Selection, select
+from .tokenizer_source import TokenizerSource, special_ids
 
 
 class PruningSteps:

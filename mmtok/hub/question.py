@@ -6,18 +6,18 @@ space. Nothing here depends on a model.
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
-from transformers.utils import cached_file, logging
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # The lists of the paper's reference code.
 _STOP_WORDS = (
@@ -208,6 +208,7 @@ class QuestionReader:
             re.compile(r"\s+".join(map(re.escape, each.split()))) for each in question_format.instructions
         ]
         self._known: dict[str, list[int]] = {}
+        self._warned = False
 
     def read(self, ids: Sequence[int]) -> Question:
         """The question of one prompt, (L,) token ids without padding.
@@ -218,11 +219,13 @@ class QuestionReader:
         text = self._text(ids)
         begun = [(found.start(), turns) for turns in self._format.turns if (found := turns.user.search(text))]
         if not begun:
-            logger.warning_once(
-                f"A prompt has no turn of the user that {self._name or 'the tokenizer'} can tell: all of its text is "
-                "taken for the question. Write prompts with the chat template, or name what opens a turn in "
-                "question_format['user_turns']."
-            )
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    f"A prompt has no turn of the user that {self._name or 'the tokenizer'} can tell: all of its text "
+                    "is taken for the question. Write prompts with the chat template, or name what opens a turn in "
+                    "question_format['user_turns']."
+                )
             return self.read_text(text)
         return self.read_text(_last_question(min(begun, key=lambda each: each[0])[1].split(text)))
 
@@ -353,109 +356,3 @@ def _is_option(letter: str, start: int, text: str, words: set[str]) -> bool:
 def _without_possessive(word: str) -> str:
     """ "dog's" stands for the dog; other contractions stay whole."""
     return word[:-2] if word[-2:].lower() in ("'s", "\u2019s") and len(word) > 2 else word
-
-
-class TokenizerSource:
-    """Where the tokenizer of a model is: an object, or the file beside its weights, which is read when it is needed.
-
-    Args:
-        tokenizer: a fast tokenizer of transformers, or None.
-        name: folder or Hub id of the checkpoint.
-        commit: of the Hub repository, so that nothing is asked of the Hub where its files are in the cache.
-        hub_arguments: of `from_pretrained`, such as `token` and `cache_dir`. A copy or pickle leaves `token` out.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Any = None,
-        name: str | os.PathLike[str] = "",
-        commit: str | None = None,
-        hub_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._given, self._name, self._commit = tokenizer, str(name), commit
-        self._hub_arguments = dict(hub_arguments or {})
-        self._readers: dict[Any, QuestionReader | None] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        shared = {name: value for name, value in self._hub_arguments.items() if name != "token"}
-        return {**vars(self), "_hub_arguments": shared, "_readers": {}}
-
-    def reader(self, question_format: Mapping[str, Any] | None, object_ids: Sequence[int]) -> QuestionReader | None:
-        """Reads questions of this format; None where there is no tokenizer, with a warning that says so once."""
-        key = (repr(question_format), *object_ids)
-        if key not in self._readers:
-            tokenizer = self._load()
-            self._readers[key] = tokenizer and QuestionReader(
-                tokenizer, QuestionFormat.of(question_format), object_ids, self._name
-            )
-        if self._readers[key] is None:
-            logger.warning_once(
-                f"There is no tokenizer.json beside {self._name or 'the model'}: every token of a prompt that is not a "
-                "special one is covered, words of the chat template too. Save the processor beside the weights, or "
-                "give it: mmtok.prune(model, processor)."
-            )
-        return self._readers[key]
-
-    def file(self) -> str | None:
-        """The path of tokenizer.json; None where there is none."""
-        if not self._name:
-            return None
-        try:
-            return cached_file(
-                self._name,
-                "tokenizer.json",
-                _commit_hash=self._commit,
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                **self._hub_arguments,
-            )
-        except OSError:  # neither a folder nor a repository: a name that somebody gave a model
-            return None
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes tokenizer.json into a folder that has none, so that a model saved there reads the same words."""
-        target = os.path.join(folder, "tokenizer.json")
-        tokenizer = None if os.path.exists(target) else self._load()
-        if tokenizer is not None:
-            tokenizer.save(target)
-
-    def _load(self) -> Tokenizer | None:
-        if self._given is not None:
-            # A copy: whoever pads or truncates with the given one changes it, also while it is read from here.
-            return _own(Tokenizer.from_str(self._given.backend_tokenizer.to_str()))
-        path = self.file()
-        return None if path is None else _from_file(path, os.stat(path).st_mtime_ns)
-
-
-def checked_tokenizer(tokenizer: Any) -> Any:
-    """The tokenizer, or None for None.
-
-    Raises:
-        ValueError: a tokenizer that has no `tokenizer.json`.
-    """
-    if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ValueError(
-            f"The tokenizer is a {type(tokenizer).__name__} without a tokenizer.json: give its fast form, which "
-            "AutoTokenizer.from_pretrained(...) loads."
-        )
-    return tokenizer
-
-
-def _own(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-@lru_cache(maxsize=4)
-def _from_file(path: str, modified: int) -> Tokenizer:
-    return _own(Tokenizer.from_file(path))
-
-
-def special_ids(config: Any) -> Iterator[int]:
-    """The ids that a configuration and its text configuration name as special."""
-    for each in (config, config.get_text_config()):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "vision_start_token_id", "vision_end_token_id"):
-            value = getattr(each, name, None)
-            yield from () if value is None else value if isinstance(value, (list, tuple)) else [value]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from .arguments import call_options, require_known, require_meaningful
 from .host import keep_checkpoint_layout
 from .options import OPTION_NAMES, PruningOptions
-from .question import TokenizerSource
+from .tokenizer_source import TokenizerSource
 
 # The attribute of a pruned model that holds what it was made of. It is no submodule: no weight has two names.
 _GIVEN = "_pruned_from"

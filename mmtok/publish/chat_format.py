@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmtok.hub.question import TokenizerSource, checked_tokenizer
+from mmtok.hub.tokenizer_source import TokenizerSource, checked_tokenizer
 
 _FIRST, _ANSWER, _SECOND = "Where is the red zebra", "On the left", "Which hydrant is green"
 

@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {
     "coverage", "deepstack", "devices", "fused_greedy", "greedy", "images", "objective", "options", "paper_selection",
-    "prompt", "question", "selection", "word_pieces",
+    "prompt", "question", "selection",
 }  # fmt: skip
 HOST = {
     "arguments", "generate", "generation", "handler", "host", "llava_images",
-    "onevision_images", "pipeline", "pruner", "pruning_steps", "qwen_images", "shared_model",
+    "onevision_images", "pipeline", "pruner", "pruning_steps", "qwen_images", "shared_model", "tokenizer_source",
 }  # fmt: skip
 FRONT_ENDS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
 # The front ends that each may import.
