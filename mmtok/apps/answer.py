@@ -34,6 +34,11 @@ class Explanation:
     selection: ImageSelection
 
     @property
+    def words(self) -> str:
+        """The words of the question that the kept tokens have to cover, as one text."""
+        return " ".join(self.selection.words) or "every token of the prompt: there is no tokenizer to read it with"
+
+    @property
     def tokens_per_frame(self) -> list[int]:
         """Kept vision tokens of each crop, which of a video is a frame, or a pair of frames."""
         return self.selection.crop.bincount().tolist()
@@ -50,6 +55,8 @@ class Explanation:
             "full_prompt_tokens": self.full_prompt_tokens,
             "vision_tokens": self.vision_tokens,
             **({"vision_tokens_per_frame": self.tokens_per_frame} if kept.is_video else {}),
+            "covered_words": list(kept.words),
+            "covered_ids": list(kept.word_ids),
             "coverage": round(self.coverage, 6),
             "kept": [
                 dict(zip(names, values, strict=True))

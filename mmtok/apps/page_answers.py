@@ -70,7 +70,9 @@ def _growing(
     [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
     inputs = cache.inputs(inputs)
     all_read, read = (explain_inputs(pipe, inputs, question, chosen) for chosen in (None, budget))
-    cut_off = page_text.note(page_text.cut_off(image.size, pipe.processor.image_processor))
+    cut_off = page_text.note(
+        f"{page_text.covered(read)} {page_text.cut_off(image.size, pipe.processor.image_processor)}"
+    )
     # Once: what is said meanwhile of a change of the question has to stay.
     yield page_text.headline(read), "", "", overlay(seen, None), "", "", overlay(seen, read.selection), cut_off, ""
     shown = {None: ("", ""), budget: ("", "")}

@@ -53,6 +53,11 @@ def headline(kept: Explanation | None, *, stale: bool = False) -> str:
     return f'<div class="headline">{text}</div>'
 
 
+def covered(kept: Explanation) -> str:
+    """Which words of the question the kept tokens have to cover."""
+    return f"Words that the kept tokens cover: {kept.words}."
+
+
 def answer(text: str) -> str:
     """The answer as it grows, announced by screen readers."""
     return f'<div class="answer" aria-live="polite">{html.escape(text) or "&nbsp;"}</div>'

@@ -17,7 +17,7 @@ from .common import (
     opened_pipeline,
     print_json,
 )
-from .tables import print_table
+from .tables import print_covered, print_table
 
 _DESCRIPTION = """\
 Answers questions about an image or video, each with every budget, and says how long a prompt the language model read,
@@ -63,3 +63,4 @@ def run(options: argparse.Namespace) -> None:
         ],
         left=["question", "answer"],
     )
+    print_covered(answers)

@@ -28,7 +28,7 @@ from .common import (
     opened_pipeline,
     print_json,
 )
-from .tables import print_table
+from .tables import print_covered, print_table
 from .values import writable_image
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _print(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]]) -
         for cell, read in zip(cells, (read for row in rows for read in row), strict=True):
             cell.insert(4, tokens_per_frame(read))
     print_table(columns, cells, left=["question", "answer"])
+    print_covered([row[0] for row in rows])
     if isinstance(seen, SeenVideo):
         print(f"{seen.described()}.")
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from mmtok.apps.answer import Explanation
+
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> None:
     """A table on standard output.
@@ -23,3 +25,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False).print(table)
+
+
+def print_covered(read: Sequence[Explanation]) -> None:
+    """Which words of each question the kept tokens have to cover."""
+    for question, words in dict.fromkeys((each.question, each.words) for each in read):
+        print(f"Covered words of {question!r}: {words}")

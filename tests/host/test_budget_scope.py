@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import Family, single
+from model_cases import Family, question_embeddings, single
 
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.images import EncodedVision, ImageTokens
@@ -30,7 +30,7 @@ def test_the_tokens_of_all_crops_are_covered_and_chosen_from_together(family: Fa
     options = PruningOptions.from_config(model.config)
     temperatures = ("text_temperature", "vision_temperature", "text_temperature_unit")
     settings = {name: getattr(options, name) for name in temperatures}
-    text, mask = model.question_embeddings(prompt, options)
+    text, mask = question_embeddings(model, prompt)
     for number, (image, own) in enumerate(zip(shared.images, by_crop.images, strict=True)):
         tokens = torch.nonzero(encoded.layouts[number].crop >= 0)[:, 0]
         words = text[image.batch_row][mask[image.batch_row]]

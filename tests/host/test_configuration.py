@@ -11,7 +11,6 @@ import pytest
 from model_cases import FAMILIES, Family
 
 from configuration_mmtok import OPTION_NAMES, MMTokLlavaConfig, PruningOptions
-from mmtok.hub.options import REMOVED_OPTIONS
 
 REFUSED = [
     *[({"vision_token_budget": value}, r"vision_token_budget is .*: give a number of tokens of at least 1")
@@ -25,10 +24,11 @@ REFUSED = [
     ({"vision_temperature": "cold"}, "vision_temperature is 'cold'"),
     ({"exclude_padding": 1}, "exclude_padding is 1: give True or False"),
     ({"keep_image_newline": None}, "keep_image_newline is None: give True or False"),
-    ({"ignored_token_ids": [1, -2]}, r"ignored_token_ids is \[1, -2\]: give a list of token ids"),
-    ({"ignored_token_sequences": [[]]}, "ignored_token_sequences is .*: give a list of lists of token ids"),
-    ({"user_turn_token_sequences": [5]}, "user_turn_token_sequences is"),
-    ({"word_continuation_bitmap": "xyz"}, "word_continuation_bitmap is 'xyz': give a string of hexadecimal digits"),
+    ({"covered_text": " "}, "covered_text is ' ': give a text with words in it"),
+    ({"question_format": "USER:"}, "question_format is 'USER:': give a dictionary"),
+    ({"question_format": {"user": ["USER:"]}}, "question_format has the key 'user': give some of user_turns, "),
+    ({"question_format": {"user_turns": "USER:"}}, r"question_format\['user_turns'\] is 'USER:': give a list of texts"),
+    ({"question_format": {"stop_words": "french"}}, r"question_format\['stop_words'\] is 'french': give 'english' or"),
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_options_survive_saving_and_can_be_overridden(family: Family, tmp_path: 
     pruning_options = {
         "vision_token_budget": 0.5,
         "text_temperature_unit": "spread",
-        "ignored_token_sequences": [[5], [6, 7]],
+        "question_format": {"user_turns": ["USER:"], "stop_words": "english"},
     }
     config = family.config(**pruning_options)
     config.save_pretrained(tmp_path)
@@ -99,13 +99,6 @@ def test_both_weights_cannot_become_0_one_after_the_other(family: Family) -> Non
     with pytest.raises(ValueError, match="are both 0, which leaves nothing to cover"):
         config.vision_coverage_weight = 0
     assert config.vision_coverage_weight == 0.5
-
-
-def test_a_configuration_with_a_removed_option_loads_with_a_warning(family: Family) -> None:
-    with pytest.warns(UserWarning, match="center_features is no option any more"):
-        config = family.config(center_features=True)
-    assert not hasattr(config, "center_features")
-    assert not hasattr(family.config(center_features=REMOVED_OPTIONS["center_features"]), "center_features")
 
 
 def test_numbers_of_numpy_are_taken_and_kept_as_pythons(tmp_path: Path) -> None:

@@ -232,16 +232,15 @@ def test_a_clean_process_gets_the_answers_of_the_class_from_folder_and_hub(
     assert json.loads(ended.stdout.splitlines()[-1]) == [wanted] * 4
 
 
-def test_the_tables_of_a_tokenizer_are_options_too(folder: str, ours: Any, tmp_path: Path) -> None:
-    from mmtok.publish import stage, text_options
+def test_the_question_is_read_as_a_staged_model_reads_it(folder: str, ours: Any, tmp_path: Path) -> None:
+    from mmtok.publish import stage
 
     base = make_llava_checkpoint(tmp_path / "base")
     staged = stage(base, tmp_path / "staged", check=False).path
     expected = MMTokLlavaForConditionalGeneration.from_pretrained(staged, vision_token_budget=3)
     stock, processor = LlavaForConditionalGeneration.from_pretrained(base), AutoProcessor.from_pretrained(base)
-    tables = text_options(processor.tokenizer, processor.chat_template)
     generator = torch.Generator().manual_seed(0)
     text = "USER: <image>\nIs there a snowboard in the image? ASSISTANT:"
     inputs = processor.tokenizer(text.replace("<image>", "<image>" * 16), return_tensors="pt")
     inputs["pixel_values"] = torch.randn(1, 3, 24, 24, generator=generator)
-    assert torch.equal(run(stock, inputs, **ours, **tables), run(expected, inputs))
+    assert torch.equal(run(stock, inputs, **ours), run(expected, inputs))

@@ -87,7 +87,7 @@ def test_an_assistant_reads_the_same_prompt(family: Family, model: Any, inputs: 
 
 
 def test_every_option_is_read(model: Any, inputs: dict[str, torch.Tensor]) -> None:
-    pruning_options = {"vision_token_budget": 4, "vision_coverage_weight": 50.0, "ignored_token_ids": [5, 6]}
+    pruning_options = {"vision_token_budget": 4, "vision_coverage_weight": 50.0, "text_temperature": 0.5}
     told = model.select_vision_tokens(**inputs, **pruning_options).images[0]
     read = model.select_vision_tokens(**inputs, generation_config=GenerationConfig(**pruning_options)).images[0]
     assert torch.equal(told.vision_gain, read.vision_gain)

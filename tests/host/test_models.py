@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, EOS, FAMILIES, IMAGE, PAD, Family, single, stock_tokens
+from model_cases import CACHE, EOS, FAMILIES, IMAGE, PAD, Family, numbered_words, single, stock_tokens
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
+
+import mmtok
 
 # Text alone, one image, several images with aspect ratios of their own, an image at the end.
 MIXED = [[3, (24, 24), 5], [2, (30, 60), 4, (60, 20), 3], [7], [(50, 50), 6]]
@@ -230,21 +232,22 @@ def test_padding_is_no_candidate_when_excluded(name: str) -> None:
 
 
 def test_every_option_is_live(family: Family, models: tuple[Any, Any]) -> None:
-    model, _ = models
+    model = mmtok.prune(models[0], numbered_words())
     inputs = family.inputs([[3, (50, 50), 25]], model)
     usual = model.select_vision_tokens(**inputs, vision_token_budget=4)
-    ids = inputs["input_ids"][0].tolist()
+    words = [f"w{index}" for index in inputs["input_ids"][0].tolist()]
+    assert [*usual.images[0].words] == [word for word in words if word != f"w{IMAGE}"]
     for pruning_options in (
         {"vision_token_budget": 5},
         {"text_coverage_weight": 0.01},
         {"vision_coverage_weight": 50.0},
         {"text_temperature": 0.5},
         {"vision_temperature": 0.01, "text_coverage_weight": 0.0},
-        {"ignored_token_ids": ids[-20:]},
-        {"ignored_token_sequences": [ids[-20:]]},
-        {"instruction_token_sequences": [ids[-20:]]},
-        {"user_turn_token_sequences": [ids[-4:-2]]},
-        {"assistant_turn_token_sequences": [ids[-20:-18]], "user_turn_token_sequences": [ids[:1]]},
+        {"covered_text": words[-1]},
+        {"question_format": {"stop_words": words[-20:-1]}},
+        {"question_format": {"instructions": [" ".join(words[-20:-10])]}},
+        {"question_format": {"user_turns": [words[-4]]}},
+        {"question_format": {"user_turns": [words[0]], "assistant_turns": [words[-18]]}},
     ):
         changed = model.select_vision_tokens(**inputs, **{"vision_token_budget": 4, **pruning_options})
         assert not torch.equal(changed.images[0].indices, usual.images[0].indices) or not torch.equal(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from small_checkpoints import make_llava_checkpoint
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import mmtok
+from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.publish import stage
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 ROWS = [[3, SIZE, 4], [SIZE, 2]]
@@ -216,20 +219,6 @@ def test_an_option_that_means_nothing_is_refused(models: Any) -> None:
         assert mmtok.prune(stock, keep_image_newline=True).config.keep_image_newline
 
 
-def test_the_processor_gives_the_tables_that_staging_writes(tmp_path: Path) -> None:
-    folder = make_llava_checkpoint(tmp_path / "base")
-    stock = LlavaForConditionalGeneration.from_pretrained(folder)
-    processor = AutoProcessor.from_pretrained(folder)
-    pruned = mmtok.prune(stock, processor, vision_token_budget=5)
-    staged = json.loads((stage(folder, tmp_path / "staged", check=False).path / "config.json").read_text())
-    for name, table in mmtok.PruningOptions.from_config(pruned.config).tables.items():
-        assert table == staged[name], name
-        # This tokenizer marks no frames.
-        assert bool(table) is (name != "timestamp_token_ids"), name
-    assert mmtok.prune(stock, processor.tokenizer).config.ignored_token_ids == pruned.config.ignored_token_ids
-    assert not any(mmtok.PruningOptions.from_config(mmtok.prune(stock).config).tables.values())
-
-
 def test_a_sharded_model_is_to_be_pruned_first(family: Family) -> None:
     from torch.distributed.fsdp import FSDPModule
 
@@ -238,3 +227,40 @@ def test_a_sharded_model_is_to_be_pruned_first(family: Family) -> None:
     stock.__class__ = type(f"FSDP{type(stock).__name__}", (FSDPModule, type(stock)), {})
     with pytest.raises(ValueError, match="which fully_shard made: prune before sharding"):
         mmtok.prune(stock)
+
+
+def test_the_same_words_through_every_door(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = make_llava_checkpoint(tmp_path / "base")
+    stock, processor = LlavaForConditionalGeneration.from_pretrained(base), AutoProcessor.from_pretrained(base)
+    staged = stage(base, tmp_path / "staged", check=False).path
+    in_memory = LlavaForConditionalGeneration(stock.config)
+    in_memory.config._name_or_path = ""
+    prompt = "USER: <image>\nIs there a\nsnowboard? ASSISTANT:".replace("<image>", "<image>" * 16)
+    inputs = processor.tokenizer(prompt, return_tensors="pt")
+    inputs["pixel_values"] = torch.randn(1, 3, 24, 24)
+
+    def words(model: Any) -> tuple[str, ...]:
+        return model.select_vision_tokens(**inputs, vision_token_budget=4).images[0].words
+
+    doors = {
+        "beside the weights": mmtok.prune(stock),
+        "the processor": mmtok.prune(in_memory, processor),
+        "the tokenizer": mmtok.prune(in_memory, processor.tokenizer),
+        "staged": MMTokLlavaForConditionalGeneration.from_pretrained(staged),
+    }
+    doors["saved"] = saved = MMTokLlavaForConditionalGeneration.from_pretrained(staged)
+    saved.save_pretrained(tmp_path / "saved")
+    doors["saved"] = MMTokLlavaForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    doors["copied"], doors["pickled"] = deepcopy(doors["the processor"]), pickle.loads(pickle.dumps(doors["staged"]))
+    assert {name: words(model) for name, model in doors.items()} == dict.fromkeys(doors, ("there", "snowboard"))
+    assert not caplog.messages
+    assert words(mmtok.prune(in_memory)) == ()
+    assert [message.partition(":")[0] for message in caplog.messages] == ["There is no tokenizer.json beside the model"]
+    with pytest.raises(ValueError, match="covered_text is 'dog', and there is no tokenizer to read it with"):
+        mmtok.prune(in_memory).select_vision_tokens(**inputs, covered_text="dog")
+
+
+def test_a_token_of_the_hub_is_not_pickled() -> None:
+    source = TokenizerSource(name="org/model", hub_arguments={"token": "secret", "cache_dir": "there"})
+    assert b"secret" not in pickle.dumps(source)
+    assert b"there" in pickle.dumps(source)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, FAMILIES, IMAGE, VIDEO
+from model_cases import CACHE, FAMILIES, IMAGE, VIDEO, question_embeddings
 
 from benchmarks.reference import select_crop
 from mmtok.hub import qwen_images
@@ -179,7 +179,7 @@ def test_markers_of_images_are_no_words(models: tuple[Any, Any]) -> None:
     model, _ = models
     inputs = FAMILY.inputs([[3, (24, 24), 4]], model)
     prompt = model.read_prompt(inputs["input_ids"], None, None)
-    text, valid = model.question_embeddings(prompt, model._options({}))
+    text, valid = question_embeddings(model, prompt)
     words = [index for index in inputs["input_ids"][0].tolist() if 3 <= index < IMAGE]
     assert torch.equal(text[0, valid[0]], model.get_input_embeddings()(torch.tensor(words)))
 

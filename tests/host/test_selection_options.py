@@ -15,6 +15,7 @@ from mmtok.hub import selection
 from mmtok.hub.coverage import coverage_value
 from mmtok.hub.images import EncodedVision, ImageTokens
 from mmtok.hub.objective import coverage_matrix
+from mmtok.hub.question import Question
 from mmtok.hub.selection import ImageSelection
 
 
@@ -25,7 +26,8 @@ def select(
     encoded = EncodedVision([vision], [raw], [layout], None if allowed is None else [allowed])
     given = PruningOptions(**{"vision_token_budget": 12, "exclude_padding": True, **options})
     mask = torch.ones(1, len(text), dtype=torch.bool)
-    return selection.describe(selection.select(encoded, text[None], mask, given, explain=True), [layout], [0])[0]
+    selected = selection.select(encoded, text[None], mask, given, explain=True)
+    return selection.describe(selected, [layout], [0], [Question((), ())])[0]
 
 
 def picks(kept: ImageSelection) -> torch.Tensor:

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, FAMILIES, IMAGE, IMAGE_SIZE, VIDEO, Family, Row, add_deepstack, single, stock_tokens
+from model_cases import (
+    CACHE,
+    FAMILIES,
+    IMAGE,
+    IMAGE_SIZE,
+    VIDEO,
+    Family,
+    Row,
+    add_deepstack,
+    question_embeddings,
+    single,
+    stock_tokens,
+)
 
 import mmtok
 from benchmarks.reference import select_crop
@@ -173,7 +185,7 @@ def test_the_picks_of_a_frame_are_those_of_the_frame_as_an_image_of_its_own(fami
     model, _ = models
     inputs = family.inputs([[3, FRAMES, 5]], model)
     encoded = model.encode_images(**family.videos(inputs))
-    text, valid = model.question_embeddings(model.read_prompt(inputs["input_ids"], None, None), model._options({}))
+    text, valid = question_embeddings(model, model.read_prompt(inputs["input_ids"], None, None))
     [video] = model.select_vision_tokens(**inputs, vision_token_budget=2).images
     temperatures = {"text_temperature": model.config.text_temperature}
     [layout], [raw], [projected] = encoded.layouts, encoded.raw, encoded.projected
@@ -188,7 +200,7 @@ def test_the_words_are_those_of_the_question(family: Family, models: Any) -> Non
     model, _ = models
     inputs = family.inputs([[3, FRAMES, 4]], model)
     prompt = model.read_prompt(inputs["input_ids"], None, None, videos=True)
-    text, valid = model.question_embeddings(prompt, model._options({}))
+    text, valid = question_embeddings(model, prompt)
     words = [index for index in inputs["input_ids"][0].tolist() if 3 <= index < IMAGE]
     assert torch.equal(text[0, valid[0]], model.get_input_embeddings()(torch.tensor(words)))
 

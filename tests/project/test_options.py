@@ -63,7 +63,7 @@ def test_a_new_field_reaches_configuration_calls_and_command_line(tmp_path: Path
     for path in ROOT.glob("*_mmtok*.py"):
         shutil.copy(path, tmp_path)
     options = tmp_path / "mmtok" / "hub" / "options.py"
-    before, mark, after = options.read_text("utf-8").partition("    ignored_token_ids:")
+    before, mark, after = options.read_text("utf-8").partition("    covered_text:")
     options.write_text(before + NEW + mark + after, encoding="utf-8")
     run = subprocess.run([sys.executable, "-c", USES_IT], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.stdout == "done\n", run.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ from published_models import ASK_TWICE, environment_of, hub_for_this_process, up
 from small_checkpoints import make_llava_checkpoint
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
-from mmtok.hub.options import PruningOptions
-from mmtok.hub.question import TextRules, text_to_cover
+from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.publish import Destination, Recipe, push, stage, verify
 from mmtok.publish.clean_process import run_clean
 from mmtok.publish.families import FAMILIES, installed_modules
-from mmtok.publish.ignored_text import text_options
 
 KINDS = [pytest.param(kind, marks=[pytest.mark.torchvision] if parts.video else []) for kind, parts in PARTS.items()]
 
@@ -82,16 +79,14 @@ def test_a_staged_folder_is_its_base_and_covers_the_question(kind: str, tmp_path
     config = json.loads((staged.path / "config.json").read_text(encoding="utf-8"))
     template = json.loads((staged.path / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(staged.path)
-    tables = {each.name: config[each.name] for each in fields(PruningOptions) if each.metadata["table"]}
-    image_id = config.get("image_token_index", config.get("image_token_id"))
-    rules = TextRules(image_id, **tables)
     turns = [("user", "Is there a cat?"), ("assistant", "The user."), ("user", "What does the sign say?")]
     chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
     chat[0]["content"].insert(0, {"type": "image"})
     prompt = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    covered = text_to_cover(ids, None, rules)
-    assert tokenizer.decode(covered.ids[0][covered.valid[0]]).split() == ["sign", "say"]
+    reader = TokenizerSource(name=staged.path).reader(config["question_format"], [])
+    assert reader is not None
+    assert reader.read(tokenizer(prompt)["input_ids"]).words == ("sign", "say")
+    assert config["question_format"] is None
 
 
 def test_a_tower_whose_images_have_any_size_is_refused(tmp_path: Path) -> None:
@@ -150,7 +145,7 @@ def test_a_pipeline_answers_about_a_video(kind: str, tmp_path: Path) -> None:
 @pytest.mark.torchvision
 def test_timestamps_of_the_processor_are_no_words(tmp_path: Path) -> None:
     processor = AutoProcessor.from_pretrained(make_chat_checkpoint(tmp_path / "base", "qwen3_vl"))
-    tokenizer, template = processor.tokenizer, processor.chat_template
+    tokenizer = processor.tokenizer
     texts = [{"type": "text", "text": text} for text in ("Watch 2.5", "Which sign?")]
     chat = [{"role": "user", "content": [texts[0], {"type": "video"}, texts[1]]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
@@ -158,7 +153,6 @@ def test_timestamps_of_the_processor_are_no_words(tmp_path: Path) -> None:
     metadata = [{"fps": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}]
     ids = processor(text=[prompt], videos=[frames], video_metadata=metadata, do_sample_frames=False)["input_ids"]
     assert "<0.2 seconds><|vision_start|>" in tokenizer.decode(ids[0])
-    marker, video = tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|video_pad|>"])
-    rules = TextRules(10_000, (marker,), video_token_id=video, **text_options(tokenizer, template))
-    covered = text_to_cover(torch.tensor(ids), None, rules)
-    assert tokenizer.decode(covered.ids[0].tolist()).split() == ["Watch", "2", "5", "sign"]
+    reader = TokenizerSource(tokenizer).reader(None, [tokenizer.convert_tokens_to_ids("<|video_pad|>")])
+    assert reader is not None
+    assert reader.read(list(ids[0])).words == ("Watch", "2.5", "sign")

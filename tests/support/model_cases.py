@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen3VLForConditionalGeneration,
@@ -534,3 +538,15 @@ FAMILIES = {
         Family("qwen3_vl", MMTokQwen3VLForConditionalGeneration, Qwen3VLForConditionalGeneration, MMTokQwen3VLConfig),
     )
 }
+
+
+def numbered_words(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A tokenizer whose id i is the word "wi"."""
+    words = Tokenizer(WordLevel({f"w{index}": index for index in range(size)}, unk_token="w0"))
+    words.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words)
+
+
+def question_embeddings(model: Any, prompt: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embeddings of the words that a prompt's vision tokens have to cover, and which of them are no fillers."""
+    return model.question_embeddings(model.questions(prompt, model._options({})), prompt.device)
