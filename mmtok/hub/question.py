@@ -128,10 +128,11 @@ class _Turns:
     """The markers of one chat format."""
 
     def __init__(self, user: Sequence[str], assistant: Sequence[str], other: Sequence[str]) -> None:
-        self.roles = {**dict.fromkeys(other, "other"), **dict.fromkeys(assistant, "assistant")}
-        self.roles.update(dict.fromkeys(user, "user"))
+        named = [*((each, "other") for each in other), *((each, "assistant") for each in assistant)]
+        named += [(each, "user") for each in user]
+        self.roles = {marker.replace(" ", ""): role for marker, role in named}
         self.user = re.compile("|".join(map(_marker, user)))
-        longest_first = sorted(self.roles, key=len, reverse=True)
+        longest_first = sorted((marker for marker, _ in named), key=len, reverse=True)
         self.any = re.compile("(" + "|".join(map(_marker, longest_first)) + ")")
         # A user can write a marker that is made of letters, such as "USER:"; one of special tokens is always a marker.
         self.plain = not any(each.startswith("<") for each in user)
@@ -141,7 +142,7 @@ class _Turns:
         parts = self.any.split(text)
         turns = [("other", parts[0])]
         for marker, content in zip(parts[1::2], parts[2::2], strict=True):
-            role, (last, before) = self.roles[marker], turns[-1]
+            role, (last, before) = self.roles[marker.replace(" ", "")], turns[-1]
             if self.plain and role == last == "user" and before.rstrip() and before.rstrip()[-1] not in _ENDS:
                 turns[-1] = (last, before + marker + content)
                 continue
@@ -156,8 +157,9 @@ _ENDS = frozenset(".?!:;。？！" + _OBJECT)  # noqa: RUF001
 
 
 def _marker(text: str) -> str:
-    before = r"(?<!\w)" if text[0].isalnum() else ""
-    return before + re.escape(text) + (r"(?!\w)" if text[-1].isalnum() else "")
+    before, behind = (r"(?<!\w)" if text[0].isalnum() else ""), (r"(?!\w)" if text[-1].isalnum() else "")
+    # Decoders of whole words put spaces between the tokens of a marker.
+    return before + " ?".join(map(re.escape, re.findall(r"\w+|\W+", text))) + behind
 
 
 @lru_cache(maxsize=1)
@@ -216,7 +218,7 @@ class QuestionReader:
         It is the user's text since the last answer of the assistant, without instructions, punctuation and stop words.
         Where nothing is left, the text with them; where there is still nothing, the words of the instructions.
         """
-        text = self._text(ids)
+        text = self.text(ids)
         begun = [(found.start(), turns) for turns in self._format.turns if (found := turns.user.search(text))]
         if not begun:
             if not self._warned:
@@ -241,7 +243,7 @@ class QuestionReader:
             words = question.replace(_OBJECT, " ").split() or self._worth_covering(text)
         return Question(tuple(words), tuple(index for word in words for index in self._ids(word)))
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
         """The text of a prompt; images and special tokens that open or close no turn are U+FFFC."""
         parts: list[str] = []
         start = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmtok.hub.tokenizer_source import TokenizerSource, checked_tokenizer
 
-_FIRST, _ANSWER, _SECOND = "Where is the red zebra", "On the left", "Which hydrant is green"
+_FIRST, _ANSWER, _SECOND = "Where is the red car", "on the right", "Is there a dog on the left"
 
 
 def question_format_of(processor: Any, given: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -73,8 +73,13 @@ def _is_found(source: TokenizerSource, conversation: str, processor: Any, given:
     reader = source.reader(given, ())
     assert reader is not None, "the source was made of a tokenizer"
     first = conversation[: max(conversation.find(_ANSWER), 0)]
+
+    def ids(text: str) -> list[int]:
+        return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    # Of a question the text that its ids have: a small vocabulary knows few words.
     return all(
-        reader.read(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) == reader.read_text(question)
+        reader.read(ids(text)) == reader.read_text(reader.text(ids(question)))
         for text, question in ((first, _FIRST), (conversation, _SECOND))
     )
 

@@ -233,7 +233,7 @@ def test_the_same_words_through_every_door(tmp_path: Path, caplog: pytest.LogCap
     base = make_llava_checkpoint(tmp_path / "base")
     stock, processor = LlavaForConditionalGeneration.from_pretrained(base), AutoProcessor.from_pretrained(base)
     staged = stage(base, tmp_path / "staged", check=False).path
-    in_memory = LlavaForConditionalGeneration(stock.config)
+    in_memory = LlavaForConditionalGeneration(deepcopy(stock.config))
     in_memory.config._name_or_path = ""
     prompt = "USER: <image>\nIs there a\nsnowboard? ASSISTANT:".replace("<image>", "<image>" * 16)
     inputs = processor.tokenizer(prompt, return_tensors="pt")

@@ -17,7 +17,7 @@ from mmtok.cli.main import main
 from mmtok.hub.arguments import call_options
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = [each for each in fields(PruningOptions) if not each.metadata["table"]]
+OPTIONS = fields(PruningOptions)
 NEW = '    new_option: bool = _option(False, _flag, "what the new option does")\n'
 USES_IT = """
 import argparse
