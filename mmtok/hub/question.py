@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,12 +94,10 @@ class QuestionFormat:
             given[name] = tuple(value)
         return cls(**given)
 
-    @cached_property
-    def turns(self) -> list[_Turns]:
-        """The markers of turns, compiled."""
-        if not self.user_turns:
-            return _known_turns()
-        return [_Turns(self.user_turns, self.assistant_turns, self.other_turns)]
+    @property
+    def turns(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """The markers of turns of each format that a prompt may have: the user's, the assistant's, others."""
+        return ((self.user_turns, self.assistant_turns, self.other_turns),) if self.user_turns else CHAT_FORMATS
 
 
 # What opens a turn of the user, of the assistant, of others, or ends one: ChatML, Llama 3, Gemma 3 and 4, GLM and Phi,
@@ -162,11 +160,6 @@ def _marker(text: str) -> str:
     return before + " ?".join(map(re.escape, re.findall(r"\w+|\W+", text))) + behind
 
 
-@lru_cache(maxsize=1)
-def _known_turns() -> list[_Turns]:
-    return [_Turns(*each) for each in CHAT_FORMATS]
-
-
 @dataclass(frozen=True)
 class Question:
     """What one prompt asks.
@@ -194,7 +187,7 @@ class QuestionReader:
         self, tokenizer: Tokenizer, question_format: QuestionFormat, object_ids: Iterable[int], name: str = ""
     ) -> None:
         self._tokenizer, self._format, self._name = tokenizer, question_format, name
-        markers = [marker for turns in question_format.turns for marker in turns.roles]
+        markers = {marker for turns in question_format.turns for group in turns for marker in group}
         added = tokenizer.get_added_tokens_decoder().items()
         # An id that no text is made of, and what it reads as.
         self._special = {
@@ -203,6 +196,12 @@ class QuestionReader:
             if token.special or any(token.content in marker for marker in markers)
         }
         self._special.update(dict.fromkeys(object_ids, _OBJECT))
+        # A tokenizer may write a marker in another way, such as in lower case.
+        written = {marker: self.text(self._encode(marker)).strip() for marker in markers}
+        written = {marker: marker if _OBJECT in text else text or marker for marker, text in written.items()}
+        self._turns = [
+            _Turns(*([written[marker] for marker in group] for group in turns)) for turns in question_format.turns
+        ]
         # SentencePiece puts the space in front of the first word itself.
         first, behind_a_space = self._encode("a"), self._encode("a a")
         self._space = "" if behind_a_space == first * 2 else " "
@@ -219,7 +218,7 @@ class QuestionReader:
         Where nothing is left, the text with them; where there is still nothing, the words of the instructions.
         """
         text = self.text(ids)
-        begun = [(found.start(), turns) for turns in self._format.turns if (found := turns.user.search(text))]
+        begun = [(found.start(), turns) for turns in self._turns if (found := turns.user.search(text))]
         if not begun:
             if not self._warned:
                 self._warned = True
