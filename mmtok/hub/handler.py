@@ -132,7 +132,7 @@ class EndpointHandler:
             raise ValueError(f"parameters is a {type(given).__name__}: give an object.")
         given = dict(given or {})
         checks = _generation_checks(self.limits)
-        options = {each.name for each in fields(self.options) if not each.metadata.get("table")}
+        options = {each.name for each in fields(self.options)}
         unknown = sorted(str(name) for name in given if name not in options | checks.keys())
         if unknown:
             names = ", ".join(sorted(options | checks.keys()))

@@ -84,15 +84,20 @@ def encode_llava_onevision_videos(model: Any, inputs: Mapping[str, Any]) -> Enco
         with own_weights_loaded(stock):
             separator = stock.image_newline[None].to(projected[0])
         projected = [torch.cat((own, separator)) for own in projected]
-    layout = ImageTokens.of(
+    layout = llava_onevision_video_layout(frames, tokens)
+    raws = pooled.reshape(videos, frames * tokens, -1).unbind()
+    return EncodedVision(projected, raws, [layout] * videos, video_outputs=outputs)
+
+
+def llava_onevision_video_layout(frames: int, tokens: int) -> ImageTokens:
+    """Where the tokens of a video come from: of each frame so many, pooled, and a separator at the end."""
+    return ImageTokens.of(
         torch.cat((torch.arange(frames * tokens), torch.tensor([-1]))),
         crops=frames,
         tokens_per_crop=tokens,
         columns=math.isqrt(tokens),
         is_video=True,
     )
-    raws = pooled.reshape(videos, frames * tokens, -1).unbind()
-    return EncodedVision(projected, raws, [layout] * videos, video_outputs=outputs)
 
 
 def packed_images(

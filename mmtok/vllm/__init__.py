@@ -23,9 +23,16 @@ def register() -> None:
         MMTokLlavaNextConfig,
         MMTokLlavaOnevisionConfig,
         MMTokQwen2_5_VLConfig,
+        MMTokQwen3VLConfig,
     )
 
-    for config_class in (MMTokLlavaConfig, MMTokLlavaNextConfig, MMTokLlavaOnevisionConfig, MMTokQwen2_5_VLConfig):
+    for config_class in (
+        MMTokLlavaConfig,
+        MMTokLlavaNextConfig,
+        MMTokLlavaOnevisionConfig,
+        MMTokQwen2_5_VLConfig,
+        MMTokQwen3VLConfig,
+    ):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     known = ModelRegistry.get_supported_archs()
     for name in MODULES:

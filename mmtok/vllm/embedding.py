@@ -11,8 +11,8 @@ import torch
 from mmtok.hub.images import EncodedVision
 from mmtok.vllm.feature_cache import FeatureCache
 from mmtok.vllm.method import Layout, LlavaLayout, kept_flags
-from mmtok.vllm.processor import REQUEST
-from mmtok.vllm.request import PruningRequest
+from mmtok.vllm.processor import PIXELS
+from mmtok.vllm.request import REQUESTS, PruningRequest
 
 # Name in vLLM's --additional-config, and what counts without it.
 CACHE_OPTION = "mmtok_feature_cache_gib"
@@ -23,30 +23,40 @@ class PruningEmbeddingMixin:
     """Modifications of a LLaVA model of vLLM: what `embed_multimodal` returns of an image are the tokens that stay."""
 
     layout_class: type[Layout]
+    # The vision tower, on whose weights the cached features depend.
+    tower_name = "vision_tower"
     # An adapter of the vision tower would have to count the crops that the tower sees, and vLLM counts the tokens that
     # stay; and features of one adapter must not be cached for another.
     supports_tower_connector_lora = False
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        _refuse_tower_adapters(vllm_config)
+        _refuse_modes(vllm_config)
         cache_bytes = _cache_bytes(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.layout = self.layout_class(vllm_config.model_config.hf_config)
         self.features = FeatureCache(cache_bytes)
+        self.tower_state: list[tuple[int, int]] = []
         self.crops_at_once = self._most_at_once(vllm_config)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Loads weights; features of the old ones are forgotten."""
+        """Loads weights; features of the old ones are forgotten, also where a loader writes into `param.data`."""
         self.features.clear()
         return super().load_weights(weights)  # type: ignore[misc]
 
     def embed_multimodal(self, **kwargs: object) -> Any:
-        """For each image (kept, hidden), the tokens that its request keeps."""
-        sent: Any = kwargs.pop(REQUEST, None)
-        if sent is None:  # image_embeds
+        """For each image or video (kept, hidden), the tokens that its request keeps; vLLM gives one modality at a time.
+
+        Raises:
+            RuntimeError: pixels without a request.
+        """
+        kind = next((each for each, name in PIXELS.items() if kwargs.get(name) is not None), None)
+        if kind is None:  # image_embeds or video_embeds
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        sent: Any = kwargs.pop(REQUESTS[kind], None)
+        if sent is None:
+            raise RuntimeError(f"{PIXELS[kind]} came without {REQUESTS[kind]}: MMTok's processor did not make it.")
+        pixels, sizes = self._images(**kwargs) if kind == "image" else self._videos(**kwargs)
         requests = [PruningRequest.from_tensor(each) for each in sent]
-        pixels, sizes = self._images(self._parse_and_validate_image_input(**kwargs))  # type: ignore[attr-defined]
         embedded: list[torch.Tensor] = []
         for start, end in _batches([len(each) for each in pixels], self.crops_at_once):
             embedded += self._embed(pixels[start:end], sizes[start:end], requests[start:end])
@@ -56,8 +66,13 @@ class PruningEmbeddingMixin:
         """Crops, or patches of images without crops, that vLLM encoded at once when it measured the memory."""
         raise NotImplementedError
 
-    def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+    def _images(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         """For each image (crops, channels, h, w), and its (height, width)."""
+        images: Any = self._parse_and_validate_image_input(**kwargs)  # type: ignore[attr-defined]
+        return list(images["pixel_values"]), [tuple(size) for size in images["image_sizes"].tolist()]
+
+    def _videos(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
+        """For each video (frames, channels, h, w), and its size."""
         raise NotImplementedError
 
     def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -73,8 +88,10 @@ class PruningEmbeddingMixin:
         projected = self.multi_modal_projector(torch.cat(list(features))).split([len(each) for each in features])  # type: ignore[attr-defined]
         return [self._packed(each, size) for each, size in zip(projected, sizes, strict=True)]
 
-    def _carried(self, tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(T, hidden) -> what vLLM gets of those that stay."""
+    def _carried(
+        self, tokens: torch.Tensor, features: torch.Tensor, size: tuple[int, int], prunes: bool
+    ) -> torch.Tensor:
+        """(T, hidden), and what `_encoded` gave -> what vLLM gets of those that stay, all where nothing is pruned."""
         return tokens
 
     def _embed(
@@ -82,7 +99,8 @@ class PruningEmbeddingMixin:
     ) -> list[torch.Tensor]:
         features = self._features(pixels, sizes, [request.image_key for request in requests])
         packed = self._projected(features, sizes)
-        embedded = [self._carried(tokens, size) for tokens, size in zip(packed, sizes, strict=True)]
+        prunes = [request.pruning.prunes for request in requests]
+        embedded = [self._carried(*each) for each in zip(packed, features, sizes, prunes, strict=True)]
         alike: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             if request.pruning.prunes:
@@ -121,6 +139,12 @@ class PruningEmbeddingMixin:
         self, pixels: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]], keys: Sequence[str]
     ) -> list[torch.Tensor]:
         """What `_encoded` gives for each image; the vision tower runs once for equal images."""
+        # vLLM replaces weights without load_weights, too: `reload_weights` in the layout of its kernels does.
+        tower: torch.nn.Module = getattr(self, self.tower_name)
+        state = [(each.data_ptr(), each._version) for each in tower.parameters()]
+        if state != self.tower_state:
+            self.features.clear()
+            self.tower_state = state
         found = {key: self.features.get(key) for key in keys if key}
         wanted: list[int] = []
         for index, key in enumerate(keys):
@@ -188,13 +212,26 @@ def crops_at_once(vllm_config: Any, layout: LlavaLayout) -> int:
 
 
 def _cache_bytes(vllm_config: Any) -> int:
+    if vllm_config.weight_transfer_config is not None:
+        return 0  # weights may be written past PyTorch, and features of the old ones would stay
     given = (vllm_config.additional_config or {}).get(CACHE_OPTION, CACHE_GIB)
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < float("inf"):
         raise ValueError(f"{CACHE_OPTION} is {given!r}: give the size of the cache of features in GiB, 0 for none.")
     return int(given * 2**30)
 
 
-def _refuse_tower_adapters(vllm_config: Any) -> None:
+def _refuse_modes(vllm_config: Any) -> None:
+    """Raises a ValueError for what the embedding step cannot run in."""
+    if vllm_config.model_config.multimodal_config.mm_encoder_only:
+        raise ValueError(
+            "mm_encoder_only is True: MMTok selects by the embeddings of the text, which an instance without the "
+            "language model lacks. Leave it off, and serve with one instance that encodes and answers."
+        )
+    if vllm_config.compilation_config.cudagraph_mm_encoder:
+        raise ValueError(
+            "cudagraph_mm_encoder is True: a CUDA graph of the vision tower takes the place of the step that selects. "
+            "Leave it off."
+        )
     if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
         raise ValueError(
             "enable_tower_connector_lora is True: MMTok runs adapters of the language model only. Leave it off, and "

@@ -20,6 +20,9 @@ _LLAVA, _NEXT, _ONEVISION, _QWEN = (
     f"vllm.model_executor.models.{name}" for name in ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 )
 _QWEN_MODEL = f"{_QWEN}:Qwen2_5_VLForConditionalGeneration"
+_QWEN3 = "vllm.model_executor.models.qwen3_vl"
+_QWEN3_MODEL = f"{_QWEN3}:Qwen3VLForConditionalGeneration"
+_QWEN2 = "vllm.model_executor.models.qwen2_vl"
 _PROCESSING = "vllm.multimodal.processing"
 
 # Methods that the plugin overrides: vLLM has to call them with just these arguments.
@@ -69,13 +72,29 @@ OVERRIDDEN = {
     f"{_QWEN_MODEL}._postprocess_video_embeds_evs": ["video_embeds_split", "video_input"],
 }
 
+# Qwen3-VL, by its own methods.
+OVERRIDDEN |= {
+    place.replace(_QWEN_MODEL, _QWEN3_MODEL): names for place, names in OVERRIDDEN.items() if _QWEN_MODEL in place
+}
+OVERRIDDEN |= {
+    f"{_QWEN3}:Qwen3_VisionPatchMerger.forward": ["x"],
+    f"{_QWEN3}:Qwen3VLMultiModalProcessor._apply_hf_processor_main": ["mm_items", "hf_kwargs"],
+    f"{_QWEN3}:Qwen3VLMultiModalProcessor._get_mm_fields_config": ["hf_inputs", "hf_processor_mm_kwargs"],
+    f"{_QWEN3}:Qwen3VLMultiModalProcessor._get_prompt_updates": [
+        "mm_items",
+        "hf_processor_mm_kwargs",
+        "out_mm_kwargs",
+    ],
+}
+
+_VISION_INFO = ("image_width", "image_height", "num_frames", "image_processor", "mm_kwargs", "modality")
 # What the plugin calls or asks for, with the arguments that it gives.
 CALLED = {
     f"{_PROCESSING}:ProcessorInputs": ["prompt", "mm_data_items", "hf_processor_mm_kwargs"],
     f"{_PROCESSING}:PromptReplacement": ["modality", "target", "replacement"],
     "vllm.multimodal.inputs:MultiModalFieldConfig.batched": ["modality", "keep_on_cpu"],
     "vllm.multimodal.parse:ImageProcessorItems.get_image_size": ["item_idx"],
-    "vllm.multimodal.parse:ImageEmbeddingItems": [],
+    "vllm.multimodal.parse:EmbeddingItems": [],
     "vllm.multimodal.parse:DictEmbeddingItems": [],
     f"{_LLAVA}:LlavaProcessingInfo.get_max_image_tokens": [],
     f"{_LLAVA}:LlavaDummyInputsBuilder": [],
@@ -95,18 +114,39 @@ CALLED = {
     f"{_ONEVISION}:LlavaOnevisionProcessingInfo.get_max_video_tokens": ["seq_len", "mm_counts"],
     f"{_ONEVISION}:LlavaOnevisionDummyInputsBuilder": [],
     f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration._parse_and_validate_image_input": [],
+    f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration._parse_and_validate_video_input": [],
+    f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration.apply_pooling": ["image_features"],
     f"{_ONEVISION}:LlavaOnevisionForConditionalGeneration._image_pixels_to_features": ["vision_tower", "pixel_values"],
     f"{_QWEN}:Qwen2_5_VLProcessingInfo.get_max_image_tokens": [],
     f"{_QWEN}:Qwen2_5_VLDummyInputsBuilder": [],
     f"{_QWEN}:Qwen2_5_VisionTransformer.forward": ["x", "grid_thw"],
     f"{_QWEN_MODEL}._parse_and_validate_image_input": [],
+    f"{_QWEN_MODEL}._parse_and_validate_video_input": [],
+    f"{_QWEN3_MODEL}._parse_and_validate_image_input": [],
+    f"{_QWEN3_MODEL}._parse_and_validate_video_input": [],
+    f"{_QWEN3}:Qwen3_VisionTransformer.forward": ["x", "grid_thw"],
+    f"{_QWEN3}:Qwen3VLMultiModalProcessor.get_video_repl": [
+        "tokens_per_frame",
+        "timestamps",
+        "tokenizer",
+        "vision_start_token_id",
+        "vision_end_token_id",
+        "video_token_id",
+        "select_token_id",
+    ],
+    f"{_QWEN3}:Qwen3VLMultiModalProcessor._expands_only_video_token": ["hf_processor"],
+    "vllm.multimodal.inputs:PlaceholderRange.get_num_embeds": [],
     "vllm.multimodal.inputs:MultiModalFeatureSpec": ["data", "modality", "mm_position"],
     "vllm.multimodal.inputs:PlaceholderRange": ["offset", "length"],
     "vllm.multimodal.registry:MultiModalRegistry.get_processing_info": ["model_config"],
+    f"{_QWEN2}:Qwen2VLProcessingInfo._get_vision_info": [*_VISION_INFO],
+    f"{_QWEN3}:Qwen3VLProcessingInfo._get_vision_info": [*_VISION_INFO],
     # By which vLLM's runner is asked to ask for positions.
     "vllm.config.multimodal:MultiModalConfig": ["video_pruning_rate", "mm_encoder_tp_mode"],
     "vllm.config.multimodal:MultiModalConfig.is_multimodal_pruning_enabled": [],
     "vllm.model_executor.models.interfaces:supports_multimodal_pruning": [],
+    # By which model runner 2 asks.
+    "vllm.v1.worker.gpu.model_states.mm_pruning:MultiModalPruner.recompute": ["mm_embeds", "input_batch", "req_states"],
 }
 
 

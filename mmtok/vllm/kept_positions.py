@@ -17,11 +17,11 @@ import torch
 CHANNELS = 4
 _BASE = 256
 # In place of a digit: the position that vLLM counted is right.
-_COUNTED = -1
+_COUNTED = -_BASE
 
 
 def with_places(tokens: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    """(T, hidden) embeddings -> (T, hidden + 4), with (T,) rows and columns behind them."""
+    """(T, hidden) embeddings -> (T, hidden + 4), with (T,) rows and columns behind them, less the position in time."""
     digits = torch.stack((row // _BASE, row % _BASE, column // _BASE, column % _BASE), dim=1)
     return torch.cat((tokens, digits.to(tokens.device, tokens.dtype)), dim=1)
 
@@ -35,33 +35,37 @@ def counted_positions(
     count: Callable[[list[int], list[Any]], tuple[torch.Tensor, int]],
     input_tokens: Sequence[int],
     mm_features: Sequence[Any],
-    full_length: Callable[[Any], int],
+    runs_of: Callable[[Any], Sequence[tuple[int, int, int]]],
 ) -> tuple[torch.Tensor, int]:
     """The positions of a prompt as far as they are known before its images are encoded.
 
-    Text, videos and images that are not pruned have theirs. All kept tokens of a pruned image have that of its first
-    token, which is the position in time of them all.
+    Text, and images and videos that are not pruned, have theirs. All kept tokens of a pruned image, or of a frame of a
+    pruned video, have that of its first token, which is the position in time of them all.
 
     Args:
         count: vLLM's own method, which counts those of a prompt with all vision tokens.
         input_tokens: (N,) of the pruned prompt.
         mm_features: vLLM's images and videos of the prompt.
-        full_length: tokens of one of them without pruning.
+        runs_of: of one of them the image, or the frames: where its kept tokens begin, counted from the first token,
+            how many stay, and how many there are without pruning.
 
     Returns:
         (3, N) int64, and what a place behind the prompt has to be raised by to be a position.
     """
-    full_prompt, columns = [], []
+    full_prompt, columns, full_ids = [], [], []
     place = dropped = 0
     for feature in sorted(mm_features, key=lambda each: each.mm_position.offset):
-        start, kept, full = feature.mm_position.offset, feature.mm_position.length, full_length(feature)
-        where = replace(feature.mm_position, offset=start + dropped, length=full)
-        full_prompt.append(replace(feature, mm_position=where))
-        if kept < full:
-            columns += [torch.arange(place, start) + dropped, torch.full((kept,), start + dropped)]
-            place, dropped = start + kept, dropped + full - kept
+        offset, first = feature.mm_position.offset, feature.mm_position.offset + dropped
+        for behind, kept, full in runs_of(feature):
+            start = offset + behind
+            if kept < full:
+                columns += [torch.arange(place, start) + dropped, torch.full((kept,), start + dropped)]
+                full_ids += [*input_tokens[place:start], *[input_tokens[start]] * full]
+                place, dropped = start + kept, dropped + full - kept
+        length = offset + feature.mm_position.length + dropped - first
+        full_prompt.append(replace(feature, mm_position=replace(feature.mm_position, offset=first, length=length)))
     columns.append(torch.arange(place, len(input_tokens)) + dropped)
-    positions, delta = count([*input_tokens, *[0] * dropped], full_prompt)
+    positions, delta = count([*full_ids, *input_tokens[place:]], full_prompt)
     return positions[:, torch.cat(columns)], delta + dropped
 
 

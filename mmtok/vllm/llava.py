@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ class MMTokLlavaForConditionalGeneration(PruningEmbeddingMixin, LlavaForConditio
     def _most_at_once(self, vllm_config: Any) -> int:
         return crops_at_once(vllm_config, self.layout)
 
-    def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
-        images = [pixels[None] for pixels in image_input["pixel_values"]]
+    def _images(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
+        images = [pixels[None] for pixels in self._parse_and_validate_image_input(**kwargs)["pixel_values"]]
         return images, [(pixels.shape[-2], pixels.shape[-1]) for pixels in images]
 
     def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -26,8 +26,5 @@ class MMTokLlavaNextForConditionalGeneration(PruningEmbeddingMixin, LlavaNextFor
     def _most_at_once(self, vllm_config: Any) -> int:
         return crops_at_once(vllm_config, self.layout)
 
-    def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
-        return list(image_input["pixel_values"]), [tuple(size) for size in image_input["image_sizes"].tolist()]
-
     def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return self._merge_image_patch_embeddings(torch.tensor(size), crops, strategy="spatial_unpad")

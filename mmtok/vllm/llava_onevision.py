@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from mmtok.vllm.onevision_processor import PruningLlavaOnevisionInfo, PruningLla
     PruningLlavaOnevisionProcessor, info=PruningLlavaOnevisionInfo, dummy_inputs=LlavaOnevisionDummyInputsBuilder
 )
 class MMTokLlavaOnevisionForConditionalGeneration(PruningEmbeddingMixin, LlavaOnevisionForConditionalGeneration):
-    """vLLM's LLaVA-OneVision with pruned images; a video passes to the stock class."""
+    """vLLM's LLaVA-OneVision with pruned images and videos."""
 
     layout_class = LlavaOnevisionLayout
     layout: LlavaOnevisionLayout
@@ -28,11 +29,16 @@ class MMTokLlavaOnevisionForConditionalGeneration(PruningEmbeddingMixin, LlavaOn
     def _most_at_once(self, vllm_config: Any) -> int:
         return crops_at_once(vllm_config, self.layout)
 
-    def _images(self, image_input: Any) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
-        return list(image_input["pixel_values"]), [tuple(size) for size in image_input["image_sizes"].tolist()]
+    def _videos(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
+        videos = list(self._parse_and_validate_video_input(**kwargs)["pixel_values_videos"])
+        return videos, [(len(frames),) for frames in videos]
 
     def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if len(size) == 1:  # a video
+            return torch.cat((self.apply_pooling(crops).flatten(0, 1), self.image_newline[None]))
         return self.layout.packed(crops, self.image_newline, size)
 
     def _raw_packed(self, raw: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if len(size) == 1:
+            return self.apply_pooling(raw).flatten(0, 1)
         return self.layout.packed(raw, raw.new_zeros(raw.shape[-1]), size)

@@ -1,10 +1,10 @@
-"""All that the plugin asks of the method layer: the text to cover, where an image's tokens come from, the selection."""
+"""What the plugin asks of the method layer: where the tokens of an image or video come from, and the selection."""
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,23 +19,15 @@ from mmtok.hub.llava_images import (
     llava_next_layouts,
     padding_of,
 )
-from mmtok.hub.onevision_images import llava_onevision_layouts, packed_images, whole_candidates
+from mmtok.hub.onevision_images import (
+    llava_onevision_layouts,
+    llava_onevision_video_layout,
+    packed_images,
+    whole_candidates,
+)
 from mmtok.hub.options import PruningOptions
-from mmtok.hub.question import TextRules, text_to_cover
 from mmtok.hub.qwen_images import checked_grids, grid_layout
 from mmtok.hub.selection import crops_of, select
-
-
-def ids_to_cover(config: Any, prompt: Sequence[int], options: PruningOptions) -> list[int]:
-    """The token ids of a prompt that the kept vision tokens have to cover.
-
-    Args:
-        config: an MMTok configuration.
-        prompt: token ids, with one or more image tokens for each image.
-        options: with the tables of token ids.
-    """
-    rules = TextRules.from_config(config, options.tables)
-    return text_to_cover(torch.tensor([list(prompt)]), None, rules).ids[0].tolist()
 
 
 class Layout:
@@ -92,6 +84,9 @@ class LlavaLayout(Layout):
 class LlavaNextLayout(LlavaLayout):
     """A LLaVA-NeXT image; sizes are (height, width) in pixels."""
 
+    # Reads nothing of its model but the configuration.
+    pack_image_features = LlavaNextModel.pack_image_features
+
     @property
     def largest_image(self) -> Sequence[int]:
         return max(self.config.image_grid_pinpoints, key=lambda size: len(self.tokens(size).source))
@@ -103,13 +98,12 @@ class LlavaNextLayout(LlavaLayout):
         strategy = self.config.vision_feature_select_strategy
         return llava_next_layouts(self, [list(size)], self.tokens_per_crop, strategy)[0]
 
-    def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock model's, which reads nothing but its configuration."""
-        return LlavaNextModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
-
 
 class LlavaOnevisionLayout(LlavaLayout):
-    """A LLaVA-OneVision image; sizes are (height, width) in pixels."""
+    """A LLaVA-OneVision image or video; sizes are (height, width) in pixels, of a video (frames,)."""
+
+    # Reads nothing of its model but the configuration.
+    pack_image_features = LlavaOnevisionModel.pack_image_features
 
     @property
     def largest_image(self) -> Sequence[int]:
@@ -132,47 +126,66 @@ class LlavaOnevisionLayout(LlavaLayout):
         return images == 1
 
     def crops(self, size: Sequence[int], tiled: bool = True) -> int:
+        if len(size) == 1:
+            return size[0]
         return crop_count(self.config, size) if tiled else 1
 
     def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
+        if len(size) == 1:
+            side = math.ceil(self.config.vision_config.image_size // self.config.vision_config.patch_size / 2)
+            return llava_onevision_video_layout(size[0], side * side)
         return llava_onevision_layouts(self, [list(size)], [self.crops(size, tiled)], self.tokens_per_crop)[0]
 
     def candidates(self, pixels: torch.Tensor, size: Sequence[int], tiled: bool = True) -> torch.Tensor:
+        if len(size) == 1:  # no token of a video is padding
+            return torch.ones_like(self.tokens(size).source, dtype=torch.bool)
         return whole_candidates(self.tokens(size, tiled), padding_of(self.config, pixels)[0])
 
     def packed(self, crops: torch.Tensor, separator: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """(crops, tokens, d) features -> (T, d) as they stand in the prompt, with (d,) as row separator."""
         return packed_images(self, crops, separator, [list(size)], [len(crops)])[0]
 
-    def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock model's, which reads nothing but its configuration."""
-        return LlavaOnevisionModel.pack_image_features(SimpleNamespace(config=self.config), *args, **kwargs)
-
 
 class QwenLayout(Layout):
-    """A Qwen2.5-VL image, a grid of its own size; sizes are (rows, columns) of tokens."""
+    """An image of Qwen-VL, a grid of its own size, or a video of such.
+
+    Sizes are (rows, columns) of tokens, of a video (frames, rows, columns, seconds of a frame or None).
+    """
 
     refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
 
     def tokens(self, size: Sequence[int], tiled: bool = True) -> ImageTokens:
-        rows, columns = size
-        return grid_layout(1, rows, columns)
+        if len(size) == 2:
+            return grid_layout(1, *size)
+        return grid_layout(*size[:3], is_video=True, seconds=size[3])
 
-    def grids(self, grids: torch.Tensor, patches: int, *, prunes: bool) -> list[tuple[int, int]]:
-        """(rows, columns) of tokens of images, from (images, 3) frames, rows and columns of patches.
+    def kept_of_frames(self, size: Sequence[Any], options: PruningOptions) -> list[int]:
+        """For an image, or for each frame of a video, how many vision tokens stay."""
+        layout = self.tokens(size)
+        if not options.prunes:
+            return layout.crop.bincount().tolist()
+        return [crop.picks for crop in crops_of([layout], None, options)]
+
+    def sizes(self, grids: torch.Tensor, patches: int, *, prunes: bool, seconds: Any = None) -> list[tuple[Any, ...]]:
+        """The sizes of images, or with `seconds` of videos.
 
         Args:
-            grids: `image_grid_thw`.
+            grids: `image_grid_thw` or `video_grid_thw`, (n, 3): frames, rows and columns of patches.
             patches: of all of them.
             prunes: whether the request does.
+            seconds: of videos, from one frame to the next, one number or None for each.
 
         Raises:
-            ValueError: an image has too many tokens to choose from.
+            ValueError: an image or frame has too many tokens to choose from.
         """
-        merged = self.config.vision_config.spatial_merge_size
+        merged, videos = self.config.vision_config.spatial_merge_size, seconds is not None
         if prunes:
-            return [(rows, columns) for _, rows, columns in checked_grids(grids, merged, patches)]
-        return [(rows // merged, columns // merged) for _, rows, columns in grids.tolist()]
+            sizes = checked_grids(grids, merged, patches, videos=videos)
+        else:
+            sizes = [(frames, rows // merged, columns // merged) for frames, rows, columns in grids.tolist()]
+        if not videos:
+            return [size[1:] for size in sizes]
+        return [(*size, None if own is None else float(own)) for size, own in zip(sizes, seconds, strict=True)]
 
 
 def kept_count(image: ImageTokens, candidates: torch.Tensor | None, options: PruningOptions) -> int:

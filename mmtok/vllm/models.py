@@ -12,6 +12,7 @@ MODULES = {
     "MMTokLlavaNextForConditionalGeneration": "mmtok.vllm.llava_next",
     "MMTokLlavaOnevisionForConditionalGeneration": "mmtok.vllm.llava_onevision",
     "MMTokQwen2_5_VLForConditionalGeneration": "mmtok.vllm.qwen2_5_vl",
+    "MMTokQwen3VLForConditionalGeneration": "mmtok.vllm.qwen3_vl",
 }
 
 

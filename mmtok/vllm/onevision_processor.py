@@ -1,17 +1,17 @@
-"""vLLM's front end of LLaVA-OneVision: several images of a prompt have no tiles, and videos are read in full."""
+"""vLLM's front end of LLaVA-OneVision: several images of a prompt have no tiles, and a video has a budget a frame."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 from vllm.model_executor.models.llava_onevision import LlavaOnevisionMultiModalProcessor, LlavaOnevisionProcessingInfo
 from vllm.multimodal.parse import ImageSize
+from vllm.multimodal.processing import PromptReplacement
 
-from mmtok.vllm.method import LlavaOnevisionLayout
-from mmtok.vllm.processor import REQUEST, PruningInfoMixin, PruningProcessorMixin
-from mmtok.vllm.request import PruningRequest
+from mmtok.vllm.method import LlavaOnevisionLayout, kept_count
+from mmtok.vllm.processor import EMBEDDED, PruningInfoMixin, PruningProcessorMixin, request_of
 
 # transformers' processor takes the images of a list in a list for those of one prompt, and only the one image of a
 # prompt has tiles.
@@ -49,10 +49,26 @@ class PruningLlavaOnevisionProcessor(PruningProcessorMixin, _WithoutCompanion):
     layout_class = LlavaOnevisionLayout
 
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
-        request = PruningRequest.from_json(str(hf_kwargs[REQUEST]))
+        request, _ = request_of(hf_kwargs)
         data, kwargs, passthrough = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
         if "images" in data and not request.tiled:
             # The other images of the prompt may be cached, so that this one comes alone.
             token = self.info.get_hf_processor().image_token
             data = {**data, "images": [[*data["images"], _COMPANION]], "text": data["text"] + token}
         return data, kwargs, passthrough
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        if isinstance(mm_items.get("video"), EMBEDDED):
+            return updates
+        options, config = request_of(hf_processor_mm_kwargs)[0].pruning, self.info.get_hf_config()
+        layout, token = self.layout_class(config), config.video_token_index
+
+        def placeholders(index: int) -> list[int]:
+            frames = len(out_mm_kwargs["video"][index]["pixel_values_videos"].data)
+            return [token] * kept_count(layout.tokens((frames,)), None, options)
+
+        videos = PromptReplacement(modality="video", target=[token], replacement=placeholders)
+        return [*(update for update in updates if update.modality != "video"), videos]

@@ -1,4 +1,4 @@
-"""vLLM's front end: as many placeholders as vision tokens stay, and the request's text beside the pixels."""
+"""vLLM's front end: as many placeholders as vision tokens stay, and the request beside the pixels."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from vllm.model_executor.models.llava import LlavaMultiModalProcessor, LlavaProcessingInfo
 from vllm.model_executor.models.llava_next import LlavaNextMultiModalProcessor, LlavaNextProcessingInfo
 from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.parse import DictEmbeddingItems, ImageEmbeddingItems
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import PromptReplacement
 
 from mmtok.hub.arguments import require_meaningful
-from mmtok.hub.options import OPTION_NAMES, REMOVED_OPTIONS
+from mmtok.hub.options import OPTION_NAMES
+from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.vllm.method import Layout, LlavaLayout, LlavaNextLayout, kept_count
-from mmtok.vllm.request import PruningRequest
+from mmtok.vllm.request import REQUEST, REQUESTS, PruningRequest
 
-# The request among the processor's keyword arguments, which vLLM hashes into the key of each image.
-REQUEST = "mmtok_request"
+# Names of the pixels by modality.
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 # Marks the images of the profiling run, which are all the same.
 PROFILING = "mmtok_profiling"
-# `image_embeds`, of a family without grids and of one with them.
-EMBEDDED = (ImageEmbeddingItems, DictEmbeddingItems)
+# `image_embeds` and `video_embeds`, of a family without grids and of one with them.
+EMBEDDED = (EmbeddingItems, DictEmbeddingItems)
 
 
 class PruningProcessorMixin:
@@ -41,17 +43,14 @@ class PruningProcessorMixin:
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
         """vLLM's inputs for measuring memory, marked: they repeat one image, and each has to be encoded."""
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)  # type: ignore[misc]
-        marked = {**inputs.hf_processor_mm_kwargs, PROFILING: True}
-        if mm_counts.get("video"):  # which no request has that prunes
-            marked["vision_token_budget"] = None
-        return replace(inputs, hf_processor_mm_kwargs=marked)
+        return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, PROFILING: True})
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Processes a prompt.
 
         Raises:
-            ValueError: options out of range, or that vLLM cannot honour; `image_embeds` or a video in a request that
-                prunes. A server answers 400 with the sentence.
+            ValueError: options out of range, or that vLLM cannot honour; `image_embeds` or `video_embeds` in a request
+                that prunes. A server answers 400 with the sentence.
         """
         given = dict(inputs.hf_processor_mm_kwargs)
         given.pop(REQUEST, None)  # a client's own
@@ -60,7 +59,7 @@ class PruningProcessorMixin:
         engine = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
         overrides = {name: engine[name] for name in OPTION_NAMES if name in engine}
         overrides.update({name: given.pop(name) for name in OPTION_NAMES if name in given})
-        request = PruningRequest.of(self.info.get_hf_config(), list(inputs.prompt), overrides)
+        request = PruningRequest.of(self.info.get_hf_config(), list(inputs.prompt), overrides, self._tokenizer_source)
         self._refuse(request, inputs)
         tiled = self.layout_class(self.info.get_hf_config()).tiled(
             inputs.mm_data_items.get_count("image", strict=False)
@@ -68,40 +67,43 @@ class PruningProcessorMixin:
         given[REQUEST] = replace(request, tiled=tiled).to_json()
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
 
+    @cached_property
+    def _tokenizer_source(self) -> TokenizerSource:
+        return TokenizerSource(self.info.get_tokenizer())
+
     def _refuse(self, request: PruningRequest, inputs: Any) -> None:
         """Raises a ValueError where a request prunes what cannot be pruned."""
         if not request.pruning.prunes:
             return
         require_meaningful(request.pruning, self.layout_class.refused_options, self.info.get_hf_config().model_type)
-        if isinstance(inputs.mm_data_items.get("image"), EMBEDDED):
-            raise ValueError(
-                f"image_embeds cannot be pruned to vision_token_budget={request.pruning.vision_token_budget!r}: they "
-                "lack the features in front of the projector, which the selection compares. Send the image, or turn "
-                "pruning off with vision_token_budget null."
-            )
-        if inputs.mm_data_items.get_count("video", strict=False):
-            raise ValueError(
-                f"The prompt has a video, and only images can be pruned to vision_token_budget="
-                f"{request.pruning.vision_token_budget!r}: send the frames as images, or turn pruning off with "
-                "vision_token_budget null."
-            )
+        for kind in REQUESTS:
+            if isinstance(inputs.mm_data_items.get(kind), EMBEDDED):
+                raise ValueError(
+                    f"{kind}_embeds cannot be pruned to vision_token_budget={request.pruning.vision_token_budget!r}: "
+                    f"they lack the features in front of the projector, which the selection compares. Send the {kind}, "
+                    "or turn pruning off with vision_token_budget null."
+                )
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         data = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
-        request, rest = _request_of(hf_kwargs)
-        if "pixel_values" in data:
-            images, sizes = self._seen_images(data, mm_items, request)
-            for pixels in images:
-                _require_finite(pixels)
+        request, rest = request_of(hf_kwargs)
+        for kind, name in PIXELS.items():
+            if name not in data:
+                continue
+            items, sizes = self._seen(kind, data, mm_items, request)
+            for pixels in items:
+                _require_finite(name, pixels)
             shared = not rest.get(PROFILING)
-            keys = [_key(pixels, size) if shared else "" for pixels, size in zip(images, sizes, strict=True)]
-            data[REQUEST] = [request.about(key).to_tensor() for key in keys]
+            keys = [_key_of(pixels, size) if shared else "" for pixels, size in zip(items, sizes, strict=True)]
+            data[REQUESTS[kind]] = [request.about(key).to_tensor() for key in keys]
         return data
 
-    def _seen_images(
-        self, data: Any, mm_items: Any, request: PruningRequest
-    ) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
-        """The pixels of each image as the vision tower gets them, also in `data`, and its size."""
+    def _seen(
+        self, kind: str, data: Any, mm_items: Any, request: PruningRequest
+    ) -> tuple[list[torch.Tensor], Sequence[Any]]:
+        """The pixels of each image, or video, as the vision tower gets them, also in `data`, and its size."""
+        if kind == "video":
+            return data["pixel_values_videos"], [(len(frames),) for frames in data["pixel_values_videos"]]
         layout = self.layout_class(self.info.get_hf_config())
         images, sizes = list(data["pixel_values"]), _sizes(mm_items)
         # Crops that only fill an image up to its neighbour's number would make it depend on the neighbour.
@@ -113,20 +115,20 @@ class PruningProcessorMixin:
 
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         """What stock gives to the processor of transformers: without our arguments."""
-        _, rest = _request_of(hf_kwargs)
+        _, rest = request_of(hf_kwargs)
         rest.pop(PROFILING, None)
         return super()._get_hf_mm_inputs(mm_items, rest)  # type: ignore[misc]
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
-        _, rest = _request_of(hf_processor_mm_kwargs)
-        fields = dict(super()._get_mm_fields_config(hf_inputs, rest))  # type: ignore[misc]
-        fields[REQUEST] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
-        return fields
+        _, rest = request_of(hf_processor_mm_kwargs)
+        fields = super()._get_mm_fields_config(hf_inputs, rest)  # type: ignore[misc]
+        requests = {name: MultiModalFieldConfig.batched(kind, keep_on_cpu=True) for kind, name in REQUESTS.items()}
+        return {**fields, **requests}
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        request, rest = _request_of(hf_processor_mm_kwargs)
+        request, rest = request_of(hf_processor_mm_kwargs)
         config = self.info.get_hf_config()
         layout = self.layout_class(config)
         stock = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
@@ -171,7 +173,7 @@ class PruningLlavaNextProcessor(PruningProcessorMixin, LlavaNextMultiModalProces
     layout_class = LlavaNextLayout
 
 
-def _request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[str, Any]]:
+def request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[str, Any]]:
     rest = dict(hf_kwargs)
     return PruningRequest.from_json(str(rest.pop(REQUEST))), rest
 
@@ -179,8 +181,6 @@ def _request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[s
 def _refuse_misspelt(given: Mapping[str, object]) -> None:
     for name in given:
         close = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.85)
-        if name in REMOVED_OPTIONS:
-            raise ValueError(f"mm_processor_kwargs has {name!r}, an option of earlier releases: leave it out.")
         if close and name not in OPTION_NAMES:
             raise ValueError(f"mm_processor_kwargs has {name!r}, which is no option: did you mean {close[0]!r}?")
 
@@ -192,17 +192,17 @@ def _sizes(mm_items: Any) -> list[tuple[int, int]]:
     return [(size.height, size.width) for size in sizes]
 
 
-def _require_finite(pixels: torch.Tensor) -> None:
+def _require_finite(name: str, pixels: torch.Tensor) -> None:
     finite = torch.isfinite(pixels)
     if not bool(finite.all()):
         raise ValueError(
-            f"pixel_values contains {float(pixels[~finite][0])}: check the image and image_std among the request's "
+            f"{name} contains {float(pixels[~finite][0])}: check the image and image_std among the request's "
             "mm_processor_kwargs."
         )
 
 
-def _key(pixels: torch.Tensor, size: tuple[int, int]) -> str:
-    """Names an image for the cache of features: its pixels as the vision tower gets them, and its size."""
+def _key_of(pixels: torch.Tensor, size: Sequence[Any]) -> str:
+    """Names an image or video for the cache of features: its pixels as the vision tower gets them, and its size."""
     content = hashlib.sha256(f"{size} {tuple(pixels.shape)} {pixels.dtype}".encode())
     content.update(pixels.contiguous().view(torch.uint8).numpy().data)
     return content.hexdigest()

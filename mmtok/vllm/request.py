@@ -9,8 +9,14 @@ from typing import Any
 import torch
 
 from mmtok.hub.options import OPTION_NAMES, PruningOptions
-from mmtok.vllm.method import ids_to_cover
+from mmtok.hub.tokenizer_source import TokenizerSource
 
+# The request of an image and of a video, by modality. vLLM hashes the first, one of the processor's keyword arguments,
+# into the keys of both.
+REQUESTS = {"image": "mmtok_request", "video": "mmtok_video_request"}
+REQUEST = REQUESTS["image"]
+# Options that say what text is covered, which is read by then.
+_OF_THE_TEXT = ("covered_text", "question_format")
 _NO_PRUNING = {"vision_token_budget": None}
 
 
@@ -33,13 +39,20 @@ class PruningRequest:
     tiled: bool = True
 
     @classmethod
-    def of(cls, config: Any, prompt: list[int], overrides: dict[str, Any]) -> PruningRequest:
+    def of(
+        cls,
+        config: Any,
+        prompt: list[int],
+        overrides: dict[str, Any],
+        source: TokenizerSource,
+    ) -> PruningRequest:
         """Reads a prompt in which one image token stands for each image.
 
         Args:
             config: an MMTok configuration; its options count where `overrides` has none.
             prompt: token ids.
             overrides: options of the request, by name.
+            source: the engine's tokenizer, which the question is read with.
 
         Raises:
             ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, and for a
@@ -59,10 +72,11 @@ class PruningRequest:
                 "select_before_unpadding is True: vLLM hands out the tokens of an image without their padding. Set it "
                 "to False; for LLaVA-NeXT, the transformers classes have the selection of the paper."
             )
-        sent = {
-            name: getattr(options, name) for name in OPTION_NAMES if name not in ("covered_text", "question_format")
-        }
-        return cls(sent, ids_to_cover(config, prompt, options))
+        # The text to cover is known by now.
+        sent = {name: getattr(options, name) for name in OPTION_NAMES if name not in _OF_THE_TEXT}
+        if options.text_coverage_weight == 0:
+            return cls(sent, [])  # the text has no part in the selection: one key for all questions
+        return cls(sent, _ids_to_cover(config, options, prompt, source))
 
     @property
     def pruning(self) -> PruningOptions:
@@ -88,3 +102,12 @@ class PruningRequest:
     @classmethod
     def from_tensor(cls, data: torch.Tensor) -> PruningRequest:
         return cls.from_json(bytes(data.tolist()).decode())
+
+
+def _ids_to_cover(config: Any, options: PruningOptions, prompt: list[int], source: TokenizerSource) -> list[int]:
+    """The token ids that the kept vision tokens have to cover: of the prompt's question, or of `covered_text`."""
+    objects = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+    reader = source.reader(options.question_format, [each for each in objects if each is not None])
+    assert reader is not None, "the engine has a tokenizer"
+    question = reader.read(prompt) if options.covered_text is None else reader.read_text(options.covered_text)
+    return list(question.ids)

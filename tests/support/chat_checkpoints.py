@@ -161,6 +161,8 @@ _GRID_PIXELS = {
     "merge_size": 2,
 }
 
+_VIDEO_SIZE = {"shortest_edge": 4 * PATCH_SIZE**2, "longest_edge": 16 * IMAGE_SIZE**2}
+
 PARTS: dict[str, Parts] = {
     # llava-hf/llava-onevision-qwen2-*-ov-hf
     "llava_onevision": Parts(
@@ -204,7 +206,8 @@ PARTS: dict[str, Parts] = {
         {},
         {},
         {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
-        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor"},
+        # Pixels of all frames together.
+        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
     ),
     # llava-hf/llava-interleave-qwen-*-hf
     "llava, interleaved": Parts(
@@ -302,9 +305,14 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
     if parts.stock == "Qwen3VL":
         others = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
         tower = {name: value for name, value in tower.items() if name not in _WINDOWS} | others
-        rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+        width = text["hidden_size"] // text["num_attention_heads"]
+        rope = {
+            "rope_type": "default",
+            "mrope_section": [width // 4, width // 8, width // 8],
+            "mrope_interleaved": True,
+        }
         return {
-            "text_config": {**text, "head_dim": 8, "rope_scaling": rope, "rope_theta": 5000000},
+            "text_config": {**text, "head_dim": width, "rope_scaling": rope, "rope_theta": 5000000},
             "vision_config": tower,
             **ids,
         }

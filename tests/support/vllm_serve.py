@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import sys
 
+import model_runner_v2
+
+# Here, because the processes that vLLM starts import this file and call nothing of it.
+if model_runner_v2.is_wanted():
+    model_runner_v2.name_driver()
+
 
 def main() -> None:
     from vllm.entrypoints.cli.serve import ServeSubcommand

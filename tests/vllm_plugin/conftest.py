@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import model_runner_v2
 import pytest
 from chat_checkpoints import make_chat_checkpoint
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
@@ -18,9 +19,20 @@ HIDDEN_SIZE = 128
 CHAT_MODELS = {
     "onevision": "llava_onevision",
     "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
     "interleaved": "llava, interleaved",
     "next-llama3": "llava_next, llama3",
 }
+
+
+if model_runner_v2.is_wanted():
+    model_runner_v2.name_driver()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`asks`: whether the runner asks for positions. Runner 1 does on GPUs only; runner 2 does everywhere."""
+    if "asks" in metafunc.fixturenames:
+        metafunc.parametrize("asks", [True] if model_runner_v2.is_wanted() else [False, True])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Staged models by name, and as `stock-qwen2_5_vl` the checkpoint that one was staged from."""
+    """Staged models by name, and as `stock-` and the name the checkpoint that one was staged from."""
     root = tmp_path_factory.mktemp("models")
     stock = {
         "llava": make_llava_checkpoint(root / "stock" / "llava", hidden_size=HIDDEN_SIZE),
@@ -48,4 +60,4 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     for name, base in stock.items():
         stage(base, root / name, Recipe(options={"vision_token_budget": 4}), check=False)
-    return {**{name: root / name for name in stock}, "stock-qwen2_5_vl": stock["qwen2_5_vl"]}
+    return {**{name: root / name for name in stock}, **{f"stock-{name}": folder for name, folder in stock.items()}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from vllm_engine import Case, Engine, noise, random_cases
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.vllm
 SQUARE = (48, 48)
 
 
-@pytest.mark.parametrize("name", ["next", "onevision", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["next", "onevision", "qwen2_5_vl", "qwen3_vl"])
 def test_questions_about_one_image_run_the_tower_once(name: str, folders: dict[str, Path]) -> None:
     engine, image = Engine(folders[name]), noise(SQUARE, 1)
     budgets = (4, 2, None, 4, 0.5)
@@ -49,9 +48,8 @@ def test_an_image_alone_and_among_others_are_two_to_onevision(folders: dict[str,
 @pytest.mark.parametrize("name", ["llava", "next", "onevision"])
 def test_the_tower_gets_no_more_crops_than_vllm_measured(name: str, folders: dict[str, Path]) -> None:
     engine = Engine(folders[name], max_num_batched_tokens=256, max_num_seqs=64)
-    runner = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
     layout, bound = engine.model.layout, engine.model.crops_at_once
-    assert bound == runner.mm_budget.mm_max_items_per_batch["image"] * layout.crops(layout.largest_image)
+    assert bound == engine.budget().mm_max_items_per_batch["image"] * layout.crops(layout.largest_image)
     came: list[int] = []
     embed = engine.model.embed_multimodal
 
@@ -78,12 +76,92 @@ def test_new_weights_forget_the_features_of_the_old(folders: dict[str, Path]) ->
 
 def test_the_profiling_run_shares_no_features(folders: dict[str, Path]) -> None:
     engine = Engine(folders["llava"])
-    runner = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
-    batch = runner._get_mm_dummy_batch("image", 3)
-    outputs = engine.model.embed_multimodal(**batch)
+    outputs = engine.embed_dummies("image", 3)
     assert engine.tower_crops == [3]
     assert [len(output) for output in outputs] == [4, 4, 4]
     assert len(engine.model.features) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("llava", torch.no_grad), ("llava", torch.inference_mode), ("qwen3_vl", torch.no_grad)]
+)
+def test_weights_replaced_past_load_weights_forget_the_features_of_the_old(
+    name: str, mode: Any, folders: dict[str, Path]
+) -> None:
+    engine, image = Engine(folders[name]), noise(SQUARE, 1)
+    assert engine.differences([Case("dog", [image])]) == []
+    tower = engine.model.visual if name == "qwen3_vl" else engine.model.vision_tower
+    prefix = "visual" if name == "qwen3_vl" else "vision_tower"
+    replaced = [(f"{prefix}.{own}", weight * 2) for own, weight in tower.named_parameters()]
+    with mode():
+        engine.worker.reload_weights(weights_iterator=replaced, is_checkpoint_format=False)
+    engine.llm.reset_prefix_cache()
+    before = len(engine.tower_crops)
+    [new] = engine.run([Case("red star", [image])])
+    assert (len(engine.tower_crops), len(engine.model.features)) == (before + 1, 1)
+    # The reference has the old tower: what it keeps is not kept any more.
+    assert new.kept != engine.expected(Case("red star", [image])).kept
+
+
+def test_no_features_are_cached_where_weights_may_be_written_past_pytorch(folders: dict[str, Path]) -> None:
+    engine = Engine(folders["llava"], weight_transfer_config={"backend": "ipc"})
+    assert engine.differences([Case(text, [noise(SQUARE, 1)]) for text in ("dog", "red star")], together=1) == []
+    assert (engine.tower_crops, len(engine.model.features)) == ([1, 1], 0)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize(
+    ("sentence", "options"),
+    [
+        ("mm_encoder_only is True: MMTok selects by the embeddings of the text", {"mm_encoder_only": True}),
+        (
+            "cudagraph_mm_encoder is True: a CUDA graph of the vision tower takes the place",
+            {"compilation_config": {"cudagraph_mm_encoder": True}},
+        ),
+    ],
+)
+def test_modes_without_a_selection_end_start_up(
+    name: str, sentence: str, options: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Engine(folders[name], **options)
+
+
+@pytest.mark.parametrize("name", ["llava", "onevision", "qwen2_5_vl"])
+def test_pixels_without_their_request_are_an_error(name: str, folders: dict[str, Path]) -> None:
+    engine = Engine(folders[name])
+    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        with pytest.raises(RuntimeError, match=f"{pixels} came without mmtok_.*request: MMTok's processor did not"):
+            engine.model.embed_multimodal(**{pixels: torch.zeros(1), f"{kind}_grid_thw": torch.ones(1, 3)})
+
+
+@pytest.mark.parametrize("name", ["llava", "onevision", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    "options", [{"text_coverage_weight": 0.0}, {"covered_text": "Is there a dog?"}, {"vision_token_budget": None}]
+)
+def test_requests_whose_selection_reads_no_question_share_their_prefix(
+    name: str, options: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    engine, images = Engine(folders[name], block_size=32), [noise((60, 48), seed) for seed in (1, 2)]
+    cases = [Case(text, images, {"vision_token_budget": 16, **options}) for text in ("dog", "where is the star ?")]
+    assert len({engine.processed_prompt(case)["mm_hashes"]["image"][0] for case in cases}) == 1
+    outcomes = [engine.run([case])[0] for case in cases]
+    assert engine.cached_tokens >= 32
+    if "covered_text" not in options:
+        assert outcomes == [engine.expected(case) for case in cases]
+    else:
+        # What stays is what the transformers model keeps for a question of that text.
+        asked = Case(options["covered_text"], images, {"vision_token_budget": 16})
+        assert [outcome.kept for outcome in outcomes] == [engine.expected(asked).kept] * 2
+    own = [Case(case.question, images, {"vision_token_budget": 16}) for case in cases]
+    assert len({engine.processed_prompt(case)["mm_hashes"]["image"][0] for case in own}) == 2
+
+
+def test_a_covered_text_of_the_engine_counts_where_a_request_has_none(folders: dict[str, Path]) -> None:
+    engine, image = Engine(folders["llava"], mm_processor_kwargs={"covered_text": "red star"}), noise(SQUARE, 1)
+    [shared, own] = engine.run([Case("dog", [image], options) for options in ({}, {"covered_text": None})])
+    assert shared.kept == engine.expected(Case("red star", [image])).kept
+    assert own == engine.expected(Case("dog", [image]))
 
 
 @pytest.mark.parametrize("name", ["next", "onevision"])
@@ -94,6 +172,8 @@ def test_refusals_are_sentences_and_leave_the_engine_alone(name: str, folders: d
         r"coverage_target is 0\.5: vLLM plans": {"coverage_target": 0.5},
         r"'vision_token_budgett', which is no option: did you mean 'vision_token_budget'": {"vision_token_budgett": 4},
         r"select_before_unpadding is True: vLLM hands out": {"select_before_unpadding": True},
+        r"covered_text is 3: give the text": {"covered_text": 3},
+        r"'covered_txt', which is no option: did you mean 'covered_text'": {"covered_txt": "dog"},
         r"pixel_values contains (nan|inf|-inf): check": {"image_std": [0.0, 0.0, 0.0]},
     }
     for sentence, options in refused.items():
@@ -115,27 +195,6 @@ def test_image_embeds_are_refused_unless_pruning_is_off(folders: dict[str, Path]
     request["mm_processor_kwargs"] = {"vision_token_budget": None}
     [output] = engine.llm.generate([request], SamplingParams(max_tokens=1), use_tqdm=False)
     assert output.prompt_token_ids.count(engine.reference.config.image_token_id) == 16
-
-
-def test_a_video_is_refused_unless_pruning_is_off(folders: dict[str, Path]) -> None:
-    from vllm import SamplingParams
-
-    engine = Engine(folders["onevision"])
-    video = np.stack([np.asarray(noise((30, 40), seed)) for seed in range(3)])
-    text = "<|im_start|>user <video>\nwhere is the dog ?<|im_end|><|im_start|>assistant\n"
-    request: dict[str, Any] = {"prompt": text, "multi_modal_data": {"video": video}}
-    parameters = SamplingParams(temperature=0, max_tokens=6)
-    with pytest.raises(
-        ValueError, match=r"The prompt has a video, .* vision_token_budget=4: send the frames as images"
-    ):
-        engine.llm.generate([request], parameters, use_tqdm=False)
-    request["mm_processor_kwargs"] = {"vision_token_budget": None}
-    [output] = engine.llm.generate([request], parameters, use_tqdm=False)
-    inputs = engine.processor(text=text, videos=[video], return_tensors="pt")
-    full = engine.reference.generate(
-        **inputs, vision_token_budget=None, max_new_tokens=6, do_sample=False, pad_token_id=0
-    )
-    assert [*output.prompt_token_ids, *output.outputs[0].token_ids] == full[0].tolist()
 
 
 def test_options_of_the_engine_count_where_a_request_has_none(folders: dict[str, Path]) -> None:

@@ -53,7 +53,7 @@ def test_a_hand_worked_prompt() -> None:
         full = [[0, 1, 1, 1, 1, 1, 1, 4, 5], [0, 1, 1, 1, 2, 2, 2, 4, 5], [0, 1, 2, 3, 1, 2, 3, 4, 5]]
         return torch.tensor(full), 6 - 9
 
-    positions, delta = counted_positions(count, [7, 9, 9, 7, 7], [Feature(Place(1, 2), (2, 3))], lambda _: 6)
+    positions, delta = counted_positions(count, [7, 9, 9, 7, 7], [Feature(Place(1, 2), (2, 3))], lambda _: [(0, 2, 6)])
     assert positions.tolist() == [[0, 1, 1, 4, 5]] * 3
     assert delta + 5 == 6
     tokens = with_places(torch.zeros(2, 1), torch.tensor([0, 1]), torch.tensor([1, 2]))
@@ -94,7 +94,9 @@ def test_kept_tokens_have_their_positions_of_the_full_prompt(seed: int) -> None:
         return full, int(full.max()) + 1 - len(tokens)
 
     ids = inputs["input_ids"][0][real]
-    positions, delta = counted_positions(count, ids.tolist(), features[::-1], lambda each: each.size[0] * each.size[1])
+    positions, delta = counted_positions(
+        count, ids.tolist(), features[::-1], lambda each: [(0, each.mm_position.length, each.size[0] * each.size[1])]
+    )
     assert delta + len(ids) == full.max() + 1
     assert torch.equal(positions[:, ids != IMAGE], full[:, ~vision])
     tokens = [

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm_engine import Case, Engine, noise, random_cases
+from model_runner_v2 import is_wanted
+from vllm_engine import Case, Engine, noise, random_cases, random_video_cases
 
 pytestmark = pytest.mark.vllm
 
-# Folder, requests, and what the engine is given beside its defaults. 1,430 requests in all.
+# Folder, requests, and what the engine is given beside its defaults.
 ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "LLaVA-1.5": ("llava", 250, {}),
     "LLaVA-NeXT": ("next", 250, {}),
@@ -21,6 +22,7 @@ ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "LLaVA with SigLIP": ("interleaved", 60, {}),
     "LLaVA-OneVision": ("onevision", 250, {}),
     "Qwen2.5-VL": ("qwen2_5_vl", 250, {}),
+    "Qwen3-VL": ("qwen3_vl", 250, {}),
     "the embedded model": ("embedded", 70, {}),
     "no prefix cache": ("next", 60, {"enable_prefix_caching": False}),
     "no processor cache": ("llava", 60, {"mm_processor_cache_gb": 0}),
@@ -33,6 +35,19 @@ ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
         {"additional_config": {"mmtok_feature_cache_gib": 0}, "mm_processor_cache_gb": 0},
     ),
     "Qwen2.5-VL, prefill in chunks of 16 tokens": ("qwen2_5_vl", 60, {"max_num_batched_tokens": 16}),
+    "Qwen3-VL, no prefix cache": ("qwen3_vl", 60, {"enable_prefix_caching": False}),
+    "Qwen3-VL, prefill in chunks of 16 tokens": ("qwen3_vl", 60, {"max_num_batched_tokens": 16}),
+}
+# Of which each question is about a video.
+VIDEO_ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "LLaVA-OneVision": ("onevision", 60, {}),
+    "LLaVA-OneVision, prefill in chunks of 16 tokens": ("onevision", 40, {"max_num_batched_tokens": 16}),
+    "Qwen2.5-VL": ("qwen2_5_vl", 60, {}),
+    "Qwen2.5-VL, prefill in chunks of 16 tokens": ("qwen2_5_vl", 40, {"max_num_batched_tokens": 16}),
+    "Qwen2.5-VL, no prefix cache": ("qwen2_5_vl", 40, {"enable_prefix_caching": False}),
+    "Qwen3-VL": ("qwen3_vl", 60, {}),
+    "Qwen3-VL, prefill in chunks of 16 tokens": ("qwen3_vl", 40, {"max_num_batched_tokens": 16}),
+    "Qwen3-VL, no prefix cache": ("qwen3_vl", 40, {"enable_prefix_caching": False}),
 }
 
 
@@ -40,8 +55,20 @@ ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
 def test_every_request_gets_what_transformers_gives(name: str, folders: dict[str, Path]) -> None:
     folder, requests, options = ENGINES[name]
     engine = Engine(folders[folder], **options)
-    cases = random_cases(len(name), requests, engine.model.layout.refused_options)
+    cases = random_cases(len(name), scaled(requests), engine.model.layout.refused_options)
     assert engine.differences(cases) == []
+
+
+@pytest.mark.parametrize("name", VIDEO_ENGINES)
+def test_every_question_about_a_video_gets_what_transformers_gives(name: str, folders: dict[str, Path]) -> None:
+    folder, requests, options = VIDEO_ENGINES[name]
+    engine = Engine(folders[folder], **options)
+    assert engine.differences(random_video_cases(len(name), scaled(requests))) == []
+
+
+def scaled(requests: int) -> int:
+    """Requests of a test: fewer where Triton's interpreter runs the kernels."""
+    return requests // 6 if is_wanted() else requests
 
 
 def test_leaving_the_text_out_of_the_cache_key_is_found(folders: dict[str, Path], monkeypatch: Any) -> None:
