@@ -541,10 +541,10 @@ FAMILIES = {
 
 
 def numbered_words(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """A tokenizer whose id i is the word "wi"."""
+    """A tokenizer whose id i is the word "wi", in the order of `PAD`, `BOS`, `EOS` and the words."""
     words = Tokenizer(WordLevel({f"w{index}": index for index in range(size)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words)
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", bos_token="w1", eos_token="w2")
 
 
 def question_embeddings(model: Any, prompt: Any) -> tuple[torch.Tensor, torch.Tensor]:

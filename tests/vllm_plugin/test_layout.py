@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import FAMILIES, IMAGE, Family, crops_of
+from model_cases import FAMILIES, IMAGE, Family, crops_of, numbered_words
 
 from configuration_mmtok import MMTokLlavaOnevisionConfig
+from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, LlavaOnevisionLayout, QwenLayout, kept_count
 from mmtok.vllm.request import PruningRequest
+
+SOURCE = TokenizerSource(numbered_words())
 
 LAYOUTS = {"llava": LlavaLayout, "llava_next": LlavaNextLayout, "llava_onevision": LlavaOnevisionLayout}
 
@@ -48,7 +51,7 @@ def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any])
         inputs["pixel_values"][..., :7, :] = 0.5  # a band of padding in every crop
         selection = model.select_vision_tokens(**inputs, **options)
         kept = int((selection.kept_mask & (inputs["input_ids"] == model.config.image_token_id)).sum())
-        request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options)
+        request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options, SOURCE)
         pixels = inputs["pixel_values"].flatten(0, -4)
         candidates = layout.candidates(pixels, size) if request.pruning.exclude_padding else None
         assert kept_count(layout.tokens(size), candidates, request.pruning) == kept, (size, options)
@@ -65,7 +68,7 @@ def test_placeholders_of_grids_equal_kept_tokens(options: dict[str, Any]) -> Non
     for index, size in enumerate([(6, 120), (120, 6), *((side // 4, side // 3) for side, _ in sizes(8))]):
         inputs = family.inputs([[3, size, 4, size, 5]], model, seed=index)
         kept = int(model.select_vision_tokens(**inputs, **options).kept_mask[inputs["input_ids"] == IMAGE].sum())
-        request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options)
+        request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options, SOURCE)
         prunes = request.pruning.prunes
         grids = layout.grids(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=prunes)
         assert sum(kept_count(layout.tokens(grid), None, request.pruning) for grid in grids) == kept, (size, options)
