@@ -544,7 +544,8 @@ def numbered_words(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A tokenizer whose id i is the word "wi", in the order of `PAD`, `BOS`, `EOS` and the words."""
     words = Tokenizer(WordLevel({f"w{index}": index for index in range(size)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", bos_token="w1", eos_token="w2")
+    words.add_special_tokens([f"w{index}" for index in (PAD, BOS, EOS, IMAGE, VIDEO, VISION_START, VISION_END)])
+    return PreTrainedTokenizerFast(tokenizer_object=words)
 
 
 def question_embeddings(model: Any, prompt: Any) -> tuple[torch.Tensor, torch.Tensor]:
