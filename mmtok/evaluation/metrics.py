@@ -85,8 +85,8 @@ def matches(answer: str, label: str) -> bool:
 def outcomes(answers: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """Per-question outcomes that metrics are sums of: (questions, 4), true and false positives, then negatives.
 
-    An answer to a yes/no question that is neither counts as wrong. Questions that are not of yes/no kind count a match as a true positive and a miss as a false negative, so that
-    `score(..., "accuracy")` is exact match.
+    An answer to a yes/no question that is neither counts as wrong. Questions that are not of yes/no kind count a match
+    as a true positive and a miss as a false negative, so that `score(..., "accuracy")` is exact match.
     """
     table: NDArray[np.int64] = np.zeros((len(answers), 4), dtype=np.int64)
     yes_no = set(labels) <= {"yes", "no"}
