@@ -7,10 +7,11 @@ refuse the same files.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from mmtok.hub.handler import open_image
+from mmtok.hub.handler import FORMATS, open_image
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -28,3 +29,29 @@ def read_image(path: str | Path) -> Image.Image:
     except ValueError as error:
         reason = str(error)
     raise ValueError(f"{path} cannot be read as an image: {reason}")
+
+
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """(width, height) of an image, upright, from its header; None for a file that is none."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(0x0112, 1) >= 5 else (width, height)
+    except Exception:  # the readers of damaged files raise nearly everything
+        return None
+
+
+def cut_off(size: tuple[int, int], image_processor: Any) -> str:
+    """What the image processor's centre crop leaves out of an image of (width, height); "" if nothing."""
+    edge = (getattr(image_processor, "size", None) or {}).get("shortest_edge")
+    crops = getattr(image_processor, "do_center_crop", False) and not hasattr(image_processor, "image_grid_pinpoints")
+    if not crops or not edge or size[0] == size[1]:
+        return ""
+    seen = getattr(image_processor, "crop_size", None) or {}
+    side = min(size) * min(1.0, seen.get("height", edge) / edge)
+    lost = round(max(size) - side)
+    where = "on the left and on the right" if size[0] > size[1] else "at the top and at the bottom"
+    return (
+        f"The model sees the middle square of {round(side)} x {round(side)} pixels alone: "
+        f"{lost // 2} pixel{' is' if lost // 2 == 1 else 's are'} cut off {where}."
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmtok.images import read_image
+from mmtok.images import cut_off, read_image
 
 from .answering import answer_batch
 
@@ -23,7 +23,10 @@ def answer_records(
     batch: Sequence[tuple[int, Mapping[str, Any]]],
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Answers (line number, question) pairs: one {"line", "answer"} or {"line", "error"} for each.
+    """Answers (line number, question) pairs: one {"line", "image", "answer"} or {"line", "image", "error"} for each.
+
+    `image` is what `image_stamp` says of the file before it is read, and an answer has `cut_off`, whether the processor
+    leaves out a part of the image.
 
     An image that cannot be read costs its own line. Where the model refuses a batch, or runs out of memory, its
     questions are asked one by one, so that only those have an error that are refused alone.
@@ -39,6 +42,7 @@ def answer_records(
     """
     images: dict[int, Image.Image] = {}
     records: dict[int, dict[str, Any]] = {}
+    stamps = {number: image_stamp(folder / question["image"]) for number, question in batch}
     for number, question in batch:
         try:
             images[number] = read_image(folder / question["image"])
@@ -49,8 +53,20 @@ def answer_records(
     if len(refusals) == len(texts) > 1:
         raise next(iter(refusals.values()))
     records |= {number: {"line": number, "error": str(error)} for number, error in refusals.items()}
-    records |= {number: {"line": number, "answer": answer} for number, answer in answers.items()}
-    return [records[number] for number, _ in batch]
+    processor = pipe.processor.image_processor
+    for number, answer in answers.items():
+        lost = bool(cut_off(images[number].size, processor))
+        records[number] = {"line": number, "answer": answer, **({"cut_off": True} if lost else {})}
+    return [{**records[number], "image": stamps[number]} for number, _ in batch]
+
+
+def image_stamp(path: Path) -> list[int] | None:
+    """Size in bytes and time of change of a file, by which a changed one is told; None where it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _ask_all(

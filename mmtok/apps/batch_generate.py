@@ -31,7 +31,7 @@ from mmtok.record_store import RecordStore
 
 from .answer import Budget
 from .answering import load_pipeline
-from .batch_answers import answer_records
+from .batch_answers import answer_records, image_stamp
 from .question_file import read_questions
 
 if TYPE_CHECKING:
@@ -108,11 +108,19 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a run did: lines of the output, those that an earlier run had answered, those with an error."""
+    """What a run did.
+
+    Attributes:
+        lines: of the output.
+        resumed: those that an earlier run had answered.
+        errors: those with an error.
+        cut_off: those whose image the processor cuts down to a middle square; 0 where only the end of a run was left.
+    """
 
     lines: int
     resumed: int
     errors: int
+    cut_off: int = 0
 
 
 def generate_file(settings: BatchSettings) -> BatchResult:
@@ -134,7 +142,7 @@ def generate_file(settings: BatchSettings) -> BatchResult:
         lines = settings.output.read_bytes().split(b"\n")[:-1]
         return BatchResult(len(lines), len(lines), sum("error" in json.loads(line) for line in lines))
     with store:
-        done = {record["line"] for record in store.read()}
+        done = _answered(settings, store, questions)
         # Nobody writes before everybody has read, or the processes would share out different work.
         state.wait_for_everyone()
         missing = [(number, question) for number, question in enumerate(questions) if number not in done]
@@ -143,12 +151,21 @@ def generate_file(settings: BatchSettings) -> BatchResult:
             if own:
                 _answer_all(settings, state, store, own)
         state.wait_for_everyone()
-        records = {record["line"]: record for record in store.read()}
+        records = _answered(settings, store, questions)
         state.wait_for_everyone()
+        changed = [number for number in range(len(questions)) if number not in records]
+        if changed:
+            image = questions[changed[0]]["image"]
+            raise ValueError(f"{image} has changed while it was asked about: run the same command again.")
         if state.is_main_process:
             store.finish(settings.output, (_output_line(question, records[n]) for n, question in enumerate(questions)))
     state.wait_for_everyone()
-    return BatchResult(len(questions), len(done), sum("error" in record for record in records.values()))
+    return BatchResult(
+        len(questions),
+        len(done),
+        sum("error" in record for record in records.values()),
+        sum("cut_off" in record for record in records.values()),
+    )
 
 
 def _answer_all(
@@ -166,10 +183,24 @@ def _answer_all(
     progress.close()
 
 
+def _answered(
+    settings: BatchSettings, store: RecordStore, questions: Sequence[Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """The records of the lines, by number, whose images are still what they were when they were asked about."""
+    found = {}
+    for record in store.read():
+        number = record.get("line")
+        if not isinstance(number, int) or not 0 <= number < len(questions):
+            continue
+        if record.get("image") == image_stamp(settings.input.parent / questions[number]["image"]):
+            found[number] = record
+    return found
+
+
 def _output_line(question: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """The input's fields, and the answer or the error in place of those that an earlier output has left in it."""
     kept = {name: value for name, value in question.items() if name not in ("answer", "error")}
-    found = {name: value for name, value in record.items() if name != "line"}
+    found = {name: value for name, value in record.items() if name in ("answer", "error")}
     return json.dumps({**kept, **found}, ensure_ascii=False)
 
 

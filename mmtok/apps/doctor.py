@@ -13,10 +13,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers.utils import is_torchvision_available
 
 from mmtok.hub.coverage import greedy_way
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.machine import machine
+from mmtok.publish.families import FAMILIES
 
 from .doctor_models import makers
 
@@ -49,6 +51,7 @@ class Diagnosis:
         tested: releases of transformers that this release of MMTok was tested with, oldest and newest.
         greedy: how the greedy maximiser runs there for 576 tokens of which 64 are kept.
         checks: all comparisons.
+        unchecked: what was not looked at, and what has to be installed for it.
     """
 
     machine: dict[str, Any]
@@ -56,6 +59,7 @@ class Diagnosis:
     tested: tuple[str, str]
     greedy: str
     checks: list[Check] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
     @property
     def right(self) -> bool:
@@ -84,6 +88,13 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
             model, stock, inputs = make(place)
             for what, check in _checks(model, stock, inputs):
                 found.checks.append(Check(name, what, _problem(check)))
+    found.unchecked.append("processors: the models are given tensors, and no image or video is read")
+    if not is_torchvision_available():
+        found.unchecked.extend(
+            f"{family.title}: its processor needs torchvision, which is missing: run pip install torchvision"
+            for family in FAMILIES.values()
+            if family.frame
+        )
     return found
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
-from mmtok.hub.handler import size_refusal
+from configuration_mmtok import check_option
+from mmtok.hub.handler import Limits, is_text, size_refusal
 from mmtok.image_cache import EncodedImageCache
+from mmtok.images import cut_off
 
 from . import page_text
 from .answer import Budget
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 # The outputs of the page, in this order: headline, then answer, facts and drawing of all tokens and of the budget, the
 # note on what was cut off, the table of budgets.
 CLEARED = (page_text.headline(None), *("", "", None) * 2, "", "")
+LIMITS = Limits()  # those of the endpoint: the page is a server too
 _COMPARED: tuple[Budget, ...] = (None, 0.25, 0.1, 0.05, 1)  # shares of a crop's tokens, and a single one
 
 
@@ -33,7 +36,7 @@ def answers(
     cache: EncodedImageCache,
     canvas: Any,
     question: str,
-    budget: int,
+    budget: Any,
     *,
     max_new_tokens: int,
 ) -> Iterator[tuple[Any, ...]]:
@@ -49,9 +52,18 @@ def answers(
     yield CLEARED
     try:
         image = canvas_image(canvas)
-        if not question or not question.strip():
+        if not isinstance(question, str) or not question.strip():
             raise ValueError("There is no question: write one, such as “Describe the image.”")
-        yield from _growing(pipe, cache, image, question, int(budget), max_new_tokens)
+        if len(question) > LIMITS.characters:
+            raise ValueError(f"The question has {len(question):,} characters: write at most {LIMITS.characters:,}.")
+        if not is_text(question):
+            raise ValueError("The question has half of a surrogate pair, which is no text: leave it out.")
+        if isinstance(budget, float) and budget.is_integer():
+            budget = int(budget)  # JSON has one kind of number
+        if not isinstance(budget, int):
+            raise ValueError(f"The budget is {budget!r}: give a number of vision tokens.")
+        check_option("vision_token_budget", budget)
+        yield from _growing(pipe, cache, image, question, budget, max_new_tokens)
     except ValueError as error:
         yield CLEARED
         # A mistake of the user is no failure of the program, and writes no traceback into its log.
@@ -70,11 +82,9 @@ def _growing(
     [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
     inputs = cache.inputs(inputs)
     all_read, read = (explain_inputs(pipe, inputs, question, chosen) for chosen in (None, budget))
-    cut_off = page_text.note(
-        f"{page_text.covered(read)} {page_text.cut_off(image.size, pipe.processor.image_processor)}"
-    )
+    lost = page_text.note(f"{page_text.covered(read)} {cut_off(image.size, pipe.processor.image_processor)}")
     # Once: what is said meanwhile of a change of the question has to stay.
-    yield page_text.headline(read), "", "", overlay(seen, None), "", "", overlay(seen, read.selection), cut_off, ""
+    yield page_text.headline(read), "", "", overlay(seen, None), "", "", overlay(seen, read.selection), lost, ""
     shown = {None: ("", ""), budget: ("", "")}
     for chosen, explained in ((budget, read), (None, all_read)):
         for part in stream_answer(pipe, inputs, chosen, max_new_tokens=max_new_tokens):
@@ -93,7 +103,8 @@ def canvas_image(canvas: Any) -> Image.Image:
     composite = canvas.get("composite") if isinstance(canvas, dict) else canvas
     if composite is None or _is_empty(composite):
         raise ValueError("There is no image, or the file was none: upload a PNG, JPEG or WebP, paste one, or draw.")
-    refusal = size_refusal(*composite.size)
+    width, height = composite.size
+    refusal = size_refusal(width, height, LIMITS.pixels)
     if refusal:
         raise ValueError(f"The image cannot be used: {refusal}")
     if composite.mode == "RGBA":

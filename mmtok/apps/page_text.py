@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 from .answer import Answer, Explanation
 from .colors import TEXT_COLOR, VISION_COLOR, gain_color
@@ -95,22 +94,6 @@ def legend() -> str:
     return (
         f'<div class="legend"><div>Bright: what the language model reads; pale: what it does not.</div>'
         f"<div>{bar}frame: gain, from small to the largest</div>{colors}<div>number: order of the picks</div></div>"
-    )
-
-
-def cut_off(size: tuple[int, int], image_processor: Any) -> str:
-    """What the image processor's centre crop leaves out of an image of (width, height); "" if nothing."""
-    edge = (getattr(image_processor, "size", None) or {}).get("shortest_edge")
-    crops = getattr(image_processor, "do_center_crop", False) and not hasattr(image_processor, "image_grid_pinpoints")
-    if not crops or not edge or size[0] == size[1]:
-        return ""
-    seen = getattr(image_processor, "crop_size", None) or {}
-    side = min(size) * min(1.0, seen.get("height", edge) / edge)
-    lost = round(max(size) - side)
-    where = "on the left and on the right" if size[0] > size[1] else "at the top and at the bottom"
-    return (
-        f"The model sees the middle square of {round(side)} x {round(side)} pixels alone: "
-        f"{counted(lost // 2, 'pixel')} {where} {'is' if lost // 2 == 1 else 'are'} cut off."
     )
 
 

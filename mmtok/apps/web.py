@@ -16,7 +16,7 @@ from . import page_text
 from .answering import warm_up
 from .embedded import KNOWS, example
 from .explained import COVERAGE, TIMES, TOO_SMALL
-from .page_answers import answers
+from .page_answers import LIMITS, answers
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
@@ -91,6 +91,8 @@ def launch(pipe: ImageTextToTextPipeline, *, embedded: bool, image_memory: int =
         block_title_text_color="*primary_700",
     )
     page = build_page(pipe, embedded=embedded, image_memory=image_memory)
+    page.queue(max_size=32)
+    settings = {"max_file_size": LIMITS.image_bytes, **settings}
     return page.launch(theme=theme, css=page_text.STYLE, footer_links=["api", "gradio", "settings"], **settings)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from mmtok.apps.answering import ask_with_budgets, warm_up
 from mmtok.apps.progress import steps
+from mmtok.images import cut_off
+from mmtok.videos import Video
 
 from .asked import add_video_options, asked_about
 from .common import (
@@ -42,9 +45,12 @@ def run(options: argparse.Namespace) -> None:
         with opened_pipeline(options) as pipe:
             begin("Warming up")
             warm_up(pipe, image, options.questions[0])
+            lost = "" if isinstance(image, Video) else cut_off(image.size, pipe.processor.image_processor)
             for question in options.questions:
                 given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
                 answers += ask_with_budgets(pipe, image, question, options.budgets, **given)
+    if lost:
+        print(lost, file=sys.stderr)
     if options.json:
         print_json([answer.as_json() for answer in answers])
         return

@@ -18,7 +18,7 @@ from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
 
 from .common import add_image_memory_option, add_json_option, add_parser, print_json
-from .values import port, writable_image
+from .values import add_output_option, port, writable_image
 
 _DESCRIPTION = """\
 Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
@@ -31,7 +31,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok demo --web")
     parser.add_argument("--base", help="stock checkpoint to stage (default: the embedded one)")
     parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("demo.png"), help="the drawing (default: %(default)s)")
+    add_output_option(parser, "demo.png")
     parser.add_argument("--seed", type=int, default=40, help="of the image and the questions (default: %(default)s)")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
     parser.add_argument("--web", action="store_true", help="open a page instead: your own images and questions")
@@ -46,11 +46,11 @@ def run(options: argparse.Namespace) -> None:
     if options.web:
         serve_page(options)
         return
-    writable_image(options.output)
+    output = writable_image(options.output, "demo.png", overwrite=options.overwrite)
     demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
-    demo.figure.savefig(options.output, dpi=150)
+    demo.figure.savefig(output, dpi=150)
     if options.json:
-        print_json({**as_json(demo), "image": str(options.output)})
+        print_json({**as_json(demo), "image": str(output)})
         return
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     notes = [where_it_breaks(demo), COVERAGE, *([TOO_SMALL] if options.base is None else [])]
     for note in notes:
         console.print(note, markup=False)
-    console.print(f"The vision tokens that were kept for each question: {options.output}", soft_wrap=True)
+    console.print(f"The vision tokens that were kept for each question: {output}", soft_wrap=True)
 
 
 def serve_page(options: argparse.Namespace) -> None:

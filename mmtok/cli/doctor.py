@@ -42,8 +42,9 @@ def lines(found: Diagnosis) -> list[str]:
         "",
         *(f"{check.problem or 'right':<20} {check.model}: {check.what}" for check in found.checks),
         "",
+        *(f"not checked          {each}" for each in found.unchecked),
     ]
     if found.right:
-        return [*told, f"Right: all {len(found.checks)} checks hold."]
+        return [*told, f"Right: all {len(found.checks)} checks hold; what was not checked stands above."]
     wrong = "; ".join(f"{check.model}, {check.what}" for check in found.problems)
     return [*told, f"Wrong: {len(found.problems)} of {len(found.checks)} checks: {wrong}."]

@@ -83,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
             print_json({**asdict(result), "output": str(options.output)})
         else:
             print(f"{counted(result.lines, 'line')} in {options.output}, {result.resumed} of them from an earlier run.")
+            if result.cut_off:
+                print(f"Of {counted(result.cut_off, 'image')} the model sees the middle square alone.")
             if result.errors:
                 have = "has" if result.errors == 1 else "have"
                 print(f"{counted(result.errors, 'line')} {have} `error` in place of `answer`.")

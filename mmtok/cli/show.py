@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmtok.apps.answer import Answer, Explanation
@@ -17,6 +16,7 @@ from mmtok.apps.seen_image import SeenImage, seen_images
 from mmtok.apps.seen_video import SeenVideo, seen_video
 from mmtok.apps.video_figure import tokens_per_frame, video_figure
 from mmtok.apps.wording import counted
+from mmtok.images import cut_off
 from mmtok.videos import Video
 
 from .asked import add_video_options, asked_about
@@ -29,7 +29,7 @@ from .common import (
     print_json,
 )
 from .tables import print_covered, print_table
-from .values import writable_image
+from .values import add_output_option, writable_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser = add_parser(commands, name, help, _DESCRIPTION, example)
     add_question_options(parser, ["all", "16", "8", "4"], 32)
     add_video_options(parser)
-    parser.add_argument("--output", type=Path, default=Path("kept.png"), help="the drawing (default: %(default)s)")
+    add_output_option(parser, "kept.png")
     parser.add_argument("--color-by", choices=["gain", "text share"], default="gain", help="colour of the frames")
     parser.add_argument("--answers", action="store_true", help="answer the questions too")
     parser.set_defaults(run=run)
@@ -61,8 +61,10 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws the image or video and prints what was kept."""
-    image, output = asked_about(options), writable_image(options.output)
+    image = asked_about(options)
+    output = writable_image(options.output, "kept.png", overwrite=options.overwrite, source=options.image)
     seen: SeenImage | SeenVideo
+    lost = ""
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
@@ -72,12 +74,22 @@ def run(options: argparse.Namespace) -> None:
                 seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor)
             else:
                 [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
+                lost = cut_off(image.size, pipe.processor.image_processor)
     _figure(seen, rows, options).savefig(output, dpi=150)
     if options.json:
         video = {"video": seen.as_json()} if isinstance(seen, SeenVideo) else {}
-        print_json({"image": str(output), **video, "selections": [read.as_json() for row in rows for read in row]})
+        print_json(
+            {
+                "image": str(output),
+                "cut_off": lost,
+                **video,
+                "selections": [read.as_json() for row in rows for read in row],
+            }
+        )
         return
     _print(seen, rows)
+    if lost:
+        print(lost)
     print(f"Drawn in {output}.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 
 from PIL import Image
@@ -42,10 +43,16 @@ def question(text: str) -> str:
     """A question, which says something.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty.
+        argparse.ArgumentTypeError: it is empty, or no UTF-8.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("the question is empty: write one.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"the question {text!a} is no UTF-8: check the terminal's encoding."
+        ) from error
     return text
 
 
@@ -83,14 +90,36 @@ def device(text: str) -> str:
     return text
 
 
-def writable_image(path: Path) -> Path:
-    """`path`, if an image can be written there.
+def writable_image(path: Path | None, default: str, *, overwrite: bool = False, source: Path | None = None) -> Path:
+    """Where an image can be written.
+
+    Args:
+        path: as it was given; None for the first of DEFAULT, DEFAULT-2, ... that is not there.
+        default: name of the file where none was given.
+        overwrite: whether a file that is there may be replaced.
+        source: what is read, which is never written.
 
     Raises:
-        ValueError: an ending that stands for no format, or a folder that is not there.
+        ValueError: an ending that stands for no format, a folder that is not there, a file that is there, or `source`.
     """
+    if path is None:
+        wanted = Path(default)
+        numbered = (wanted.with_stem(f"{wanted.stem}-{number}") for number in count(2))
+        return next(each for each in chain([wanted], numbered) if not each.exists())
     if path.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{path} names no image format: let it end in .png.")
     if not path.resolve().parent.is_dir():
         raise ValueError(f"The folder of {path} is not there: make it first.")
+    if source is not None and path.exists() and path.samefile(source):
+        raise ValueError(f"{path} is what is asked about: name another output.")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already: give --overwrite, or name another output.")
     return path
+
+
+def add_output_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--output` and `--overwrite`, for `writable_image`."""
+    wanted = Path(default)
+    help = f"the drawing (default: {wanted}, or the first of {wanted.stem}-2{wanted.suffix}, ... that is not there)"
+    parser.add_argument("-o", "--output", type=Path, help=help)
+    parser.add_argument("--overwrite", action="store_true", help="replace an --output that is there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.images import read_image
+from mmtok.images import cut_off, image_size, read_image
 from mmtok.model_content import model_content
 from mmtok.publish.presets import preset_options
 from mmtok.record_store import RecordStore
@@ -134,6 +135,8 @@ def _answer(
     device = settings.device if settings.device and state.num_processes == 1 else state.device
     checkpoint = Checkpoint.load(settings.model, device=device, dtype=settings.dtype, revision=settings.revision)
     cache = EncodedImageCache(checkpoint.model, settings.image_memory)
+    if state.is_main_process:
+        _tell_cut_off(checkpoint, settings, questions)
     new: list[RecordedAnswer] = []
     bar = tqdm(total=len(questions), desc="questions", disable=not (progress and state.is_main_process), mininterval=5)
     for start in range(0, len(questions), settings.batch_size):
@@ -147,6 +150,16 @@ def _answer(
         bar.update(len(batch))
     bar.close()
     return new
+
+
+def _tell_cut_off(checkpoint: Checkpoint, settings: RunSettings, questions: Sequence[Question]) -> None:
+    """Says of how many images the processor leaves out a part, which no method can read."""
+    names = sorted({question.image for question in questions})
+    processor = checkpoint.processor.image_processor
+    sizes = [image_size(Path(settings.images) / name) for name in names]
+    lost = sum(size is not None and bool(cut_off(size, processor)) for size in sizes)
+    if lost:
+        print(f"Of {lost} of {len(names)} images the model sees the middle square alone.", file=sys.stderr)
 
 
 def _batch_answers(

@@ -190,10 +190,10 @@ def _is_stop(value: Any) -> bool:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not 1 <= len(texts) <= 16:
         return False
-    return all(isinstance(text, str) and 1 <= len(text) <= 100 and _is_text(text) for text in texts)
+    return all(isinstance(text, str) and 1 <= len(text) <= 100 and is_text(text) for text in texts)
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether it can be written as UTF-8: half of a surrogate pair cannot."""
     try:
         value.encode()
@@ -318,7 +318,7 @@ class _Reader:
     def _text(self, text: str) -> dict[str, Any]:
         self._characters += len(text) + 1
         _at_most(self._characters, "characters", "A question has {} characters", self._limits)
-        if not _is_text(text):
+        if not is_text(text):
             raise ValueError(f"The text {_shown(text)} has half of a surrogate pair, which is no text: leave it out.")
         return {"type": "text", "text": text}
 

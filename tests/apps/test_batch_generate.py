@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -344,3 +345,40 @@ def test_two_processes_of_which_one_is_killed(model, tmp_path) -> None:
     assert [line["id"] for line in lines] == [f"é{number}" for number in range(100)]
     for number, answered in before.items():
         assert lines[number]["answer"] == answered["answer"]
+
+
+def test_an_image_that_was_replaced_is_asked_about_again(settings, monkeypatch) -> None:
+    whole = generate_file(replace(settings, output=settings.output.with_name("whole.jsonl")))
+    calls, answer_all = 0, batch_generate.answer_records
+
+    def stopped(*arguments: Any, **given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return answer_all(*arguments, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_generate, "answer_records", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            generate_file(settings)
+    other = Image.effect_noise((24, 24), 90).convert("RGB")
+    other.save(settings.input.parent / "0.png")
+    result = generate_file(settings)
+    assert (whole.lines, result.lines, result.resumed) == (7, 7, 5)
+    pipe = load_pipeline(settings.model)
+    question = read_questions(settings.input)[0]["question"]
+    assert read_lines(settings.output)[0]["answer"] == ask(pipe, other, question, 4, max_new_tokens=3).answer
+
+
+def test_records_that_belong_to_no_line_are_missing(settings) -> None:
+    with RecordStore(settings.parts, settings.fingerprint()) as store:
+        store.append([{"answer": "x"}, {"line": 99, "answer": "x"}, {"line": "0", "answer": "x"}])
+    assert generate_file(settings).resumed == 0
+    assert len(read_lines(settings.output)) == 7
+
+
+def test_images_that_lose_a_part_are_counted(settings) -> None:
+    Image.new("RGB", (60, 24), "red").save(settings.input.parent / "2.png")
+    assert generate_file(settings).cut_off == 1
+    assert "cut_off" not in read_lines(settings.output)[2]

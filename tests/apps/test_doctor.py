@@ -28,7 +28,7 @@ def test_everything_is_right_here(capsys: pytest.CaptureFixture[str], caplog: py
     assert {model.split()[1] for model in models} == {family.title for family in FAMILIES.values()}
     assert len(told["checks"]) == 11 * len(models)
     assert main(["doctor", "--device", "cpu"]) == 0
-    assert f"Right: all {11 * len(models)} checks hold." in capsys.readouterr().out
+    assert f"Right: all {11 * len(models)} checks hold; what was not checked stands above." in capsys.readouterr().out
 
 
 def test_a_fault_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,3 +46,16 @@ def test_a_fault_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "logits with pruning off" not in {check.what for check in found.problems}
     assert main(["doctor", "--device", "cpu"]) == 1
     assert "Wrong: " in capsys.readouterr().out
+
+
+def test_what_needs_torchvision_is_named_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mmtok.apps.doctor.is_torchvision_available", lambda: False)
+    monkeypatch.setattr("mmtok.apps.doctor.makers", dict)
+    assert main(["doctor", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    for title in ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL"):
+        assert f"{title}: its processor needs torchvision, which is missing: run pip install torchvision" in told
+    assert "LLaVA-NeXT: its processor" not in told
+    assert "no image or video is read" in told

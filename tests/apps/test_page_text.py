@@ -8,6 +8,7 @@ import pytest
 
 from mmtok.apps import page_text
 from mmtok.apps.answer import Answer, Explanation
+from mmtok.images import cut_off
 
 CLIP = SimpleNamespace(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_center_crop=True)
 
@@ -37,19 +38,19 @@ def test_a_stale_headline_says_so_and_no_number() -> None:
     ("size", "text"),
     [
         ((336, 336), ""),
-        ((600, 400), "middle square of 400 x 400 pixels alone: 100 pixels on the left and on the right are cut off."),
-        ((400, 402), "middle square of 400 x 400 pixels alone: 1 pixel at the top and at the bottom is cut off."),
+        ((600, 400), "middle square of 400 x 400 pixels alone: 100 pixels are cut off on the left and on the right."),
+        ((400, 402), "middle square of 400 x 400 pixels alone: 1 pixel is cut off at the top and at the bottom."),
     ],
 )
 def test_what_a_centre_crop_cuts_off(size, text) -> None:
-    assert page_text.cut_off(size, CLIP).endswith(text)
-    assert bool(page_text.cut_off(size, CLIP)) == bool(text)
+    assert cut_off(size, CLIP).endswith(text)
+    assert bool(cut_off(size, CLIP)) == bool(text)
 
 
 def test_tiles_and_padding_cut_nothing_off() -> None:
     tiles = SimpleNamespace(**vars(CLIP), image_grid_pinpoints=[[672, 672]])
     whole = SimpleNamespace(size={"height": 384, "width": 384}, do_center_crop=None)
-    assert page_text.cut_off((600, 400), tiles) == page_text.cut_off((600, 400), whole) == ""
+    assert cut_off((600, 400), tiles) == cut_off((600, 400), whole) == ""
 
 
 def test_what_a_model_or_a_reader_writes_is_no_html() -> None:

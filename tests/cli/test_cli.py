@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoints import make_llava_next_checkpoint
+from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
 import mmtok
 from configuration_mmtok import PruningOptions
 from mmtok.cli.main import COMMANDS, PUBLISHING, main, publishing_main
+from mmtok.cli.values import writable_image
 from mmtok.hub.options import PAPER_OPTIONS
 from mmtok.publish import stage
 
@@ -112,8 +113,8 @@ def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
 
 
 def test_options_of_a_call_count(model, image, capsys, tmp_path) -> None:
-    output = str(tmp_path / "kept.png")
-    show = ["show", image, QUESTION, "--budgets", "4", "--output", output, "--model", model, "--json"]
+    output = ["--output", str(tmp_path / "kept.png"), "--overwrite"]
+    show = ["show", image, QUESTION, "--budgets", "4", *output, "--model", model, "--json"]
     gains = []
     for pruning_options in ([], ["--vision-coverage-weight", "0"], ["--text-temperature-unit", "spread"]):
         assert main([*show, *pruning_options]) == 0
@@ -238,7 +239,7 @@ def test_generate_takes_the_embedded_model_and_where_to_run_it(image, tmp_path, 
     generate = ["generate", "--model", "tiny", "--input", str(questions), "--output", str(output), "--budget", "0.25"]
     where = ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "2", "--json"]
     assert main([*generate, *where]) == 0
-    assert printed(capsys) == {"lines": 1, "resumed": 0, "errors": 0, "output": str(output)}
+    assert printed(capsys) == {"lines": 1, "resumed": 0, "errors": 0, "cut_off": 1, "output": str(output)}
     ask = ["ask", image, "Is there a dog in the image?", "--model", "tiny", "--budgets", "0.25", *where]
     assert main(ask) == 0
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
@@ -254,3 +255,43 @@ def test_commands_that_load_a_model_have_the_same_options(command, capsys) -> No
     assert "a share such as 0.25, or all" in re.sub(r"\s+", " ", told) or "shares such as 0.25, or all" in re.sub(
         r"\s+", " ", told
     )
+
+
+def test_nothing_is_drawn_over(tmp_path, monkeypatch, capsys) -> None:
+    photo, drawn = tmp_path / "photo.png", tmp_path / "drawn.png"
+    Image.new("RGB", (24, 24)).save(photo)
+    before = photo.read_bytes()
+    link = tmp_path / "link.png"
+    link.symlink_to(photo)
+    for output in (photo, link):
+        assert main(["show", str(photo), "?", "-o", str(output), "--overwrite"]) == 1
+        assert f"{output} is what is asked about: name another output." in capsys.readouterr().err
+    assert photo.read_bytes() == before
+    drawn.write_bytes(b"mine")
+    for command in (["show", str(photo), "?"], ["demo"]):
+        assert main([*command, "--output", str(drawn)]) == 1
+        assert f"{drawn} is there already: give --overwrite, or name another output." in capsys.readouterr().err
+    assert drawn.read_bytes() == b"mine"
+    assert writable_image(drawn, "kept.png", overwrite=True) == drawn
+    monkeypatch.chdir(tmp_path)
+    for name in ("kept.png", "kept-2.png", "kept-3.png"):
+        assert writable_image(None, "kept.png") == Path(name)
+        Path(name).touch()
+
+
+def test_a_question_that_is_no_utf_8_is_refused(image, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["ask", image, "Is there a \udcff?"])
+    assert "the question 'Is there a \\udcff?' is no UTF-8" in capsys.readouterr().err
+
+
+def test_what_the_processor_cuts_off_is_said(tmp_path, capsys) -> None:
+    model = str(stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "cutting_staged", check=False).path)
+    photo, output = tmp_path / "panorama.png", tmp_path / "kept.png"
+    Image.effect_noise((60, 24), 90).convert("RGB").save(photo)
+    sentence = "The model sees the middle square of 24 x 24 pixels alone: 18 pixels are cut off on the left"
+    asked = [str(photo), QUESTION, "--budgets", "2", "--model", model]
+    assert main(["ask", *asked, "--max-new-tokens", "1"]) == 0
+    assert sentence in capsys.readouterr().err
+    assert main(["show", *asked, "--output", str(output)]) == 0
+    assert sentence in capsys.readouterr().out
