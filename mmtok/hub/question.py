@@ -36,16 +36,17 @@ _ENGLISH = STOP_WORDS - frozenset(_AMBIGUOUS.split()) | frozenset(_FURTHER.split
 _FOREIGN = (
     "de del la el los las un una es en que por con para como qual cor le les des du et est une dans qui sur il elle "
     "der das die den dem ist und wo wer wie ein eine auf nicht war er het een van dit dat zijn op wat hoe welke "
-    "lo gli che di sono nel della os um uma em quem onde det och som var hva hvad jest czy co na w z yang ini itu"
+    "lo gli che di dove sono nel della os um uma em quem onde det och som var hva hvad hvor jest czy co na w z yang ini itu "
+    "hier sieht steht gibt sind ich ang ng"
 )
 _NOT_ENGLISH = frozenset(_FOREIGN.split())
 # A number, or letters with marks and joiners of the text; a contraction belongs to the word in front of it.
-_WORD = "\\d+(?:\\.\\d+)+(?![\\w{0}])|[\\w{0}]+(?:['\u2019](?:s|re|ve|ll|d|m|t|S|RE|VE|LL|D|M|T)(?![\\w{0}]))?"
+_WORD = "\\d+(?:\\.\\d+)+(?![\\w{0}])|\\w[\\w{0}]*(?:['\u2019](?:s|re|ve|ll|d|m|t|S|RE|VE|LL|D|M|T)(?![\\w{0}]))?"
 # Stands for an image, a frame, or a special token that is not part of a turn's marker.
 _OBJECT = "\ufffc"
 # What processors and templates write in front of an image or a frame.
 _LABEL = re.compile(
-    rf"(?:(?:Picture|Image|Video|Frame)[ -]?\d{{1,9}}:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)[ \n]?(?={_OBJECT})"
+    rf"(?:(?:Picture|Image|Video|Frame)[ -]?\d{{1,9}}:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)\s{{0,4}}(?={_OBJECT})"
 )
 _KNOWN_WORDS = 10_000
 _BLOCK = re.compile(r"(<(/?)(?:think|tool_call|tool_response)>|<<(/?)SYS>>)")
@@ -276,7 +277,7 @@ class QuestionReader:
         left_out = {word for word in words if _stem(word) in stop_words}
         if left_out and not text.isupper():
             # In capitals these are names: WHO, IT, US. A single letter is decided where it stands.
-            left_out = {word for word in left_out if len(word) == 1 or not word.isupper()}
+            left_out = {word for word in left_out if len(word) == 1 or not (word.isalpha() and word.isupper())}
         return [
             _without_possessive(word)
             for word, start in found
@@ -287,10 +288,12 @@ class QuestionReader:
         if self._format.stop_words != "english":
             return frozenset(word.lower() for word in self._format.stop_words)
         lowered = {word.lower() for word in words}
-        foreign = len(lowered & _NOT_ENGLISH) + sum(
-            len(word) > 1 and not word.isascii() and any(each > "\x7f" and each.isalpha() for each in word)
+        # Accents are found in names too, and single letters of other scripts in formulas.
+        accented = sum(
+            (len(word) > 1 or word < "\u0250") and any(each > "\xbf" and each.isalpha() for each in word)
             for word in lowered
         )
+        foreign = len(lowered & _NOT_ENGLISH) + accented / 2
         return STOP_WORDS if foreign <= len(lowered & _ENGLISH) else frozenset()
 
 
@@ -298,7 +301,7 @@ def _last_question(turns: Sequence[tuple[str, str]]) -> str:
     """The user's text since the last answer; turns without text of the user, such as a tool's result, are none."""
     found: list[str] = []
     for role, content in reversed(turns):
-        if role == "assistant" and any(_without_blocks(each).strip(_OBJECT + " \n") for each in found):
+        if role == "assistant" and content.strip() and any(_without_blocks(each).strip(_OBJECT + " \n") for each in found):
             break
         if role == "user":
             found.append(content)
@@ -347,10 +350,10 @@ def _stem(word: str) -> str:
 def _is_option(letter: str, start: int, text: str, words: set[str]) -> bool:
     """Whether the letter A or I is no article and no pronoun: an option, or the name of something."""
     if letter == "I":
-        return "H" in words or text[start + 1 : start + 2] in (".", ")", ":")
+        return "H" in words or text[start + 1 : start + 2] in (".", ")", ":", ",")
     if letter != "A":
         return False
-    begins = text[:start].rstrip(" \t")[-1:] in ("", "\n", *_ENDS)
+    begins = text.isupper() or text[:start].rstrip(" \t")[-1:] in ("", "\n", *_ENDS)
     return "B" in words or not (begins and re.match(r"\s\w", text[start + 1 : start + 3]))
 
 
