@@ -70,7 +70,9 @@ def cases(family: str) -> Iterator[Case]:
         prompt = case.get("prompt")
         if prompt is None:
             end = case.get("end")
-            prompt = written.get("start", "") + "".join(written[role].replace("{}", text) for role, text in case["turns"])
+            prompt = written.get("start", "") + "".join(
+                written[role].replace("{}", text) for role, text in case["turns"]
+            )
             prompt += "" if end == "" else written["generation"] + (end or "")
         prompt = re.sub("<(image|video)>", lambda match: written[match[1]], prompt)
         yield Case(prompt, tuple(case["words"].split()))
@@ -218,7 +220,10 @@ def reason(prompt: str) -> str:
 
 def right() -> str:
     """How many prompts of each family are read as a person does."""
-    rows = ["| tokenizer | pieces | prompts | words right | ids right | 100,000 hostile characters |", "| --- |" + " ---: |" * 5]
+    rows = [
+        "| tokenizer | pieces | prompts | words right | ids right | 100,000 hostile characters |",
+        "| --- |" + " ---: |" * 5,
+    ]
     results = _results()
     for family, each in results.items():
         [(text, seconds)] = each["hostile_seconds"].items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -36,12 +36,15 @@ _ENGLISH = STOP_WORDS - frozenset(_AMBIGUOUS.split()) | frozenset(_FURTHER.split
 _FOREIGN = (
     "de del la el los las un una es en que por con para como qual cor le les des du et est une dans qui sur il elle "
     "der das die den dem ist und wo wer wie ein eine auf nicht war er het een van dit dat zijn op wat hoe welke "
-    "lo gli che di dove sono nel della os um uma em quem onde det och som var hva hvad hvor jest czy co na w z yang ini itu "
-    "hier sieht steht gibt sind ich ang ng"
+    "lo gli che di dove sono nel della os um uma em quem onde det och som var hva hvad hvor jest czy co na w z yang "
+    "ini itu hier sieht steht gibt sind ich ang ng"
 )
 _NOT_ENGLISH = frozenset(_FOREIGN.split())
 # A number, or letters with marks and joiners of the text; a contraction belongs to the word in front of it.
-_WORD = "\\d+(?:\\.\\d+)+(?![\\w{0}])|\\w[\\w{0}]*(?:['\u2019](?:s|re|ve|ll|d|m|t|S|RE|VE|LL|D|M|T)(?![\\w{0}]))?"
+_CONTRACTION = "['\u2019](?:s|re|ve|ll|d|m|t|S|RE|VE|LL|D|M|T)(?![\\w{0}])"
+_WORD = rf"\d+(?:\.\d+)+(?![\w{{0}}])|\w[\w{{0}}]*(?:{_CONTRACTION})?"
+# The two words that are a stop word in capitals too.
+_LETTER = re.compile(rf"[AI](?<!\w[AI])(?!\w|{_CONTRACTION.format('')})")
 # Stands for an image, a frame, or a special token that is not part of a turn's marker.
 _OBJECT = "\ufffc"
 # What processors and templates write in front of an image or a frame.
@@ -131,6 +134,8 @@ class _Turns:
         named += [(each, "user") for each in user]
         self.roles = {marker.replace(" ", ""): role for marker, role in named}
         self.user = re.compile("|".join(map(_marker, user)))
+        # A text without the longest part of a marker need not be searched for it.
+        self.user_parts = [max(_parts(each), key=len) for each in user]
         longest_first = sorted((marker for marker, _ in named), key=len, reverse=True)
         self.any = re.compile("(" + "|".join(map(_marker, longest_first)) + ")")
         # A user can write a marker that is made of letters, such as "USER:"; one of special tokens is always a marker.
@@ -158,7 +163,11 @@ _ENDS = frozenset(".?!:;。？！" + _OBJECT)  # noqa: RUF001
 def _marker(text: str) -> str:
     before, behind = (r"(?<!\w)" if text[0].isalnum() else ""), (r"(?!\w)" if text[-1].isalnum() else "")
     # Decoders of whole words put spaces between the tokens of a marker.
-    return before + " ?".join(map(re.escape, re.findall(r"\w+|\W+", text))) + behind
+    return before + " ?".join(map(re.escape, _parts(text))) + behind
+
+
+def _parts(marker: str) -> list[str]:
+    return re.findall(r"\w+|\W+", marker)
 
 
 @dataclass(frozen=True)
@@ -219,7 +228,11 @@ class QuestionReader:
         Where nothing is left, the text with them; where there is still nothing, the words of the instructions.
         """
         text = self.text(ids)
-        begun = [(found.start(), turns) for turns in self._turns if (found := turns.user.search(text))]
+        begun = [
+            (found.start(), turns)
+            for turns in self._turns
+            if any(part in text for part in turns.user_parts) and (found := turns.user.search(text))
+        ]
         if not begun:
             if not self._warned:
                 self._warned = True
@@ -241,19 +254,18 @@ class QuestionReader:
         if not words:
             # As it stands, as in the reference: stop words and punctuation are covered.
             words = question.replace(_OBJECT, " ").split() or self._worth_covering(text)
-        return Question(tuple(words), tuple(index for word in words for index in self._ids(word)))
+        known = self._known
+        return Question(tuple(words), tuple([index for word in words for index in known.get(word) or self._ids(word)]))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prompt; images and special tokens that open or close no turn are U+FFFC."""
         parts: list[str] = []
         start = 0
-        for position, index in enumerate(ids):
-            special = self._special.get(index)
-            if special is not None:
-                if start < position:
-                    parts.append(self._tokenizer.decode(ids[start:position], skip_special_tokens=False))
-                parts.append(special)
-                start = position + 1
+        for position in [position for position, index in enumerate(ids) if index in self._special]:
+            if start < position:
+                parts.append(self._tokenizer.decode(ids[start:position], skip_special_tokens=False))
+            parts.append(self._special[ids[position]])
+            start = position + 1
         if start < len(ids):
             parts.append(self._tokenizer.decode(ids[start:], skip_special_tokens=False))
         return "".join(parts)
@@ -263,25 +275,26 @@ class QuestionReader:
 
     def _ids(self, word: str) -> list[int]:
         """The ids of a word behind a space; those of the last words are kept, since words recur."""
-        found = self._known.get(word)
-        if found is None:
-            if len(self._known) >= _KNOWN_WORDS:
-                self._known = {}
-            found = self._known[word] = self._encode(self._space + word)
-        return found
+        if len(self._known) >= _KNOWN_WORDS:
+            self._known.clear()
+        ids = self._known[word] = self._encode(self._space + word)
+        return ids
 
     def _worth_covering(self, text: str) -> list[str]:
-        found = [(match.group(), match.start()) for match in _word_pattern(text).finditer(text)]
-        words = {word for word, _ in found}
+        found = _word_pattern(text).findall(text)
+        words = set(found)
         stop_words = self._stop_words(words)
         left_out = {word for word in words if _stem(word) in stop_words}
         if left_out and not text.isupper():
             # In capitals these are names: WHO, IT, US. A single letter is decided where it stands.
             left_out = {word for word in left_out if len(word) == 1 or not (word.isalpha() and word.isupper())}
+        kept = {word: _without_possessive(word) for word in words - left_out}
+        letters = left_out & {"A", "I"}
+        options = _options(text, words, letters)
         return [
-            _without_possessive(word)
-            for word, start in found
-            if word not in left_out or (word in ("A", "I") and _is_option(word, start, text, words))
+            each
+            for word in found
+            if (each := kept.get(word) or (word if word in letters and next(options, False) else None))
         ]
 
     def _stop_words(self, words: set[str]) -> frozenset[str]:
@@ -292,6 +305,7 @@ class QuestionReader:
         accented = sum(
             (len(word) > 1 or word < "\u0250") and any(each > "\xbf" and each.isalpha() for each in word)
             for word in lowered
+            if not word.isascii()
         )
         foreign = len(lowered & _NOT_ENGLISH) + accented / 2
         return STOP_WORDS if foreign <= len(lowered & _ENGLISH) else frozenset()
@@ -300,11 +314,13 @@ class QuestionReader:
 def _last_question(turns: Sequence[tuple[str, str]]) -> str:
     """The user's text since the last answer; turns without text of the user, such as a tool's result, are none."""
     found: list[str] = []
+    asked = False
     for role, content in reversed(turns):
-        if role == "assistant" and content.strip() and any(_without_blocks(each).strip(_OBJECT + " \n") for each in found):
+        if role == "assistant" and asked and content.strip():
             break
         if role == "user":
             found.append(content)
+            asked = asked or bool(_without_blocks(content).strip(_OBJECT + " \n"))
     return "\n".join(reversed(found))
 
 
@@ -347,14 +363,18 @@ def _stem(word: str) -> str:
     return base.removesuffix("n") if apostrophe and contraction == "t" else base
 
 
-def _is_option(letter: str, start: int, text: str, words: set[str]) -> bool:
-    """Whether the letter A or I is no article and no pronoun: an option, or the name of something."""
-    if letter == "I":
-        return "H" in words or text[start + 1 : start + 2] in (".", ")", ":", ",")
-    if letter != "A":
-        return False
-    begins = text.isupper() or text[:start].rstrip(" \t")[-1:] in ("", "\n", *_ENDS)
-    return "B" in words or not (begins and re.match(r"\s\w", text[start + 1 : start + 3]))
+def _options(text: str, words: set[str], letters: set[str]) -> Iterator[bool]:
+    """Of each word that is one of the letters, A or I: whether it is an option or a name, no article and no pronoun."""
+    capitals = text.isupper()
+    for match in _LETTER.finditer(text):
+        start, end = match.span()
+        if match.group() not in letters:
+            continue
+        if match.group() == "I":
+            yield "H" in words or text[end : end + 1] in (".", ")", ":", ",")
+        else:
+            begins = capitals or text[max(start - 9, 0) : start].rstrip(" \t")[-1:] in ("", "\n", *_ENDS)
+            yield "B" in words or not (begins and re.match(r"\s\w", text[end : end + 2]))
 
 
 def _without_possessive(word: str) -> str:
