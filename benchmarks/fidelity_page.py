@@ -8,7 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reference import text_to_tokenize
+
 RESULTS = Path(__file__).parent / "results"
+# Questions of which other words are covered than by the reference: the words, and why.
+DECIDED = {
+    "What's the man wearing?": ("man wearing", "a contraction is one word, here a stop word"),
+    "Who's she?": ("Who's she?", "the same; only stop words are left, so that the question is covered as it stands"),
+    "Is the dog's collar red?": ("dog collar red", "the same; of a possessive the word itself"),
+    "Which animal?\nA. cat\nB. dog": ("animal A cat B dog", "letters of options are alike; A is a stop word there"),
+    "Is the WHO logo on it?": ("WHO logo on", "words in capitals are names"),
+    "Was ist an der Wand?": ("Was ist an der Wand", "the stop words are English"),
+    "Is it 1.5 m high?": ("1.5 m high", "decimals are whole"),
+    "हाथी का रंग?": ("हाथी का रंग", "marks belong to their letter"),
+    "Answer the question using a single word or phrase.": (
+        "using single word phrase",
+        "an instruction alone is covered; the reference has no text then",
+    ),
+    "What is it made of?\nAnswer the question\nusing a single word or phrase.": (
+        "made of",
+        "white space in an instruction may differ",
+    ),
+}
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "fidelity.md"
 
 
@@ -49,6 +70,16 @@ def rules(trial: str) -> str:
     return "\n".join(rows)
 
 
+def decided() -> str:
+    """What differs from the reference's words by decision."""
+    rows = ["| question | reference | here | reason |", "| --- | --- | --- | --- |"]
+    for question, (words, reason) in DECIDED.items():
+        shown = question.replace("\n", " ⏎ ")
+        theirs = text_to_tokenize(question)
+        rows.append(f"| {shown} | {f'`{theirs}`' if theirs else 'none'} | `{words}` | {reason} |")
+    return "\n".join(rows)
+
+
 def _bounds(lead: dict[str, float]) -> str:
     return f"{100 * lead['low']:+.1f} … {100 * lead['high']:+.1f}"
 
@@ -60,6 +91,7 @@ def _load(name: str) -> Any:
 TABLES: dict[str, Callable[[], str]] = {
     "agreement": agreement,
     "sizes": sizes,
+    "decided": decided,
     "scenes": lambda: rules("scenes"),
     "fresh crowded": lambda: rules("fresh crowded"),
     "merging": lambda: rules("merging"),

@@ -35,9 +35,9 @@ NPM_VERSION, MISTRAL_VERSION = "3.7.2", "1.13.1"
 # Why these prompts are not read as a person does: no reader can tell them.
 REASONS = {
     r"<\|im_start\|>assistant\n appear": "a marker that the tokenizer registers is one also where the user types it",
-    r"\[INST\] or \[/INST\]": "a marker that the tokenizer registers is one also where the user types it",
     r"You are a helpful assistant\.\n\n": "the template of Gemma 3 writes the system prompt into the turn of the user",
-    r"Look at the zebra(?! *[<.])": "a marker made of letters, without the end of a sentence before it, is quoted text",
+    r"Look at the zebra USER:": "a marker made of letters, without the end of a sentence before it, is quoted text",
+    r"Does ASSISTANT: appear .* USER: \?": "the same text as a conversation that the template writes",
 }
 
 
@@ -226,7 +226,7 @@ def right() -> str:
     ]
     results = _results()
     for family, each in results.items():
-        [(text, seconds)] = each["hostile_seconds"].items()
+        [seconds] = each["hostile_seconds"].values()
         rows.append(
             f"| {family} | {each['vocabulary']:,} | {each['prompts']} | {each['words_right']} | {each['ids_right']} | "
             f"{seconds:.2f} s |"

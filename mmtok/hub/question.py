@@ -49,7 +49,7 @@ _LETTER = re.compile(rf"[AI](?<!\w[AI])(?!\w|{_CONTRACTION.format('')})")
 _OBJECT = "\ufffc"
 # What processors and templates write in front of an image or a frame.
 _LABEL = re.compile(
-    rf"(?:(?:Picture|Image|Video|Frame)[ -]?\d{{1,9}}:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)\s{{0,4}}(?={_OBJECT})"
+    rf"(?:(?:Picture|Image|Video|Frame)(?:[ -]?\d{{1,9}})?:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)\s{{0,4}}(?={_OBJECT})"
 )
 _KNOWN_WORDS = 10_000
 _BLOCK = re.compile(r"(<(/?)(?:think|tool_call|tool_response)>|<<(/?)SYS>>)")

@@ -27,7 +27,14 @@ REGISTERED = {
     "Qwen2.5": (*CHATML, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
     "Qwen3": (*CHATML, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
     "OneVision": (*CHATML, "<image>", "<video>"),
-    "Gemma 3": ("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    "Gemma 3": (
+        "<bos>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<start_of_image>",
+        "<end_of_image>",
+        "<image_soft_token>",
+    ),
 }
 
 
@@ -76,9 +83,66 @@ def test_the_page_shows_the_results() -> None:
     assert rendered(page) == page, "run `make tokenizers`"
 
 
-@pytest.mark.parametrize("text", hostile(), ids=lambda text: repr(text[:12]))
-def test_a_hostile_question_is_read(text: str) -> None:
-    for family, prompt in (("Qwen3", "<|im_start|>user\nIs the dog {}"), ("Llama-2", "USER: Is the dog {} ASSISTANT:")):
-        tokenizer = tokenizer_like(family)
-        ids = tokenizer.encode(prompt.replace("{}", text[:20_000]), add_special_tokens=False).ids
-        assert reader_of(tokenizer).read(ids).words[:1] in (("dog",), ("Is",), ("x",), ()), text[:12]
+def test_hostile_questions_are_read() -> None:
+    tokenizer = tokenizer_like("Qwen3")
+    reader = reader_of(tokenizer)
+    begin = tokenizer.encode("<|im_start|>user\nIs the dog ", add_special_tokens=False).ids
+    for text in hostile():
+        ids = [*begin, *tokenizer.encode(text[:5000], add_special_tokens=False).ids * 20]
+        assert reader.read(ids).words[0] == "dog"
+        assert reader.read_text(f"USER: Is the dog {text} ASSISTANT:").words[:2] == ("USER", "dog")
+
+
+def reader_with(**question_format: Any) -> QuestionReader:
+    return QuestionReader(tokenizer_like("Llama-2"), QuestionFormat.of(question_format), ())
+
+
+def read_by(reader: QuestionReader, text: str) -> tuple[str, ...]:
+    return reader.read(tokenizer_like("Llama-2").encode(text).ids).words
+
+
+@pytest.mark.parametrize(
+    ("question_format", "prompt", "words"),
+    [
+        ({}, "USER: Where is the dog, Be brief. ASSISTANT:", "dog brief"),
+        ({"stop_words": ["Dog", "brief"]}, "USER: Where is the dog, Be brief. ASSISTANT:", "Where is the Be"),
+        ({"stop_words": ["was"]}, "USER: Was ist das? ASSISTANT:", "ist das"),
+        ({"stop_words": []}, "USER: Where is A dog? ASSISTANT:", "Where is A dog"),
+        ({"instructions": ["Be brief."]}, "USER: Where is the dog,\nBe  brief. ASSISTANT:", "dog"),
+        ({"user_turns": ["Q:"], "assistant_turns": ["R:"]}, "Q: a dog? R: yes Q: a cat? USER: x R:", "cat USER x"),
+        ({"user_turns": ["Q:"], "other_turns": ["END"]}, "rules Q: a dog? END nothing", "dog"),
+    ],
+)
+def test_a_format_of_ones_own(question_format: dict[str, Any], prompt: str, words: str) -> None:
+    assert read_by(reader_with(**question_format), prompt) == tuple(words.split())
+
+
+def test_a_prompt_without_a_turn_of_the_user_is_the_question_and_a_warning_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reader = QuestionReader(tokenizer_like("Llama-2"), QuestionFormat(), (), "org/model")
+    assert read_by(reader, "Where is the dog?") == read_by(reader, "Where is the dog?") == ("dog",)
+    [record] = caplog.records
+    assert "no turn of the user that org/model can tell: all of its text is taken" in record.message
+
+
+def test_ids_do_not_depend_on_the_words_that_were_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(question_module, "_KNOWN_WORDS", 2)
+    tokenizer = tokenizer_like("Qwen3")
+    reader = reader_of(tokenizer)
+    for words in (("red", "zebra", "sign"), ("sign", "red", "dog", "cat"), ("red", "zebra", "sign")):
+        assert reader.read_text(" ".join(words)) == Question(words, behind_a_space(tokenizer, words))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"user_turn": ["USER:"]}, r"has the key 'user_turn': give some of user_turns, assistant_turns"),
+        ({"user_turns": "USER:"}, r"\['user_turns'\] is 'USER:': give a list of texts, none of them empty"),
+        ({"instructions": [" "]}, r"\['instructions'\] is \[' '\]: give a list of texts, none of them empty"),
+        ({"stop_words": "german"}, r"\['stop_words'\] is 'german': give 'english' or a list of words"),
+    ],
+)
+def test_what_a_format_may_not_say(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QuestionFormat.of(values)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
 import pytest
 import torch
-from reference_prompts import OTHER_QUESTIONS, POPE_QUESTIONS, llama_or_skip
+from reference_prompts import DATA, OTHER_QUESTIONS, POPE_QUESTIONS, llama_or_skip
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks import fidelity_page
-from benchmarks.reference import select_crop, text_rows
+from benchmarks.reference import INSTRUCTIONS, STOP_WORDS, select_crop, text_rows, text_to_tokenize
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.objective import coverage_matrix
-from mmtok.hub.question import TextRules, text_to_cover
-from mmtok.publish.ignored_text import text_options
+from mmtok.hub.question import QuestionFormat, QuestionReader
 
 TOKENS, WIDTH, RAW_WIDTH = 576, 48, 40
 
@@ -27,7 +30,7 @@ def features(seed: int, vocabulary: int = 64) -> tuple[torch.Tensor, torch.Tenso
     return around(vocabulary, WIDTH), around(TOKENS, WIDTH), around(TOKENS, RAW_WIDTH)
 
 
-def ours(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int) -> list[int]:
+def own_picks(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int) -> list[int]:
     return greedy_coverage(coverage_matrix(text, vision, raw), budget).indices.tolist()
 
 
@@ -36,7 +39,7 @@ def ours(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: in
 def test_the_same_picks_in_the_same_order(seed: int, words: int) -> None:
     embeddings, vision, raw = features(seed)
     text = embeddings[:words]
-    assert ours(text, vision, raw, 64) == select_crop(text, vision, raw, 64)
+    assert own_picks(text, vision, raw, 64) == select_crop(text, vision, raw, 64)
 
 
 def test_the_same_picks_in_a_batch_of_crops_with_fillers() -> None:
@@ -54,21 +57,71 @@ def test_the_same_picks_in_a_batch_of_crops_with_fillers() -> None:
 
 
 @pytest.fixture(scope="module")
-def llama() -> tuple[PreTrainedTokenizerFast, TextRules]:
+def llama() -> tuple[PreTrainedTokenizerFast, QuestionReader]:
     tokenizer = llama_or_skip()
-    special = [tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>")]
-    pruning_options = text_options(tokenizer, tokenizer.chat_template)
-    return tokenizer, TextRules(tokenizer.convert_tokens_to_ids("<image>"), special, **pruning_options)
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    return tokenizer, QuestionReader(tokenizer.backend_tokenizer, QuestionFormat(), [image])
 
 
-@pytest.mark.parametrize("question", [*POPE_QUESTIONS, *OTHER_QUESTIONS])
-def test_the_same_picks_from_the_question_on(llama: tuple[PreTrainedTokenizerFast, TextRules], question: str) -> None:
-    tokenizer, rules = llama
+def both(llama: Any, question: str, prompt: str = "USER: <image>\n{} ASSISTANT:") -> tuple[list[int], list[int]]:
+    """The ids that are covered in a prompt with this question, and the reference's."""
+    tokenizer, reader = llama
+    ids = tokenizer(prompt.replace("{}", question))["input_ids"]
+    wanted = tokenizer(text_to_tokenize(question), add_special_tokens=False)["input_ids"]
+    return list(reader.read(ids).ids), wanted
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "USER: <image>\n{} ASSISTANT:",
+        "[INST] <image>\n{} [/INST]",
+        "USER: <image>\nIs there a dog? ASSISTANT: Yes. USER: {} ASSISTANT:",
+    ],
+)
+def test_questions_of_pope_cover_what_the_reference_covers(llama: Any, prompt: str) -> None:
+    files = [DATA / f"coco_pope_{name}.json" for name in ("random", "popular", "adversarial")]
+    asked = {json.loads(line)["text"] for file in files for line in file.read_text(encoding="utf-8").splitlines()}
+    assert len(asked) == 80
+    for question in sorted(asked):
+        for text in (question, f"{question}\n{INSTRUCTIONS[0]}"):
+            ours, theirs = both(llama, text, prompt)
+            assert ours == theirs, text
+
+
+def test_one_question_by_hand(llama: Any) -> None:
+    ours, _ = both(llama, "Is there a snowboard in the image?")
+    assert llama[0].convert_ids_to_tokens(ours) == ["▁there", "▁snow", "board", "▁in", "▁image"]
+
+
+def test_every_word_of_the_vocabulary_behind_a_line_break_and_a_bracket(llama: Any) -> None:
+    pieces = llama[0].convert_ids_to_tokens(list(range(3, 32_000)))
+    words = [each[1:] for each in pieces if re.fullmatch(r"▁[^\W\d_]{2,}", each) and each[1:].lower() not in STOP_WORDS]
+    words = [each for each in words[::9] if not each.isupper()]
+    assert len(words) > 1000
+    for word in words:
+        for left in ("", "("):
+            assert llama[0].convert_ids_to_tokens(both(llama, left + word)[0]) == ["▁" + word]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [*POPE_QUESTIONS, *(each for each in OTHER_QUESTIONS if "A. cat" not in each)],
+    ids=lambda each: each[:20],
+)
+def test_the_same_picks_from_the_question_on(llama: Any, question: str) -> None:
+    tokenizer, _ = llama
     embeddings, vision, raw = features(7, vocabulary=len(tokenizer))
-    ids = tokenizer(f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt")["input_ids"]
-    own = embeddings[text_to_cover(ids, None, rules).ids[0]]
+    ours, _ = both(llama, question)
     theirs = text_rows(question, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], embeddings)
-    assert ours(own, vision, raw, 16) == select_crop(theirs, vision, raw, 16)
+    assert own_picks(embeddings[ours], vision, raw, 16) == select_crop(theirs, vision, raw, 16)
+
+
+@pytest.mark.parametrize("question", fidelity_page.DECIDED)
+def test_what_differs_by_decision(llama: Any, question: str) -> None:
+    ours, theirs = both(llama, question)
+    wanted = llama[0](fidelity_page.DECIDED[question][0], add_special_tokens=False)["input_ids"]
+    assert ours == wanted != theirs
 
 
 def test_the_page_shows_the_results() -> None:
