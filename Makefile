@@ -7,6 +7,9 @@ OLDEST_TESTS := orphans presets stage supply_chain verify
 VLLM := .venv-vllm
 VISION := .venv-torchvision
 VLLM_PYTHON ?= python3.11
+# vLLM's model runner of GPUs, by Triton's interpreter, and the tests that run a model.
+RUNNER_2 := TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1
+ON_RUNNER_2 := adapters engine parity qwen_images server shapes_of_images
 SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py modeling_mmtok_qwen3_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks
 
 .PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality tokenizers compat clean
@@ -48,8 +51,9 @@ $(VISION)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(VISION)/bin/python tests/support/declare_torchvision_ops.py
 	touch $@
 
-test-vllm: $(VLLM)/.installed ## the tests of the vLLM plugin, in an environment of their own (.venv-vllm, Python 3.11)
+test-vllm: $(VLLM)/.installed ## the tests of the vLLM plugin on both model runners, in an environment of their own (.venv-vllm, Python 3.11)
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m 'vllm or not vllm' tests/vllm_plugin
+	OMP_NUM_THREADS=1 $(RUNNER_2) $(VLLM)/bin/python -m pytest -m 'vllm or not vllm' $(addprefix tests/vllm_plugin/test_,$(ON_RUNNER_2:=.py))
 
 # vLLM for the CPU comes with builds of torchaudio and torchcodec for CUDA, which do not load, and one of torchvision,
 # which does with a line more.

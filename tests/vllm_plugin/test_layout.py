@@ -70,7 +70,7 @@ def test_placeholders_of_grids_equal_kept_tokens(options: dict[str, Any]) -> Non
         kept = int(model.select_vision_tokens(**inputs, **options).kept_mask[inputs["input_ids"] == IMAGE].sum())
         request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options, SOURCE)
         prunes = request.pruning.prunes
-        grids = layout.grids(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=prunes)
+        grids = layout.sizes(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=prunes)
         assert sum(kept_count(layout.tokens(grid), None, request.pruning) for grid in grids) == kept, (size, options)
 
 

