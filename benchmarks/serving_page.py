@@ -1,13 +1,15 @@
-"""Puts the tables of results/serving-cpu.json into docs/serving.md: `python benchmarks/serving_page.py`."""
+"""Puts tables of results into docs/serving.md and docs/vllm-plugin.md: `python benchmarks/serving_page.py`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from markdown import load, table, with_tables
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "serving.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, PLUGIN_PAGE = (ROOT / "docs" / name for name in ("serving.md", "vllm-plugin.md"))
 WAYS = ("stock", "64 a crop", "16 a crop")
 
 
@@ -48,8 +50,47 @@ def room() -> str:
     return table(header, rows)
 
 
+def parity() -> str:
+    results = json.loads((ROOT / "compat" / "vllm_parity.json").read_text(encoding="utf-8"))
+    modes = ("plain", "chunks of 16 tokens", "no prefix cache", "preemption")
+    rows = []
+    for release, found in results.items():
+        cells: dict[tuple[str, ...], dict[str, str]] = {}
+        for line in found["lines"]:
+            row = cells.setdefault((line["family"], line["vision"], release, line["runner"]), {})
+            put_off = f" ({line['put off']} put off)" if line["mode"] == "preemption" else ""
+            row[line["mode"]] = f"**{line['differences']}** of {line['requests']}{put_off}"
+        rows += [[*name, *(row.get(mode, "") for mode in modes)] for name, row in cells.items()]
+    where = [found["machine"] for found in results.values()]
+    made = "; ".join(
+        f"{each['processor']}, {each['date']}, "
+        + ", ".join(f"{name} {number}" for name, number in each["versions"].items())
+        for each in where
+    )
+    header = ["family", "", "vLLM", "model runner", *modes]
+    return table(header, rows) + f"\n\n`compat/vllm_parity.py` on {made}."
+
+
+def under_load() -> str:
+    rows = []
+    for name, run in load("serving-load-cpu").items():
+        counts, memory = run["counts"], run["MiB of the server"]
+        answers = [
+            f"{counts.get(f'{kind}s, right', 0):,} / {counts.get(f'{kind}s, wrong', 0)}" for kind in ("image", "video")
+        ]
+        refused = f"{counts.get('bad, refused', 0)} / {counts.get('bad, answered', 0)}"
+        grown = ", ".join(f"{part[0]:,} → {part[-1]:,}" for part in memory if part)
+        others = (str(counts.get(each, 0)) for each in ("dropped", "errors"))
+        asked = f"{name}, {run['clients']} clients, {run['minutes']:g} minutes"
+        rows.append([asked, *answers, refused, *others, grown])
+    header = ["model", "images, right / wrong", "videos", "bad, refused / answered", "dropped", "errors"]
+    return table([*header, "MiB, before and after the kill"], rows)
+
+
 TABLES = {"throughput": throughput, "room": room}
+PLUGIN_TABLES = {"parity": parity, "load": under_load}
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), TABLES), encoding="utf-8")
+    for page, tables in ((PAGE, TABLES), (PLUGIN_PAGE, PLUGIN_TABLES)):
+        page.write_text(with_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")

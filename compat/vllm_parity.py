@@ -32,14 +32,14 @@ FAMILIES = {
 }
 WITH_VIDEOS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL")
 # What the engine is given, and how many new tokens are asked for. A block of the KV cache has 128 tokens: eight of them
-# are too few for ten requests that grow to two each.
+# are too few for six requests that grow to two each.
 MODES: dict[str, tuple[dict[str, Any], int]] = {
     "plain": ({}, 6),
     "chunks of 16 tokens": ({"max_num_batched_tokens": 16, "max_num_seqs": 8}, 6),
     "no prefix cache": ({"enable_prefix_caching": False}, 6),
     "preemption": (
         {"kv_cache_memory_bytes": 2**20, "max_model_len": 512, "enable_prefix_caching": False, "max_num_seqs": 10},
-        90,
+        75,
     ),
 }
 # 1 asks for the positions of kept tokens on GPUs only, and this switch of it says so.
@@ -65,12 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             own["PYTHONPATH"] = str(other_release(given.distribution, given.python, Path(scratch)))
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         for runner in given.runners:
-            machine, *found = _lines_of(runner, given, own)
-            release = machine["versions"]["vllm"]
-            earlier = results.get(release, {"lines": []})["lines"]
-            lines = [*(each for each in earlier if _key(each) not in set(map(_key, found))), *found]
-            results[release] = {"machine": machine, "lines": sorted(lines, key=_key)}
-            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            _record(runner, given, own, results)
     return int(any(line["differences"] for each in results.values() for line in each["lines"]))
 
 
@@ -84,8 +79,8 @@ def other_release(distribution: Path, python: Path, scratch: Path) -> Path:
     return folder
 
 
-def _lines_of(runner: str, given: argparse.Namespace, own: dict[str, str]) -> list[dict[str, Any]]:
-    """The lines of the table of one runner, from a process of its own."""
+def _record(runner: str, given: argparse.Namespace, own: dict[str, str], results: dict[str, Any]) -> None:
+    """Writes each line of the table of one runner as it comes from a process of its own."""
     from model_runner_v2 import ENVIRONMENT
 
     command = [given.python.absolute(), __file__, "--python", given.python, "--child", runner]
@@ -94,14 +89,19 @@ def _lines_of(runner: str, given: argparse.Namespace, own: dict[str, str]) -> li
         command, env={**own, **(ENVIRONMENT if runner == "2" else {})}, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        if line.startswith("RESULT "):
-            lines.append(json.loads(line.removeprefix("RESULT ")))
-            print(lines[-1], flush=True)
+    told = (json.loads(line.removeprefix("RESULT ")) for line in process.stdout if line.startswith("RESULT "))
+    machine: dict[str, Any] = {}
+    for line in told:
+        print(line, flush=True)
+        machine = machine or line
+        if line is machine:
+            continue
+        of_release = results.setdefault(machine["versions"]["vllm"], {"machine": machine, "lines": []})
+        others = [each for each in of_release["lines"] if _key(each) != _key(line)]
+        of_release |= {"machine": machine, "lines": sorted([*others, line], key=_key)}
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if process.wait():
-        raise SystemExit(f"Model runner {runner} ended with {process.returncode}: its lines were not recorded.")
-    return lines
+        raise SystemExit(f"Model runner {runner} ended with {process.returncode}: its further lines are missing.")
 
 
 def _key(line: dict[str, Any]) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def run(runner: str, families: list[str], requests: int) -> Any:
                     engine.worker.model_runner.is_multimodal_pruning_enabled = True
                 put_off = engine.count_preemptions()
                 for vision in ("images", "videos") if family in WITH_VIDEOS else ("images",):
-                    count = 10 if mode == "preemption" else requests
+                    count = 6 if mode == "preemption" else requests
                     if vision == "images":
                         cases = random_cases(len(mode), count, engine.model.layout.refused_options)
                     else:

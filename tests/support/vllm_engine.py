@@ -339,8 +339,8 @@ def random_cases(seed: int, count: int, without: Sequence[str] = ()) -> list[Cas
 def random_videos(seed: int, count: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """Videos of 2 to 6 frames of one size, at one or two frames a second.
 
-    None is longer than high or wide in positions: behind one that is, vLLM counts on from its last frame and transformers
-    from its largest side.
+    None is longer than high or wide in positions: behind one that is, vLLM counts on from its last frame and
+    transformers from its largest side.
     """
     random, videos = Random(seed), []
     for index in range(count):

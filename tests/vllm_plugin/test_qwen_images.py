@@ -97,6 +97,19 @@ def test_leaving_the_places_out_is_found(name: str, asks: bool, folders: dict[st
     assert len(engine.differences(cases)) > 2
 
 
+def test_leaving_deepstack_out_is_found(folders: dict[str, Path], monkeypatch: Any) -> None:
+    from mmtok.vllm import qwen_vl
+
+    engine, with_places = Engine(folders["qwen3_vl"]), qwen_vl.with_places
+    hidden = engine.model.config.vision_config.out_hidden_size
+
+    def without_deepstack(tokens: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        return with_places(torch.cat((tokens[:, :hidden], tokens[:, hidden:] * 0), dim=1), row, column)
+
+    monkeypatch.setattr(qwen_vl, "with_places", without_deepstack)
+    assert len(engine.differences([Case(f"is it {seed} dogs ?", [noise((60, 48), seed)]) for seed in range(8)])) > 4
+
+
 def test_requests_without_a_budget_get_what_stock_vllm_gives(name: str, folders: dict[str, Path]) -> None:
     from vllm import LLM
 
