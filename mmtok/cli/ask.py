@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmtok.apps.answering import ask_with_budgets, warm_up
-from mmtok.apps.progress import steps
-
 from .asked import add_video_options, asked_about
 from .common import (
     add_parser,
@@ -35,6 +32,9 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
+    from mmtok.apps.answering import ask_with_budgets, warm_up
+    from mmtok.apps.progress import steps
+
     image, pruning_options = asked_about(options), call_pruning_options(options)
     answers = []
     with steps(2 + len(options.questions) * len(options.budgets)) as begin:

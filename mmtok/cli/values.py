@@ -6,9 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
-
-from configuration_mmtok import check_option
+from mmtok.hub.options import check_option
 
 
 def budget(text: str) -> int | float | None:
@@ -89,6 +87,8 @@ def writable_image(path: Path) -> Path:
     Raises:
         ValueError: an ending that stands for no format, or a folder that is not there.
     """
+    from PIL import Image
+
     if path.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{path} names no image format: let it end in .png.")
     if not path.resolve().parent.is_dir():
