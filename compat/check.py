@@ -1,7 +1,7 @@
-"""A program for one environment: uses staged folders as a user without mmtok would, and writes down what it saw.
+"""A program for an environment without mmtok: uses staged folders as a user would, and writes down what it saw.
 
-`python -I -B check.py REQUEST.json REPORT.json`; the request maps a name to a staged folder. Deprecation warnings that
-name a file of the folder are findings.
+`python -I -B check.py FOLDER` reads FOLDER/request.json, which maps a name to a staged folder, and writes report.json.
+Deprecation warnings that name a file of a staged folder are findings.
 """
 
 from __future__ import annotations
@@ -16,18 +16,9 @@ from pathlib import Path
 from typing import Any
 
 QUESTION = "Is there a snowboard in the picture? Answer with one word."
-MODELING = (
-    "modeling_mmtok_llava",
-    "modeling_mmtok_llava_onevision",
-    "modeling_mmtok_qwen2_5_vl",
-    "modeling_mmtok_qwen3_vl",
-)
-BLOCKED = ("mmtok", *MODELING, "configuration_mmtok", "hub_upload")
-OURS = ("transformers_modules", *MODELING, "configuration_mmtok")
 
 
-def main(request: Path, report: Path) -> None:
-    sys.modules.update(dict.fromkeys(BLOCKED))  # type: ignore[arg-type]
+def main(folder: Path) -> None:
     import torch
     import transformers
 
@@ -35,11 +26,11 @@ def main(request: Path, report: Path) -> None:
     transformers.logging.set_verbosity_error()
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
     seen: dict[str, Any] = {**versions, "python": platform.python_version(), "folders": {}}
-    for name, folder in json.loads(request.read_text(encoding="utf-8")).items():
+    for name, staged in json.loads((folder / "request.json").read_text(encoding="utf-8")).items():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                found = use(folder)
+                found = use(staged)
             except Exception as error:
                 traceback.print_exc()
                 found = {"error": f"{type(error).__name__}: {error}"[:400]}
@@ -48,11 +39,11 @@ def main(request: Path, report: Path) -> None:
             {
                 str(each.message)
                 for each in caught
-                if issubclass(each.category, deprecations) and any(own in each.filename for own in OURS)
+                if issubclass(each.category, deprecations) and "transformers_modules" in each.filename
             }
         )
         seen["folders"][name] = found
-    report.write_text(json.dumps(seen, indent=2), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(seen, indent=2), encoding="utf-8")
 
 
 def use(folder: str) -> dict[str, Any]:
@@ -124,4 +115,4 @@ def image() -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -7,7 +7,6 @@ import torch
 from reference_prompts import OTHER_QUESTIONS, POPE_QUESTIONS, llama_or_skip
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks import fidelity_page
 from benchmarks.reference import select_crop, text_rows
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.objective import coverage_matrix
@@ -69,9 +68,3 @@ def test_the_same_picks_from_the_question_on(llama: tuple[PreTrainedTokenizerFas
     own = embeddings[text_to_cover(ids, None, rules).ids[0]]
     theirs = text_rows(question, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], embeddings)
     assert ours(own, vision, raw, 16) == select_crop(theirs, vision, raw, 16)
-
-
-def test_the_page_shows_the_results() -> None:
-    page = fidelity_page.PAGE.read_text(encoding="utf-8")
-    assert fidelity_page.rendered(page) == page, "run `python -m benchmarks.fidelity_page`"
-    assert all(f"<!-- table: {name} -->" in page for name in fidelity_page.TABLES)

@@ -1,4 +1,4 @@
-"""The benchmarks run at small sizes, count what can be counted by hand, and docs/speed.md shows their results."""
+"""The benchmarks run at small sizes, and count what can be counted by hand."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import custom_generate  # noqa: E402
 import encode_once  # noqa: E402
 import measure  # noqa: E402
 import prefill  # noqa: E402
-import report  # noqa: E402
 import selection  # noqa: E402
 import serving_models  # noqa: E402
 import serving_page  # noqa: E402
 from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
-
-from mmtok.publish import stage_generate  # noqa: E402
 
 TINY: dict[str, Any] = {
     "hidden": 16,
@@ -39,11 +35,6 @@ TINY: dict[str, Any] = {
     "vision_heads": 2,
     "patch_size": 42,
 }
-
-
-def test_the_page_shows_the_results() -> None:
-    page = (ROOT / "docs" / "speed.md").read_text()
-    assert report.rendered(page) == page, "run `python benchmarks/report.py`"
 
 
 def test_the_guide_to_serving_shows_the_results() -> None:
@@ -73,7 +64,7 @@ def test_the_served_model_has_less_to_gain_than_the_real_one() -> None:
 
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(ValueError, match="The page has the tables"):
-        report.rendered("<!-- table: guesses -->\n<!-- end -->")
+        with_tables("<!-- table: guesses -->\n<!-- end -->", serving_page.TABLES)
 
 
 def test_functions_take_turns_and_ratios_are_those_of_the_rounds() -> None:
@@ -141,12 +132,6 @@ def test_counts_of_the_real_shapes() -> None:
     assert SHAPES["LLaVA-1.5-7B"].flops(1000)["language model"] == pytest.approx(2 * 6.5e9 * 1000, rel=0.05)
     assert shape.reduced(2).layers == 2
     assert shape.reduced(None) is shape
-
-
-def test_both_parts_of_a_custom_generate_call_are_timed(tmp_path: Path) -> None:
-    measured = custom_generate.measure(stage_generate(tmp_path / "mmtok_generate", check=False).path, 2)
-    assert measured["rounds"] == 2
-    assert set(measured["ms"]) == {"loading", "sharing"}
 
 
 @pytest.mark.parametrize("is_next", [False, True])
