@@ -15,13 +15,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers.utils import is_torchvision_available
+
 QUESTION = "Is there a snowboard in the picture? Answer with one word."
 
 
 def main(folder: Path) -> None:
-    import torch
-    import transformers
-
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
@@ -35,12 +38,9 @@ def main(folder: Path) -> None:
                 traceback.print_exc()
                 found = {"error": f"{type(error).__name__}: {error}"[:400]}
         deprecations = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
+        ours = [each for each in caught if "transformers_modules" in each.filename]
         found["our_deprecations"] = sorted(
-            {
-                str(each.message)
-                for each in caught
-                if issubclass(each.category, deprecations) and "transformers_modules" in each.filename
-            }
+            {str(each.message) for each in ours if issubclass(each.category, deprecations)}
         )
         seen["folders"][name] = found
     (folder / "report.json").write_text(json.dumps(seen, indent=2), encoding="utf-8")
@@ -48,11 +48,6 @@ def main(folder: Path) -> None:
 
 def use(folder: str) -> dict[str, Any]:
     """Loads, selects, generates, asks a pipeline, saves, loads again."""
-    import torch
-    import transformers
-    from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
-    from transformers.utils import is_torchvision_available
-
     # With torchvision 5.x prepares images with it, 4.57 on request.
     own = {"use_fast": True} if transformers.__version__.startswith("4.") and is_torchvision_available() else {}
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True, **own)
@@ -97,17 +92,12 @@ def use(folder: str) -> dict[str, Any]:
 
 
 def load(folder: str) -> tuple[Any, dict[str, int]]:
-    from transformers import AutoModelForImageTextToText
-
     model, info = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     return model.eval(), {name: len(keys) for name, keys in info.items() if keys}
 
 
 def image() -> Any:
     """A wide image with structure everywhere, so that no two patches are alike."""
-    import torch
-    from PIL import Image
-
     rows, columns = torch.arange(160)[:, None], torch.arange(320)[None, :]
     channels = [(rows * 3 + columns) % 256, (rows * columns // 7) % 256, (columns * 5 - rows * rows // 9) % 256]
     flat = torch.stack([channel.expand(160, 320) for channel in channels], -1).to(torch.uint8)

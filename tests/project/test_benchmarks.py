@@ -22,6 +22,11 @@ import serving_models  # noqa: E402
 import serving_page  # noqa: E402
 from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+from benchmarks import fidelity  # noqa: E402
+from mmtok.hub.options import PAPER_OPTIONS  # noqa: E402
+from mmtok.tiny import checkpoint_path  # noqa: E402
 
 TINY: dict[str, Any] = {
     "hidden": 16,
@@ -140,3 +145,12 @@ def test_an_image_that_is_encoded_once_gives_the_same_answers(is_next: bool, mon
     case = encode_once.measure("tiny", 2, 3, 1)
     assert case["questions"] == 3
     assert set(case["ms"]) == {"every question encodes", "encoded once"}
+
+
+def test_the_preset_paper_has_the_picks_of_the_restated_reference() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path())
+    model = fidelity.random_model("llava", tokenizer, tokenizer.chat_template)
+    inputs = fidelity.pixels_of(fidelity.random_image((336, 336), 0), "llava")
+    asked = (model, tokenizer, "Is there a dog in the image?", inputs, 8)
+    assert fidelity.compare(*asked, **PAPER_OPTIONS) == 1.0
+    assert fidelity.compare(*asked, **{**PAPER_OPTIONS, "vision_coverage_weight": 20.0}) < 1.0
