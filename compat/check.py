@@ -7,6 +7,7 @@ Deprecation warnings that name a file of a staged folder are findings.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -25,6 +26,7 @@ QUESTION = "Is there a snowboard in the picture? Answer with one word."
 
 
 def main(folder: Path) -> None:
+    sys.stdin = open(os.devnull)  # noqa: SIM115, nobody answers whether to run the custom code
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}

@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import report  # noqa: E402
 
+from mmtok.evaluation.selectors import METHODS  # noqa: E402
+
 QUALITY = {name: report.load(f"quality-{name}") for name in ("scenes", "crowded", "unseen", "tiles")}
 OWN = ("MMTok", "text rows", "vision rows", "shared budget")
 
@@ -22,6 +24,10 @@ OWN = ("MMTok", "text rows", "vision rows", "shared budget")
 def test_a_page_shows_the_results(name: str) -> None:
     page = (report.PAGES / f"{name}.md").read_text(encoding="utf-8")
     assert report.rendered(name) == page, f"run `python benchmarks/report.py {name}`"
+
+
+def test_tables_have_every_method_that_is_measured() -> None:
+    assert tuple(METHODS) == report.METHODS
 
 
 def test_every_report_has_a_template() -> None:
