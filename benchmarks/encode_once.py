@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +18,6 @@ from shapes import SHAPES
 
 QUESTIONS = (1, 6, 18)
 IMAGES = ("pixel_values", "image_sizes")
-
-
-def every_question_encodes(model: Any, images: dict[str, Any], prompts: list[dict[str, Any]]) -> list[torch.Tensor]:
-    """The first new token of each question."""
-    return [new_tokens(model, {**prompt, **images}, 1)[:, -1] for prompt in prompts]
-
-
-def encoded_once(model: Any, images: dict[str, Any], prompts: list[dict[str, Any]]) -> list[torch.Tensor]:
-    """The same with the image encoded before."""
-    encoded = model.encode_images(**images)
-    return [new_tokens(model, prompt, 1, encoded_images=encoded)[:, -1] for prompt in prompts]
 
 
 def measure(name: str, layers: int, questions: int, rounds: int) -> dict[str, Any]:
@@ -44,11 +32,18 @@ def measure(name: str, layers: int, questions: int, rounds: int) -> dict[str, An
         prompt = {**inputs, "input_ids": inputs["input_ids"].clone()}
         prompt["input_ids"][:, -1] = 3 + number  # every question is another one
         prompts.append(prompt)
-    ways = {"every question encodes": every_question_encodes, "encoded once": encoded_once}
-    first = [way(model, images, prompts) for way in ways.values()]
+
+    def encoded_once() -> list[torch.Tensor]:
+        encoded = model.encode_images(**images)
+        return [new_tokens(model, prompt, 1, encoded_images=encoded)[:, -1] for prompt in prompts]
+
+    ways = {
+        "every question encodes": lambda: [new_tokens(model, {**each, **images}, 1)[:, -1] for each in prompts],
+        "encoded once": encoded_once,
+    }
+    first = [way() for way in ways.values()]
     assert all(torch.equal(one, other) for one, other in zip(*first, strict=True)), "the answers differ"
-    functions = {way: partial(function, model, images, prompts) for way, function in ways.items()}
-    times = side_by_side(functions, warm_up=False, rounds=rounds, at_least=rounds)
+    times = side_by_side(ways, warm_up=False, rounds=rounds, at_least=rounds)
     return {
         "model": name,
         "layers": shape.layers,

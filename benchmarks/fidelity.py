@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,23 +50,6 @@ OTHER_QUESTIONS = (
     "How many dogs are there? 3 or 12?",
     "Transcribe <title> and </title>.",
 )
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What became of one prompt: the crops' picks of both sides, as sets."""
-
-    ours: list[set[int]]
-    reference: list[set[int]]
-
-    @property
-    def identical(self) -> bool:
-        return self.ours == self.reference
-
-    @property
-    def overlap(self) -> float:
-        both = sum(len(one & other) for one, other in zip(self.ours, self.reference, strict=True))
-        return both / sum(map(len, self.reference))
 
 
 def random_model(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -123,8 +105,8 @@ def compare(
     inputs: dict[str, torch.Tensor],
     budget: int,
     **options: Any,
-) -> Compared:
-    """Selects for one prompt on both sides."""
+) -> float:
+    """The share of the reference's picks that ours has too, for one prompt; 1.0 where every crop has the same."""
     [length] = model.encode_images(**inputs).lengths
     image = tokenizer.convert_tokens_to_ids("<image>")
     ids = tokenizer(f"USER: <image>\n{question} ASSISTANT:")["input_ids"]
@@ -146,7 +128,7 @@ def compare(
     ours: list[set[int]] = [set() for _ in reference]
     for crop, token in zip(chosen.crop.tolist(), places, strict=True):
         ours[crop].add(token)
-    return Compared(ours, reference)
+    return sum(len(one & other) for one, other in zip(ours, reference, strict=True)) / sum(map(len, reference))
 
 
 def measure(tokenizer: PreTrainedTokenizerFast, pope: Sequence[str]) -> dict[str, Any]:
@@ -154,36 +136,28 @@ def measure(tokenizer: PreTrainedTokenizerFast, pope: Sequence[str]) -> dict[str
     models = {family: random_model(family, tokenizer) for family in ("llava", "llava_next")}
     cases = {}
     for name, (family, sizes, budget) in CASES.items():
-        found: list[tuple[tuple[int, int], Compared, Compared]] = []
-        for size, question, seed in _prompts(sizes, pope if family == "llava" else pope[: len(pope) // 5]):
-            inputs = pixels_of(random_image(size, seed), family)
-            both = [compare(models[family], tokenizer, question, inputs, budget, **o) for o in (PAPER_OPTIONS, {})]
-            found.append((size, *both))
+        paper, default = [], []
+        asked = [*(pope if family == "llava" else pope[: len(pope) // 5]), *OTHER_QUESTIONS]
+        for number, question in enumerate(asked):
+            inputs = pixels_of(random_image(sizes[number % len(sizes)], number), family)
+            given = (models[family], tokenizer, question, inputs, budget)
+            paper.append(compare(*given, **PAPER_OPTIONS))
+            default.append(compare(*given))
         cases[name] = {
             "budget": budget,
-            "prompts": len(found),
-            "paper": _summary([paper for _, paper, _ in found]),
-            "default": _summary([default for *_, default in found]),
+            "prompts": len(asked),
+            "paper": _summary(paper),
+            "default": _summary(default),
             "default_overlap": {
-                f"{width}x{height}": round(
-                    float(np.mean([d.overlap for size, _, d in found if size == (width, height)])), 4
-                )
-                for width, height in sizes
+                f"{width}x{height}": _summary(default[number :: len(sizes)])["overlap"]
+                for number, (width, height) in enumerate(sizes)
             },
         }
     return cases
 
 
-def _prompts(sizes: Sequence[tuple[int, int]], pope: Sequence[str]) -> Iterator[tuple[tuple[int, int], str, int]]:
-    for number, question in enumerate([*pope, *OTHER_QUESTIONS]):
-        yield sizes[number % len(sizes)], question, number
-
-
-def _summary(compared: Sequence[Compared]) -> dict[str, Any]:
-    return {
-        "identical": sum(each.identical for each in compared),
-        "overlap": round(float(np.mean([each.overlap for each in compared])), 4),
-    }
+def _summary(overlaps: Sequence[float]) -> dict[str, Any]:
+    return {"identical": overlaps.count(1.0), "overlap": round(float(np.mean(overlaps)), 4)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

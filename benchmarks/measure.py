@@ -24,7 +24,6 @@ def side_by_side(
     at_least: int = 3,
     seconds: float = 20.0,
     synchronize: Callable[[], None] = lambda: None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Times functions in turn, so that what disturbs the machine disturbs all of them alike.
 
@@ -35,7 +34,6 @@ def side_by_side(
         at_least: rounds that are run whatever they take.
         seconds: no further round begins after this.
         synchronize: waits for the device.
-        clock: `time.process_time` counts what the processor did for this process, whatever else the machine does.
 
     Returns:
         Seconds of each function in each round.
@@ -49,10 +47,10 @@ def side_by_side(
         if done >= at_least and time.perf_counter() - begin > seconds:
             break
         for name, function in functions.items():
-            start = clock()
+            start = time.perf_counter()
             function()
             synchronize()
-            times[name].append(clock() - start)
+            times[name].append(time.perf_counter() - start)
     return times
 
 

@@ -1,8 +1,9 @@
 """Time of the selection on this machine: `python benchmarks/selection.py` writes results/selection-cpu.json.
 
 The greedy maximiser against the plain loop of the paper's reference code, submodlib's C++ lazy greedy and apricot's, on
-the same matrix in turns; how it grows with tokens, budget and batch; and the coverage matrix. The two libraries are
-the extra `bench`; what is not installed is left out and recorded as such.
+the same matrix in turns. The two libraries are the extra `bench`; what is not installed is left out. With `--device
+cuda` it is the kernel against the loop of PyTorch operations in whose place it stands, and that loop captured as a CUDA
+graph, and results/selection-cuda.json.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter, process_time
 from typing import Any
 
 import measure
@@ -20,22 +20,16 @@ import torch
 from measure import machine, milliseconds, save, times_faster
 
 from mmtok.hub.coverage import coverage_value, greedy_coverage
-from mmtok.hub.greedy import lazy_greedy, plain_greedy
+from mmtok.hub.fused_greedy import fused_greedy
+from mmtok.hub.greedy import plain_greedy
 from mmtok.hub.objective import coverage_matrix
 
-# Widths of LLaVA-7B: behind the projector and before it.
-WIDTH, RAW_WIDTH, WORDS = 4096, 1024, 12
-SIDE = 24
-
+RAW_WIDTH, WORDS, SIDE = 1024, 12, 24
 # (crops, tokens of a unit, budget of a unit)
 CASES = [(1, 576, 64), (5, 576, 32), (1, 2880, 160)]
-GROWTH = {
-    "tokens": [(1, n, 64) for n in (144, 288, 576, 1152, 2880)],
-    "budget": [(1, 576, k) for k in (16, 32, 64, 128, 192)],
-    "batch": [(b, 576, 64) for b in (1, 2, 4, 8, 16)],
-}
+CASES_CUDA = [(1, 576, 32), *CASES, (16, 576, 64)]
 
-Maximiser = Callable[[], list[list[int]]]
+Maximiser = Callable[[], Any]
 Timer = Callable[..., dict[str, list[float]]]
 
 
@@ -85,8 +79,8 @@ def maximisers(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
     by_row, count = coverage.contiguous(), coverage.shape[-1]
     functions: dict[str, Maximiser] = {
         "plain": lambda: [plain_loop(item, budget) for item in by_row],
-        "mmtok": lambda: greedy_coverage(coverage, budget).indices.tolist(),
-        "mmtok, from rows": lambda: greedy_coverage(by_row, budget).indices.tolist(),
+        "mmtok": lambda: greedy_coverage(coverage, budget).indices,
+        "mmtok, from rows": lambda: greedy_coverage(by_row, budget).indices,
     }
     try:
         from submodlib import FacilityLocationFunction
@@ -94,21 +88,13 @@ def maximisers(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
         pass
     else:
         rows = [item.numpy() for item in by_row]
+        lazy = {"optimizer": "LazyGreedy", "stopIfZeroGain": False, "stopIfNegativeGain": False, "show_progress": False}
 
-        def submodlib(function: Any) -> list[int]:
-            picks = function.maximize(
-                budget=budget,
-                optimizer="LazyGreedy",
-                stopIfZeroGain=False,
-                stopIfNegativeGain=False,
-                show_progress=False,
-            )
-            return [index for index, _ in picks]
+        def submodlib(item: Any) -> list[int]:
+            made = FacilityLocationFunction(n=count, mode="dense", separate_rep=True, n_rep=len(item), sijs=item)
+            return [index for index, _ in made.maximize(budget=budget, **lazy)]
 
-        def facility_location(item: Any) -> Any:
-            return FacilityLocationFunction(n=count, mode="dense", separate_rep=True, n_rep=len(item), sijs=item)
-
-        functions["submodlib"] = lambda: [submodlib(facility_location(item)) for item in rows]
+        functions["submodlib"] = lambda: [submodlib(item) for item in rows]
     try:
         from apricot import FacilityLocationSelection
     except ImportError:
@@ -125,11 +111,39 @@ def maximisers(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
     return functions
 
 
-def compare(items: int, count: int, budget: int, kind: str, side_by_side: Timer) -> dict[str, Any]:
-    """One case; apricot takes square matrices only, so that no text rows stand in it."""
-    coverage = matrices(items, count, kind, words=0)
-    functions = maximisers(coverage, budget)
-    picks = {name: torch.tensor(function()) for name, function in functions.items()}
+def on_gpu(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
+    """The loop of PyTorch operations, the kernel, and the loop as a CUDA graph where it can be captured."""
+    columns = coverage.transpose(-1, -2).contiguous().cuda()
+    available = torch.ones(columns.shape[:2], dtype=torch.bool, device="cuda")
+    loop = partial(plain_greedy, columns, available, [budget] * len(columns))
+    functions: dict[str, Maximiser] = {
+        "plain": lambda: loop().indices,
+        "mmtok": lambda: fused_greedy(columns, available, [budget] * len(columns)).indices,
+    }
+    aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    aside.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(aside):
+            loop()
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            path = loop()
+    except RuntimeError as error:
+        print(f"The loop cannot be captured: {error}")
+        return functions
+
+    def captured() -> torch.Tensor:
+        graph.replay()
+        return path.indices
+
+    return {**functions, "captured": captured}
+
+
+def compare(items: int, count: int, budget: int, kind: str, side_by_side: Timer, device: str = "cpu") -> dict[str, Any]:
+    """One case; apricot takes square matrices only, so that no text rows stand in it on the CPU."""
+    coverage = matrices(items, count, kind, words=0 if device == "cpu" else WORDS)
+    functions = maximisers(coverage, budget) if device == "cpu" else on_gpu(coverage, budget)
+    picks = {name: torch.as_tensor(function()).cpu() for name, function in functions.items()}
     values = {name: coverage_value(coverage, indices).sum().item() for name, indices in picks.items()}
     # apricot can take hundreds of times as long as the others: it takes turns with ours alone, and not as often.
     slow = {name: functions.pop(name) for name in ("apricot",) if name in functions}
@@ -155,60 +169,24 @@ def compare(items: int, count: int, budget: int, kind: str, side_by_side: Timer)
     }
 
 
-def grow(items: int, count: int, budget: int, side_by_side: Timer) -> dict[str, Any]:
-    """Both ways of `mmtok.hub.greedy`, and what `greedy_coverage` makes of them with its checks."""
-    coverage = matrices(items, count, "image")
-    columns = coverage.transpose(-1, -2)
-    available = torch.ones(items, count, dtype=torch.bool)
-    functions = {
-        "every gain": lambda: plain_greedy(columns, available, [budget] * items),
-        "lazy": lambda: lazy_greedy(columns, available, [budget] * items),
-        "greedy_coverage": lambda: greedy_coverage(coverage, budget),
-    }
-    times = side_by_side(functions)
-    return {"items": items, "tokens": count, "budget": budget, "ms": milliseconds(times)}
-
-
-def similarity(items: int, count: int, side_by_side: Timer) -> dict[str, Any]:
-    """The coverage matrix at the widths of LLaVA-7B, beside the one matrix product that it cannot do without."""
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randn(items, WORDS, WIDTH, generator=generator)
-    vision = torch.randn(items, count, WIDTH, generator=generator)
-    raw = torch.randn(items, count, RAW_WIDTH, generator=generator)
-    functions = {
-        "coverage_matrix": lambda: coverage_matrix(text, vision, raw),
-        "raw @ raw.T": lambda: raw @ raw.transpose(-1, -2),
-    }
-    return {"items": items, "tokens": count, "ms": milliseconds(side_by_side(functions))}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, default=6.0, help="per case; at least three rounds are run")
-    parser.add_argument("--output", default="selection-cpu", help="name of the file in benchmarks/results")
+    parser.add_argument("--output", help="name of the file in benchmarks/results; selection-DEVICE without it")
     parser.add_argument("--threads", type=int, help="torch's own number without it")
-    parser.add_argument(
-        "--processor-time", action="store_true", help="of this process instead of the time that passes; for one thread"
-    )
     options = parser.parse_args()
-    if options.processor_time and options.threads != 1:
-        parser.error("--processor-time adds up the time of all threads: give --threads 1 with it")
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    where = machine("mmtok", "numpy", "submodlib-py", "apricot-select", "numba")
-    clock = process_time if options.processor_time else perf_counter
-
-    def timer(share: int) -> Timer:
-        return partial(measure.side_by_side, seconds=options.seconds / share, clock=clock)
-
+    where = machine("mmtok", "numpy", "submodlib-py", "apricot-select", "numba", "triton")
+    wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
+    timer = partial(measure.side_by_side, seconds=options.seconds, synchronize=wait)
+    cases = CASES_CUDA if options.device == "cuda" else CASES
     results = {
         "command": shlex.join(["python", "benchmarks/selection.py", *sys.argv[1:]]),
         "machine": where,
-        "clock": "processor" if options.processor_time else "passed",
-        "comparison": [compare(*case, kind, timer(1)) for case in CASES for kind in ("image", "noise")],
-        "growth": {name: [grow(*case, timer(6)) for case in cases] for name, cases in GROWTH.items()},
-        "similarity": [similarity(items, count, timer(3)) for items, count, _ in CASES],
+        "comparison": [compare(*case, kind, timer, options.device) for case in cases for kind in ("image", "noise")],
     }
-    print(save(options.output, results))
+    print(save(options.output or f"selection-{options.device}", results))
 
 
 if __name__ == "__main__":

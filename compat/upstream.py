@@ -9,18 +9,14 @@ the same test of the stock class, or of an empty subclass of it where transforme
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-CASES = HERE / "upstream_cases.py"
+CASES = Path(__file__).with_name("upstream_cases.py")
 # What the source distribution leaves out, and the classes that the tests import from there.
 LEFT_OUT = {
     "generation/test_utils.py": ("GenerationTesterMixin",),
@@ -28,48 +24,23 @@ LEFT_OUT = {
 }
 
 
-def compared(python: Path, scratch: Path, generation_tests: Path | None = None) -> dict[str, Any]:
-    """Runs both; returns the number of tests with equal results, and the tests whose results differ.
+def prepare(folder: Path, release: str, generation_tests: Path | None = None) -> None:
+    """Puts the `tests` of the source distribution in `folder` beside it, with the file of the cases.
 
     Args:
-        python: has the release, the packages that the tests need and `parameterized`.
-        scratch: an empty folder.
-        generation_tests: `tests/generation/test_utils.py` of the release or of one near it, to run those; None for
-            those of models.
+        folder: has transformers-RELEASE.tar.gz.
+        release: of transformers.
+        generation_tests: `tests/generation/test_utils.py` of the release or of one near it, to run those.
     """
-    asked = "import transformers; print(transformers.__version__)"
-    release = subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
-    unpack_tests(python, release, scratch)
-    if generation_tests is not None:
-        shutil.copy(generation_tests, scratch / "tests" / "generation" / "test_utils.py")
-    shutil.copy(CASES, scratch)
-    report = scratch / "report.xml"
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
-    paths = (scratch, ROOT, ROOT / "tests" / "support")
-    own |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", CASES.name]
-    command += ["-k", "Generation" if generation_tests is not None else "not Generation"]
-    ended = subprocess.run(command, cwd=scratch, env=own, capture_output=True, text=True)
-    if not report.exists():
-        return {"passed": 0, "failed": [(ended.stderr.strip() or ended.stdout).splitlines()[-1][:300]], "skipped": []}
-    seen = read(report)
-    if not seen["passed"] and not seen["failed"]:  # the file of the cases could not be imported
-        seen["failed"] = [line[:300] for line in ended.stdout.splitlines() if line.startswith("E  ")][-1:] or [
-            "no test ran"
-        ]
-    return seen
-
-
-def unpack_tests(python: Path, release: str, folder: Path) -> None:
-    """Puts the `tests` of the release's source distribution into `folder`."""
-    download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
-    subprocess.run([python, *download, f"transformers=={release}"], check=True)
     unpack(folder / f"transformers-{release}.tar.gz", "tests", folder)
     for name, class_names in LEFT_OUT.items():
         target = folder / "tests" / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(f"class {each}:\n    pass\n" for each in class_names), encoding="utf-8")
+    if generation_tests is not None:
+        shutil.copy(generation_tests, folder / "tests" / "generation" / "test_utils.py")
+    shutil.copy(CASES, folder)
 
 
 def unpack(distribution: Path, name: str, folder: Path) -> None:
@@ -93,7 +64,8 @@ def read(report: Path) -> dict[str, Any]:
         kind = kind.removeprefix("Generation")
         if kind in ("Stock", "Pruned", "Subclass"):
             seen[f"{family}: {case.get('name', '')}"][kind].add(ended)
-    equal, different, ended_as = 0, [], Counter()
+    equal, different = 0, []
+    ended_as: Counter[str] = Counter()
     for name, both in sorted(seen.items()):
         kinds = ("Subclass" if "Subclass" in both else "Stock", "Pruned")
         stock, pruned = ("+".join(sorted(both[kind])) or "absent" for kind in kinds)

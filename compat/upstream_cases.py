@@ -15,8 +15,8 @@ from unittest import mock
 
 import torch
 from model_cases import FAMILIES, IMAGE_SIZE, Family
-from tests.generation.test_utils import GenerationTesterMixin  # type: ignore[import-not-found]
-from tests.test_modeling_common import ModelTesterMixin  # type: ignore[import-not-found]
+from tests.generation.test_utils import GenerationTesterMixin
+from tests.test_modeling_common import ModelTesterMixin
 from transformers import AutoModel
 
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)

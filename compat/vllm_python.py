@@ -24,7 +24,7 @@ ROOT = HERE.parent
 RESULTS = HERE / "vllm.json"
 sys.path[:0] = [str(ROOT)]
 
-from compat.suite import read  # noqa: E402
+from compat.results import read  # noqa: E402
 from compat.upstream import unpack  # noqa: E402
 
 

@@ -8,11 +8,9 @@
     padded               its answers about small images on a grey canvas, for the exclusion of padding
     tiles                answers about five crops of crowded images, in the layout of LLaVA-NeXT, after training for it
     padded-tiles         the same about images whose tiles are padded
-    counting             what is kept of each object when objects are counted
-    settings             answers with 47 other combinations of temperatures and weights, on images of their own
 
 Each case writes benchmarks/results/quality-CASE.json; answers are kept in runs/quality, so that an interrupted run goes
-on. `python -m benchmarks.quality.report` makes docs/quality.md and its figures of them.
+on. `python -m benchmarks.quality.plots` draws their figures, and `python benchmarks/report.py quality` writes the page.
 """
 
 from __future__ import annotations
@@ -28,9 +26,7 @@ from accelerate import PartialState
 from mmtok.tiny import checkpoint_path
 
 from .cases import CASES, RESULTS, ROOT
-from .counting import measure_counting
 from .runs import measure, measure_evidence
-from .settings import measure_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
-    known = ["evidence", *CASES, "counting", "settings"]
+    known = ["evidence", *CASES]
     unknown = sorted(set(options.cases) - set(known))
     if unknown:
         parser.error(f"there is no case {unknown[0]!r}: choose from {', '.join(known)}")
@@ -51,10 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = options.runs / name
         if name == "evidence":
             results = measure_evidence(options.checkpoint, folder)
-        elif name == "counting":
-            results = measure_counting(options.checkpoint)
-        elif name == "settings":
-            results = measure_settings(options.checkpoint, folder, options.batch_size)
         else:
             results = measure(name, options.checkpoint, folder, options.batch_size)
         if PartialState().is_main_process:

@@ -13,9 +13,7 @@ from mmtok.evaluation.selectors import METHODS, PAPER_SETTINGS, Method, ModelPru
 from mmtok.tiny.scenes import HELD_OUT_BACKGROUNDS, SIDE, SceneSettings
 from mmtok.tiny.sprites import SpriteSheet
 
-from .crops_reader import CLUTTERED, SCALE
-from .crops_training import train_crops_checkpoint
-from .raw_cosine import RawCoverage, RawTextCoverage, RawVisionCoverage
+from .crops import CLUTTERED, SCALE, train_crops_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,12 +28,8 @@ FEW = (16, 8, 4, 2)
 TILE_BUDGETS = (8, 4, 2, 1)
 INSTRUCTED_BUDGETS = (16, 4)
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
-ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-TEXT_TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-VISION_TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8)
-SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0)
-# Seeds of images: those on which settings are tried, and those of the tables.
-DEVELOPMENT_SEED, EVIDENCE_SEED, ANSWER_SEED, SETTINGS_SEED = SEED + 1, SEED + 2, SEED + 3, SEED + 41
+# Seeds of images: those of the ablation, of the evidence and of the answers.
+DEVELOPMENT_SEED, EVIDENCE_SEED, ANSWER_SEED = SEED + 1, SEED + 2, SEED + 3
 
 
 def variant(name: str, **options: Any) -> ModelPruning:
@@ -44,20 +38,10 @@ def variant(name: str, **options: Any) -> ModelPruning:
 
 
 ALL = tuple(METHODS.values())
-RAW: tuple[Method, ...] = (RawTextCoverage(), RawVisionCoverage(), RawCoverage())
 EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
 SHARED_BUDGET = variant("shared budget", budget_scope="image")
 BEFORE_UNPADDING = variant("paper", select_before_unpadding=True)
 ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
-SWEPT = (
-    *(variant(f"alpha {alpha:g}", vision_coverage_weight=alpha) for alpha in ALPHAS),
-    *(
-        variant(f"tau_t {text:g} tau_v {vision:g}", text_temperature=text, vision_temperature=vision)
-        for text in TEXT_TEMPERATURES
-        for vision in VISION_TEMPERATURES
-    ),
-    *(variant(f"spread {spread:g}", text_temperature=spread, text_temperature_unit="spread") for spread in SPREADS),
-)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
-"""Coverage of one kind of rows with raw cosines: the paper's ablation of its softmax (section 4, table 6)."""
+"""Coverage with raw cosines: the paper's ablation of its softmax (section 4, table 6)."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import torch
 from torch.nn.functional import normalize
@@ -11,14 +9,17 @@ from mmtok.evaluation.selectors import CropView, Kept, Selector
 from mmtok.hub.coverage import greedy_coverage
 
 
-class RawCosineCoverage(Selector):
-    """Greedy coverage of cosines instead of their softmax; a negative cosine covers nothing.
+class RawCoverage(Selector):
+    """Greedy coverage of cosines instead of their softmax; a negative cosine covers nothing."""
 
-    Subclasses weight the text rows and the vision rows; without any text token the vision rows count.
-    """
-
-    text_weight: ClassVar[float]
-    vision_weight: ClassVar[float]
+    def __init__(self, name: str, text_weight: float, vision_weight: float) -> None:
+        """
+        Args:
+            name: what results call it.
+            text_weight, vision_weight: of the rows; without any text token the vision rows count.
+        """
+        self.name = name  # type: ignore[misc]
+        self.text_weight, self.vision_weight = text_weight, vision_weight
 
     def select(self, crop: CropView, budget: int) -> Kept:
         vision, raw = normalize(crop.vision.float(), dim=-1), normalize(crop.raw_vision.float(), dim=-1)
@@ -30,22 +31,9 @@ class RawCosineCoverage(Selector):
         return Kept(greedy_coverage(torch.cat(rows).clamp_min(0), min(budget, len(vision))).indices)
 
 
-class RawTextCoverage(RawCosineCoverage):
-    """Text rows alone."""
-
-    name = "raw cosine, text"
-    text_weight, vision_weight = 1.0, 0.0
-
-
-class RawVisionCoverage(RawCosineCoverage):
-    """Vision rows alone."""
-
-    name = "raw cosine, vision"
-    text_weight, vision_weight = 0.0, 1.0
-
-
-class RawCoverage(RawCosineCoverage):
-    """Both, weighted as in the paper's objective."""
-
-    name = "raw cosine, both"
-    text_weight, vision_weight = 1.0, 0.5
+RAW: tuple[RawCoverage, ...] = (
+    RawCoverage("raw cosine, text", 1.0, 0.0),
+    RawCoverage("raw cosine, vision", 0.0, 1.0),
+    # Weighted as in the paper's objective.
+    RawCoverage("raw cosine, both", 1.0, 0.5),
+)

@@ -34,12 +34,11 @@ from .cases import (
     DEVELOPMENT_SEED,
     EVIDENCE_SEED,
     FEW,
-    RAW,
-    SWEPT,
     TILE_BUDGETS,
 )
-from .crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
+from .crops import CLUTTERED, SCALE, make_crops_checkpoint
 from .evidence import kept_evidence
+from .raw_cosine import RAW
 
 # A word or two and </s>.
 ANSWER_TOKENS = 3
@@ -55,7 +54,7 @@ def measure_evidence(checkpoint: Path, folder: Path) -> dict[str, Any]:
         "scenes": kept_evidence(embedded, drawn(USUAL, 40, EVIDENCE_SEED), methods, budgets),
         "crowded": kept_evidence(embedded, drawn(CROWDED, 15, EVIDENCE_SEED), methods, budgets),
         "unseen": kept_evidence(embedded, drawn(USUAL, 40, EVIDENCE_SEED, unseen=True), methods, budgets),
-        "development": kept_evidence(embedded, drawn(CROWDED, 10, DEVELOPMENT_SEED), (*SWEPT, *ALL[:3], *RAW), FEW),
+        "development": kept_evidence(embedded, drawn(CROWDED, 10, DEVELOPMENT_SEED), (*ALL[:3], *RAW), FEW),
         "tiles": kept_evidence(
             tiles, drawn(CLUTTERED, 5, EVIDENCE_SEED, scale=SCALE), ALL, TILE_BUDGETS, batch_size=25
         ),

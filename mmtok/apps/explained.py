@@ -13,7 +13,7 @@ TIMES = (
     "and is in none of them."
 )
 
-# Model: (vision tokens kept, of how many, how many times earlier the first token comes), as docs/speed.md has them.
+# Model: (vision tokens kept, of how many, how many times earlier the first token comes), of docs/reports/speed.md.
 SPEEDUPS = {"LLaVA-1.5-7B": (64, 576, 4.6), "LLaVA-NeXT-7B": (160, 2880, 10.0)}
 
 TOO_SMALL = (
@@ -23,5 +23,5 @@ TOO_SMALL = (
         f"{times} times earlier with {kept} of {total:,} vision tokens ({model})"
         for model, (kept, total, times) in SPEEDUPS.items()
     )
-    + ". docs/speed.md has all of it."
+    + ". docs/reports/speed.md has all of it."
 )

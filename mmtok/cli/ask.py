@@ -6,11 +6,6 @@ import argparse
 import sys
 from typing import Any
 
-from mmtok.apps.answering import ask_with_budgets, warm_up
-from mmtok.apps.progress import steps
-from mmtok.images import cut_off
-from mmtok.videos import Video
-
 from .asked import add_video_options, asked_about
 from .common import (
     add_parser,
@@ -38,6 +33,11 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Asks and prints."""
+    from mmtok.apps.answering import ask_with_budgets, warm_up
+    from mmtok.apps.progress import steps
+    from mmtok.images import cut_off
+    from mmtok.videos import Video
+
     image, pruning_options = asked_about(options), call_pruning_options(options)
     answers = []
     with steps(2 + len(options.questions) * len(options.budgets)) as begin:

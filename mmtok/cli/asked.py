@@ -8,19 +8,13 @@ from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import PretrainedConfig
-from transformers.utils import is_torchvision_available
-
-from mmtok.images import read_image
-from mmtok.publish.families import FAMILIES, family_of
-from mmtok.publish.hub_names import check_model_name
-from mmtok.videos import Video, read_video
-
 from .common import base_of
 from .values import at_least
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from mmtok.videos import Video
 
 _FRAMES = 8
 
@@ -48,6 +42,9 @@ def asked_about(options: argparse.Namespace) -> Image.Image | Video:
         ValueError: one that cannot be read, options that mean nothing for it, or a video for a model whose videos are
             not pruned, or while torchvision is missing.
     """
+    from mmtok.images import read_image
+    from mmtok.videos import read_video
+
     path = options.image
     if options.video:
         _require_videos(options)
@@ -66,6 +63,12 @@ def _is_video(path: Path) -> bool:
 
 def _require_videos(options: argparse.Namespace) -> None:
     """Raises unless the model prunes videos and its processor can run."""
+    from transformers import PretrainedConfig
+    from transformers.utils import is_torchvision_available
+
+    from mmtok.publish.families import FAMILIES, family_of
+    from mmtok.publish.hub_names import check_model_name
+
     if options.exclude_padding is not None:
         raise ValueError("--exclude-padding means nothing for a video, whose frames are not padded: leave it out.")
     model = check_model_name(base_of(options.model))

@@ -7,12 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmtok.apps.explained import TOO_SMALL
-from mmtok.apps.progress import steps
-from mmtok.apps.timing import setting, time_budgets
-from mmtok.cli.pruning_arguments import add_call_options
-from mmtok.images import read_image
-
 from .common import (
     EMBEDDED,
     add_budgets_option,
@@ -23,6 +17,7 @@ from .common import (
     opened_pipeline,
     print_json,
 )
+from .pruning_arguments import add_call_options
 from .tables import print_table
 from .values import at_least, question
 
@@ -52,6 +47,11 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
+    from mmtok.apps.explained import TOO_SMALL
+    from mmtok.apps.progress import steps
+    from mmtok.apps.timing import setting, time_budgets
+    from mmtok.images import read_image
+
     image, pruning_options = read_image(options.image), call_pruning_options(options)
     with steps(2 + options.repeats) as begin:
         begin("Loading the model")

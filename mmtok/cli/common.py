@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mmtok.cli.pruning_arguments import add_call_options, pruning_options_of
-
+from .pruning_arguments import add_call_options, pruning_options_of
 from .values import at_least, budget, device, question
 
 if TYPE_CHECKING:

@@ -8,15 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from mmtok.apps.answering import load_pipeline
-from mmtok.apps.demo import as_json, demo_table, run_demo, where_it_breaks
-from mmtok.apps.explained import COVERAGE, TOO_SMALL
-from mmtok.apps.progress import steps
-from mmtok.publish import stage
-from mmtok.tiny import checkpoint_path
-
 from .common import add_image_memory_option, add_json_option, add_parser, print_json
 from .values import add_output_option, port, writable_image
 
@@ -43,6 +34,11 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the demo and prints its table."""
+    from rich.console import Console
+
+    from mmtok.apps.demo import as_json, demo_table, run_demo, where_it_breaks
+    from mmtok.apps.explained import COVERAGE, TOO_SMALL
+
     if options.web:
         serve_page(options)
         return
@@ -70,7 +66,11 @@ def serve_page(options: argparse.Namespace) -> None:
     """
     if find_spec("gradio") is None:
         raise ValueError("The page needs Gradio: pip install 'mmtok[web]'.")
+    from mmtok.apps.answering import load_pipeline
+    from mmtok.apps.progress import steps
     from mmtok.apps.web import launch
+    from mmtok.publish import stage
+    from mmtok.tiny import checkpoint_path
 
     with steps(2) as begin:
         begin(f"Staging into {options.folder}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
-
-from mmtok.apps.doctor import Diagnosis, diagnose
+from typing import TYPE_CHECKING, Any
 
 from .common import add_parser, print_json
+
+if TYPE_CHECKING:
+    from mmtok.apps.doctor import Diagnosis
 
 _DESCRIPTION = """\
 Compares pruning with stock transformers on the installed releases and the device at hand: small models, seconds, no
@@ -23,6 +24,8 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from mmtok.apps.doctor import diagnose
+
     found = diagnose(arguments.device)
     if arguments.json:
         print_json(found.as_dict())

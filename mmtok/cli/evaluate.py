@@ -8,15 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-
-from configuration_mmtok import MMTokLlavaConfig
-from mmtok.evaluation import INSTRUCTION, RunSettings, methods_named, summarize, table
-from mmtok.evaluation import run as run_evaluation
-from mmtok.evaluation.selectors import NAMED_METHODS, ModelPruning
-from mmtok.machine import machine
-
 from .common import (
     add_image_memory_option,
     add_length_option,
@@ -54,7 +45,11 @@ def add_command(commands: Any, name: str, help: str) -> None:
         help="vision tokens kept per crop: numbers, shares such as 0.25, or all, which is measured in any case",
     )
     parser.add_argument(
-        "--methods", nargs="+", default=["MMTok"], help=f"of {', '.join(NAMED_METHODS)}; MMTok alone if not given"
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        default=["MMTok"],
+        help="such as MMTok, DivPrune or uniform; another name is refused with the list (default: MMTok)",
     )
     parser.add_argument(
         "--output",
@@ -63,7 +58,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
         help="folder for answers and results (default: %(default)s)",
     )
     parser.add_argument(
-        "--instruction", default=INSTRUCTION, help='written behind every question (default: "%(default)s")'
+        "--instruction", help="written behind every question (default: to answer with a single word or phrase)"
     )
     parser.add_argument(
         "--batch-size", metavar="N", type=at_least(1), default=16, help="questions at once (default: %(default)s)"
@@ -78,6 +73,14 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates, writes `results.json` into the output folder, and prints a table."""
+    import torch
+    from accelerate import PartialState
+
+    from mmtok.evaluation import INSTRUCTION, RunSettings, methods_named, summarize, table
+    from mmtok.evaluation import run as run_evaluation
+    from mmtok.evaluation.selectors import ModelPruning
+    from mmtok.machine import machine
+
     model, pruning = base_of(options.model), call_pruning_options(options)
     given = [ModelPruning(_GIVEN, pruning)] if pruning else []
     settings = RunSettings(
@@ -87,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
         budgets=_token_counts(options.budgets, model, options.revision),
         output=options.output,
         methods=[*methods_named(options.methods, model, options.revision), *given],
-        instruction=options.instruction,
+        instruction=INSTRUCTION if options.instruction is None else options.instruction,
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,
         limit=options.limit,
@@ -112,7 +115,9 @@ def _token_counts(budgets: Sequence[int | float | None], model: str | Path, revi
     counts = [value for value in budgets if isinstance(value, int)]
     shares = [value for value in budgets if isinstance(value, float)]
     if shares:
-        config, _ = MMTokLlavaConfig.get_config_dict(str(model), revision=revision)
+        from transformers import PretrainedConfig
+
+        config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
         vision = config["vision_config"]
         if "image_size" not in vision:
             raise ValueError(

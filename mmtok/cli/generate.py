@@ -7,11 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
-from mmtok.apps.batch_generate import BatchSettings, generate_file
-from mmtok.apps.wording import counted
-
 from .common import (
     add_image_memory_option,
     add_length_option,
@@ -63,6 +58,11 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Generates; 1 where a line has an error."""
+    from accelerate import PartialState
+
+    from mmtok.apps.batch_generate import BatchSettings, generate_file
+    from mmtok.apps.wording import counted
+
     with staged_model(options.model) as model:
         settings = BatchSettings(
             model=str(model),

@@ -11,8 +11,7 @@ import os
 from dataclasses import Field, fields
 from typing import Any
 
-from configuration_mmtok import PruningOptions, check_option, check_weights
-from mmtok.publish.presets import PRESETS, preset_options
+from mmtok.hub.options import PruningOptions, check_option, check_weights
 
 _FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(PruningOptions)}
 
@@ -35,7 +34,8 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
     """`--preset` and an argument for each option, with what its help says of the default."""
     group.add_argument(
         "--preset",
-        choices=PRESETS,
+        metavar="NAME",
+        type=_preset,
         help="sets several options, beside which others can be given: paper is the selection of the paper's code, pick "
         "for pick; recommended is what is ahead in our measurements",
     )
@@ -45,6 +45,14 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
             group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             group.add_argument(option, dest=name, metavar="VALUE", type=_reader(name), default=None, help=text)
+
+
+def _preset(text: str) -> str:
+    from mmtok.publish.presets import PRESETS
+
+    if text not in PRESETS:
+        raise argparse.ArgumentTypeError(f"there is no preset {text!r}: choose from {', '.join(PRESETS)}.")
+    return text
 
 
 def pruning_options_of(
@@ -64,8 +72,11 @@ def pruning_options_of(
     given = {name: getattr(arguments, name, None) for name in _FIELDS}
     pruning_options = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
     check_weights(pruning_options.get("text_coverage_weight", 1), pruning_options.get("vision_coverage_weight", 1))
-    preset = preset_options(arguments.preset, model, revision=revision) if arguments.preset else {}
-    return {**preset, **pruning_options}
+    if not arguments.preset:
+        return pruning_options
+    from mmtok.publish.presets import preset_options
+
+    return {**preset_options(arguments.preset, model, revision=revision), **pruning_options}
 
 
 _NONE = "none"

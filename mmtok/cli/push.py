@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtok.publish import Measurements, Recipe, push
-
 from .common import add_parser, base_of
 from .pruning_arguments import add_pruning_arguments, pruning_options_of
 from .pushing import add_destination_options, destination_of, finish, show_steps
@@ -46,6 +44,8 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pushes and prints a report; 1 where the published files are not the released ones."""
+    from mmtok.publish import Measurements, Recipe, push
+
     show_steps()
     base, destination = base_of(options.base), destination_of(options)
     recipe = Recipe(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmtok.publish import push_generate
-
 from .common import add_parser
 from .pushing import add_destination_options, destination_of, finish, show_steps
 
@@ -33,6 +31,8 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pushes and prints a report; 1 where the published files are not the released ones."""
+    from mmtok.publish import push_generate
+
     show_steps()
     report = push_generate(destination_of(options), verify_after=not options.no_verify, dry_run=options.dry_run)
     return finish(report, options.json)

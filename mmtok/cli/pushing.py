@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import asdict
-from typing import Any
-
-from mmtok.publish import Destination, PushReport
+from typing import TYPE_CHECKING, Any
 
 from .common import add_json_option, print_json
+
+if TYPE_CHECKING:
+    from mmtok.publish import Destination, PushReport
 
 
 def add_destination_options(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,8 @@ def show_steps() -> None:
 
 def destination_of(options: argparse.Namespace) -> Destination:
     """Where to, as it was given."""
+    from mmtok.publish import Destination
+
     return Destination(
         options.repo_id,
         branch=options.revision,

@@ -6,19 +6,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmtok.apps.answer import Answer, Explanation
-from mmtok.apps.answering import ask_with_budgets, explain_inputs, model_inputs
-from mmtok.apps.colors import ColorBy
-from mmtok.apps.figure import Panel, comparison_figure
-from mmtok.apps.overlay import overlay
-from mmtok.apps.progress import steps
-from mmtok.apps.seen_image import SeenImage, seen_images
-from mmtok.apps.seen_video import SeenVideo, seen_video
-from mmtok.apps.video_figure import tokens_per_frame, video_figure
-from mmtok.apps.wording import counted
-from mmtok.images import cut_off
-from mmtok.videos import Video
-
 from .asked import add_video_options, asked_about
 from .common import (
     add_parser,
@@ -35,6 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
     from transformers import ImageTextToTextPipeline
+
+    from mmtok.apps.answer import Explanation
+    from mmtok.apps.colors import ColorBy
+    from mmtok.apps.figure import Panel
+    from mmtok.apps.seen_image import SeenImage
+    from mmtok.apps.seen_video import SeenVideo
+    from mmtok.videos import Video
 
 _DESCRIPTION = """\
 Draws which vision tokens of an image the language model reads: one row for each question, one column for each budget.
@@ -61,6 +55,13 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draws the image or video and prints what was kept."""
+    from mmtok.apps.answering import model_inputs
+    from mmtok.apps.progress import steps
+    from mmtok.apps.seen_image import seen_images
+    from mmtok.apps.seen_video import SeenVideo, seen_video
+    from mmtok.images import cut_off
+    from mmtok.videos import Video
+
     image = asked_about(options)
     output = writable_image(options.output, "kept.png", overwrite=options.overwrite, source=options.image)
     seen: SeenImage | SeenVideo
@@ -94,6 +95,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _print(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]]) -> None:
+    from mmtok.apps.seen_video import SeenVideo
+    from mmtok.apps.video_figure import tokens_per_frame
+
     columns = ["question", "budget", "answer", "vision tokens", "tokens in the prompt", "coverage"]
     cells = [
         [
@@ -125,6 +129,8 @@ def _read(
     begin: Callable[[str], None],
 ) -> Sequence[Explanation]:
     """What is read with each budget, and with `--answers` what is answered."""
+    from mmtok.apps.answering import ask_with_budgets, explain_inputs, model_inputs
+
     pruning_options = call_pruning_options(options)
     if options.answers:
         given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
@@ -137,6 +143,10 @@ def _read(
 
 
 def _figure(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]], options: argparse.Namespace) -> Figure:
+    from mmtok.apps.figure import comparison_figure
+    from mmtok.apps.seen_video import SeenVideo
+    from mmtok.apps.video_figure import video_figure
+
     if isinstance(seen, SeenVideo):
         title = f"{options.image.name}: {seen.described()}"
         return video_figure(seen, rows, title=title, color_by=options.color_by)
@@ -145,6 +155,11 @@ def _figure(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]], 
 
 
 def _panel(seen: SeenImage, read: Explanation, color_by: ColorBy) -> Panel:
+    from mmtok.apps.answer import Answer
+    from mmtok.apps.figure import Panel
+    from mmtok.apps.overlay import overlay
+    from mmtok.apps.wording import counted
+
     title = counted(read.vision_tokens, "token")
     if isinstance(read, Answer):
         title += f" → {read.answer or '(nothing)'}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from mmtok.publish import Recipe, StagedModel, stage
+from typing import TYPE_CHECKING, Any
 
 from .common import add_json_option, add_parser, base_of, print_json
 from .pruning_arguments import add_pruning_arguments, pruning_options_of
+
+if TYPE_CHECKING:
+    from mmtok.publish import StagedModel
 
 _DESCRIPTION = """\
 Makes the folder of a complete model repository of a stock LLaVA or LLaVA-NeXT checkpoint: the published code,
@@ -38,6 +39,8 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Stages and prints a report."""
+    from mmtok.publish import Recipe, stage
+
     base = base_of(options.base)
     recipe = Recipe(
         options=pruning_options_of(options, base, options.revision),

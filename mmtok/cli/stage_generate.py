@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmtok.publish import stage_generate
-
 from .common import add_json_option, add_parser, print_json
 
 _DESCRIPTION = """\
@@ -32,6 +30,8 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Stages and prints a report."""
+    from mmtok.publish import stage_generate
+
     staged = stage_generate(options.out, overwrite=options.overwrite, check=not options.no_check)
     if options.json:
         print_json(asdict(staged))

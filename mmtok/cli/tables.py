@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from mmtok.apps.answer import Explanation
+if TYPE_CHECKING:
+    from mmtok.apps.answer import Explanation
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> None:
@@ -19,6 +18,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
         rows: as many texts each as there are columns.
         left: names of the columns that hold text; the others are aligned on the right.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(header_style="bold")
     for name in columns:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left)

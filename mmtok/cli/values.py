@@ -7,9 +7,7 @@ from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 
-from PIL import Image
-
-from configuration_mmtok import check_option
+from mmtok.hub.options import check_option
 
 
 def budget(text: str) -> int | float | None:
@@ -102,6 +100,8 @@ def writable_image(path: Path | None, default: str, *, overwrite: bool = False, 
     Raises:
         ValueError: an ending that stands for no format, a folder that is not there, a file that is there, or `source`.
     """
+    from PIL import Image
+
     if path is None:
         wanted = Path(default)
         numbered = (wanted.with_stem(f"{wanted.stem}-{number}") for number in count(2))

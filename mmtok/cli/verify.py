@@ -6,8 +6,6 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from mmtok.publish import verify
-
 from .common import add_json_option, add_parser, print_json
 
 _DESCRIPTION = """\
@@ -34,6 +32,8 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verifies and prints the findings; 1 where something differs from the release."""
+    from mmtok.publish import verify
+
     found = verify(options.repo_or_folder, revision=options.revision)
     if options.json:
         print_json(asdict(found))

@@ -12,7 +12,7 @@ from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
 
 from .families import FAMILIES, PREFIX, Family
 
-# What is ahead of the defaults in docs/quality.md, by how an image of a family becomes crops.
+# What is ahead of the defaults in docs/reports/quality.md, by how an image of a family becomes crops.
 _AHEAD: dict[str, dict[str, Any]] = {"tiles": {"budget_scope": "image"}}
 
 

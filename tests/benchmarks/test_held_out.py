@@ -7,7 +7,7 @@ from PIL import Image
 
 from benchmarks.objects.held_out import held_out_scene, training_sheets, write_held_out
 from benchmarks.quality.cases import CUT, WIDE
-from benchmarks.quality.crops_reader import SCALE
+from benchmarks.quality.crops import SCALE
 from mmtok.tiny.scenes import SIDE, draw
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from benchmarks.quality.counting import of_objects
-from benchmarks.quality.crops_reader import CLUTTERED, SCALE
+from benchmarks.quality.crops import CLUTTERED, SCALE
 from benchmarks.quality.evidence import Evidence, where_they_lie
 from benchmarks.quality.runs import drawn
 from mmtok.tiny.backgrounds import SIDE
@@ -38,15 +35,6 @@ def test_where_kept_tokens_lie() -> None:
     kept = np.array([0, 0, 1, -1])
     assert where_they_lie(kept, 0) == (True, 0.5, 0.75)
     assert where_they_lie(kept, 2) == (False, 0.0, 0.75)
-
-
-def test_what_is_kept_of_each_object() -> None:
-    [item] = drawn(replace(CLUTTERED, fewest=2, most=2), 1, seed=5)
-    labels = np.full_like(item.labels, -1)
-    labels[:6], labels[6:8] = 0, 1
-    kept = np.zeros(len(labels), dtype=bool)
-    kept[[0, 1, 2, 20]] = True
-    assert of_objects([kept], [replace(item, labels=labels)]) == {"on_objects": 0.75, "missed": 0.5, "tokens": 1.5}
 
 
 def test_tokens_of_five_crops_are_labelled_in_the_order_of_the_prompt() -> None:

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.objects.held_out import training_sheets
 from benchmarks.objects.loop import Stage
-from benchmarks.quality import crops_training
-from benchmarks.quality.crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
+from benchmarks.quality import crops as crops_module
+from benchmarks.quality.crops import CLUTTERED, SCALE, make_crops_checkpoint
 from benchmarks.quality.runs import drawn
 from mmtok.evaluation import RunResult, lead
 from mmtok.evaluation.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def test_a_reader_of_crops_has_the_weights_of_the_embedded_model(tmp_path) -> No
 
 def test_crops_are_written_with_the_objects_that_they_show(tmp_path) -> None:
     reader = make_crops_checkpoint(checkpoint_path(), tmp_path / "reader")
-    written = crops_training.write_crops(reader, training_sheets(), 2, seed=0)
+    written = crops_module.write_crops(reader, training_sheets(), 2, seed=0)
     for item in written:
         assert item.patches.shape == (744, 128)
         assert len(item.labels) == len(item.empty) == len(item.owners) == 744
@@ -51,9 +51,9 @@ def test_crops_are_written_with_the_objects_that_they_show(tmp_path) -> None:
 
 
 def test_training_for_crops_changes_the_language_model_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(crops_training, "CROPS", Stage("crops", 4, 2, rate=1e-3, matrix_rate=1e-3))
-    monkeypatch.setattr(crops_training, "SCENES", crops_training.BATCH)
-    trained = crops_training.train_crops_checkpoint(checkpoint_path(), tmp_path / "reader")
+    monkeypatch.setattr(crops_module, "CROPS", Stage("crops", 4, 2, rate=1e-3, matrix_rate=1e-3))
+    monkeypatch.setattr(crops_module, "SCENES", crops_module.BATCH)
+    trained = crops_module.train_crops_checkpoint(checkpoint_path(), tmp_path / "reader")
     before = Checkpoint.load(make_crops_checkpoint(checkpoint_path(), tmp_path / "base")).model.state_dict()
     after = Checkpoint.load(trained).model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -63,10 +63,10 @@ def test_training_for_crops_changes_the_language_model_alone(tmp_path, monkeypat
 
 def test_a_finished_training_for_crops_is_not_repeated(tmp_path, monkeypatch) -> None:
     trained = []
-    monkeypatch.setattr(crops_training, "SCENES", crops_training.BATCH)
-    monkeypatch.setattr(crops_training, "train_stage", lambda run, *_: trained.append(run.seed))
+    monkeypatch.setattr(crops_module, "SCENES", crops_module.BATCH)
+    monkeypatch.setattr(crops_module, "train_stage", lambda run, *_: trained.append(run.seed))
     for seed in (0, 0, 1, 0):
-        crops_training.train_crops_checkpoint(checkpoint_path(), tmp_path / "reader", seed)
+        crops_module.train_crops_checkpoint(checkpoint_path(), tmp_path / "reader", seed)
     assert trained == [0, 1, 0]
 
 

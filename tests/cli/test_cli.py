@@ -196,13 +196,13 @@ def test_wrong_usage_is_2(arguments, capsys) -> None:
     ("command", "message"), [("generate", "interrupted: the same command"), ("ask", "interrupted.")]
 )
 def test_interrupted_is_130(command, message, image, capsys, monkeypatch) -> None:
+    import mmtok.apps.batch_generate
     import mmtok.cli.ask
-    import mmtok.cli.generate
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mmtok.cli.generate, "generate_file", interrupt)
+    monkeypatch.setattr(mmtok.apps.batch_generate, "generate_file", interrupt)
     monkeypatch.setattr(mmtok.cli.ask, "opened_pipeline", interrupt)
     given = {"generate": ["--model", "m", "--input", "i", "--output", "o"], "ask": [image, "?"]}[command]
     assert main([command, *given]) == 130

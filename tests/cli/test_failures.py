@@ -28,7 +28,7 @@ def command_that(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("mmtok.cli.verify.verify", fail)
+    monkeypatch.setattr("mmtok.publish.verify", fail)
 
 
 @pytest.mark.parametrize(

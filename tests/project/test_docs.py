@@ -20,7 +20,14 @@ from mmtok.publish import stage, stage_generate
 from mmtok.tiny import checkpoint_path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs" / "reports").glob("*.md"),
+    ]
+)
 # A Python block behind one of these marks is compiled and not run.
 NEEDS_A_SERVER = "<!-- needs a running server -->"
 NOT_HERE = ("<!-- needs real weights -->", NEEDS_A_SERVER, "<!-- the research code -->")
@@ -115,7 +122,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    pages = [f"docs/{path.name}" for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")]
+    found = [path for folder in ("docs", "docs/reports") for path in (ROOT / folder).iterdir()]
+    pages = [str(path.relative_to(ROOT)) for path in found if path.suffix in (".md", ".ipynb")]
     assert not [page for page in pages if f"]({page})" not in readme]
 
 
