@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+import mmtok
 from mmtok.apps.answering import load_pipeline
 from mmtok.apps.demo import as_json, demo_table, run_demo, where_it_breaks
 from mmtok.apps.explained import COVERAGE, TOO_SMALL
@@ -69,7 +70,7 @@ def serve_page(options: argparse.Namespace) -> None:
         ValueError: Gradio is not installed.
     """
     if find_spec("gradio") is None:
-        raise ValueError("The page needs Gradio: pip install 'mmtok[web]'.")
+        raise ValueError(f"The page needs Gradio: {mmtok.install_line('web')}.")
     from mmtok.apps.web import launch
 
     with steps(2) as begin:

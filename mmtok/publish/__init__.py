@@ -9,9 +9,8 @@ from .generate_repo import StagedGenerate, push_generate, stage_generate
 from .hub_errors import PublishError
 from .ignored_text import INSTRUCTIONS, STOP_WORDS, text_options
 from .published_files import published_sources
-from .push import push
+from .push import PushReport, push
 from .recipe import Destination, Recipe
-from .send import PushReport
 from .stage import StagedModel, stage
 from .verify import Verification, verify
 
