@@ -92,7 +92,7 @@ def write_checkpoint(member: Member, folder: Path) -> None:
     _edit(folder / "preprocessor_config.json", image, only_known=True)
     tensors = member.tensors()
     names = list(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(SHARDS):
         part = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]
         file = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
