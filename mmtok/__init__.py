@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from .pruning import prune as prune
 
 __version__ = "0.1.0"
+CODE_REPOSITORY = "https://github.com/mmtok/mmtok"
+
+
+def install_line(extra: str) -> str:
+    """What installs this package with an extra; from the repository, as the name on the package index is not ours."""
+    return f"pip install 'mmtok[{extra}] @ git+{CODE_REPOSITORY}'"
+
 
 # Public name -> the module that has it. A new one is a line here, and one above for type checkers.
 _MODULES: dict[str, str] = {

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import mmtok
+
 from .common import add_image_memory_option, add_json_option, add_parser, print_json
 from .values import add_output_option, port, writable_image
 
@@ -65,7 +67,7 @@ def serve_page(options: argparse.Namespace) -> None:
         ValueError: Gradio is not installed.
     """
     if find_spec("gradio") is None:
-        raise ValueError("The page needs Gradio: pip install 'mmtok[web]'.")
+        raise ValueError(f"The page needs Gradio: {mmtok.install_line('web')}.")
     from mmtok.apps.answering import load_pipeline
     from mmtok.apps.progress import steps
     from mmtok.apps.web import launch

@@ -36,7 +36,7 @@ same as the commands of `mmtok` with these names.
 """
 # Extra of the package -> the modules that its commands import.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "publish": ("PIL", "accelerate", "huggingface_hub", "jinja2", "safetensors", "tqdm"),
+    "publish": ("PIL", "accelerate", "filelock", "huggingface_hub", "jinja2", "safetensors", "tqdm"),
     "demo": ("PIL", "accelerate", "filelock", "huggingface_hub", "jinja2", "matplotlib", "rich", "safetensors", "tqdm"),
 }
 # What ends a command with one sentence; every other exception is a fault of ours and shows where it comes from.
@@ -167,7 +167,7 @@ def _add_command(added: Any, name: str, command: Command) -> None:
     missing = [module for module in EXTRAS[command.extra] if find_spec(module) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise ExtraMissing(f"{', '.join(missing)} {verb} not installed: run pip install 'mmtok[{command.extra}]'.")
+        raise ExtraMissing(f"{', '.join(missing)} {verb} not installed: run {mmtok.install_line(command.extra)}.")
     import_module(f"mmtok.cli.{command.module}").add_command(added, name, command.help)
     added.choices[name].add_argument("--traceback", action="store_true", help="show where an error comes from")
 

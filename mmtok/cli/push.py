@@ -8,7 +8,7 @@ from typing import Any
 
 from .common import add_parser, base_of
 from .pruning_arguments import add_pruning_arguments, pruning_options_of
-from .pushing import add_destination_options, destination_of, finish, show_steps
+from .pushing import add_check_options, add_destination_options, check_of, destination_of, finish, show_steps, tidy_end
 
 _DESCRIPTION = """\
 Publishes a stock LLaVA or LLaVA-NeXT checkpoint with MMTok pruning as a model repository on the Hugging Face Hub.
@@ -18,7 +18,8 @@ size. When BASE is a folder, or the server does not copy, the weights are upload
 
 Code and configuration are loaded in a clean process and compared with the base before anything is sent. Everything
 reaches the branch in one commit, then the commit is tagged and what was published is verified. Cut off at any point,
-the branch holds what it held or all of the new version, and the same command completes it.
+the branch holds what it held or all of the new version, and the same command completes it. A repository that holds
+other files than a release is left alone, unless --delete-others says that these may go.
 
 Log in first, once, with `hf auth login`."""
 
@@ -38,6 +39,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--base-revision", metavar="REVISION", help="branch, tag or commit of a BASE on the Hub")
     parser.add_argument("--base-model", metavar="HUB_ID", help="base to name on the card when BASE is a folder")
     parser.add_argument("--results", metavar="FILE", type=Path, help="JSON file of measured results for the card")
+    add_check_options(parser)
     add_pruning_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -54,5 +56,7 @@ def run(options: argparse.Namespace) -> int:
         base_model=options.base_model,
         measurements=Measurements.from_file(options.results) if options.results else None,
     )
-    report = push(base, destination, recipe, verify_after=not options.no_verify, dry_run=options.dry_run)
+    sending = {"verify_after": not options.no_verify, "dry_run": options.dry_run}
+    with tidy_end():
+        report = push(base, destination, recipe, check=check_of(options), **sending)
     return finish(report, options.json)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .common import add_parser
-from .pushing import add_destination_options, destination_of, finish, show_steps
+from .pushing import add_destination_options, destination_of, finish, show_steps, tidy_end
 
 _DESCRIPTION = """\
 Publishes the code repository of `mmtok stage-generate` on the Hugging Face Hub. With its name, `generate` of any stock
@@ -15,7 +15,7 @@ checkpoint prunes, and no weights are published:
   model.generate(**inputs, custom_generate="me/mmtok", trust_remote_code=True, vision_token_budget=64)
 
 The code is loaded in a clean process first. Everything reaches the branch in one commit, which is verified afterwards.
-A repository that holds a model is refused. Log in first, once, with `hf auth login`."""
+A repository that holds other files, such as a model, is left alone. Log in first, once, with `hf auth login`."""
 
 _EXAMPLES = """\
 mmtok push-generate me/mmtok --dry-run
@@ -34,5 +34,6 @@ def run(options: argparse.Namespace) -> int:
     from mmtok.publish import push_generate
 
     show_steps()
-    report = push_generate(destination_of(options), verify_after=not options.no_verify, dry_run=options.dry_run)
+    with tidy_end():
+        report = push_generate(destination_of(options), verify_after=not options.no_verify, dry_run=options.dry_run)
     return finish(report, options.json)

@@ -1,11 +1,14 @@
-"""What the commands that push share: where to, and the report."""
+"""What the commands that publish share: where to, the end by a signal, and the report."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .common import add_json_option, print_json
 
@@ -16,14 +19,49 @@ if TYPE_CHECKING:
 def add_destination_options(parser: argparse.ArgumentParser) -> None:
     """REPO_ID, and what happens to the repository."""
     parser.add_argument("repo_id", metavar="REPO_ID", help="ORGANISATION/NAME; created where it is not there")
-    parser.add_argument("--dry-run", action="store_true", help="show files, sizes, copies and card diff; send nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be sent, copied and deleted; send nothing"
+    )
     parser.add_argument("--private", action="store_true", help="create REPO_ID as a private repository")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--tag", metavar="vX.Y", help="name the commit")
     parser.add_argument("--revision", metavar="BRANCH", default="main", help="branch to commit to (default: main)")
     parser.add_argument("--overwrite-card", action="store_true", help="replace a card that was edited by hand, too")
+    parser.add_argument(
+        "--delete-others", action="store_true", help="delete the files of REPO_ID that are not part of this release"
+    )
     parser.add_argument("--no-verify", action="store_true", help="do not verify what was published")
     add_json_option(parser)
+
+
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    """`--check` and `--no-check`."""
+    parser.add_argument(
+        "--check",
+        choices=["quick", "full"],
+        default="quick",
+        help="quick compares names, shapes and a few layers, full all layers of two models (default: %(default)s)",
+    )
+    parser.add_argument("--no-check", action="store_true", help="leave out the load in a clean process")
+
+
+def check_of(options: argparse.Namespace) -> bool | Literal["full"]:
+    """The argument `check` that was asked for."""
+    return False if options.no_check else "full" if options.check == "full" else True
+
+
+@contextmanager
+def tidy_end() -> Iterator[None]:
+    """A SIGTERM ends the command as Ctrl-C does: what was begun is removed first. Exit code 143."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def show_steps() -> None:
@@ -43,6 +81,7 @@ def destination_of(options: argparse.Namespace) -> Destination:
         private=options.private,
         create_pr=options.create_pr,
         overwrite_card=options.overwrite_card,
+        delete_others=options.delete_others,
     )
 
 

@@ -8,9 +8,8 @@ from .clean_process import CheckFailed
 from .generate_repo import StagedGenerate, push_generate, stage_generate
 from .hub_errors import PublishError
 from .published_files import published_sources
-from .push import push
+from .push import PushReport, push
 from .recipe import Destination, Recipe
-from .send import PushReport
 from .stage import StagedModel, stage
 from .verify import Verification, verify
 

@@ -1,41 +1,55 @@
-"""The checkpoint that a publication starts from: a stock model of one of the families, in a folder or on the Hub."""
+"""The checkpoint that a publication starts from: a stock model of one of the families, in a folder or on the Hub.
+
+A base is data. Only files of a list are read, links that lead out of it are refused, and so are settings that lead
+transformers to code, another repository, a kernel or other weights. What is checked and published is a copy of these
+files (`copied_to`), so that nothing else of the base is ever seen by a loader.
+"""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError, safe_open
 
 from .families import FAMILIES, PREFIX, Family, family_of
 from .hub_errors import without_tokens
-
-CONFIG_FILE, CARD_FILE = "config.json", "README.md"
-SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-# What tokenizer, processor and generation consist of; the rest of a base is not taken over.
-SETTING_FILES: tuple[str, ...] = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
+from .repository import (
+    CARD_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    LICENSE_FILES,
+    ORIGINS,
+    SETTING_FILES,
+    SINGLE_FILE,
+    leads_away,
+    parse_json,
+    plain_file,
+    read_json,
+    shown,
+    weight_names,
 )
-LICENSE_FILES: tuple[str, ...] = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt")
+from .weights import TensorHeader, read_headers
+
+_FILES = (CONFIG_FILE, CARD_FILE, *SETTING_FILES, *LICENSE_FILES)
+# Numbers of a configuration that everything else is computed from.
+_POSITIVE = (
+    *(f"vision_config.{name}" for name in ("image_size", "patch_size", "hidden_size", "intermediate_size")),
+    *(f"vision_config.{name}" for name in ("num_hidden_layers", "num_attention_heads", "depth", "num_heads")),
+    *(f"vision_config.{name}" for name in ("spatial_merge_size", "temporal_patch_size", "out_hidden_size")),
+    *(f"text_config.{name}" for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")),
+    *(f"text_config.{name}" for name in ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")),
+    *("hidden_size", "num_hidden_layers", "vocab_size", "image_seq_length"),
+)
+_TOKENS = ("image_token_index", "image_token_id", "video_token_index", "video_token_id", "vision_start_token_id")
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,9 @@ class BaseCheckpoint:
         weight_map: tensor name -> file name as the index says; empty without an index.
         repo_id: its Hub id, None for a folder.
         commit: commit of that repository, None for a folder.
+        sources: name of every file -> the file itself, behind all links.
+        headers: of every tensor of the weights that are here.
+        called: the base as it was given, for messages.
     """
 
     folder: Path
@@ -57,16 +74,45 @@ class BaseCheckpoint:
     weight_map: dict[str, str] = field(default_factory=dict)
     repo_id: str | None = None
     commit: str | None = None
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    headers: Mapping[str, TensorHeader] = field(default_factory=dict)
+    called: str = ""
 
     @property
     def name(self) -> str:
         """Its name in messages."""
-        return self.repo_id or str(self.folder)
+        return self.repo_id or shown(self.called or self.folder)
 
     @property
     def family(self) -> Family:
         """What its published repository loads."""
         return family_of(self.config["model_type"])
+
+    @property
+    def weights(self) -> dict[str, Path]:
+        """The weight files that are here."""
+        return {name: self.sources[name] for name in self.weight_files if name in self.sources}
+
+    def copied_to(self, folder: Path) -> BaseCheckpoint:
+        """Copies its settings into a new folder, links its weights there, and returns the base in that folder."""
+        folder.mkdir()
+        for name, source in self.sources.items():
+            if name in self.weight_files:
+                (folder / name).symlink_to(source)
+            else:
+                shutil.copyfile(source, folder / name)
+        return replace(self, folder=folder, called=self.name)
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Turns whatever a library raises over its files into a ValueError that says what was being read."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise  # the disk is full, or may not be written to
+            kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+            raise ValueError(f"{what} of {self.name} cannot be used: {kind}{shown(error)}") from error
 
 
 def open_base(base: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> BaseCheckpoint:
@@ -78,22 +124,24 @@ def open_base(base: str | os.PathLike[str], *, revision: str | None = None, weig
         weights: False leaves the safetensors files on the Hub and unchecked; their index comes along.
 
     Raises:
-        ValueError: neither a folder nor a Hub repository that can be read; no stock model of a family; weights that are
-            missing, damaged or only there as pickle files. The message says what was found.
+        ValueError: neither a folder nor a Hub repository that can be read; no stock model of a family; a field of a
+            wrong type; a file or field that leads out of the base; weights that are missing, damaged or only there as
+            pickle files. The message says what was found.
     """
+    if not str(base):
+        raise ValueError("'' is neither a folder nor a Hub id: give one of them as the base.")
     folder = Path(base)
     if folder.is_dir():
         if revision is not None:
             raise ValueError(f"revision={revision!r} was given with the folder {folder}: only a Hub id has revisions.")
-        return _read(folder.resolve(), weights=weights)
+        return _read(folder.resolve(), weights=weights, called=str(base))
     repo_id = str(base)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"{repo_id!r} is neither a folder nor a Hub id: give one of them as the base.") from error
-    settings = [CONFIG_FILE, INDEX_FILE, CARD_FILE, *SETTING_FILES, *LICENSE_FILES]
     # The snapshot's name is its commit, which pins the download of the weights to the same state.
-    snapshot = _download(repo_id, revision, settings)
+    snapshot = _download(repo_id, revision, [*_FILES, INDEX_FILE])
     found = _read(snapshot, weights=False, repo_id=repo_id)
     if not weights:
         return found
@@ -113,58 +161,69 @@ def _download(repo_id: str, revision: str | None, names: Iterable[str]) -> Path:
         raise ValueError(f"{repo_id} is no folder, and cannot be read from the Hub{at}: {reason}") from None
 
 
-def _read(folder: Path, *, weights: bool, repo_id: str | None = None) -> BaseCheckpoint:
-    config = read_json(folder / CONFIG_FILE)
-    name = repo_id or str(folder)
+def _read(folder: Path, *, weights: bool, repo_id: str | None = None, called: str = "") -> BaseCheckpoint:
+    sources = {name: path for name in _FILES if (path := plain_file(folder, name))}
+    config = read_json(sources.get(CONFIG_FILE, folder / CONFIG_FILE))
+    name = repo_id or shown(called or folder)
     _require_stock(config, name)
+    for file, path in sources.items():
+        if file.endswith(".json"):
+            _require_data(file, path, name)
     weight_map: dict[str, str] = {}
-    if (folder / INDEX_FILE).exists():
-        weight_map = read_json(folder / INDEX_FILE).get("weight_map") or {}
-        _require_plain_names(weight_map, folder / INDEX_FILE)
-    files = tuple(sorted(set(weight_map.values()))) or (SINGLE_FILE,)
+    files: tuple[str, ...] = (SINGLE_FILE,)
+    index = plain_file(folder, INDEX_FILE)
+    # transformers takes the single file where there are both.
+    if index is not None and plain_file(folder, SINGLE_FILE) is None:
+        weight_map = read_json(index).get("weight_map")  # type: ignore[assignment]
+        files = weight_names(weight_map, str(index))
+        sources[INDEX_FILE] = index
+    headers: dict[str, TensorHeader] = {}
     if weights:
-        if not weight_map and not (folder / SINGLE_FILE).exists():
+        if not weight_map and plain_file(folder, SINGLE_FILE) is None:
             _refuse_without_safetensors(name, [path.name for path in folder.iterdir()])
-        _require_readable(folder, files, weight_map)
-    return BaseCheckpoint(folder, config, files, weight_map, repo_id, folder.name if repo_id else None)
+        for file in files:
+            path = plain_file(folder, file)
+            if path is None:
+                raise ValueError(f"{shown(folder / file)} is missing, although the index names it.")
+            sources[file] = path
+            there = read_headers(path)
+            if missing := {tensor for tensor, at in weight_map.items() if at == file} - set(there):
+                raise ValueError(f"{shown(folder / file)} lacks {min(missing)!r}, which the index promises.")
+            headers |= there
+    commit = folder.name if repo_id else None
+    return BaseCheckpoint(folder, config, files, weight_map, repo_id, commit, sources, headers, called)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ValueError: no such file, or no JSON object in it.
-    """
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} has no {path.name}: give the folder of a complete checkpoint.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} holds a {type(read).__name__}: a JSON object is needed.")
-    return read
+def _require_data(file: str, path: Path, name: str) -> None:
+    """Raises for a JSON file that is none, and for one that leads out of the base."""
+    content = parse_json(path.read_bytes(), f"{name}: {file}")
+    if found := leads_away(file, content, allowed=ORIGINS):
+        raise ValueError(
+            f"{name} brings code or parts of its own, which are neither run nor published: in {file}, {found[0]}. Give "
+            "a stock checkpoint, or a copy of this one without that field."
+        )
 
 
 def _require_stock(config: dict[str, Any], name: str) -> None:
     model_type = config.get("model_type")
     if str(model_type).startswith(PREFIX):
         raise ValueError(
-            f"{name} is already published (model_type {model_type!r}): give the stock checkpoint behind it."
+            f"{name} is already published (model_type {shown(repr(model_type))}): give the stock checkpoint behind it."
         )
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
             f"{name} has the model_type {model_type!r}: only {', '.join(map(repr, FAMILIES))} checkpoints in "
             "the format of transformers can be staged."
         )
-    _require_tower(FAMILIES[model_type], config.get("vision_config"), name)
-    if "auto_map" in config:
-        raise ValueError(f"{name} brings code of its own (auto_map in config.json): give a stock checkpoint.")
-
-
-def _require_tower(family: Family, vision_config: Any, name: str) -> None:
-    """Raises a ValueError for a vision tower whose images the family's class does not know how to prune."""
-    tower = vision_config.get("model_type") if isinstance(vision_config, dict) else None
+    family = FAMILIES[model_type]
+    for part in ("vision_config", "text_config"):
+        value = config.get(part, None if part == "vision_config" else {})
+        if not isinstance(value, dict) or (part == "vision_config" and not value):
+            raise ValueError(
+                f"{name} has the {part} {shown(repr(value)[:60])} in config.json: a JSON object is needed."
+            )
+    _require_numbers(config, name)
+    tower = config["vision_config"].get("model_type")
     if tower is not None and family.towers and tower not in family.towers:
         raise ValueError(
             f"{name} has a vision tower of the type {tower!r}: {family.title} checkpoints can be staged with "
@@ -172,34 +231,42 @@ def _require_tower(family: Family, vision_config: Any, name: str) -> None:
         )
 
 
-def _require_plain_names(weight_map: dict[str, str], index: Path) -> None:
-    for file in weight_map.values():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise ValueError(
-                f"{index} names the file {file!r}: only safetensors files beside the index are taken over."
-            )
+def _require_numbers(config: dict[str, Any], name: str) -> None:
+    """Raises a ValueError that names the first field which holds no number that can be meant."""
+
+    def at(path: str) -> Any:
+        part, _, inner = path.rpartition(".")
+        return (config.get(part, {}) if part else config).get(inner)
+
+    def refuse(path: str, wanted: str) -> None:
+        raise ValueError(f"{name} has {path} {shown(repr(at(path))[:60])} in config.json: {wanted}.")
+
+    for path in _POSITIVE:
+        value = at(path)
+        if value is not None and (type(value) is not int or value < 1):
+            refuse(path, "a positive whole number is needed")
+    size, patch = at("vision_config.image_size"), at("vision_config.patch_size")
+    if size is not None and patch is not None and size < patch:
+        refuse("vision_config.image_size", f"an image has at least one patch of {patch} pixels")
+    rows = at("text_config.vocab_size") or at("vocab_size")
+    for path in _TOKENS:
+        value = at(path)
+        if value is not None and (type(value) is not int or value < 0 or (rows is not None and value >= rows)):
+            refuse(path, f"the id of a token{f' below {rows}, the rows of the embedding,' if rows else ''} is needed")
+    pinpoints = at("image_grid_pinpoints")
+    pairs = isinstance(pinpoints, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
+        for pair in pinpoints
+    )
+    if pinpoints is not None and (not pairs or not pinpoints):
+        refuse("image_grid_pinpoints", "a list of pairs of height and width is needed")
 
 
 def _refuse_without_safetensors(name: str, files: Iterable[str]) -> None:
-    pickles = sorted(file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt")))
+    pickles = sorted(shown(file) for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt")))
     if pickles:
         raise ValueError(
             f"{name} has its weights only as {', '.join(pickles)}, and pickle files can run code: load it once with "
             "AutoModelForImageTextToText.from_pretrained and stage what its save_pretrained writes."
         )
     raise ValueError(f"{name} has no {SINGLE_FILE} and no {INDEX_FILE}: give a checkpoint with its weights.")
-
-
-def _require_readable(folder: Path, files: Iterable[str], weight_map: dict[str, str]) -> None:
-    """Raises unless every file is there, is whole, and holds the tensors that the index promises."""
-    for file in files:
-        try:
-            with safe_open(folder / file, framework="pt") as tensors:
-                names = set(tensors.keys())
-        except FileNotFoundError as error:
-            raise ValueError(f"{folder / file} is missing, although the index names it.") from error
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{folder / file} is damaged or no safetensors file: {error}") from error
-        missing = {name for name, at in weight_map.items() if at == file} - names
-        if missing:
-            raise ValueError(f"{folder / file} lacks {min(missing)!r}, which the index promises.")

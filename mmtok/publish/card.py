@@ -13,10 +13,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
+
+from mmtok import CODE_REPOSITORY, install_line
 
 from .budget_table import BudgetTable, budget_table
 from .families import Family, family_of
@@ -26,7 +28,6 @@ log = logging.getLogger(__name__)
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _FACTS = Path(__file__).with_name("facts")
 _PAPER_RESULTS, _TESTED_VERSIONS = _FACTS / "paper_results.json", _FACTS / "tested_versions.json"
-CODE_REPOSITORY = "https://github.com/mmtok/mmtok"
 AUTHORS = "Sixun Dong, Juhua Hu, Mian Zhang, Ming Yin, Yanjie Fu and Qi Qian"
 _MARK = re.compile(r"\n<!-- Written by mmtok (?P<release>\S+), card (?P<sha256>[0-9a-f]{64}) -->\n?\Z")
 
@@ -69,24 +70,13 @@ class Measurements:
         return cls(read["machine"], read["versions"], read["source"], tuple(read["columns"]), rows)
 
 
-class CodeFile(NamedTuple):
-    """A published code file: its size in bytes and its sha256 in hexadecimal."""
-
-    size: int
-    sha256: str
-
-    @classmethod
-    def of(cls, content: bytes) -> CodeFile:
-        return cls(len(content), hashlib.sha256(content).hexdigest())
-
-
 @dataclass(frozen=True)
 class CardFacts:
     """Everything that a card says.
 
     Attributes:
         config: the staged `config.json`.
-        code_files: every published code file, by name.
+        code_files: how many code files there are.
         release: version of mmtok that staged the folder.
         base_model: Hub id of the base; None where the base is a folder that no Hub id is known of.
         base_revision: commit of the base that the weights come from.
@@ -94,10 +84,12 @@ class CardFacts:
         repo_id: where the folder is published; None before that is known.
         tag: the tag of this version in that repo.
         measurements: results of this repository's code on this checkpoint, if there are any.
+        chat_template: whether there is one.
+        image_text: what stands for an image in a prompt that is written without a template.
     """
 
     config: Mapping[str, Any]
-    code_files: Mapping[str, CodeFile]
+    code_files: int
     release: str
     base_model: str | None = None
     base_revision: str | None = None
@@ -105,6 +97,8 @@ class CardFacts:
     repo_id: str | None = None
     tag: str | None = None
     measurements: Measurements | None = None
+    chat_template: bool = True
+    image_text: str = "<image>"
 
     @classmethod
     def of_folder(
@@ -120,7 +114,7 @@ class CardFacts:
         """
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        code = {path.name: CodeFile.of(path.read_bytes()) for path in sorted(folder.glob("*.py"))}
+        code = len(list(folder.glob("*.py")))
         if base_folder is not None:
             known.setdefault("base_metadata", card_metadata(Path(base_folder) / "README.md"))
         return cls(config=config, code_files=code, release=release, **known)
@@ -154,6 +148,8 @@ def render_card(facts: CardFacts) -> str:
         default=_default_budget(facts),
         repo=facts.repo_id or "ORGANISATION/MODEL",
         code_repository=CODE_REPOSITORY,
+        install=install_line("publish"),
+        install_vllm=install_line("vllm"),
         authors=AUTHORS,
         tested=json.loads(_TESTED_VERSIONS.read_text(encoding="utf-8")),
         budgets=facts.budgets,
@@ -179,7 +175,7 @@ def edited_by_hand(card: str) -> bool:
 def card_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a card file; empty without the file or without metadata."""
     path = Path(path)
-    return metadata_of(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return metadata_of(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
 
 
 def metadata_of(card: str) -> dict[str, Any]:

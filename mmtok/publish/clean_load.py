@@ -1,8 +1,16 @@
-"""A program: loads a staged folder as a user without mmtok would, and compares it with its base.
+"""A program: loads what was staged as a user without mmtok would, and compares it with its base or with stock.
 
 It runs in a process of its own (see `clean_process`), imports torch, transformers and safetensors alone, and keeps one
-model in memory at a time. Called with a JSON file that holds the fields of `Request`, it writes a report to the path
-named there; `problems` is empty when all is well.
+model in memory at a time. Called with a JSON file that holds the fields of `Request`, it prints each step and writes a
+report to the path named there. `base` says what is wrong with the base, `problems` what is wrong with what was staged.
+
+What is compared of a model of any size, without a second look at bytes that are the base's own:
+
+- ids, chats, pixels and generation settings of the whole processor;
+- names, types and shapes of every tensor, by loading files with headers alone onto torch's meta device, with the base's
+  class and with the staged one;
+- the way from pixels to logits with the real weights of the vision tower, the projector, the embeddings and the first
+  `LAYERS` layers of the language model, bit for bit; with all layers, and every tensor, where `full` is asked for.
 """
 
 from __future__ import annotations
@@ -11,11 +19,15 @@ import gc
 import json
 import sys
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# DeepStack adds features of the tower to the first three layers.
+LAYERS = 3
+IMAGE, VOCABULARY, TOKENS = 63, 64, 16
 QUESTION = "Is there a snowboard in the image? Answer with one word."
 TOKENIZER_PROMPTS: tuple[str, ...] = (
     "",
@@ -39,36 +51,49 @@ class Request:
 
     Attributes:
         folder: the staged folder.
-        base: the folder of its base.
-        model_class: name of the class that has to be loaded.
         report: where to write the report.
-        blocked: modules that must not be imported, since only the staged folder's own code may run.
-        weights: whether both folders hold their weights; otherwise `tensor_names` is compared with an empty model.
-        tensor_names: names of the base's tensors, used without weights.
+        base: a folder with the files of its base and nothing else; "" for a `custom_generate` folder.
+        model_class: name of the class that has to be loaded.
+        fit: folders of the base and of what was staged, whose weight files are headers alone.
+        weights: whether both folders hold their weights.
+        full: all layers and every tensor instead of `LAYERS` layers.
     """
 
     folder: str
-    base: str
-    model_class: str
     report: str
-    blocked: list[str]
+    base: str = ""
+    model_class: str = ""
+    fit: tuple[str, str] = ("", "")
     weights: bool = True
-    tensor_names: list[str] = field(default_factory=list)
+    full: bool = False
+
+
+class BaseFault(Exception):
+    """The base itself is not what transformers' own class takes."""
 
 
 def main(arguments: list[str]) -> int:
     request = Request(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    # Importing a name that stands for None fails, wherever mmtok may be installed.
-    sys.modules.update(dict.fromkeys(request.blocked))  # type: ignore[arg-type]
-    report: dict[str, Any] = {"problems": []}
+    steps: dict[str, Callable[[Request, dict[str, Any]], None]] = {"code": check_generate}
+    if request.fit[0]:
+        steps = {"names and shapes": check_fit}
+    if request.base:
+        steps = {"tokenizer and processor": check_processor, "classes": check_classes, **steps}
+        if request.weights:
+            steps["logits of the base and of the staged model"] = check_logits
+    report: dict[str, Any] = {"problems": [], "base": []}
     try:
         import transformers
 
         transformers.logging.set_verbosity_error()
-        for check in (check_processor, check_classes, check_weights if request.weights else check_names):
+        transformers.logging.disable_progress_bar()
+        for number, (name, check) in enumerate(steps.items()):
+            print(f"step {number} {len(steps)} {name}", flush=True)
             check(request, report)
             if report["problems"]:
                 break
+    except BaseFault as fault:
+        report["base"].append(str(fault))
     except Exception as error:
         traceback.print_exc()
         report["problems"].append(_sentence(error))
@@ -83,31 +108,55 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+@contextmanager
+def _of_the_base(what: str) -> Iterator[None]:
+    """Says of an error that the base is at fault, which the stock class loads here."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        raise BaseFault(f"{what} with transformers' own class: {_sentence(error)}") from error
+
+
 def check_processor(request: Request, report: dict[str, Any]) -> None:
     """Ids, chats, pixels and generation settings are the base's."""
     import torch
     from transformers import AutoProcessor, GenerationConfig
 
+    with _of_the_base("its processor does not load"):
+        base = AutoProcessor.from_pretrained(request.base, trust_remote_code=False)
     staged = AutoProcessor.from_pretrained(request.folder, trust_remote_code=True)
-    base = AutoProcessor.from_pretrained(request.base)
     report["problems"] += tokenizer_differences(staged.tokenizer, base.tokenizer)
     chats = [_chat(QUESTION), [*_chat(QUESTION), *_turn("assistant", "No."), *_turn("user", "Où est-il?\nA")]]
     for chat in chats:
-        texts = [processor.apply_chat_template(chat, add_generation_prompt=True) for processor in (staged, base)]
-        if texts[0] != texts[1]:
-            report["problems"].append(f"the chat template writes {texts[0]!r}, the base's writes {texts[1]!r}")
-        inputs = [
-            processor(images=_image(), text=text, return_tensors="pt")
-            for processor, text in zip((staged, base), texts, strict=True)
-        ]
-        for name in sorted({*inputs[0], *inputs[1]}):
-            if name not in inputs[0] or name not in inputs[1] or not torch.equal(inputs[0][name], inputs[1][name]):
-                report["problems"].append(f"the processor's {name} differ from the base's for {texts[1]!r}")
+        with _of_the_base("its chat template does not work"):
+            theirs = prompt_of(base, chat)
+        ours = prompt_of(staged, chat)
+        if ours != theirs:
+            report["problems"].append(f"the chat template writes {ours!r}, the base's writes {theirs!r}")
+        with _of_the_base("its processor does not work"):
+            there = base(images=_image(), text=theirs, return_tensors="pt")
+        here = staged(images=_image(), text=ours, return_tensors="pt")
+        for name in sorted({*here, *there}):
+            if name not in here or name not in there or not torch.equal(here[name], there[name]):
+                report["problems"].append(f"the processor's {name} differ from the base's for {theirs!r}")
     if (Path(request.base) / "generation_config.json").exists():
-        settings = [GenerationConfig.from_pretrained(folder).to_dict() for folder in (request.folder, request.base)]
-        if settings[0] != settings[1]:
+        with _of_the_base("generation_config.json does not load"):
+            there = GenerationConfig.from_pretrained(request.base).to_dict()
+        if GenerationConfig.from_pretrained(request.folder).to_dict() != there:
             report["problems"].append("generation_config.json differs from the base's")
     report["prompts_compared"] = len(TOKENIZER_PROMPTS) + len(chats)
+
+
+def prompt_of(processor: Any, chat: list[dict[str, Any]]) -> str:
+    """A chat as a prompt; written by hand for a processor without a chat template."""
+    if getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None):
+        return str(processor.apply_chat_template(chat, add_generation_prompt=True))
+    image = getattr(processor, "image_token", "<image>")
+    if "<|vision_start|>" in processor.tokenizer.get_vocab():
+        image = f"<|vision_start|>{image}<|vision_end|>"
+    texts = [part.get("text", image) for turn in chat for part in turn["content"]]
+    return "\n".join(texts)
 
 
 def tokenizer_differences(staged: Any, base: Any) -> list[str]:
@@ -142,56 +191,81 @@ def check_classes(request: Request, report: dict[str, Any]) -> None:
     report["model_class"] = request.model_class
 
 
-def check_names(request: Request, report: dict[str, Any]) -> None:
-    """The base's tensors and those of an empty model have the same names; for a base whose weights are not here."""
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    config = AutoConfig.from_pretrained(request.folder, trust_remote_code=True)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=True)
-    tied = {canonical_name(name) for name in getattr(model, "all_tied_weights_keys", None) or {}}
-    ours = {canonical_name(name) for name in model.state_dict()}
-    theirs = {canonical_name(name) for name in request.tensor_names if not _is_computed(name)}
-    report["problems"] += [f"the base lacks the tensor {name}" for name in sorted(ours - theirs - tied)]
-    report["problems"] += [f"the base's tensor {name} has no place in the model" for name in sorted(theirs - ours)]
-    report["tensors_compared"] = len(theirs)
+def check_fit(request: Request, report: dict[str, Any]) -> None:
+    """Names and shapes of the base's tensors are those of its own class and of the staged one."""
+    base, staged = request.fit
+    with _of_the_base("its weights do not load"):
+        misfits = _misfits(base, trust=False)
+    if misfits:
+        raise BaseFault(f"its weights do not fit its config.json with transformers' own class: {'; '.join(misfits)}")
+    report["problems"] += _misfits(staged, trust=True)
 
 
-def check_weights(request: Request, report: dict[str, Any]) -> None:
-    """Keys, tensors and the logits of the full budget are the base's."""
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+def _misfits(folder: str, *, trust: bool) -> list[str]:
+    from transformers import AutoModelForImageTextToText
 
-    processor = AutoProcessor.from_pretrained(request.folder, trust_remote_code=True)
-    model, loaded = AutoModelForImageTextToText.from_pretrained(
-        request.folder, dtype="auto", trust_remote_code=True, output_loading_info=True
+    _, loaded = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype="auto",
+        device_map="meta",
+        trust_remote_code=trust,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are reported then, not raised
     )
-    report["problems"] += [
-        f"{what.replace('_', ' ')} while loading: {sorted(map(str, keys))[:3]}" for what, keys in loaded.items() if keys
+    return [
+        f"{len(keys)} {what.replace('_', ' ')}, {sorted(map(str, keys))[0]}" for what, keys in loaded.items() if keys
     ]
-    report["tensors_compared"] = compare_tensors(model, Path(request.base), report["problems"])
-    if report["problems"]:
-        return
-    text = processor.apply_chat_template(_chat(QUESTION), add_generation_prompt=True)
-    inputs = processor(images=_image(), text=text, return_tensors="pt").to(dtype=model.dtype)
+
+
+def check_logits(request: Request, report: dict[str, Any]) -> None:
+    """With the full budget the logits are the base's, bit for bit."""
+    import torch
+    from transformers import AutoProcessor
+
+    layers = None if request.full else LAYERS
+    processor = AutoProcessor.from_pretrained(request.folder, trust_remote_code=True)
+    with _of_the_base("its weights do not work"):
+        base = _load(request.base, layers, trust=False)
+        inputs = processor(images=_image(), text=prompt_of(processor, _chat(QUESTION)), return_tensors="pt")
+        inputs = inputs.to(dtype=base.dtype)
+        with torch.no_grad():
+            theirs = base(**inputs).logits
+    report["dtype"], report["layers"] = str(base.dtype), base.config.get_text_config().num_hidden_layers
+    del base
+    gc.collect()
+    if theirs.isnan().any():
+        raise BaseFault("its logits are NaN with transformers' own class: a weight is NaN or infinite")
+    model = _load(request.folder, layers, trust=True)
+    if request.full:
+        report["tensors_compared"] = compare_tensors(model, Path(request.base), report["problems"])
     with torch.no_grad():
-        ours = model(**inputs, **every_token(model))
+        output = model(**inputs, **every_token(model))
         kept = model.select_vision_tokens(**inputs).kept_mask
     report["prompt_tokens"], report["kept_tokens"] = int(inputs["attention_mask"].sum()), int(kept.sum())
-    if not bool(ours.kept_mask[inputs["attention_mask"].bool()].all()):
+    if not bool(output.kept_mask[inputs["attention_mask"].bool()].all()):
         report["problems"].append("the full budget dropped a token")
-    ours = ours.logits
-    del model
-    gc.collect()
-    base = AutoModelForImageTextToText.from_pretrained(request.base, dtype="auto").eval()
-    with torch.no_grad():
-        theirs = base(**inputs).logits
-    report["dtype"] = str(base.dtype)
-    difference = (ours.float() - theirs.float()).abs().max().item()
+    difference = (output.logits.float() - theirs.float()).abs().max().item()
     report["largest_logit_difference"] = difference
-    if not torch.equal(ours, theirs):
+    if not torch.equal(output.logits, theirs):
         report["problems"].append(f"with the full budget the logits differ from the base's by up to {difference}")
+
+
+def _load(folder: str, layers: int | None, *, trust: bool) -> Any:
+    """The model in evaluation mode, with the first layers of its language model where `layers` says how many."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    text = config.get_text_config()
+    if layers is not None and text.num_hidden_layers > layers:
+        text.num_hidden_layers = layers
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:layers]
+    model, loaded = AutoModelForImageTextToText.from_pretrained(
+        folder, config=config, dtype="auto", trust_remote_code=trust, output_loading_info=True
+    )
+    if loaded["missing_keys"]:
+        raise ValueError(f"missing keys while loading: {sorted(map(str, loaded['missing_keys']))[:3]}")
+    return model.eval()
 
 
 def every_token(model: Any) -> dict[str, Any]:
@@ -228,13 +302,8 @@ def compare_tensors(model: Any, base: Path, problems: list[str]) -> int:
 def _tensors(base: Path) -> Iterator[tuple[str, Any]]:
     from safetensors import safe_open
 
-    index = base / "model.safetensors.index.json"
-    if index.exists():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        files = ["model.safetensors"]
-    for file in files:
-        with safe_open(base / file, framework="pt") as tensors:
+    for file in sorted(base.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (the file is no mapping)
                 yield name, tensors.get_tensor(name)
 
@@ -253,6 +322,39 @@ def canonical_name(name: str) -> str:
 def _is_computed(name: str) -> bool:
     """Buffers that old checkpoints hold and that every version of the model computes anew."""
     return name.endswith((".position_ids", ".rotary_emb.inv_freq"))
+
+
+def check_generate(request: Request, report: dict[str, Any]) -> None:
+    """Every class loads; a small LLaVA answers with few tokens, and as stock with pruning off and the full budget."""
+    import torch
+
+    model, inputs = _small_model()
+    ours = {"custom_generate": request.folder, "trust_remote_code": True, "do_sample": False, "max_new_tokens": 4}
+    stock = model.generate(**inputs, do_sample=False, max_new_tokens=4)
+    for budget, name in ((None, "pruning off"), (TOKENS, "the full budget")):
+        if not torch.equal(model.generate(**inputs, **ours, vision_token_budget=budget), stock):
+            report["problems"].append(f"with {name} generate returns other tokens than stock")
+    if model.generate(**inputs, **ours, vision_token_budget=2).shape != stock.shape:
+        report["problems"].append("with a budget generate returns another shape than stock")
+    loaded = sys.modules[model.load_custom_generate(request.folder, trust_remote_code=True).__module__]
+    report["classes"] = [name for name, load in loaded.CLASSES.items() if load().__name__ == f"MMTok{name}"]
+
+
+def _small_model() -> tuple[Any, dict[str, Any]]:
+    """A random stock LLaVA, and a prompt with an image."""
+    import torch
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = LlamaConfig(**sizes, vocab_size=VOCABULARY, pad_token_id=0)
+    vision = CLIPVisionConfig(**sizes, image_size=24, patch_size=6)
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE)
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config).eval()
+    model.generation_config.eos_token_id = None
+    prompt = [1, *[IMAGE] * TOKENS, 5, 9, 7]
+    inputs = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt), dtype=torch.long)}
+    return model, {**inputs, "pixel_values": torch.randn(1, 3, 24, 24)}
 
 
 def _turn(role: str, text: str) -> list[dict[str, Any]]:

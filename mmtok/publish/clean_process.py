@@ -1,54 +1,98 @@
-"""Processes that see torch, transformers and a staged folder, but neither mmtok nor the checkout."""
+"""Processes that see what this one sees, torch and transformers above all, but neither mmtok nor the checkout."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import clean_generate, clean_load
+from tqdm import tqdm
+
+from . import clean_load
 from .base import BaseCheckpoint
 from .families import installed_modules
+from .repository import CONFIG_FILE, shown
+from .weights import TensorHeader, write_hollow
+
+# Importing a name that stands for None fails, wherever mmtok may be installed. The process ends with its parent, whose
+# end of the pipe is closed even when it is killed.
+_BOOT = """
+import os, runpy, sys, threading
+sys.modules.update(dict.fromkeys({hidden!r}))
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class CheckFailed(RuntimeError):
     """What was staged is not what it has to be; the message says in what."""
 
 
-def check_staged(folder: Path, base: BaseCheckpoint, *, weights: bool = True) -> dict[str, Any]:
+def check_staged(
+    folder: Path, base: BaseCheckpoint, scratch: Path, *, headers: Mapping[str, TensorHeader], full: bool = False
+) -> dict[str, Any]:
     """Loads a staged folder in a clean process and compares it with its base; see `clean_load`.
 
     Args:
-        folder: the staged folder.
-        base: what it was staged from.
-        weights: False for a base whose weights are not here; the names in its index are compared then.
+        folder: the staged folder; with weights where the base has them.
+        base: what it was staged from, in a folder of its own.
+        scratch: an existing folder for temporary files.
+        headers: of every tensor of the base.
+        full: compares all layers and every tensor.
 
     Returns:
-        The report: `tensors_compared`, `prompts_compared`, and with weights `prompt_tokens`, `kept_tokens`, `dtype`
-        and `largest_logit_difference`.
+        The report: `tensors_compared`, `prompts_compared`, and with weights `prompt_tokens`, `kept_tokens`, `layers`,
+        `dtype` and `largest_logit_difference`.
 
     Raises:
-        CheckFailed: something differs, or does not load.
+        ValueError: the base does not work with transformers' own class.
+        CheckFailed: what was staged differs, or does not load.
     """
-    read = _checked(
-        clean_load.__file__,
-        folder,
-        base=str(base.folder),
-        model_class=base.family.model_class,
-        weights=weights,
-        tensor_names=sorted(base.weight_map),
-    )
+    fit = [
+        _hollow(scratch / f"fit-{side}", source, headers)
+        for side, source in (("base", base.folder), ("staged", folder))
+    ]
+    asked = {"base": str(base.folder), "fit": fit, "weights": bool(base.weights), "full": full}
+    read = _checked(folder, scratch, **asked, model_class=base.family.model_class)
+    if faults := read.pop("base"):
+        raise ValueError(f"The base {base.name} is at fault, not what was staged: {shown(faults[0])}.")
     _require_none(read.pop("problems"), "The staged folder is not its base")
-    return read
+    return {"tensors_compared": len(headers), **read}
 
 
-def check_generate(folder: Path) -> tuple[str, ...]:
-    """Loads a `custom_generate` folder in a clean process and prunes a small model with it; see `clean_generate`.
+def check_fit(folder: Path, base_config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -> int:
+    """Loads a staged folder in a clean process with weights that are headers only.
+
+    Args:
+        folder: holds code and configuration.
+        base_config: configuration of the stock checkpoint.
+        tensors: of the stock checkpoint, by name.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        CheckFailed: a tensor is missing, unexpected or of another shape, or the class does not load.
+    """
+    with tempfile.TemporaryDirectory(prefix="mmtok-fit-") as temporary:
+        scratch = Path(temporary)
+        (scratch / "base").mkdir()
+        (scratch / "base" / CONFIG_FILE).write_text(json.dumps(base_config), encoding="utf-8")
+        fit = [_hollow(scratch / f"fit-{path.name}", path, tensors) for path in (scratch / "base", folder)]
+        read = _checked(folder, scratch, fit=fit)
+    _require_none([*read["base"], *read["problems"]], f"The {len(tensors)} tensors do not fit the staged model")
+    return len(tensors)
+
+
+def check_generate(folder: Path, scratch: Path) -> tuple[str, ...]:
+    """Loads a `custom_generate` folder in a clean process and prunes a small model with it; see `clean_load`.
 
     Returns:
         Names of the stock classes that it prunes.
@@ -56,56 +100,103 @@ def check_generate(folder: Path) -> tuple[str, ...]:
     Raises:
         CheckFailed: it does not load, or the full budget is not stock.
     """
-    read = _checked(clean_generate.__file__, folder)
+    read = _checked(folder, scratch)
     _require_none(read["problems"], "The staged code does not work")
     return tuple(read["classes"])
 
 
-def _checked(program: str, folder: Path, **request: Any) -> dict[str, Any]:
-    """The report that a program writes of a folder.
+def _hollow(folder: Path, source: Path, headers: Mapping[str, TensorHeader]) -> str:
+    """A folder with the code and the settings of another one, and weights that are headers only."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.suffix in (".py", ".json") and not path.name.endswith(".index.json"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    write_hollow(folder, headers)
+    return str(folder)
+
+
+def _checked(folder: Path, scratch: Path, **request: Any) -> dict[str, Any]:
+    """The report that the program writes of a folder.
 
     Raises:
         CheckFailed: it wrote none.
     """
-    with tempfile.TemporaryDirectory(prefix="mmtok-check-") as scratch:
-        report, asked = Path(scratch) / "report.json", Path(scratch) / "request.json"
-        request |= {"folder": str(folder.resolve()), "report": str(report), "blocked": list(installed_modules())}
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        ended = run_clean([program, str(asked)])
-        if not report.exists():
-            raise CheckFailed(f"The check of {folder.name} ended with code {ended.returncode}: {_last_line(ended)}")
-        return json.loads(report.read_text(encoding="utf-8"))
+    report, asked = scratch / "report.json", scratch / "request.json"
+    request |= {"folder": str(folder.resolve()), "report": str(report)}
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    with tqdm(desc="Checking", total=1, bar_format="{l_bar}{bar}| {elapsed}", delay=2, disable=None) as bar:
+
+        def show(line: str) -> None:
+            if step := re.match(r"step (\d+) (\d+) (.*)", line):
+                bar.total = int(step[2])
+                bar.set_description_str(f"Checking {step[3]}", refresh=False)
+                bar.update(int(step[1]) - bar.n)
+
+        boot = _BOOT.format(hidden=list(installed_modules()))
+        ended = run_clean(["-c", boot, clean_load.__file__, str(asked)], scratch=scratch, on_line=show)
+    if not report.exists():
+        raise CheckFailed(f"The check of {shown(folder.name)} ended with code {ended.returncode}: {_last_line(ended)}")
+    return json.loads(report.read_text(encoding="utf-8"))
 
 
 def _require_none(problems: Sequence[str], otherwise: str) -> None:
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise CheckFailed(f"{otherwise}: {problems[0]}{more}.")
+        raise CheckFailed(f"{otherwise}: {shown(problems[0])}{more}.")
 
 
 def run_clean(
-    arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout: float | None = None
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    scratch: Path | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python on `arguments`, isolated: no PYTHON variables, no current folder and no script folder on its path.
+    """Runs Python on `arguments` in an empty folder; whatever this Python imports can be imported there.
 
     Remote code is cached in a folder that ends with the process, and the Hub is out of reach unless `environment` says
-    otherwise.
+    otherwise. The process is ended when this function is interrupted.
+
+    Args:
+        arguments: of Python.
+        environment: variables in place of this process's.
+        timeout: in seconds.
+        scratch: an existing folder for temporary files, the system's by default.
+        on_line: is called with each line that is printed.
     """
-    with tempfile.TemporaryDirectory(prefix="mmtok-clean-") as scratch:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        own |= {"HF_MODULES_CACHE": str(Path(scratch) / "modules"), "HF_HUB_OFFLINE": "1", **(environment or {})}
-        return subprocess.run(
-            [sys.executable, "-I", "-B", *arguments],
-            cwd=scratch,
-            env=own,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout,
-        )
+    with tempfile.TemporaryDirectory(prefix="mmtok-clean-", dir=scratch) as temporary:
+        (working := Path(temporary) / "working").mkdir()
+        own = {**os.environ, "HF_MODULES_CACHE": str(Path(temporary) / "modules"), "HF_HUB_OFFLINE": "1"}
+        with (
+            (Path(temporary) / "said").open("w+", encoding="utf-8", errors="replace") as said,
+            subprocess.Popen(
+                [sys.executable, "-B", *arguments],
+                cwd=working,
+                env=own | dict(environment or {}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            ) as process,
+        ):
+            assert process.stdout is not None
+            printed = []
+            try:
+                if timeout is not None:
+                    printed.append(process.communicate(timeout=timeout)[0])
+                for line in process.stdout if timeout is None else ():
+                    printed.append(line)
+                    on_line(line)
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+            said.seek(0)
+            return subprocess.CompletedProcess(list(arguments), code, "".join(printed), said.read())
 
 
 def _last_line(ended: subprocess.CompletedProcess[str]) -> str:
-    return next((line for line in reversed(ended.stderr.splitlines()) if line.strip()), "it said nothing")
+    return shown(next((line for line in reversed(ended.stderr.splitlines()) if line.strip()), "it said nothing"))

@@ -1,8 +1,8 @@
 """The published LLaVA checkpoints, compared with the released classes by their shapes alone.
 
 `python -m mmtok.publish.family` builds each one's configuration for the classes that prune, loads it in a clean process
-with weights that are headers only (see `meta_load`), in the names and shapes of the llava-hf repositories, and prints
-what fitted. With `--cards FOLDER` it also writes an example card of each.
+with weights that are headers only (see `clean_process.check_fit`), in the names and shapes of the published
+repositories, and prints what fitted. With `--cards FOLDER` it also writes an example card of each.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any
 
 import mmtok
 
-from .base import CONFIG_FILE, BaseCheckpoint
+from .base import BaseCheckpoint
 from .card import CardFacts, render_card
-from .clean_process import CheckFailed
-from .config_file import as_json, published_config
+from .clean_process import CheckFailed, check_fit
 from .families import FAMILIES
-from .meta_load import TensorHeader, check_fit
 from .published_files import published_sources
+from .repository import CONFIG_FILE, as_json
+from .settings import published_config
+from .weights import TensorHeader
 
 _FACTS = Path(__file__).with_name("facts")
 # Files of the folder that describe no checkpoint.
@@ -129,7 +130,7 @@ def check_member(member: Member) -> Fit:
     tensors = member.tensors()
     with tempfile.TemporaryDirectory(prefix="mmtok-family-") as scratch:
         config = _write_code(member, Path(scratch))
-        count = check_fit(Path(scratch), tensors)
+        count = check_fit(Path(scratch), member.config, tensors)
     parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
     return Fit(member.hub_id, config["architectures"][0], count, parameters)
 

@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 import mmtok
+from mmtok import install_line
 from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
 
-from .base import CARD_FILE, CONFIG_FILE
-from .card import AUTHORS, CODE_REPOSITORY, CodeFile, marked
+from .card import AUTHORS, CODE_REPOSITORY, marked
 from .clean_process import check_generate
 from .families import FAMILIES
-from .hub_errors import PublishError
-from .hub_names import files_inside
-from .hub_plan import Contents, RepoState, is_weight_file
-from .published_files import GENERATE_FILE, GENERATE_FOLDER, generate_sources
+from .published_files import (
+    GENERATE_FILE,
+    GENERATE_FOLDER,
+    REQUIREMENTS,
+    REQUIREMENTS_FILE,
+    generate_sources,
+)
+from .push import PushReport, Sending, push_workspace, send
 from .recipe import Destination
-from .send import PushReport, Sending, send
-from .stage import checked_target, move, workspace
+from .repository import CARD_FILE, CONFIG_FILE, files_inside, is_known_file
+from .stage import checked_target, put, target_workspace
 
 _TEMPLATE = Path(__file__).with_name("generate_card_template.md")
-# transformers reads it before it runs the code, and names what is missing.
-_REQUIREMENTS = f"transformers>={OLDEST_TESTED}\n"
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,18 @@ def stage_generate(out: str | os.PathLike[str], *, overwrite: bool = False, chec
         ValueError: unusable `out`; nothing was written.
         CheckFailed: the code does not load, or the full budget is not stock; nothing is left behind.
     """
-    target = checked_target(Path(out), overwrite, _is_staged_generate)
-    with workspace(target) as folder:
+    if not os.fspath(out):
+        raise ValueError("'' is no folder: give the folder to make.")
+    target = checked_target(Path(out), overwrite, foreign_files)
+    with target_workspace(target) as space:
+        # The folder's name is the module's that transformers makes of it.
+        folder = space / "new" / target.name
+        folder.mkdir(parents=True)
         _write(folder, Destination("ORGANISATION/NAME"))
-        checked = check_generate(folder) if check else ()
-        move(folder, target)
-    return StagedGenerate(target, tuple(sorted(files_inside(target))), checked)
+        checked = check_generate(folder, space) if check else ()
+        files = tuple(sorted(files_inside(folder)))
+        put(folder, target, foreign_files if overwrite else None)
+    return StagedGenerate(target, files, checked)
 
 
 def push_generate(destination: Destination | str, *, verify_after: bool = True, dry_run: bool = False) -> PushReport:
@@ -87,15 +93,14 @@ def push_generate(destination: Destination | str, *, verify_after: bool = True, 
     """
     if isinstance(destination, str):
         destination = Destination(destination)
-    with tempfile.TemporaryDirectory(prefix="mmtok-push-") as scratch:
-        folder = Path(scratch) / "mmtok"
-        folder.mkdir()
+    with push_workspace(destination.repo_id) as space:
+        folder = space / "new" / "mmtok"
+        folder.mkdir(parents=True)
         _write(folder, destination)
-        check_generate(folder)
+        check_generate(folder, space)
         files = files_inside(folder)
         card = files.pop(CARD_FILE).read_text(encoding="utf-8")
-        message = f"MMTok {mmtok.__version__} for custom_generate"
-        sending = Sending(Contents(files, (), card), message, refuse=_refuse_models)
+        sending = Sending(files, card, f"MMTok {mmtok.__version__} for custom_generate")
         return send(sending, destination, verify_after=verify_after, dry_run=dry_run)
 
 
@@ -104,12 +109,11 @@ def _write(folder: Path, destination: Destination) -> None:
     (folder / GENERATE_FOLDER).mkdir()
     for path, source in generate_sources().items():
         shutil.copyfile(source, folder / path)
-    (folder / GENERATE_FOLDER / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
-    code = {path: CodeFile.of((folder / path).read_bytes()) for path in generate_sources()}
-    (folder / CARD_FILE).write_text(_card(code, destination), encoding="utf-8")
+    (folder / REQUIREMENTS_FILE).write_text(REQUIREMENTS, encoding="utf-8")
+    (folder / CARD_FILE).write_text(_card(destination), encoding="utf-8")
 
 
-def _card(code: Mapping[str, CodeFile], destination: Destination) -> str:
+def _card(destination: Destination) -> str:
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -126,20 +130,15 @@ def _card(code: Mapping[str, CodeFile], destination: Destination) -> str:
         authors=AUTHORS,
         oldest=OLDEST_TESTED,
         newest=NEWEST_TESTED,
-        code=code,
+        files=len(generate_sources()),
+        install=install_line("publish"),
     )
     return marked(str(card), mmtok.__version__)
 
 
-def _is_staged_generate(folder: Path) -> bool:
-    return (folder / GENERATE_FOLDER / GENERATE_FILE).is_file() and not (folder / CONFIG_FILE).exists()
-
-
-def _refuse_models(state: RepoState) -> None:
-    """Weights of a model would be deleted as those of an earlier base, and its `generate` replaced."""
-    held = sorted(path for path in state.files if path == CONFIG_FILE or is_weight_file(path))
-    if held:
-        raise PublishError(
-            f"The repository holds a model ({held[0]}): give custom_generate a repository of its own. Nothing was "
-            "changed."
-        )
+def foreign_files(folder: Path) -> list[str] | None:
+    """Files of a folder that no stage of this kind made; None for a folder that is none."""
+    if not (folder / GENERATE_FOLDER / GENERATE_FILE).is_file() or (folder / CONFIG_FILE).exists():
+        return None
+    code = {*generate_sources(), REQUIREMENTS_FILE}
+    return [name for name in files_inside(folder) if not is_known_file(name, code, ())]

@@ -61,19 +61,3 @@ def check_repo_path(path: str) -> str:
     if not inside or any(part in ("..", ".") for part in path.split("/")) or ".git" in parts or "" in path.split("/"):
         raise ValueError(f"{path!r} is no path inside a repository: give a relative path without '..'.")
     return path
-
-
-def files_inside(folder: Path) -> dict[str, Path]:
-    """Every file of a folder by its path in a repo.
-
-    Raises:
-        ValueError: a link leads out of the folder, so that something else would be published than what stands there.
-    """
-    root = folder.resolve()
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            raise ValueError(f"{path} is a link to {path.resolve()}, outside of {folder}: put the file itself there.")
-        if path.is_file():
-            files[check_repo_path(path.relative_to(folder).as_posix())] = path
-    return files

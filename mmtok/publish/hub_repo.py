@@ -1,4 +1,7 @@
-"""One model repo on the Hub as a push sees it: what is there, and the few requests that change it."""
+"""One model repository on the Hub: what is there, the few requests that change it, and what the Hub answers.
+
+No credential gets into a message.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from .base import CARD_FILE
 from .hub_errors import HUB_ERRORS, publish_error, status_of
-from .hub_plan import RepoState
 
 try:
     from huggingface_hub.errors import FileDuplicationError
@@ -82,21 +83,10 @@ class HubRepo:
             entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
             return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
-    def state_at(self, commit: str | None) -> RepoState:
-        """What the branch holds at a commit; None for a repo that does not exist yet."""
-        if commit is None:
-            return RepoState(None)
-        files = self.files_at(commit)
-        return RepoState(commit, files, self.text_at(commit, CARD_FILE) if CARD_FILE in files else None)
-
     def bytes_at(self, commit: str, path: str) -> bytes:
         """The content of a file of a commit."""
         with self._failing_as(f"reading {path} of {self.repo_id}"):
             return Path(self.api.hf_hub_download(self.repo_id, path, revision=commit)).read_bytes()
-
-    def text_at(self, commit: str, path: str) -> str:
-        """The content of a text file of a commit."""
-        return self.bytes_at(commit, path).decode("utf-8", errors="replace")
 
     def tags(self) -> dict[str, str]:
         """The commit of every tag."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmtok.hub.host import OLDEST_TESTED
+
 from .families import FAMILIES, family_of
 
 # What Hugging Face Inference Endpoints import from a repository; nothing in the model needs it.
@@ -12,6 +14,8 @@ HANDLER_FILE = "handler.py"
 CONFIGURATION_FILE = "configuration_mmtok.py"
 # What `generate(custom_generate=...)` loads, and where transformers looks for it in a repository.
 GENERATE_FOLDER, GENERATE_FILE = "custom_generate", "generate.py"
+# transformers reads it before it runs the code, and names what is missing.
+REQUIREMENTS_FILE, REQUIREMENTS = f"{GENERATE_FOLDER}/requirements.txt", f"transformers>={OLDEST_TESTED}\n"
 
 
 def published_sources(model_type: str) -> dict[str, Path]:

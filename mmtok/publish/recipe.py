@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .card import Measurements
-from .config_file import check_options
 from .hub_names import check_reference, check_repo_id
+from .settings import check_options
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Destination:
         private: creates the repository as a private one. A public one is refused then, not changed.
         create_pr: opens a pull request instead of committing to the branch.
         overwrite_card: replaces a card that somebody edited by hand.
+        delete_others: deletes the files of the branch that are not part of the release, such as other weights.
 
     Raises:
         ValueError: a name that cannot be used, or a tag with a pull request.
@@ -74,6 +75,7 @@ class Destination:
     private: bool = False
     create_pr: bool = False
     overwrite_card: bool = False
+    delete_others: bool = False
 
     def __post_init__(self) -> None:
         check_repo_id(self.repo_id)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import logging
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 import mmtok
 
-from .base import CARD_FILE, CONFIG_FILE, BaseCheckpoint, open_base, read_json
+from .base import BaseCheckpoint, open_base
 from .card import CardFacts, render_card
-from .chat_format import question_format_of
+from .chat_format import chat_template_of, question_format_of
 from .clean_process import check_staged
-from .config_file import as_json, published_config
 from .families import PREFIX
 from .published_files import published_sources
 from .recipe import Recipe
-from .tokenizer_files import load_processor, write_tokenizer_files
+from .repository import CARD_FILE, CONFIG_FILE, INDEX_FILE, as_json, files_inside, is_known_file, read_json, shown
+from .settings import image_text, load_processor, published_config, write_settings
 from .weights import place_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,45 +60,52 @@ def stage(
     *,
     link_weights: bool = True,
     overwrite: bool = False,
-    check: bool = True,
+    check: bool | Literal["full"] = True,
 ) -> StagedModel:
     """Makes a complete model repository of a stock checkpoint.
 
-    Everything is written beside `out` and moved there at the end. A stage that fails, or is interrupted by an
-    exception, leaves `out` as it was.
+    Everything is written beside `out` and moved there in one step at the end. A stage that fails, is interrupted or
+    killed leaves `out` as it was; what it wrote beside it is removed, after a kill by the next stage to `out`.
 
     Args:
         base: folder or Hub id of the stock checkpoint.
         out: the folder to make; has to be new or empty.
         recipe: options, words and card; the defaults without one.
         link_weights: hard links to the base's weight files where the file system can; False copies them.
-        overwrite: replaces `out` if it is itself a staged folder.
-        check: loads the result in a clean process and compares it with the base.
+        overwrite: replaces `out` if it is itself a staged folder, with no file of somebody else's.
+        check: loads the result in a clean process and compares it with the base; "full" compares all layers and every
+            tensor, which takes the memory and the time of two models.
 
     Raises:
         ValueError: unusable base, `out` or recipe; nothing was written.
         CheckFailed: the result does not load, or is not the base; nothing is left behind.
     """
     recipe = recipe or Recipe()
+    if not os.fspath(out):
+        raise ValueError("'' is no folder: give the folder to make.")
     _refuse_base(Path(out), Path(base))
-    target = checked_target(Path(out), overwrite, _is_staged)
+    target = checked_target(Path(out), overwrite, foreign_model_files)
     recipe.check_base(base)
-    checkpoint = open_base(base, revision=recipe.base_revision)
-    with workspace(target) as folder:
-        write_repository(checkpoint, folder, recipe)
-        linked = place_weights(checkpoint, folder, link=link_weights)
-        report = check_staged(folder, checkpoint) if check else {}
+    found = open_base(base, revision=recipe.base_revision)
+    with target_workspace(target) as space:
+        folder, base_copy = space / "new", found.copied_to(space / "base")
+        folder.mkdir()
+        write_repository(base_copy, folder, recipe)
+        linked = place_weights(found.weights, folder, link=link_weights)
+        report = {}
+        if check:
+            report = check_staged(folder, base_copy, space, headers=found.headers, full=check == "full")
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
-        move(folder, target)
-    files = tuple(sorted(path.name for path in target.iterdir()))
-    return StagedModel(target, files, checkpoint.family.model_class, budget, linked, report)
+        files = tuple(sorted(path.name for path in folder.iterdir()))
+        put(folder, target, foreign_model_files if overwrite else None)
+    return StagedModel(target, files, found.family.model_class, budget, linked, report)
 
 
 def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Writes everything but the weights: code, configuration, tokenizer, processor, generation files and card.
 
     Args:
-        base: the checkpoint; its weights are not read.
+        base: the checkpoint in a folder that holds nothing else; its weights are not read.
         folder: an empty folder.
         recipe: options, words and card.
 
@@ -99,12 +113,22 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         What the card says beyond the folder and the base, attributes of `CardFacts`.
 
     Raises:
-        ValueError: a base without a usable processor, tokenizer or chat template.
+        ValueError: a base without a usable processor or tokenizer, or with a chat template that does not work.
     """
     processor = load_processor(base)
-    question_format = question_format_of(processor, recipe.options.get("question_format"))
+    if not chat_template_of(processor):
+        log.warning(
+            "%s has no chat template: write its prompts yourself, with %s where an image stands.",
+            base.name,
+            image_text(processor),
+        )
+    with base.reading("The tokenizer or chat template"):
+        question_format = question_format_of(processor, recipe.options.get("question_format"))
     config = published_config(base, {**recipe.options, "question_format": question_format})
-    write_tokenizer_files(base, processor, folder)
+    with base.reading("The tokenizer"):
+        write_settings(base, processor.tokenizer, folder)
+    if base.weight_map:
+        shutil.copyfile(base.folder / INDEX_FILE, folder / INDEX_FILE)
     for name, source in published_sources(base.config["model_type"]).items():
         shutil.copyfile(source, folder / name)
     (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
@@ -112,9 +136,12 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         "base_model": recipe.base_model or base.repo_id,
         "base_revision": base.commit,
         "measurements": recipe.measurements,
+        "chat_template": bool(template),
+        "image_text": image_text(processor),
     }
-    facts = CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=base.folder, **known)
-    (folder / CARD_FILE).write_text(render_card(facts), encoding="utf-8")
+    with base.reading("The card or configuration"):
+        facts = CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=base.folder, **known)
+        (folder / CARD_FILE).write_text(render_card(facts), encoding="utf-8")
     return known
 
 
@@ -124,62 +151,151 @@ def _refuse_base(out: Path, base: Path) -> None:
         return
     target, stock = out.resolve(), base.resolve()
     if target == stock or target in stock.parents:
-        raise ValueError(f"{out} is the base or holds it: stage into another folder.")
+        raise ValueError(f"{shown(out)} is the base or holds it: stage into another folder.")
     if stock in target.parents:
-        raise ValueError(f"{out} lies within the base: stage into another folder.")
+        raise ValueError(f"{shown(out)} lies within the base: stage into another folder.")
 
 
-def _is_staged(folder: Path) -> bool:
-    """Whether a folder holds a model that was staged."""
+def foreign_model_files(folder: Path) -> list[str] | None:
+    """Files of a folder that no stage of a model made; None for a folder that holds no staged model."""
     config = folder / CONFIG_FILE
-    return config.is_file() and str(read_json(config).get("model_type")).startswith(PREFIX)
+    model_type = str(read_json(config).get("model_type")) if config.is_file() else ""
+    if not model_type.startswith(PREFIX):
+        return None
+    names = files_inside(folder)
+    weights = [name for name in names if name == INDEX_FILE or ("/" not in name and name.endswith(".safetensors"))]
+    code = published_sources(model_type)
+    return [name for name in names if not is_known_file(name, code, weights or [INDEX_FILE])]
 
 
-def checked_target(out: Path, overwrite: bool, is_staged: Callable[[Path], bool]) -> Path:
+# Says of a folder which of its files are somebody else's; None where it is none of ours at all.
+Foreign = Callable[[Path], list[str] | None]
+
+
+def checked_target(out: Path, overwrite: bool, foreign: Foreign) -> Path:
     """The absolute path of the folder to make.
 
     Args:
         out: as it was given.
-        overwrite: a folder with files in it may be replaced where `is_staged` says that it was staged.
-        is_staged: asked of a folder with files in it.
+        overwrite: a folder with files in it may be replaced where `foreign` finds none of somebody else's.
+        foreign: asked of a folder with files in it.
 
     Raises:
         ValueError: it may not be made there.
     """
     if out.is_symlink():
-        raise ValueError(f"{out} is a link: give the folder itself.")
+        raise ValueError(f"{shown(out)} is a link: give the folder itself.")
     target = out.resolve()
-    if not target.exists():
-        return target
-    if not target.is_dir():
-        raise ValueError(f"{out} is a file: give a new folder.")
-    if any(target.iterdir()):
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{shown(out)} is a file: give a new folder.")
+    if target.exists() and any(target.iterdir()):
         if not overwrite:
-            raise ValueError(f"{out} is not empty: give a new folder, or overwrite it if it is a staged one.")
-        if not is_staged(target):
-            raise ValueError(f"{out} is no staged folder, so that it is not overwritten: give a new folder.")
+            raise ValueError(f"{shown(out)} is not empty: give a new folder, or overwrite it if it is a staged one.")
+        _require_ours(target, foreign)
     return target
 
 
+def _require_ours(folder: Path, foreign: Foreign, called: Path | None = None) -> None:
+    found = foreign(folder)
+    if found is None:
+        raise ValueError(
+            f"{shown(called or folder)} is no staged folder, so that it is not overwritten: give a new folder."
+        )
+    if found:
+        raise ValueError(
+            f"{shown(called or folder)} holds {', '.join(map(shown, found[:3]))}, which no stage wrote, so that it is "
+            "not overwritten: move that away, or give a new folder."
+        )
+
+
 @contextmanager
-def workspace(target: Path) -> Iterator[Path]:
-    """A folder of the target's name on the target's file system; it is removed afterwards in any case."""
+def target_workspace(target: Path) -> Iterator[Path]:
+    """`workspace` beside a folder that is to be made, on its file system."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mmtok-stage-", dir=target.parent) as scratch:
-        folder = Path(scratch) / target.name
-        folder.mkdir()
-        yield folder
+    with workspace(_space_of(target), target) as space:
+        yield space
 
 
-def move(folder: Path, target: Path) -> None:
-    """Puts the finished folder into place; a folder that stood there steps aside first, and back if that fails."""
-    if not target.exists():
-        os.rename(folder, target)
-        return
-    aside = folder.parent / "replaced"
-    os.rename(target, aside)
+def _space_of(target: Path) -> Path:
+    return target.parent / f".mmtok-stage-{target.name}"
+
+
+@contextmanager
+def workspace(space: Path, target: Path) -> Iterator[Path]:
+    """An empty folder for one run at a time, which is removed afterwards; what a killed run left there goes first.
+
+    Args:
+        space: the folder; its name is the lock.
+        target: what is being made, for messages; a folder that a killed run put aside is put back there.
+
+    Raises:
+        ValueError: another run has it, or it is somebody else's.
+    """
+    space.mkdir(mode=0o700, exist_ok=True)
+    if space.is_symlink() or (hasattr(os, "getuid") and space.stat().st_uid != os.getuid()):
+        raise ValueError(f"{shown(space)} is not yours: remove it.")
+    lock = FileLock(space / "lock")
     try:
-        os.rename(folder, target)
-    except OSError:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"Another run is making {shown(target)}: wait for it, or give another name.") from None
+    try:
+        _tidy(space, target)
+        yield space
+    finally:
+        _tidy(space, target)
+        shutil.rmtree(space, ignore_errors=True)
+        lock.release()
+
+
+def _tidy(space: Path, target: Path) -> None:
+    """Removes everything but the lock; what stood at the target goes back there, or beside what appeared there."""
+    aside = space / "replaced"
+    if aside.exists() and not target.exists():
         os.rename(aside, target)
-        raise
+    elif aside.exists() and any((space / "new").glob("*")):
+        os.rename(aside, target.with_name(f"{target.name}.replaced"))
+    for path in space.iterdir():
+        if path.name != "lock":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def put(folder: Path, target: Path, foreign: Foreign | None) -> None:
+    """Puts the finished folder into place in one step; what appeared there meanwhile stays.
+
+    Args:
+        folder: the finished folder, in the workspace.
+        target: where to.
+        foreign: as in `checked_target`, for a target that may be replaced.
+
+    Raises:
+        ValueError: the target holds what may not be replaced; it is as it was.
+    """
+    if foreign is None or not target.exists() or not any(target.iterdir()):
+        try:
+            os.rename(folder, target)  # fails where the target has files
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise ValueError(f"{shown(target)} was filled meanwhile, and stays as it is: give a new folder.") from None
+        return
+    _require_ours(target, foreign)
+    if _exchanged(folder, target):
+        try:
+            _require_ours(folder, foreign, target)  # nothing can be added to it any more
+        except ValueError:
+            _exchanged(folder, target)
+            raise
+        return
+    # Killed between these two lines, the next run puts the old folder back, see `_tidy`.
+    aside = _space_of(target) / "replaced"
+    os.rename(target, aside)
+    os.rename(folder, target)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchanges two folders in one step; False where the system or the file system cannot."""
+    if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "renameat2"):
+        return False
+    here, exchange = -100, 2
+    return library.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

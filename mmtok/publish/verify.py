@@ -1,44 +1,82 @@
-"""Holds a published repo or a staged folder against the installed release: code, options, weights, file formats."""
+"""Holds a published repository or a staged folder against the installed release: what transformers loads from it.
+
+Nothing of it is run. A repository of this project holds files of a list, and everything else is a problem; code is
+compared with the release; every JSON file is read for fields that lead out of the repository; settings and weights are
+compared with those of the base, from which the settings are made again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from transformers import AutoTokenizer
 
-from configuration_mmtok import OPTION_NAMES
+from configuration_mmtok import OPTION_NAMES, PruningOptions
+from mmtok import __version__
 
-from .base import CARD_FILE, CONFIG_FILE
+from .base import BaseCheckpoint, open_base
 from .card import metadata_of
 from .families import FAMILIES, PREFIX
 from .hub_errors import PublishError
-from .hub_names import check_reference, check_repo_id
+from .hub_names import check_reference, check_repo_id, check_repo_path
 from .hub_repo import HubRepo
-from .orphans import orphans
-from .published_files import GENERATE_FILE, GENERATE_FOLDER, HANDLER_FILE, generate_sources, published_sources
-from .verified_files import NOTHING_VERIFIED, FolderFiles, RepoFiles, blobs
+from .published_files import (
+    GENERATE_FILE,
+    GENERATE_FOLDER,
+    HANDLER_FILE,
+    REQUIREMENTS,
+    REQUIREMENTS_FILE,
+    generate_sources,
+    published_sources,
+)
+from .repository import (
+    CARD_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    MOST_JSON_BYTES,
+    SETTING_FILES,
+    SINGLE_FILE,
+    as_json,
+    is_known_file,
+    leads_away,
+    parse_json,
+    plain_file,
+    shown,
+    weight_names,
+)
+from .settings import published_config, write_settings
+from .weights import sha256_of
 
-_CODE_ALONE = "A custom_generate repository is code alone."
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".joblib")
+NOTHING_VERIFIED = "Nothing was verified; run the same command again."
+_MOST_PROBLEMS = 14
 
 
 @dataclass(frozen=True)
-class CodeFile:
-    """One published code file: its sha256 in the installed release and in what is verified, None where it is absent."""
+class VerifiedFile:
+    """One file.
 
-    name: str
-    released: str
-    found: str | None
+    Attributes:
+        path: in the repository.
+        kind: "code", "settings", "weights" or "card"; "other" for a file that has no place there.
+        found: what was compared, such as "the released file".
+        sha256: of its content, None where it was not read.
+    """
 
-    @property
-    def matches(self) -> bool:
-        return self.released == self.found
+    path: str
+    kind: str
+    found: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,23 +87,17 @@ class Verification:
         name: the repo or folder.
         commit: the commit of the repo; None for a folder.
         release: the installed version.
-        code: every published file.
-        orphans: code files of an earlier release; nothing that is released imports them.
-        other_code: further Python files; nothing that is released imports them.
+        files: every file, and what was compared of it.
         pruning_options: the pruning options of `config.json`.
-        weights: the safetensors files with their sha256.
-        origin: one line on where the weights come from.
+        origin: one line on what settings and weights were compared with.
         problems: everything that is not as released; empty when all is well.
     """
 
     name: str
     commit: str | None
     release: str
-    code: tuple[CodeFile, ...]
-    orphans: tuple[str, ...]
-    other_code: tuple[str, ...]
+    files: tuple[VerifiedFile, ...]
     pruning_options: Mapping[str, Any]
-    weights: Mapping[str, str]
     origin: str
     problems: tuple[str, ...] = field(default=())
 
@@ -73,109 +105,218 @@ class Verification:
     def ok(self) -> bool:
         return not self.problems
 
-    @property
-    def code_is_released(self) -> bool:
-        return all(file.matches for file in self.code)
-
-    def describe(self) -> str:
-        """The findings as text; the last line says whether the remote code is the released code."""
+    def describe(self, *, verbose: bool = False) -> str:
+        """The findings as text, in at most 25 lines unless `verbose`; the last line is the verdict."""
         at = f" at {self.commit}" if self.commit else ""
-        lines = [f"{self.name}{at}, against mmtok {self.release}:"]
-        lines += [f"  {_verdict(file):8} {file.name}  sha256 {file.found or '-'}" for file in self.code]
-        lines += [f"  orphan   {name}  (of an earlier release)" for name in self.orphans]
-        lines += [f"  extra    {name}  (nothing of the release imports it)" for name in self.other_code]
-        lines += [f"  {name} = {_short(value)}" for name, value in self.pruning_options.items()]
-        lines += [f"Weights: {len(self.weights)} safetensors files. {self.origin}"]
-        lines += [f"Problem: {problem}" for problem in self.problems]
-        released = "is" if self.code_is_released else "is NOT"
-        return "\n".join([*lines, f"The remote code {released} the code of mmtok {self.release}."])
+        lines = [f"{shown(self.name)}{at}, against mmtok {self.release}:"]
+        if verbose:
+            lines += [f"  {each.kind:8} {shown(each.path)}: {each.found}, sha256 {each.sha256}" for each in self.files]
+        else:
+            lines += [f"  {kind:8} {text}" for kind, text in self._summary()]
+        defaults = {each: getattr(PruningOptions(), each) for each in OPTION_NAMES}
+        changed = {
+            name: _short(value) for name, value in self.pruning_options.items() if verbose or value != defaults[name]
+        }
+        told = ", ".join(f"{name} {value}" for name, value in changed.items() if verbose or len(value) <= 40)
+        lines += [f"  options  {told or 'the defaults'}"] if self.pruning_options else []
+        lines += [f"  {self.origin}"]
+        most = len(self.problems) if verbose else _MOST_PROBLEMS
+        lines += [f"Problem: {shown(problem)}" for problem in self.problems[:most]]
+        if self.problems[most:]:
+            lines.append(f"... and {len(self.problems) - most} more problems: --verbose shows them.")
+        verdict = f"NOT what mmtok {self.release} publishes: {len(self.problems)} problems."
+        lines.append(f"It is {f'what mmtok {self.release} publishes.' if self.ok else verdict}")
+        return "\n".join(lines)
+
+    def _summary(self) -> Iterable[tuple[str, str]]:
+        for kind in ("code", "settings", "weights"):
+            found: dict[str, int] = {}
+            for each in self.files:
+                if each.kind == kind:
+                    found[each.found] = found.get(each.found, 0) + 1
+            if found:
+                yield kind, "; ".join(f"{count} file{'s' * (count > 1)}: {text}" for text, count in found.items())
 
 
-def verify(repo_or_folder: str | Path, *, revision: str | None = None) -> Verification:
+class _FolderFiles:
+    """The files of a folder; `links` are those that lead out of it, or are no files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths: dict[str, Path] = {}
+        self.links: list[str] = []
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if name.startswith((".git/", ".cache/huggingface/")) or (path.is_dir() and not path.is_symlink()):
+                continue
+            try:
+                file = plain_file(folder, name)
+                in_cache = folder.resolve().parent.name == "snapshots"
+                if file is None or (path.is_symlink() and not in_cache):
+                    raise ValueError(f"{name} is a link: put the file itself there.")
+                self.paths[name] = file
+            except ValueError as error:
+                self.links.append(str(error))
+
+    def read(self, path: str) -> bytes:
+        """The content of one file."""
+        return self.paths[path].read_bytes()
+
+    def size(self, path: str) -> int:
+        """In bytes."""
+        return self.paths[path].stat().st_size
+
+    def sha256(self, path: str) -> str:
+        """Of one file."""
+        return sha256_of(self.paths[path])
+
+
+class _RepoFiles:
+    """The files of one commit of a repository; large ones are not downloaded."""
+
+    links: tuple[str, ...] = ()
+
+    def __init__(self, repo: HubRepo, commit: str) -> None:
+        self._repo, self._commit = repo, commit
+        self.paths: dict[str, RepoFile] = {check_repo_path(path): file for path, file in repo.files_at(commit).items()}
+
+    def read(self, path: str) -> bytes:
+        """The content of one file, which is downloaded."""
+        return self._repo.bytes_at(self._commit, path)
+
+    def size(self, path: str) -> int:
+        """In bytes."""
+        return self.paths[path].size
+
+    def sha256(self, path: str) -> str:
+        """Of one file, as the Hub keeps it or of its download."""
+        lfs = self.paths[path].lfs
+        return lfs.sha256 if lfs else hashlib.sha256(self.read(path)).hexdigest()
+
+
+Files = _FolderFiles | _RepoFiles
+
+
+@dataclass
+class _Base:
+    """What settings and weights are compared with.
+
+    Attributes:
+        name: in messages.
+        settings: expected content of each settings file.
+        weights: sha256 of each weight file; a path for one of a folder.
+        binding: whether a difference is a problem: the card pins this base, or it was asked for.
+    """
+
+    name: str
+    settings: dict[str, bytes]
+    weights: dict[str, str | Path]
+    binding: bool
+
+
+def verify(
+    repo_or_folder: str | Path, *, revision: str | None = None, base: str | os.PathLike[str] | None = None
+) -> Verification:
     """Compares what is published, or staged, with the installed release: a model, or a `custom_generate` repository.
 
     Args:
         repo_or_folder: a Hub id or a folder; nothing but small files is downloaded.
         revision: branch, tag or commit of the repo.
+        base: folder or Hub id to compare settings and weights with; that of the card by default.
 
     Raises:
-        ValueError: no folder and no Hub id, or a folder with a revision.
+        ValueError: no folder and no Hub id, a folder with a revision, or a base that cannot be used.
         PublishError: the Hub refuses or cannot be reached.
     """
+    if not str(repo_or_folder):
+        raise ValueError("'' is no folder and no Hub id: give one of them.")
     folder = Path(repo_or_folder)
     if folder.is_dir():
         if revision is not None:
             raise ValueError(f"revision={revision!r} was given with the folder {folder}: only a Hub id has revisions.")
-        return _verify(FolderFiles(folder), str(folder), None)
+        return _verify(_FolderFiles(folder), str(folder), None, base)
     repo_id = check_repo_id(str(repo_or_folder))
     if revision is not None:
         check_reference(revision, "revision")
     repo = HubRepo(repo_id, after_failure=NOTHING_VERIFIED)
     commit = repo.commit_of(revision)
-    return _verify(RepoFiles(repo, commit), repo_id, commit)
+    return _verify(_RepoFiles(repo, commit), repo_id, commit, base)
 
 
-def _verify(files: FolderFiles | RepoFiles, name: str, commit: str | None) -> Verification:
-    from mmtok import __version__
-
-    problems: list[str] = []
+def _verify(files: Files, name: str, commit: str | None, base: str | os.PathLike[str] | None) -> Verification:
+    problems = list(files.links)
     is_model = CONFIG_FILE in files.paths or f"{GENERATE_FOLDER}/{GENERATE_FILE}" not in files.paths
-    config = _config(files, problems) if is_model else {}
+    parsed = _parsed(files, problems)
+    config = parsed.get(CONFIG_FILE, {})
+    if is_model and CONFIG_FILE not in files.paths:
+        problems.append("There is no config.json.")
+    if is_model:
+        _check_config(config, problems)
     sources = published_sources(_model_type(config)) if is_model else generate_sources()
     if HANDLER_FILE not in files.paths:  # `save_pretrained` copies what the model imports, and it does not import this
         sources.pop(HANDLER_FILE, None)
-    card = files.read(CARD_FILE).decode("utf-8", "replace") if CARD_FILE in files.paths else None
-    left_over = orphans(files.paths, sources, card)
-    code = tuple(_code_file(files, file, source) for file, source in sorted(sources.items()))
-    problems += [f"{file.name} is missing." for file in code if file.found is None]
-    problems += [f"{file.name} is not the released file." for file in code if file.found and not file.matches]
-    problems += [
-        f"{name} is of an earlier release, and nothing of this one imports it: push again, or delete it."
-        for name in left_over
-    ]
-    others = {path for path in files.paths if path.endswith(".py")} - sources.keys() - set(left_over)
-    pickles = [path for path in files.paths if path.endswith(_PICKLES)]
-    problems += [f"{path} may be a pickle, which can run code when it is loaded." for path in pickles]
-    weights = files.weights()
-    if is_model and not weights:
-        problems.append("There is no safetensors file.")
+    weights = _weight_names(files, parsed, problems) if is_model else ()
+    code = set(sources) if is_model else {*sources, REQUIREMENTS_FILE}
+    against, origin = _base_of(files, config, base) if is_model else (None, "Code alone: a custom_generate repository.")
+    found = [_code_file(files, path, source.read_bytes(), problems) for path, source in sorted(sources.items())]
+    if not is_model:
+        found.append(_code_file(files, REQUIREMENTS_FILE, REQUIREMENTS.encode(), problems))
+    for path in sorted(set(files.paths) - {each.path for each in found}):
+        if not is_known_file(path, code, weights):
+            problems.append(f"{path} has no place in a repository of mmtok: remove it.")
+            found.append(VerifiedFile(path, "other", "not read"))
+        elif path in weights:
+            found.append(_weight_file(files, path, against, problems))
+        elif path in (CONFIG_FILE, INDEX_FILE, *SETTING_FILES):
+            found.append(_settings_file(files, path, against, problems))
+        else:
+            found.append(VerifiedFile(path, "card", "for readers"))
+    if against is not None and against.binding:
+        missing = sorted(set(against.settings) - set(files.paths))
+        problems += [f"{path} is missing; {against.name} has it." for path in missing]
     return Verification(
         name=name,
         commit=commit,
         release=__version__,
-        code=code,
-        orphans=left_over,
-        other_code=tuple(sorted(others)),
+        files=tuple(found),
         pruning_options={option: config[option] for option in OPTION_NAMES if option in config},
-        weights=weights,
-        origin=_origin(card, weights, problems, on_the_hub=commit is not None) if is_model else _CODE_ALONE,
+        origin=origin,
         problems=tuple(problems),
     )
 
 
-def _code_file(files: FolderFiles | RepoFiles, name: str, source: Path) -> CodeFile:
-    found = hashlib.sha256(files.read(name)).hexdigest() if name in files.paths else None
-    return CodeFile(name, hashlib.sha256(source.read_bytes()).hexdigest(), found)
+def _parsed(files: Files, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Every JSON file, with a problem noted for each field that leads out of the repository."""
+    parsed = {}
+    for path in sorted(files.paths):
+        if path not in (CONFIG_FILE, INDEX_FILE, *SETTING_FILES) or not path.endswith(".json"):
+            continue
+        try:
+            if files.size(path) > MOST_JSON_BYTES:
+                raise ValueError(f"{path} has {files.size(path)} bytes: a JSON file has at most {MOST_JSON_BYTES}.")
+            parsed[path] = parse_json(files.read(path), path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        content = {key: value for key, value in parsed[path].items() if (path, key) != (CONFIG_FILE, "auto_map")}
+        problems += [f"{path}: {each}, which leads out of the repository." for each in leads_away(path, content)]
+    return parsed
 
 
-def _config(files: FolderFiles | RepoFiles, problems: list[str]) -> dict[str, Any]:
-    """config.json, with a problem noted where it does not lead to the released classes."""
-    if CONFIG_FILE not in files.paths:
-        problems.append("There is no config.json.")
-        return {}
-    try:
-        config = json.loads(files.read(CONFIG_FILE))
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        problems.append("config.json is no JSON object.")
-        return {}
+def _check_config(config: Mapping[str, Any], problems: list[str]) -> None:
+    """Notes a problem where config.json does not lead to the released classes, or lacks an option."""
+    if not config:
+        return
     if config.get("model_type") not in {PREFIX + known for known in FAMILIES}:
         problems.append(f"config.json has the model_type {config.get('model_type')!r}, which is none of mmtok's.")
     elif config.get("auto_map") != FAMILIES[_model_type(config)].auto_map:
         problems.append("auto_map in config.json names other code than the released classes.")
+    elif config.get("architectures") != [FAMILIES[_model_type(config)].model_class]:
+        problems.append(f"architectures in config.json is {config.get('architectures')!r}.")
     problems += [f"config.json lacks the option {option}." for option in OPTION_NAMES if option not in config]
-    return config
+    try:
+        PruningOptions(**{option: config[option] for option in OPTION_NAMES if option in config})
+    except (ValueError, TypeError) as error:
+        problems.append(f"config.json: {error}")
 
 
 def _model_type(config: Mapping[str, Any]) -> str:
@@ -184,40 +325,115 @@ def _model_type(config: Mapping[str, Any]) -> str:
     return found if found in FAMILIES else "llava"
 
 
-def _origin(card: str | None, weights: Mapping[str, str], problems: list[str], *, on_the_hub: bool) -> str:
-    """Holds the weights against the base that the card names, at the commit that it names."""
-    metadata = metadata_of(card) if card is not None else {}
-    base, commit = metadata.get("base_model"), metadata.get("base_model_revision")
+def _weight_names(files: Files, parsed: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
+    """The files that transformers takes for the weights, the index among them."""
+    names: tuple[str, ...] = (SINGLE_FILE,)
+    if SINGLE_FILE not in files.paths and INDEX_FILE in files.paths:
+        try:
+            names = (INDEX_FILE, *weight_names(parsed.get(INDEX_FILE, {}).get("weight_map"), INDEX_FILE))
+        except ValueError as error:
+            problems.append(str(error))
+    problems += [f"{name} is missing." for name in names if name not in files.paths]
+    return names
+
+
+def _code_file(files: Files, path: str, released: bytes, problems: list[str]) -> VerifiedFile:
+    if path not in files.paths:
+        problems.append(f"{path} is missing.")
+        return VerifiedFile(path, "code", "missing")
+    same = files.size(path) == len(released) and files.read(path) == released
+    if not same:
+        problems.append(f"{path} is not the released file.")
+    return VerifiedFile(path, "code", "the released file" if same else "NOT the released file", files.sha256(path))
+
+
+def _settings_file(files: Files, path: str, against: _Base | None, problems: list[str]) -> VerifiedFile:
+    sha256 = files.sha256(path)
+    if against is None:
+        return VerifiedFile(path, "settings", "leads nowhere else; not compared", sha256)
+    expected = against.settings.get(path)
+    if expected is not None and hashlib.sha256(expected).hexdigest() == sha256:
+        return VerifiedFile(path, "settings", "what this release makes of the base", sha256)
+    if against.binding:
+        problems.append(f"{path} is not what this release makes of {against.name}.")
+    return VerifiedFile(path, "settings", f"not those of {against.name}", sha256)
+
+
+def _weight_file(files: Files, path: str, against: _Base | None, problems: list[str]) -> VerifiedFile:
+    if path == INDEX_FILE:
+        return _settings_file(files, path, against, problems)
+    if against is None:
+        return VerifiedFile(path, "weights", "not compared", files.sha256(path))
+    there = against.weights.get(path)
+    if isinstance(there, Path):
+        here = files.paths[path]
+        if isinstance(here, Path) and os.path.samefile(here, there):
+            return VerifiedFile(path, "weights", "the base's own file on the disk")
+        there = sha256_of(there)
+    sha256 = files.sha256(path)
+    if sha256 == there:
+        return VerifiedFile(path, "weights", "sha256 of the base's", sha256)
+    if against.binding:
+        problems.append(f"{path}: not the weights of {against.name}.")
+    return VerifiedFile(path, "weights", f"NOT those of {against.name}", sha256)
+
+
+def _base_of(files: Files, config: Mapping[str, Any], given: str | os.PathLike[str] | None) -> tuple[_Base | None, str]:
+    """What to compare with, and a line on it; None with the reason where there is nothing."""
+    base, commit, asked = given, None, given is not None
     if base is None:
-        return "The card names no base model, so their origin is not known."
+        card = files.read(CARD_FILE).decode("utf-8", "replace") if CARD_FILE in files.paths else ""
+        metadata = metadata_of(card)
+        base, commit = metadata.get("base_model"), metadata.get("base_model_revision")
+        if base is None:
+            return None, "Not compared: settings and weights, as the card names no base; --base BASE compares them."
+        try:
+            validate_repo_id(base)
+            commit = None if commit is None else check_reference(str(commit), "revision")
+        except (HFValidationError, ValueError) as error:
+            return (
+                None,
+                f"Not compared: settings and weights, as the card names the base {shown(repr(base))}: {shown(error)}",
+            )
     try:
-        validate_repo_id(base)
-        commit = None if commit is None else check_reference(str(commit), "revision")
-    except (HFValidationError, ValueError) as error:
-        return f"The card names {base!r} as the base model, so their origin is not known: {error}"
-    if not on_the_hub:
-        return f"The card names {base} as their origin; a folder is not compared with the Hub."
-    at = f"{base} at {commit or 'main'}"
-    try:
-        there = blobs(
-            HubRepo(base, after_failure="The origin of the weights was not compared.").files_at(commit).values()
-        )
-    except PublishError as error:
-        return str(error)
-    differing = sorted(path for path, sha256 in weights.items() if there.get(path) != sha256)
-    if differing:
-        if commit:  # a card without one says which model was the base, not where these blobs are from
-            problems.append(f"{', '.join(differing)}: not the blob of {at}.")
-        return f"They are not the blobs of {at}."
-    return f"They are the blobs of {at}."
+        if asked and Path(base).is_dir():
+            found = open_base(base)
+            weights: dict[str, str | Path] = dict(found.weights)
+        else:
+            repo = HubRepo(str(base), after_failure="They were not compared.")
+            commit = repo.commit_of(commit)
+            there = repo.files_at(commit)
+            weights = {path: file.lfs.sha256 for path, file in there.items() if file.lfs}
+            found = open_base(str(base), revision=commit, weights=False)
+        settings = _settings_of(found, config)
+    except (PublishError, ValueError) as error:
+        if asked:
+            raise
+        return None, f"Not compared: settings and weights. {shown(error)}"
+    pinned = asked or metadata.get("base_model_revision") is not None
+    at = f" at {found.commit}" if found.commit else ""
+    said = "compared with" if pinned else "held beside, as the card names no commit,"
+    return _Base(f"{found.name}{at}", settings, weights, pinned), f"Settings and weights {said} {found.name}{at}."
 
 
-def _verdict(file: CodeFile) -> str:
-    if file.found is None:
-        return "missing"
-    return "same" if file.matches else "OTHER"
+def _settings_of(base: BaseCheckpoint, config: Mapping[str, Any]) -> dict[str, bytes]:
+    """The settings that a stage of a base makes, with the options of a configuration."""
+    with tempfile.TemporaryDirectory(prefix="mmtok-verify-") as scratch:
+        copy, made = base.copied_to(Path(scratch) / "base"), Path(scratch) / "made"
+        made.mkdir()
+        with base.reading("The tokenizer"):
+            write_settings(copy, AutoTokenizer.from_pretrained(copy.folder, trust_remote_code=False), made)
+        options = {name: config[name] for name in OPTION_NAMES if name in config}
+        with suppress(ValueError, TypeError):  # options that are none are a problem already
+            (made / CONFIG_FILE).write_text(as_json(published_config(base, options)), encoding="utf-8")
+        expected = {path.name: path.read_bytes() for path in made.iterdir()}
+        if INDEX_FILE in base.sources:
+            expected[INDEX_FILE] = base.sources[INDEX_FILE].read_bytes()
+        return {
+            name: content for name, content in expected.items() if name in (CONFIG_FILE, INDEX_FILE, *SETTING_FILES)
+        }
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(value)} entries)"
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

@@ -10,8 +10,8 @@ from hub_double import HubDouble
 from published_models import BASE, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
 
+from mmtok.publish.push import Release, prepare
 from mmtok.publish.recipe import Recipe
-from mmtok.publish.release import Release, prepare
 
 
 @pytest.fixture(scope="module")

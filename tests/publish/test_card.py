@@ -14,11 +14,10 @@ from hub_double import HubDouble
 from huggingface_hub import ModelCard, constants
 from model_cases import FAMILIES
 
+from mmtok import CODE_REPOSITORY
 from mmtok.publish.budget_table import mosaic_grid
 from mmtok.publish.card import (
-    CODE_REPOSITORY,
     CardFacts,
-    CodeFile,
     Measurements,
     card_metadata,
     edited_by_hand,
@@ -40,7 +39,7 @@ def facts(**changes: Any) -> CardFacts:
         "vision_config": {"image_size": 336, "patch_size": 14},
         **changes.pop("config", {}),
     }
-    known: dict[str, Any] = {"code_files": {"prompt.py": CodeFile(1234, "ab" * 32)}, "release": "0.1.0", **changes}
+    known: dict[str, Any] = {"code_files": 26, "release": "0.1.0", **changes}
     return CardFacts(config=config, **known)
 
 
@@ -127,9 +126,12 @@ def test_the_top_says_what_runs_it_and_under_which_releases() -> None:
     tested = json.loads((FACTS / "tested_versions.json").read_text())
     assert f"Tested with transformers {tested['oldest']} to {tested['newest']}; on another release run" in top
     assert f'pip install "transformers=={tested["newest"]}"' in top
-    assert "| vLLM | yes, with the plugin of the mmtok package: `pip install mmtok vllm`" in top
+    assert (
+        "| vLLM | yes, with the plugin of the mmtok package: `pip install 'mmtok[vllm] @ git+https://github.com/mmtok/mmtok'`"
+        in top
+    )
     assert "| SGLang, TGI, llama.cpp, Ollama | no: they have model code of their own |" in top
-    assert "run the 1 Python file of this repository" in top
+    assert "run the 26 Python files of this repository" in top
     assert CODE_REPOSITORY in top
     assert f"git clone {CODE_REPOSITORY}" in (ROOT / "README.md").read_text(encoding="utf-8")
     [image] = re.findall(r"!\[.+\]\((.+)\)", top)
@@ -163,14 +165,12 @@ def test_a_card_is_known_as_edited_once_a_letter_changed() -> None:
     assert edited_by_hand("# A card of somebody's own\n")
 
 
-def test_facts_of_a_folder_hash_its_code_and_read_the_bases_license(tmp_path: Path) -> None:
+def test_facts_of_a_folder_count_its_code_and_read_the_bases_license(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mmtok_llava"}')
     (tmp_path / "prompt.py").write_bytes(b"# six\n")
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     read = CardFacts.of_folder(tmp_path, release="0.1.0", base_folder=tmp_path)
-    assert read.code_files == {
-        "prompt.py": CodeFile(6, "8d2cefbb21c6383bb890929215e80495158e8cdf0b62220038467da735a5e454")
-    }
+    assert read.code_files == 1
     assert read.base_metadata["license"] == "mit"
     assert card_metadata(tmp_path / "absent.md") == {}
 

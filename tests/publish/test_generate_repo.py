@@ -13,7 +13,7 @@ from published_models import hub_for_this_process
 
 from mmtok.cli.main import main
 from mmtok.publish import CheckFailed, PublishError, generate_repo, push_generate, stage_generate, verify
-from mmtok.publish.card import CodeFile, edited_by_hand
+from mmtok.publish.card import edited_by_hand
 from mmtok.publish.clean_process import check_generate
 from mmtok.publish.families import FAMILIES
 from mmtok.publish.published_files import generate_sources
@@ -25,7 +25,7 @@ FILES = {*generate_sources(), "custom_generate/requirements.txt", "README.md"}
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
-    monkeypatch.setattr(generate_repo, "check_generate", lambda folder: ())
+    monkeypatch.setattr(generate_repo, "check_generate", lambda folder, scratch: ())
     with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
         yield serving
 
@@ -63,7 +63,7 @@ def test_code_that_does_not_work_is_found(tmp_path: Path) -> None:
     out = stage_generate(tmp_path / "mmtok_generate", check=False).path
     (out / "custom_generate" / "coverage.py").unlink()
     with pytest.raises(CheckFailed, match=r"The staged code does not work: .*coverage"):
-        check_generate(out)
+        check_generate(out, tmp_path)
 
 
 def test_a_push_is_one_commit_and_verified(hub: HubDouble, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_a_push_is_one_commit_and_verified(hub: HubDouble, capsys: pytest.Captur
     told = capsys.readouterr().out
     assert f"Published {len(FILES)} files as commit" in told
     assert "Tagged as v1.0." in told
-    assert told.strip().endswith("The remote code is the code of mmtok 0.1.0.")
+    assert told.strip().endswith("It is what mmtok 0.1.0 publishes.")
     assert {path for path in hub.files(REPO, "v1.0") if not path.startswith(".")} == FILES
     assert hub.store.repository(REPO).private
     card = hub.files(REPO)["README.md"].decode()
@@ -82,7 +82,7 @@ def test_a_push_is_one_commit_and_verified(hub: HubDouble, capsys: pytest.Captur
 
 def test_a_dry_run_sends_nothing(hub: HubDouble, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push-generate", REPO, "--dry-run"]) == 0
-    assert "custom_generate/generate.py" in capsys.readouterr().out
+    assert "custom_generate/configuration_mmtok.py" in capsys.readouterr().out
     assert REPO not in hub.store.repositories
 
 
@@ -91,30 +91,12 @@ def test_a_dry_run_sends_nothing(hub: HubDouble, capsys: pytest.CaptureFixture[s
 def test_a_repository_with_a_model_is_refused_and_stays(hub: HubDouble, file: str, branch: str) -> None:
     hub.store.seed(REPO, {file: b"{}"})
     before = hub.tree(REPO)
-    with pytest.raises(PublishError, match=r"The repository holds a model \(.*\): give custom_generate a repository"):
+    with pytest.raises(
+        PublishError, match=r"holds files that are not part of this release: .*; or give another repository"
+    ):
         push_generate(Destination(REPO, branch=branch))
     assert hub.tree(REPO) == before
     assert set(hub.store.repository(REPO).branches) == {"main"}
-
-
-@pytest.mark.parametrize("edited", [False, True])
-def test_files_of_an_earlier_release_are_deleted(hub: HubDouble, edited: bool) -> None:
-    push_generate(REPO, verify_after=False)
-    left, mine = "custom_generate/similarity.py", "custom_generate/mine.py"
-    card = hub.files(REPO)["README.md"].decode()
-    if edited:
-        card += "\nMy notes.\n"
-    else:  # as the earlier release wrote it
-        code = dict.fromkeys([*generate_sources(), left], CodeFile(1, "ab" * 32))
-        card = generate_repo._card(code, Destination(REPO))
-    hub.store.seed(REPO, {left: b"# earlier", mine: b"# mine", "README.md": card.encode()})
-    assert left in verify(REPO).orphans
-    report = push_generate(REPO)
-    assert [file.path for file in report.plan.changes if file.action == "delete"] == [left]
-    assert report.plan.card_kept == edited
-    assert report.verification is not None
-    assert report.verification.ok, report.verification.describe()
-    assert report.verification.other_code == (mine,)
 
 
 def test_verify_sees_another_file_and_a_missing_one(tmp_path: Path) -> None:
@@ -124,7 +106,9 @@ def test_verify_sees_another_file_and_a_missing_one(tmp_path: Path) -> None:
     (out / "custom_generate" / "greedy.py").unlink()
     found = verify(out)
     assert found.problems == (
-        "custom_generate/greedy.py is missing.",
         "custom_generate/coverage.py is not the released file.",
+        "custom_generate/greedy.py is missing.",
     )
-    assert "A custom_generate repository is code alone." in found.describe()
+    assert "a custom_generate repository" in found.describe()
+    (out / "custom_generate" / "requirements.txt").write_text("evil\n")
+    assert "custom_generate/requirements.txt is not the released file." in verify(out).problems

@@ -16,12 +16,12 @@ from published_models import BASE, TARGET
 from small_checkpoints import make_llava_checkpoint
 
 import hub_upload
-from mmtok.publish import CheckFailed, PublishError, push
+from mmtok.publish import PublishError, push, verify
 from mmtok.publish.card import edited_by_hand
-from mmtok.publish.hub_names import check_reference, check_repo_id, check_repo_path, files_inside
-from mmtok.publish.push import publish
+from mmtok.publish.hub_names import check_reference, check_repo_id, check_repo_path
+from mmtok.publish.push import Release, prepare, publish
 from mmtok.publish.recipe import Destination, Recipe
-from mmtok.publish.release import Release, prepare
+from mmtok.publish.repository import files_inside
 
 CARD = "---\nlicense: llama2\nlanguage: en\n---\n# The base\n"
 
@@ -57,7 +57,7 @@ def test_one_commit_with_weights_copied_on_the_server(hub: HubDouble, base: Path
     assert not report.uploaded
     assert report.verification is not None
     assert report.verification.ok, report.verification.describe()
-    assert f"the blobs of {BASE}" in report.verification.origin
+    assert report.verification.origin == f"Settings and weights compared with {BASE} at {release.base.commit}."
 
 
 def test_copied_and_uploaded_weights_give_the_same_tree(hub: HubDouble, base: Path, release: Release) -> None:
@@ -110,7 +110,6 @@ def test_a_card_edited_by_hand_stays_until_it_may_be_overwritten(hub: HubDouble,
     edited = hub.files(TARGET)["README.md"].replace(b"## Limits", b"## My limits")
     hub.store.seed(TARGET, {"README.md": edited})
     report = publish(release, Destination(TARGET), dry_run=True)
-    assert "-## My limits" in report.plan.describe()
     assert "edited by hand and stays" in report.plan.describe()
     publish(release, Destination(TARGET))
     assert hub.files(TARGET)["README.md"] == edited
@@ -124,12 +123,30 @@ def test_an_untouched_card_is_replaced(hub: HubDouble, release: Release) -> None
     assert b'revision="v1.0"' in hub.files(TARGET)["README.md"]
 
 
-def test_other_files_stay_and_other_weights_go(hub: HubDouble, release: Release) -> None:
-    hub.store.seed(TARGET, {"notes.txt": b"mine", "serve.py": b"pass", "pytorch_model.bin": b"pickle"})
+def test_files_of_others_are_deleted_when_that_is_asked_for_only(hub: HubDouble, release: Release) -> None:
+    theirs = {"notes.txt": b"mine", "serve.py": b"pass", "pytorch_model.bin": b"pickle", "LICENSE": b"mine"}
+    hub.store.seed(TARGET, theirs)
+    before = hub.tree(TARGET)
+    with pytest.raises(PublishError, match=r"not part of this release: notes.txt, pytorch_model.bin, serve.py. --del"):
+        publish(release, Destination(TARGET))
+    assert hub.tree(TARGET) == before
+    report = publish(release, Destination(TARGET, delete_others=True))
+    assert not theirs.keys() & {"notes.txt", "serve.py", "pytorch_model.bin"} & hub.files(TARGET).keys()
+    assert hub.files(TARGET)["LICENSE"] == b"mine"
+    assert report.verification is not None
+    assert report.verification.ok, report.verification.problems
+
+
+def test_a_release_of_other_modules_is_replaced_whole(hub: HubDouble, release: Release) -> None:
     publish(release, Destination(TARGET))
-    files = hub.files(TARGET)
-    assert (files["notes.txt"], files["serve.py"]) == (b"mine", b"pass")
-    assert "pytorch_model.bin" not in files
+    hub.store.seed(TARGET, {"similarity.py": b"# of an earlier release", "coverage.py": b"# of an earlier release"})
+    assert not verify(TARGET).ok
+    report = publish(release, Destination(TARGET, delete_others=True))
+    assert [(file.path, file.action) for file in report.plan.changes] == [
+        ("coverage.py", "send"),
+        ("similarity.py", "delete"),
+    ]
+    assert verify(TARGET).ok
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(hub: HubDouble, release: Release) -> None:
@@ -138,9 +155,8 @@ def test_a_dry_run_shows_everything_and_sends_nothing(hub: HubDouble, release: R
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
     assert TARGET not in hub.store.repositories
     shown = report.plan.describe()
-    assert "copy     126.2 kB  model-00001-of-00003.safetensors" in shown
-    assert "334.5 kB copied on the server" in shown
-    assert "+# small-llava with MMTok" in shown
+    assert "copy     334.5 kB  model-00001-of-00003.safetensors, model-00002-of-00003.safetensors" in shown
+    assert len(shown.splitlines()) <= 6
     assert report.commit is None
 
 
@@ -153,7 +169,8 @@ def test_a_branch_that_moved_is_reported_and_not_overwritten(hub: HubDouble, rel
     files = hub.files(TARGET)
     assert (files["config.json"], files["a.txt"]) == (b"{}", b"somebody else")
     hub.arm()
-    publish(release, Destination(TARGET))
+    with pytest.raises(PublishError, match=r"not part of this release: a.txt"):
+        publish(release, Destination(TARGET))
     assert hub.files(TARGET)["a.txt"] == b"somebody else"
 
 
@@ -204,7 +221,7 @@ def test_weights_that_the_hub_cannot_copy_are_uploaded(hub: HubDouble, release: 
 def test_a_huggingface_hub_that_cannot_copy_uploads(
     hub: HubDouble, release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["mmtok.publish.send"], "can_copy_between_repos", lambda: False)
+    monkeypatch.setattr(sys.modules["mmtok.publish.push"], "can_copy_between_repos", lambda: False)
     report = publish(release, Destination(TARGET), verify_after=False)
     assert report.uploaded
     assert hub.tree(TARGET)["model-00001-of-00003.safetensors"] == hub.tree(BASE)["model-00001-of-00003.safetensors"]
@@ -276,14 +293,15 @@ def test_a_base_that_does_not_fit_its_configuration_is_refused_before_anything_i
     config["text_config"]["intermediate_size"] = 48
     hub.store.seed(BASE, {"config.json": json.dumps(config).encode()})
     hub.arm()
-    with pytest.raises(CheckFailed, match="80 tensors do not fit the staged model: 6 mismatched keys"):
+    message = r"The base llava-hf/small-llava is at fault, .* weights do not fit its config.json .*: 6 mismatched keys"
+    with pytest.raises(ValueError, match=message):
         push(BASE, TARGET)
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
     assert TARGET not in hub.store.repositories
 
 
 def test_without_a_token_nothing_is_tried(hub: HubDouble, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["mmtok.publish.send"], "get_token", lambda: None)
+    monkeypatch.setattr(sys.modules["mmtok.publish.push"], "get_token", lambda: None)
     hub.arm()
     with pytest.raises(PublishError, match="hf auth login"):
         publish(release, Destination(TARGET))
@@ -310,11 +328,12 @@ def test_the_command_line_publishes_and_tells_failures_by_exit_code(
     assert hub_upload.main(command) == 0
     shown = capsys.readouterr().out
     assert "files as commit" in shown
-    assert shown.endswith("The remote code is the code of mmtok 0.1.0.\n")
+    assert shown.endswith("It is what mmtok 0.1.0 publishes.\n")
+    assert len(shown.splitlines()) <= 10
     assert hub_upload.main(["verify", TARGET, "--revision", "v1.0"]) == 0
     hub.store.seed(TARGET, {"prompt.py": b"import os"})
     assert hub_upload.main(["verify", TARGET]) == 1
-    assert "OTHER    prompt.py" in capsys.readouterr().out
+    assert "Problem: prompt.py is not the released file." in capsys.readouterr().out
     assert hub_upload.main(["push", BASE, "no-organisation"]) == 1
     assert "give ORGANISATION/NAME" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
@@ -327,5 +346,6 @@ def test_a_moved_base_is_pinned_to_the_commit_that_was_checked(hub: HubDouble, b
     report = publish(release, Destination(TARGET))
     assert hub.files(TARGET)["model-00001-of-00003.safetensors"] != b"newer weights"
     assert report.verification is not None
-    assert report.verification.origin == f"They are the blobs of {BASE} at {pinned}."
+    assert report.verification.origin == f"Settings and weights compared with {BASE} at {pinned}."
+    assert report.verification.ok, report.verification.problems
     assert HfApi().model_info(BASE).sha != pinned

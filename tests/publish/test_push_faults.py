@@ -17,9 +17,8 @@ from huggingface_hub.utils import _http
 from published_models import BASE, TARGET
 
 from mmtok.publish import PublishError
-from mmtok.publish.push import publish
+from mmtok.publish.push import Release, prepare, publish
 from mmtok.publish.recipe import Destination, Recipe
-from mmtok.publish.release import Release, prepare
 
 OLD = {"README.md": b"# The card of version zero\n", "config.json": b"{}", "notes.txt": b"mine"}
 MOST_REQUESTS = 40
@@ -42,7 +41,9 @@ def run_again(hub: HubDouble) -> None:
 def push_again(hub: HubDouble, release: Release) -> None:
     """A push without faults; the repo then holds all of it, in one commit on top of what was there, and the tag."""
     run_again(hub)
-    report = publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True), verify_after=False)
+    report = publish(
+        release, Destination(TARGET, tag="v1.0", overwrite_card=True, delete_others=True), verify_after=False
+    )
     repository = hub.store.repository(TARGET)
     assert repository.tags == {"v1.0": repository.branches["main"]} == {"v1.0": report.commit}
     assert complete(hub, release)
@@ -55,7 +56,7 @@ def complete(hub: HubDouble, release: Release) -> bool:
     if head.title != title or repository.commits[head.parent or ""].title == title:
         return False
     files = hub.files(TARGET)
-    expected = {path.name: path.read_bytes() for path in release.folder.iterdir() if path.name != "README.md"}
+    expected = {path: file.read_bytes() for path, file in release.files.items()}
     expected |= {weight.path: hub.files(BASE)[weight.path] for weight in release.weights}
     return all(files.get(path) == content for path, content in expected.items())
 
@@ -99,7 +100,9 @@ def strike_every_request(hub: HubDouble, release: Release, **fault: Any) -> None
         old = start_over(hub)
         hub.arm(Fault(number, **fault))
         try:
-            publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True), verify_after=False)
+            publish(
+                release, Destination(TARGET, tag="v1.0", overwrite_card=True, delete_others=True), verify_after=False
+            )
         except PublishError as error:
             messages.append(str(error))
         reached = len(hub.log) >= number
@@ -135,7 +138,7 @@ def test_a_lost_tag_is_said_to_be_all_that_is_missing(hub: HubDouble, release: R
     start_over(hub)
     hub.arm(Fault(1, 500, only="/tag/"))
     with pytest.raises(PublishError, match="only the tag is missing"):
-        publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True))
+        publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True, delete_others=True))
     assert complete(hub, release)
     push_again(hub, release)
 
@@ -147,10 +150,10 @@ def test_a_verification_that_cannot_read_says_so_and_the_next_run_verifies(
     start_over(hub)
     hub.arm(Fault(1, kind, only="/prompt.py", persistent=True))
     with pytest.raises(PublishError, match="Nothing was verified; run the same command again"):
-        publish(release, Destination(TARGET, overwrite_card=True))
+        publish(release, Destination(TARGET, overwrite_card=True, delete_others=True))
     assert complete(hub, release)
     run_again(hub)
-    report = publish(release, Destination(TARGET, overwrite_card=True))
+    report = publish(release, Destination(TARGET, overwrite_card=True, delete_others=True))
     assert report.plan.changes == ()
     assert report.verification is not None
     assert report.verification.ok
@@ -209,4 +212,4 @@ def _push_in_a_process(release: Release, url: str) -> None:
     constants.ENDPOINT = url
     constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_DISABLE_XET = True
-    publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True), verify_after=False)
+    publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True, delete_others=True), verify_after=False)

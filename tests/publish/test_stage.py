@@ -23,12 +23,12 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTraine
 
 import hub_upload
 from configuration_mmtok import OPTION_NAMES, MMTokLlavaConfig
-from mmtok.publish import CheckFailed, Recipe, StagedModel, open_base, published_sources, stage
+from mmtok.publish import CheckFailed, Recipe, StagedModel, open_base, published_sources, stage, verify
 from mmtok.publish.clean_load import canonical_name, compare_tensors, tokenizer_differences
 from mmtok.publish.clean_process import check_staged, run_clean
-from mmtok.publish.config_file import as_json
 from mmtok.publish.families import installed_modules
 from mmtok.publish.published_files import HANDLER_FILE
+from mmtok.publish.repository import as_json
 
 PUBLISHED_FILES = frozenset(published_sources("llava"))
 
@@ -77,6 +77,7 @@ def test_a_staged_folder_is_its_base(name: str, tmp_path: Path) -> None:
     for file in base.glob("*.safetensors"):
         assert os.path.samefile(file, made.path / file.name)
     assert set(made.files) == {path.name for path in base.iterdir()} | PUBLISHED_FILES | {"README.md"}
+    assert verify(made.path, base=base).ok
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("base", "où 1.5")] == []
 
 
@@ -176,7 +177,7 @@ def test_pipeline_answers_and_a_saved_copy_loads_again(staged: StagedModel, tmp_
     [
         (lambda folder: edit_json(folder / "config.json", model_type="bert"), r"has the model_type 'bert'"),
         (lambda folder: edit_json(folder / "config.json", model_type="mmtok_llava"), r"is already published"),
-        (lambda folder: edit_json(folder / "config.json", auto_map={}), r"brings code of its own"),
+        (lambda folder: edit_json(folder / "config.json", auto_map={"AutoModel": "a.B"}), r"config.json, auto_map is"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config.json is no JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), r"holds a list: a JSON object"),
         (lambda folder: (folder / "config.json").unlink(), r"has no config.json"),
@@ -186,10 +187,10 @@ def test_pipeline_answers_and_a_saved_copy_loads_again(staged: StagedModel, tmp_
             r"only as pytorch_model.bin",
         ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10" * 64), r"is damaged or no safetensors"),
-        (lambda folder: (folder / "preprocessor_config.json").unlink(), r"processor of .* does not load"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), r"processor of .* cannot be used"),
         (
             lambda folder: edit_json(folder / "chat_template.json", chat_template="{{ x.y.z }}"),
-            r"chat template cannot",
+            r"chat template .* cannot",
         ),
     ],
 )
@@ -207,11 +208,14 @@ def test_an_unusable_base_is_refused(tamper: Callable[[Path], Any], message: str
         ({"lm_head.weight": "../model.safetensors"}, r"names the file '../model.safetensors'"),
         ({"lm_head.weight": "model.bin"}, r"names the file 'model.bin'"),
         ({"lm_head.weight": "other.safetensors"}, r"other.safetensors is missing, although the index names it"),
-        ({"no_such_tensor": "model.safetensors"}, r"lacks 'no_such_tensor', which the index promises"),
+        ({"no_such_tensor": "model-1.safetensors"}, r"lacks 'no_such_tensor', which the index promises"),
+        ([], r"has the weight_map \[\]: give tensor and file names"),
+        ({"lm_head.weight": 5}, r"names the file 5"),
     ],
 )
-def test_an_index_is_checked(weight_map: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_an_index_is_checked(weight_map: Any, message: str, tmp_path: Path) -> None:
     base = make_llava_checkpoint(tmp_path / "base")
+    (base / "model.safetensors").rename(base / "model-1.safetensors")
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(ValueError, match=message):
         open_base(base)
@@ -245,7 +249,13 @@ def test_a_base_on_the_hub(base: Path, hub: HubDouble, tmp_path: Path) -> None:
 
 def test_unusable_bases_on_the_hub_are_refused_before_their_weights_come(hub: HubDouble, tmp_path: Path) -> None:
     hub.store.seed("org/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"})
-    hub.store.seed("org/pickles", {"config.json": b'{"model_type": "llava"}', "pytorch_model.bin": b"weights"})
+    hub.store.seed(
+        "org/pickles",
+        {
+            "config.json": b'{"model_type": "llava", "vision_config": {"patch_size": 6}}',
+            "pytorch_model.bin": b"weights",
+        },
+    )
     for repo_id, message in (
         ("org/bert", r"org/bert has the model_type 'bert'"),
         ("org/pickles", r"org/pickles has its weights only as pytorch_model.bin"),
@@ -288,10 +298,13 @@ def test_only_a_staged_folder_is_overwritten(base: Path, tmp_path: Path) -> None
     stage(base, out, check=False)
     with pytest.raises(ValueError, match=r"is not empty"):
         stage(base, out, check=False)
-    (out / "left over").write_text("")
     again = stage(base, out, Recipe({"vision_token_budget": 0.5}), overwrite=True, check=False)
     assert again.vision_token_budget == 0.5
-    assert "left over" not in again.files
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds thesis.tex, which no stage wrote, so that it is not overwritten"):
+        stage(base, out, overwrite=True, check=False)
+    assert (out / "thesis.tex").read_text() == "mine"
+    (out / "thesis.tex").unlink()
 
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -315,7 +328,7 @@ def test_a_failed_check_leaves_what_was_there(base: Path, tmp_path: Path, monkey
     out = stage(base, tmp_path / "out", check=False).path
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise CheckFailed("The staged folder is not its base: no reason.")
 
     # The package exports the function of the same name as the module.
@@ -348,6 +361,12 @@ def damaged_copy(staged: StagedModel, base: Path, folder: Path) -> Path:
     return stage(base, folder / staged.path.name, link_weights=False, check=False).path
 
 
+def checked(folder: Path, base: Path, scratch: Path, **more: Any) -> dict[str, Any]:
+    found = open_base(base)
+    scratch.mkdir(exist_ok=True)
+    return check_staged(folder, found.copied_to(scratch / "copy of the base"), scratch, headers=found.headers, **more)
+
+
 def test_tensors_are_compared_one_by_one(base: Path) -> None:
     model = LlavaForConditionalGeneration.from_pretrained(base)
     problems: list[str] = []
@@ -372,7 +391,7 @@ def test_the_check_finds_a_missing_tensor(base: Path, staged: StagedModel, tmp_p
     del tensors["multi_modal_projector.linear_1.bias"]
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckFailed, match=r"missing keys while loading: .*multi_modal_projector.linear_1.bias"):
-        check_staged(copy, open_base(base))
+        checked(copy, base, tmp_path)
 
 
 def test_the_check_finds_code_that_needs_mmtok(base: Path, staged: StagedModel, tmp_path: Path) -> None:
@@ -382,14 +401,19 @@ def test_the_check_finds_code_that_needs_mmtok(base: Path, staged: StagedModel, 
         code.read_text(encoding="utf-8") + "\ntry:\n    import mmtok\nfinally:\n    pass\n", encoding="utf-8"
     )
     with pytest.raises(CheckFailed, match=r"import of mmtok halted"):
-        check_staged(copy, open_base(base))
+        checked(copy, base, tmp_path)
 
 
-def test_names_are_checked_without_weights(staged: StagedModel, tmp_path: Path) -> None:
-    checkpoint = open_base(make_llava_checkpoint(tmp_path / "base", sharded=True))
-    checkpoint.weight_map["language_model.extra.weight"] = checkpoint.weight_map.pop("language_model.lm_head.weight")
-    with pytest.raises(CheckFailed, match=r"the base lacks the tensor lm_head.weight \(1 more\)"):
-        check_staged(staged.path, checkpoint, weights=False)
+def test_the_full_check_finds_one_changed_number(base: Path, staged: StagedModel, tmp_path: Path) -> None:
+    copy = damaged_copy(staged, base, tmp_path)
+    assert checked(copy, base, tmp_path / "a", full=True)["tensors_compared"] == len(open_base(base).headers)
+    tensors = load_file(copy / "model.safetensors")
+    tensors["multi_modal_projector.linear_1.bias"][0] += 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckFailed, match=r"the tensor multi_modal_projector.linear_1.bias is not the base's"):
+        checked(copy, base, tmp_path / "b", full=True)
+    with pytest.raises(CheckFailed, match=r"with the full budget the logits differ from the base's by up to"):
+        checked(copy, base, tmp_path / "c")
 
 
 def test_a_tokenizer_model_alone_becomes_a_tokenizer_json(
@@ -418,12 +442,12 @@ def test_a_tokenizer_model_alone_becomes_a_tokenizer_json(
 
 
 def test_what_a_tokenizer_model_takes_is_named(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_sentencepiece(folder: Path) -> None:
-        raise ValueError("`tiktoken` is required.")
+    def without_sentencepiece(folder: Path, **_: Any) -> None:
+        raise ImportError("`tiktoken` is required.")
 
     slow = Path(shutil.copytree(base, tmp_path / "base"))
     (slow / "tokenizer.json").rename(slow / "tokenizer.model")
-    monkeypatch.setattr("mmtok.publish.tokenizer_files.AutoProcessor.from_pretrained", without_sentencepiece)
+    monkeypatch.setattr("mmtok.publish.settings.AutoProcessor.from_pretrained", without_sentencepiece)
     with pytest.raises(ValueError, match=r"`tiktoken` is required. Reading its tokenizer.model takes `pip install"):
         stage(slow, tmp_path / "out")
 
@@ -431,7 +455,7 @@ def test_what_a_tokenizer_model_takes_is_named(base: Path, tmp_path: Path, monke
 def test_another_tokenizer_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer whose class reads tokenizer.json in a way of its own is written out; one that cannot is refused."""
     monkeypatch.setattr(
-        "mmtok.publish.tokenizer_files.tokenizer_differences", lambda staged, base: ["the tokenizer gives 'x' [1]"]
+        "mmtok.publish.settings.tokenizer_differences", lambda staged, base: ["the tokenizer gives 'x' [1]"]
     )
     with pytest.raises(ValueError, match=r"cannot be published: the tokenizer gives 'x' \[1\]"):
         stage(base, tmp_path / "out")

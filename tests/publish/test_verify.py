@@ -1,12 +1,13 @@
-"""What `verify` finds in staged folders and published repos: changed code, other classes, pickles, other weights."""
+"""What `verify` finds in staged folders and published repos, held against what the loaders of transformers run."""
 
 from __future__ import annotations
 
 import json
-import re
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_double import HubDouble
@@ -14,7 +15,11 @@ from published_models import BASE, TARGET, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
 
 import hub_upload
-from mmtok.publish import PublishError, published_sources, stage, verify
+from mmtok.publish import PublishError, Verification, published_sources, stage, verify
+from mmtok.publish.clean_process import run_clean
+from mmtok.publish.repository import leads_away, shown
+
+LOADERS = Path(__file__).parents[1] / "support" / "marked_loaders.py"
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +45,234 @@ def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
         yield serving
 
 
-def change_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def edit(folder: Path, name: str, **fields: Any) -> None:
+    path = folder / name
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**there, **fields}), encoding="utf-8")
 
 
-def test_a_staged_folder_is_as_released(staged: Path) -> None:
+# Code that leaves a mark where it runs: beside the folder that holds it, in a file of the folder's name.
+MARK = """
+import os
+open(os.environ["MARKS"] + "/{case}", "w").close()
+"""
+
+
+def code(folder: Path, path: str, content: str = "") -> None:
+    (folder / path).parent.mkdir(exist_ok=True)
+    (folder / path).write_text(MARK.format(case=folder.name) + content, encoding="utf-8")
+
+
+TOKENIZER = "from transformers import PreTrainedTokenizerFast\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+PROCESSOR = "from transformers import LlavaProcessor\nclass Own(LlavaProcessor):\n    pass\n"
+IMAGES = "from transformers import CLIPImageProcessor\nclass Own(CLIPImageProcessor):\n    pass\n"
+PIPELINE = "from transformers import ImageTextToTextPipeline\nclass Own(ImageTextToTextPipeline):\n    pass\n"
+GENERATE = "def generate(model, *arguments, **named):\n    return named['input_ids']\n"
+
+
+def with_own_tokenizer(folder: Path) -> None:
+    code(folder, "own.py", TOKENIZER)
+    edit(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.Own"]}, tokenizer_class="Own")
+
+
+def with_own_processor(folder: Path) -> None:
+    code(folder, "own.py", PROCESSOR)
+    edit(folder, "processor_config.json", auto_map={"AutoProcessor": "own.Own"})
+
+
+def with_own_images(folder: Path) -> None:
+    code(folder, "own.py", IMAGES)
+    edit(folder, "preprocessor_config.json", auto_map={"AutoImageProcessor": "own.Own"})
+
+
+def with_own_pipeline(folder: Path) -> None:
+    code(folder, "own.py", PIPELINE)
+    own = {"image-text-to-text": {"impl": "own.Own", "pt": ["AutoModelForImageTextToText"], "type": "multimodal"}}
+    edit(folder, "config.json", custom_pipelines=own)
+
+
+def with_other_model(folder: Path) -> None:
+    code(folder, "own.py", "from .modeling_mmtok_llava import MMTokLlavaForConditionalGeneration as Own\n")
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    edit(folder, "config.json", auto_map=dict.fromkeys(auto_map, "own.Own") | {"AutoConfig": auto_map["AutoConfig"]})
+
+
+def replaced(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / path).read_text(encoding="utf-8")
+        assert old in text
+        (folder / path).write_text(text.replace(old, new), encoding="utf-8")
+
+    return change
+
+
+def flipped(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(bytes(content))
+
+
+# Name -> the change, and what names it among the problems. Those of RUNS leave the mark with stock loaders.
+TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "generate": (
+        lambda f: code(f, "custom_generate/generate.py", GENERATE),
+        "custom_generate/generate.py has no place",
+    ),
+    "tokenizer": (with_own_tokenizer, "tokenizer_config.json: auto_map is"),
+    "processor": (with_own_processor, "processor_config.json: auto_map is"),
+    "images": (with_own_images, "preprocessor_config.json: auto_map is"),
+    "pipeline": (with_own_pipeline, "config.json: custom_pipelines is"),
+    "model": (with_other_model, "auto_map in config.json names other code"),
+    "module": (lambda f: code(f, "coverage.py", (f / "coverage.py").read_text()), "coverage.py is not the released"),
+    "tokenizer of another repository": (
+        lambda f: edit(f, "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "evil/repo--own.Own"]}),
+        "tokenizer_config.json: auto_map is",
+    ),
+    "nested auto_map": (
+        lambda f: edit(f, "processor_config.json", image_processor={"auto_map": {"AutoImageProcessor": "a/b--c.D"}}),
+        "processor_config.json: image_processor.auto_map is",
+    ),
+    "nested in config": (
+        lambda f: edit(f, "config.json", text_config={"auto_map": {"AutoConfig": "a/b--c.D"}}),
+        "config.json: text_config.auto_map is",
+    ),
+    "kernel": (lambda f: edit(f, "config.json", _attn_implementation="evil/kernel"), "_attn_implementation is"),
+    "kernel of one part": (
+        lambda f: edit(f, "config.json", attn_implementation={"": "evil/kernel@main:fn"}),
+        "config.json: attn_implementation is",
+    ),
+    "quantised": (
+        lambda f: edit(f, "config.json", quantization_config={"quant_method": "x"}),
+        "quantization_config is",
+    ),
+    "adapter": (
+        lambda f: edit(f, "adapter_config.json", base_model_name_or_path="evil/repo", peft_type="LORA"),
+        "adapter_config.json has no place",
+    ),
+    "origin": (lambda f: edit(f, "config.json", _name_or_path="evil/repo"), "config.json: _name_or_path is"),
+    "other weights": (
+        lambda f: edit(f, "config.json", transformers_weights="other.safetensors"),
+        "config.json: transformers_weights is",
+    ),
+    "other configuration": (
+        lambda f: edit(f, "config.json", configuration_files=["config.4.0.0.json"]),
+        "config.json: configuration_files is",
+    ),
+    "other tokenizer file": (
+        lambda f: edit(f, "tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.0.json"]),
+        "fast_tokenizer_files is",
+    ),
+    "file elsewhere": (
+        lambda f: edit(f, "tokenizer_config.json", vocab_file="/etc/passwd"),
+        "tokenizer_config.json: vocab_file is '/etc/passwd'",
+    ),
+    "address": (
+        lambda f: edit(f, "generation_config.json", anything="https://evil/x"),
+        "generation_config.json: anyth",
+    ),
+    "audio": (
+        lambda f: edit(f, "processor_config.json", audio_tokenizer={"audio_tokenizer_name_or_path": "evil/repo"}),
+        "processor_config.json: audio_tokenizer is",
+    ),
+    "template": (replaced("chat_template.json", "ASSISTANT", "Obey"), "chat_template.json is not what this release"),
+    "template file": (lambda f: (f / "chat_template.jinja").write_text("x"), "chat_template.jinja is not what this"),
+    "templates": (
+        lambda f: code(f, "additional_chat_templates/rag.jinja"),
+        "additional_chat_templates/rag.jinja has no",
+    ),
+    "tokenizer table": (
+        replaced("tokenizer.json", '"USER"', '"USERS"'),
+        "tokenizer.json is not what this release makes",
+    ),
+    "generation": (lambda f: edit(f, "generation_config.json", num_beams=9), "generation_config.json is not what"),
+    "pixels": (lambda f: edit(f, "preprocessor_config.json", image_mean=[0, 0, 0]), "preprocessor_config.json is not"),
+    "field of the base": (
+        lambda f: edit(f, "config.json", projector_hidden_act="relu"),
+        "config.json is not what this",
+    ),
+    "option": (lambda f: edit(f, "config.json", vision_token_budget=-3), "config.json: vision_token_budget is -3"),
+    "flipped bit": (flipped, "model.safetensors: not the weights of"),
+    "an index beside the weights": (
+        lambda f: edit(f, "model.safetensors.index.json", weight_map={"a": "other.safetensors"}),
+        "model.safetensors.index.json is not what",
+    ),
+    "further weights": (
+        lambda f: shutil.copy(f / "model.safetensors", f / "extra.safetensors"),
+        "extra.safetensors has no",
+    ),
+    "pickle": (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin has no place"),
+    "compiled": (
+        lambda f: code(f, "__pycache__/coverage.cpython-311.pyc"),
+        "__pycache__/coverage.cpython-311.pyc has no",
+    ),
+    "library": (lambda f: (f / "coverage.abi3.so").write_bytes(b""), "coverage.abi3.so has no place"),
+    "case": (lambda f: (f / "Coverage.py").write_text(""), "Coverage.py has no place"),
+    "nested": (lambda f: code(f, "model/config.json"), "model/config.json has no place"),
+    "link": (lambda f: (f / "LICENSE").symlink_to(f / "config.json"), "LICENSE is a link"),
+    "link out": (lambda f: (f / "LICENSE").symlink_to("/etc/hostname"), "is a link to"),
+    "fifo": (lambda f: os.mkfifo(f / "vocab.json"), "is no regular file"),
+    "missing code": (lambda f: (f / "prompt.py").unlink(), "prompt.py is missing."),
+    "missing setting": (lambda f: (f / "generation_config.json").unlink(), "generation_config.json is missing; "),
+    "no JSON": (lambda f: (f / "generation_config.json").write_text("[]"), "generation_config.json holds a list"),
+    "deep JSON": (
+        lambda f: (f / "generation_config.json").write_text("[" * 10**6),
+        "generation_config.json is no JSON",
+    ),
+    "escape codes": (lambda f: (f / "a\x1b[2K\r.py").write_text(""), "a\x1b[2K\r.py has no place"),
+}
+RUNS = {"generate", "tokenizer", "processor", "images", "pipeline", "model", "module"}
+
+
+def tampered(name: str, staged: Path, folder: Path) -> Path:
+    copy = Path(shutil.copytree(staged, folder / name.replace(" ", "_")))
+    TAMPERED[name][0](copy)
+    return copy
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_every_change_is_a_problem_by_name(name: str, base: Path, staged_once: Path, tmp_path: Path) -> None:
+    found = verify(tampered(name, staged_once, tmp_path), base=base)
+    assert any(TAMPERED[name][1] in problem for problem in found.problems), found.problems
+    assert "It is NOT what mmtok 0.1.0 publishes" in found.describe()
+    assert all(line.isprintable() for line in found.describe(verbose=True).splitlines())
+
+
+def test_what_runs_foreign_code_is_never_what_is_published(staged_once: Path, tmp_path: Path) -> None:
+    """Every loader, on every tampered folder: where code of the folder leaves its mark, `verify` had a problem."""
+    marks, folders = tmp_path / "marks", {"untouched": Path(shutil.copytree(staged_once, tmp_path / "untouched"))}
+    marks.mkdir()
+    folders |= {name: tampered(name, staged_once, tmp_path) for name in TAMPERED if name != "fifo"}
+    named = [str(folder) for folder in folders.values()]
+    ended = run_clean([str(LOADERS), *named], environment={"MARKS": str(marks)}, timeout=580)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    loaded = json.loads(ended.stdout.splitlines()[-1])
+    assert loaded[str(folders["untouched"])] == []  # every loader works there
+    ran = {path.name for path in marks.iterdir()}
+    assert {name.replace(" ", "_") for name in RUNS} == ran
+    assert not [name for name, folder in folders.items() if folder.name in ran and verify(folder).ok]
+
+
+def test_a_staged_folder_is_as_released(base: Path, staged: Path) -> None:
     found = verify(staged)
     assert found.ok, found.problems
-    assert found.code_is_released
-    assert {file.name for file in found.code} == set(published_sources("llava"))
+    assert {file.path for file in found.files if file.kind == "code"} == set(published_sources("llava"))
     assert found.pruning_options["vision_token_budget"] == 64
-    assert list(found.weights) == ["model.safetensors"]
-    assert found.describe().endswith("The remote code is the code of mmtok 0.1.0.")
+    assert found.origin == "Not compared: settings and weights, as the card names no base; --base BASE compares them."
+    found = verify(staged, base=base)
+    assert found.ok, found.problems
+    assert {file.found for file in found.files if file.kind == "settings"} == {"what this release makes of the base"}
+    assert [file.found for file in found.files if file.kind == "weights"] == ["sha256 of the base's"]
+    assert len(found.describe().splitlines()) <= 8
+    assert found.describe().endswith("It is what mmtok 0.1.0 publishes.")
 
 
-def test_one_changed_byte_of_code_is_found(staged: Path) -> None:
-    source = staged / "coverage.py"
-    source.write_bytes(source.read_bytes() + b"#")
-    found = verify(staged)
-    assert found.problems == ("coverage.py is not the released file.",)
-    assert found.describe().endswith("The remote code is NOT the code of mmtok 0.1.0.")
-
-
-def test_a_missing_file_is_found(staged: Path) -> None:
-    (staged / "prompt.py").unlink()
-    assert verify(staged).problems == ("prompt.py is missing.",)
+def test_the_report_has_25_lines_at_most(staged: Path) -> None:
+    for number in range(40):
+        (staged / f"own{number}.py").write_text("")
+    report = verify(staged).describe()
+    assert len(report.splitlines()) <= 25
+    assert "... and 26 more problems: --verbose shows them." in report
+    assert "own39.py" in verify(staged).describe(verbose=True)
 
 
 def test_a_handler_may_be_missing_but_not_another(staged: Path) -> None:
@@ -75,24 +282,20 @@ def test_a_handler_may_be_missing_but_not_another(staged: Path) -> None:
     assert verify(staged).ok
 
 
-def test_further_code_is_listed(staged: Path) -> None:
-    (staged / "serve.py").write_text("pass")
-    found = verify(staged)
-    assert found.ok
-    assert found.other_code == ("serve.py",)
+def test_a_snapshot_of_the_cache_is_links_to_its_blobs(staged: Path, tmp_path: Path) -> None:
+    repo, blobs = tmp_path / "models--org--x" / "snapshots" / "abc", tmp_path / "models--org--x" / "blobs"
+    repo.mkdir(parents=True)
+    shutil.move(staged, blobs)
+    for file in blobs.iterdir():
+        (repo / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert verify(repo).ok, verify(repo).problems
 
 
-@pytest.mark.parametrize(
-    "auto_map",
-    [
-        {"AutoConfig": "evil/repo--configuration_mmtok.MMTokLlavaConfig"},
-        {"AutoConfig": "handler.MMTokLlavaConfig"},
-        None,
-    ],
-)
-def test_a_configuration_that_leads_to_other_code_is_found(staged: Path, auto_map: dict[str, str] | None) -> None:
-    change_config(staged, auto_map=auto_map)
-    assert verify(staged).problems == ("auto_map in config.json names other code than the released classes.",)
+def test_what_git_and_the_client_keep_is_not_read(staged: Path) -> None:
+    for path in (".git/config", ".cache/huggingface/download/x.metadata"):
+        (staged / path).parent.mkdir(parents=True)
+        (staged / path).write_text("")
+    assert verify(staged).ok
 
 
 def test_a_stock_checkpoint_is_none_of_ours(base: Path) -> None:
@@ -101,76 +304,65 @@ def test_a_stock_checkpoint_is_none_of_ours(base: Path) -> None:
     assert "modeling_mmtok_llava.py is missing." in problems
 
 
-def test_pickles_are_found(staged: Path) -> None:
-    (staged / "pytorch_model.bin").write_bytes(b"")
-    assert "pytorch_model.bin may be a pickle" in verify(staged).problems[0]
-
-
-def test_a_damaged_configuration_is_found(staged: Path) -> None:
-    (staged / "config.json").write_text("[]")
-    assert "config.json is no JSON object." in verify(staged).problems
-
-
-def test_the_weights_of_a_repo_are_held_against_the_base(hub: HubDouble, staged: Path) -> None:
-    commit = hub.store.repository(BASE).branches["main"]
-    card = f"---\nbase_model: {BASE}\nbase_model_revision: {commit}\n---\n# A card of somebody's own\n"
-    (staged / "README.md").write_text(card)
+def published(hub: HubDouble, staged: Path, metadata: str) -> Verification:
+    (staged / "README.md").write_text(f"---\n{metadata}\n---\n# A card of somebody's own\n")
     upload_folder(hub, TARGET, staged)
-    found = verify(TARGET)
+    return verify(TARGET)
+
+
+def test_a_repo_is_held_against_the_commit_that_its_card_names(hub: HubDouble, staged: Path) -> None:
+    commit = hub.store.repository(BASE).branches["main"]
+    found = published(hub, staged, f"base_model: {BASE}\nbase_model_revision: {commit}")
     assert found.ok, found.problems
     assert found.commit == hub.store.repository(TARGET).branches["main"]
-    assert found.origin == f"They are the blobs of {BASE} at {commit}."
+    assert found.origin == f"Settings and weights compared with {BASE} at {commit}."
+    assert verify(staged).ok  # a folder too
     hub.store.seed(TARGET, {"model.safetensors": b"other weights"})
-    assert verify(TARGET).problems == (f"model.safetensors: not the blob of {BASE} at {commit}.",)
+    assert verify(TARGET).problems == (f"model.safetensors: not the weights of {BASE} at {commit}.",)
     assert verify(TARGET, revision=found.commit).ok
+    flipped(staged)
+    assert verify(staged).problems == (f"model.safetensors: not the weights of {BASE} at {commit}.",)
 
 
 def test_other_weights_than_those_of_a_base_without_a_commit_are_only_mentioned(hub: HubDouble, staged: Path) -> None:
-    (staged / "README.md").write_text(f"---\nbase_model: {BASE}\n---\n")
+    commit = hub.store.repository(BASE).branches["main"]
+    edit(staged, "generation_config.json", num_beams=2)
+    hub.store.seed(TARGET, {})
+    flipped(staged)
+    found = published(hub, staged, f"base_model: {BASE}")
+    assert found.ok, found.problems
+    assert found.origin == f"Settings and weights held beside, as the card names no commit, {BASE} at {commit}."
+    assert f"1 file: NOT those of {BASE} at {commit}" in found.describe()
+
+
+def test_weights_that_are_no_large_file_are_compared_too(hub: HubDouble, staged: Path, base: Path) -> None:
+    (staged / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     upload_folder(hub, TARGET, staged)
-    assert verify(TARGET).origin == f"They are the blobs of {BASE} at main."
-    hub.store.seed(TARGET, {"model.safetensors": b"fine-tuned weights"})
-    found = verify(TARGET)
-    assert found.ok
-    assert found.origin == f"They are not the blobs of {BASE} at main."
+    assert any("model.safetensors: not the weights" in problem for problem in verify(TARGET, base=base).problems)
 
 
 def test_only_small_files_are_downloaded(hub: HubDouble, staged: Path) -> None:
     upload_folder(hub, TARGET, staged)
     hub.arm()
-    verify(TARGET)
+    verify(TARGET, base=BASE)
     assert not any(request.path.endswith("model.safetensors") or "/cdn/" in request.path for request in hub.log)
-
-
-def test_a_card_without_a_base_leaves_the_origin_open(hub: HubDouble, staged: Path) -> None:
-    upload_folder(hub, TARGET, staged)
-    assert verify(TARGET).origin == "The card names no base model, so their origin is not known."
 
 
 @pytest.mark.parametrize(
     ("metadata", "origin"),
     [
-        ("base_model: gpt2", "does not know the repository .* was not compared"),
-        ("base_model: [a/b, c/d]", r"names \['a/b', 'c/d'\] as the base model, so their origin is not known"),
-        ("base_model: ../x", r"names '../x' as the base model, so their origin is not known"),
+        ("base_model: gpt2", "Not compared: settings and weights. The Hub does not know the repository"),
+        ("base_model: [a/b, c/d]", r"Not compared: settings and weights, as the card names the base ['a/b', 'c/d']"),
+        ("base_model: ../x", r"Not compared: settings and weights, as the card names the base '../x'"),
         (f"base_model: {BASE}\nbase_model_revision: a..b", "'a..b' is no name for a revision"),
-        ("base_model: [", "names no base model"),
-        ("- base_model", "names no base model"),
+        ("base_model: [", "the card names no base"),
+        ("- base_model", "the card names no base"),
     ],
 )
 def test_a_card_of_somebodys_own_is_reported_on(hub: HubDouble, staged: Path, metadata: str, origin: str) -> None:
-    (staged / "README.md").write_text(f"---\n{metadata}\n---\n# Mine\n")
-    upload_folder(hub, TARGET, staged)
-    found = verify(TARGET)
+    found = published(hub, staged, metadata)
     assert found.ok, found.problems
-    assert re.search(origin, found.origin)
-
-
-def test_a_base_without_an_organisation_is_compared(hub: HubDouble, base: Path, staged: Path) -> None:
-    upload_folder(hub, "gpt2", base)
-    (staged / "README.md").write_text("---\nbase_model: gpt2\n---\n")
-    upload_folder(hub, TARGET, staged)
-    assert verify(TARGET).origin == "They are the blobs of gpt2 at main."
+    assert origin in found.origin
 
 
 def test_what_cannot_be_read_is_an_error(hub: HubDouble, staged: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,12 +375,35 @@ def test_what_cannot_be_read_is_an_error(hub: HubDouble, staged: Path, capsys: p
         verify(staged, revision="main")
     with pytest.raises(ValueError, match="ORGANISATION/NAME"):
         verify("../elsewhere")
+    with pytest.raises(ValueError, match="is no folder and no Hub id"):
+        verify("")
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        verify(staged, base=staged.parent)
     assert hub_upload.main(["verify", "org/absent"]) == 1
     assert "hub_upload.py verify: The Hub does not know the repository" in capsys.readouterr().err
 
 
-def test_findings_as_json(staged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert hub_upload.main(["verify", str(staged), "--json"]) == 0
+def test_findings_as_json(staged: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hub_upload.main(["verify", str(staged), "--base", str(base), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == []
     assert found["pruning_options"]["text_temperature_unit"] == "cosine"
+    assert {file["kind"] for file in found["files"]} == {"code", "settings", "weights", "card"}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"bos_token": "a/b", "added_tokens_decoder": {"3": {"content": "x/y"}}, "chat_template": "a/b"}, []),
+        ({"_attn_implementation": "sdpa", "auto_map": None, "size": {"height": 24}}, []),
+        ({"a": [{"b": "owner/name@main"}]}, ["a.0.b is 'owner/name@main'"]),
+        ({"a": "..\\x"}, [r"a is '..\\\\x'"]),
+        ({"a\x1b[2K": "~/x"}, [r"a\x1b[2K is '~/x'"]),
+    ],
+)
+def test_which_values_lead_away(content: dict[str, Any], found: list[str]) -> None:
+    assert leads_away("tokenizer_config.json", content) == found
+
+
+def test_texts_are_shown_in_one_printable_line() -> None:
+    assert shown("a\x1b[2K\r\n\u202eb é") == r"a\x1b[2K\r\n\u202eb é"

@@ -1,0 +1,212 @@
+"""What a repository of this project may hold, what its JSON files may say, and how names from outside are shown.
+
+A base and a published repository are data until they are checked. Which files transformers loads is decided by their
+names, and what these lead to by fields of their JSON: so there is a list of names, and every JSON file is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .hub_names import check_repo_path
+
+CONFIG_FILE, CARD_FILE = "config.json", "README.md"
+SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# What tokenizer, processor and generation consist of; the rest of a base is not taken over.
+SETTING_FILES: tuple[str, ...] = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    TOKENIZER_CONFIG,
+    "video_preprocessor_config.json",
+    "vocab.json",
+)
+LICENSE_FILES: tuple[str, ...] = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt")
+# Read by people and by git alone.
+_FOR_READERS = frozenset({CARD_FILE, ".gitattributes", *LICENSE_FILES})
+# What git and `hf download --local-dir` keep in a folder of their own.
+_OF_TOOLS = (".git/", ".cache/huggingface/")
+# Tables of the tokenizers library: their keys are words, not settings.
+_TABLES = frozenset({"added_tokens.json", "tokenizer.json", "vocab.json"})
+MOST_JSON_BYTES = 64 * 2**20
+
+# Fields with which transformers, or a library that it calls, loads code, another repository, a kernel, an adapter,
+# other weights or another file.
+_LEADS_AWAY = re.compile(
+    r"auto_map|custom_\w+|configuration_files|transformers_weights|\w+_files?|\w*name_or_path|peft\w*|\w*adapter\w*"
+    r"|audio_tokenizer\w*|\w*backbone\w*|\w*kernel\w*|gguf\w*|quantization_config|trust_remote_code"
+)
+# A path in old tokenizer files that nothing opens, and the file name of the generation settings' own record.
+_HARMLESS = frozenset({"special_tokens_map_file", "_from_model_config"})
+_IMPLEMENTATION = re.compile(r"_?\w*_implementation(_internal)?")
+_IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
+# A repository, perhaps with a revision; a path out of the folder; an address; a class of another repository.
+_ELSEWHERE = re.compile(r"[\w.-]+/[\w.-]+([@:][\w.:@/-]+)?|[/~\\].*|[A-Za-z]:[\\/].*|.*\.\.[/\\].*|\w+://.*|\S+--\S+")
+# Fields that hold tokens and templates, which may look like any of these.
+_TEXTS = re.compile(r"content|chat_template|template|\w*_tokens?|\d+")
+# The only names that a base may bear: they are left out of what is published.
+ORIGINS = frozenset({"_name_or_path", "name_or_path"})
+
+
+def shown(text: object) -> str:
+    """A text from outside as one printable line: escape codes, line breaks and invisible characters are escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
+
+
+def leads_away(name: str, content: Any, *, allowed: Iterable[str] = ()) -> list[str]:
+    """The fields of a JSON file that lead out of the repository, each as `field is value`.
+
+    Args:
+        name: of the file; tables of tokens are not searched.
+        content: what it holds.
+        allowed: names of fields that are not reported.
+    """
+    if name in _TABLES:
+        return []
+    return [f"{field} is {value}" for field, value in _search("", content, {*allowed, *_HARMLESS})]
+
+
+def _search(path: str, content: Any, allowed: set[str]) -> Iterator[tuple[str, str]]:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            at, empty = f"{path}.{key}" if path else str(key), value is None or value in ("", [], {}, False)
+            if key in allowed or empty:
+                continue
+            if _LEADS_AWAY.fullmatch(key) or (_IMPLEMENTATION.fullmatch(key) and value not in _IMPLEMENTATIONS):
+                yield shown(at), shown(repr(value)[:80])
+            elif not (isinstance(value, str) and _TEXTS.fullmatch(key)):
+                yield from _search(at, value, allowed)
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            if not (isinstance(value, str) and _TEXTS.fullmatch(path.rpartition(".")[2])):
+                yield from _search(f"{path}.{number}", value, allowed)
+    elif isinstance(content, str) and _ELSEWHERE.fullmatch(content):
+        yield shown(path), shown(repr(content)[:80])
+
+
+def without_origins(content: Any) -> Any:
+    """A JSON value without the fields that name where it came from: `from_config` would load code from there."""
+    if isinstance(content, dict):
+        return {key: without_origins(value) for key, value in content.items() if key not in ORIGINS}
+    return [without_origins(value) for value in content] if isinstance(content, list) else content
+
+
+def parse_json(content: bytes, name: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Args:
+        content: of the file.
+        name: of the file, for the message.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(content) > MOST_JSON_BYTES:
+        raise ValueError(f"{shown(name)} has {len(content)} bytes: a JSON file has at most {MOST_JSON_BYTES}.")
+    try:
+        read = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{shown(name)} is no JSON: {error}") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{shown(name)} holds a {type(read).__name__}: a JSON object is needed.")
+    return read
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: no such file, or no JSON object in it.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{shown(path.parent)} has no {path.name}: give the folder of a complete checkpoint."
+        ) from error
+    return parse_json(content, str(path))
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """JSON with two spaces of indentation and lists of numbers on one line, so that a person can read it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    # A text in JSON never holds a line break, so that only lists match.
+    return re.sub(r"\[\n\s+([-+\d.eE,\s]+?)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def weight_names(weight_map: Any, name: str) -> tuple[str, ...]:
+    """The files that the `weight_map` of an index names, sorted.
+
+    Raises:
+        ValueError: it is no mapping of texts, or one of them is no safetensors file beside it.
+    """
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(
+            f"{shown(name)} has the weight_map {shown(repr(weight_map)[:60])}: give tensor and file names."
+        )
+    for file in weight_map.values():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            raise ValueError(
+                f"{shown(name)} names the file {shown(repr(file)[:80])}: only safetensors files beside the index are "
+                "taken over."
+            )
+    return tuple(sorted(set(weight_map.values())))
+
+
+def is_known_file(path: str, code: Iterable[str], weights: Iterable[str]) -> bool:
+    """Whether a repository of this project may hold a file: its code, its weights, settings, card and licence."""
+    settings = {CONFIG_FILE, *SETTING_FILES} if weights else set()
+    return path in _FOR_READERS or path in settings or path in set(code) or path in set(weights)
+
+
+def plain_file(folder: Path, name: str) -> Path | None:
+    """The file behind a name in a folder, None without one.
+
+    A link may lead to a file of the folder, and from a snapshot of the Hub's cache to a blob of the same repository.
+
+    Raises:
+        ValueError: it is a link that leads elsewhere, or no regular file.
+    """
+    path = folder / name
+    if not path.is_symlink() and not path.exists():
+        return None
+    root, real = folder.resolve(), path.resolve()
+    blobs = root.parent.parent / "blobs"
+    inside = real.is_relative_to(root) or (root.parent.name == "snapshots" and real.is_relative_to(blobs))
+    if not inside:
+        raise ValueError(
+            f"{shown(path)} is a link to {shown(real)}, outside of {shown(folder)}: put the file itself there."
+        )
+    if not real.exists() or not stat.S_ISREG(real.stat().st_mode):
+        raise ValueError(f"{shown(path)} is no regular file: put a file there, or remove it.")
+    return real
+
+
+def files_inside(folder: Path) -> dict[str, Path]:
+    """Every file of a folder by its path in a repository; what git and the Hub's client keep there is left out.
+
+    Raises:
+        ValueError: a link leads out of the folder, or a file is no regular one.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name.startswith(_OF_TOOLS) or (path.is_dir() and not path.is_symlink()):
+            continue
+        file = plain_file(folder, name)
+        assert file is not None
+        files[check_repo_path(name)] = file
+    return files

@@ -1,0 +1,175 @@
+"""The settings of a publication, all made from the base's files: configuration, tokenizer, processor, generation."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from transformers import AutoProcessor, PreTrainedTokenizerFast
+
+from configuration_mmtok import OPTION_NAMES, PruningOptions
+from mmtok import install_line
+from mmtok.hub.arguments import require_meaningful
+
+from .base import BaseCheckpoint
+from .clean_load import tokenizer_differences
+from .families import PREFIX
+from .repository import (
+    CONFIG_FILE,
+    LICENSE_FILES,
+    SETTING_FILES,
+    TOKENIZER_CONFIG,
+    as_json,
+    read_json,
+    shown,
+    without_origins,
+)
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+log = logging.getLogger(__name__)
+
+_TOKENIZER_FILE, _TOKENIZER_MODEL = "tokenizer.json", "tokenizer.model"
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_IMAGE_CONFIG, _PROCESSOR_CONFIG = "preprocessor_config.json", "processor_config.json"
+
+
+def check_options(pruning_options: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names an unknown option, or a value out of range."""
+    unknown = sorted(set(pruning_options) - set(OPTION_NAMES))
+    if unknown:
+        raise ValueError(f"There is no option {unknown[0]!r}: the options are {', '.join(OPTION_NAMES)}.")
+    PruningOptions(**pruning_options)
+
+
+def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's configuration, every field of it, for the class that prunes.
+
+    Args:
+        base: the checkpoint.
+        pruning_options: any of `PruningOptions`; the others get the default of the model's family.
+
+    Raises:
+        ValueError: an unknown option, or a value out of range.
+    """
+    check_options(pruning_options)
+    options = PruningOptions(**{**base.family.default_options, **pruning_options})
+    require_meaningful(options, base.family.load_class().refused_options, base.family.title)
+    return {
+        **without_origins(base.config),
+        "architectures": [base.family.model_class],
+        "auto_map": base.family.auto_map,
+        "model_type": PREFIX + base.config["model_type"],
+        **{name: getattr(options, name) for name in OPTION_NAMES},
+    }
+
+
+def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
+    """The base's processor, as the stock classes load it; no code of the base runs.
+
+    Args:
+        base: the checkpoint in a folder that holds nothing else, see `BaseCheckpoint.copied_to`.
+
+    Raises:
+        ValueError: it does not load, has no fast tokenizer, or lacks a field; the message names the file.
+    """
+    if not _describes_images(base.folder):  # transformers 4.57 would go on with settings of its own
+        raise ValueError(f"The processor of {base.name} cannot be used: it has no {_IMAGE_CONFIG}.")
+    with base.reading("The processor"):
+        try:
+            processor = AutoProcessor.from_pretrained(base.folder, trust_remote_code=False)
+        except ImportError as error:
+            if "torchvision" in str(error).lower():
+                raise ValueError(
+                    f"{base.family.title} processors of transformers need torchvision, which is not installed: run "
+                    f"`pip install torchvision`, or `{install_line('video')}`."
+                ) from error
+            if (base.folder / _TOKENIZER_MODEL).exists() and not (base.folder / _TOKENIZER_FILE).exists():
+                advice = f"Reading its {_TOKENIZER_MODEL} takes `pip install sentencepiece protobuf`."
+                raise ValueError(f"{error} {advice}") from error
+            raise
+    if getattr(getattr(processor, "tokenizer", None), "backend_tokenizer", None) is None:
+        raise ValueError(f"{base.name} has no tokenizer that transformers can turn into a tokenizer.json.")
+    for name, wanted in (("patch_size", int), ("vision_feature_select_strategy", str)):
+        value = getattr(processor, name, 0)
+        if hasattr(processor, name) and (not isinstance(value, wanted) or not value):
+            raise ValueError(
+                f"{base.name} has the {name} {shown(repr(value))} in {_PROCESSOR_CONFIG}, which counts the vision "
+                f"tokens of a prompt: write there what {CONFIG_FILE} says."
+            )
+    return processor
+
+
+def image_text(processor: Any) -> str:
+    """What stands for an image in a prompt that is written without a chat template, printable and without quotes."""
+    image = str(getattr(processor, "image_token", "<image>"))
+    if "<|vision_start|>" in processor.tokenizer.get_vocab():
+        image = f"<|vision_start|>{image}<|vision_end|>"
+    return re.sub(r"[^\w<>|\[\]().:/ -]", "", image)
+
+
+def _describes_images(folder: Path) -> bool:
+    """Whether a file says how images are prepared: one of its own, or a part of the processor's."""
+    processor = folder / _PROCESSOR_CONFIG
+    return (folder / _IMAGE_CONFIG).is_file() or (processor.is_file() and "image_processor" in read_json(processor))
+
+
+def write_settings(base: BaseCheckpoint, tokenizer: Any, folder: Path) -> None:
+    """Copies the base's files, and makes the tokenizer independent of the model type.
+
+    transformers chooses a tokenizer class by model type. The publication's type is new to it, and the class that
+    tokenizer_config.json names can then give other ids behind `<image>`; PreTrainedTokenizerFast takes tokenizer.json
+    as it is. Where the base has no such file, or its own class reads it in another way, it is written from the
+    tokenizer as loaded.
+
+    Args:
+        base: the checkpoint.
+        tokenizer: the base's, as its own class loads it.
+        folder: where to.
+
+    Raises:
+        ValueError: the ids still differ from the base's.
+    """
+    for name in (*SETTING_FILES, *LICENSE_FILES):
+        if name in base.sources:
+            shutil.copyfile(base.folder / name, folder / name)
+            content = read_json(folder / name) if name.endswith("_config.json") else {}
+            if content != without_origins(content):
+                (folder / name).write_text(as_json(without_origins(content)), encoding="utf-8")
+    config = folder / TOKENIZER_CONFIG
+    settings = read_json(config) if config.exists() else {}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # transformers 4.57 lets that class return token_type_ids, also for the base; generate refuses them.
+    settings["model_input_names"] = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    # The base's own class may have defaults for what the file leaves out.
+    for name in _SPECIAL_TOKENS:
+        token = getattr(tokenizer, name)
+        if settings.get(name) is None and token is not None:
+            settings[name] = str(token)
+    config.write_text(as_json(settings), encoding="utf-8")
+
+    differences = ["there is no tokenizer.json"]
+    if (folder / _TOKENIZER_FILE).exists():
+        differences = _differences(folder, tokenizer)
+    else:
+        log.warning(
+            "%s has no tokenizer.json: it is written from what transformers %s reads. Versions differ in "
+            "how they read tokenizer.model; compare a few ids with SentencePiece's own.",
+            base.name,
+            transformers.__version__,
+        )
+    if differences:
+        tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER_FILE))
+        differences = _differences(folder, tokenizer)
+    if differences:
+        raise ValueError(f"The tokenizer of {base.name} cannot be published: {shown(differences[0])}.")
+
+
+def _differences(folder: Path, tokenizer: Any) -> list[str]:
+    return tokenizer_differences(PreTrainedTokenizerFast.from_pretrained(folder), tokenizer)
