@@ -136,7 +136,7 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         "base_model": recipe.base_model or base.repo_id,
         "base_revision": base.commit,
         "measurements": recipe.measurements,
-        "chat_template": bool(template),
+        "chat_template": bool(chat_template_of(processor)),
         "image_text": image_text(processor),
     }
     with base.reading("The card or configuration"):
