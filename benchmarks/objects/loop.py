@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
 LAST_RATE = 0.02
+# Parts of the names of hidden matrices: those inside transformer layers and between tower and language model.
+_HIDDEN = (".layers.", ".blocks.", "projector", "merger.mlp")
 Loss = Callable[[np.random.Generator, float], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -88,27 +91,49 @@ def train_stage(run: Run, stage: Stage, learner: nn.Module, loss: Loss, position
     path = snapshot_path(run, stage)
     start, before = _resume(path, run, stage, learner, optimizers)
     began = time.perf_counter()
+    # Of several processes, each draws its own batches and all take the same steps.
+    shard = [dist.get_rank()] if dist.is_initialized() else []
+    first = not any(shard)
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     bar = tqdm(
-        range(start, stage.steps), stage.name, initial=start, total=stage.steps, position=position, mininterval=2
+        range(start, stage.steps),
+        stage.name,
+        initial=start,
+        total=stage.steps,
+        position=position,
+        mininterval=2,
+        disable=not first,
     )
     for step in bar:
         _set_rates(optimizers, rate_factor(stage, step))
-        rng = np.random.default_rng([run.seed, stage.number, step])
+        rng = np.random.default_rng([run.seed, stage.number, step, *shard])
         with mixed_precision():
             value, shown = loss(rng, step / stage.steps)
         for optimizer in optimizers:
             optimizer.zero_grad()
         value.backward()
+        if shard:
+            _average_gradients(trained)
         nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        if step % 25 == 24:
+        if step % 25 == 24 and first:
             bar.write(f"{stage.name} {step + 1} loss {value.item():.3f} " + _listed(shown))
-        if (step + 1) % run.snapshot_every == 0 or step + 1 == stage.steps:
+        if first and ((step + 1) % run.snapshot_every == 0 or step + 1 == stage.steps):
             seconds = before + time.perf_counter() - began
             _save(path, run, stage, learner, optimizers, step + 1, seconds)
+    if shard:
+        dist.barrier()
     return before + time.perf_counter() - began
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average the gradients over the processes."""
+    flat = torch.cat([p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)
 
 
 def compute_dtype() -> torch.dtype:
@@ -124,7 +149,7 @@ def mixed_precision() -> torch.autocast:
 def make_optimizers(stage: Stage, learner: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside transformer layers and the projector, AdamW for everything else that is trained."""
     named = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
-    hidden = [p for name, p in named if p.ndim == 2 and (".layers." in name or "projector" in name)]
+    hidden = [p for name, p in named if p.ndim == 2 and any(part in name for part in _HIDDEN)]
     others = [p for _, p in named if all(p is not matrix for matrix in hidden)]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.02},
