@@ -17,9 +17,9 @@ from PIL import Image
 from transformers import LlavaNextForConditionalGeneration
 
 from benchmarks.objects.held_out import training_sheets
-from benchmarks.objects.loop import Run, Stage, train_stage
 from benchmarks.objects.restyle import restyle
 from benchmarks.objects.tuning import SHARE_REDRAWN, TuningLearner, WrittenScene, written_scene
+from benchmarks.training.loop import Run, Stage, train_stage
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.model_content import model_content
 from mmtok.tiny.scenes import GRID, TRAINING_BACKGROUNDS, draw, sample_scene

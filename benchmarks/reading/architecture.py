@@ -1,4 +1,4 @@
-"""The untrained model: Qwen2.5-VL's three parts at 2.6 million parameters, seeded; and its tower for images of one size."""
+"""The untrained model: Qwen2.5-VL's three parts at 2.6 million parameters, seeded; its tower for images of one size."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def tower_features(
 
 
 def character_vectors() -> torch.Tensor:
-    """Return how a character at a place is written: (PLACES, characters, WIDTH) unit vectors, the same for each seed."""
+    """Return how a character at a place is written: (PLACES, characters, WIDTH) unit vectors, always the same."""
     generator = torch.Generator().manual_seed(77)
     base = F.normalize(torch.randn(len(CHARACTERS), WIDTH, generator=generator), dim=-1)
     turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0] for _ in range(PLACES)]

@@ -1,13 +1,14 @@
 """The stages of training.
 
-    sight     tower and merger write every token as the sum of the words for what it shows, and of its characters
-    imitate   the language model answers about tokens that are written without a tower
-    tune      it goes on with what the tower writes, which stays as it is
+sight     tower and merger write every token as the sum of the words for what it shows, and of its characters
+imitate   the language model answers about tokens that are written without a tower
+tune      it goes on with what the tower writes, which stays as it is
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from mmtok.tiny.prints import CHARACTERS, COLORS
+from mmtok.tiny.prints import COLORS
 from mmtok.tiny.reading import NAMES, TOKEN, ReadingSettings, sample_reading_scene
 from mmtok.tiny.scenes import Scene, draw
 
@@ -84,8 +85,8 @@ def drawn(scene: Scene, rows: int, columns: int) -> tuple[np.ndarray, Truth]:
 
 def sample_shrunk(rows: int, columns: int, scale: float, rng: np.random.Generator) -> Scene:
     """Draw a scene that is to be shrunk to a grid, by about `scale`."""
-    native = (int(np.clip(round(side / scale), 4, max(side, 12))) for side in (rows, columns))
-    return sample_reading_scene(sample_dense(rows, columns, rng), *native, rng)
+    height, width = (int(np.clip(round(side / scale), 4, max(side, 12))) for side in (rows, columns))
+    return sample_reading_scene(sample_dense(rows, columns, rng), height, width, rng)
 
 
 class SightLearner(nn.Module):
@@ -189,7 +190,7 @@ class LanguageLearner(nn.Module):
         self,
         model: Qwen2_5_VLForConditionalGeneration,
         batch_size: int,
-        written: list[tuple[Scene, torch.Tensor, torch.Tensor, tuple[int, int]]] | None = None,
+        written: Sequence[tuple[Scene, torch.Tensor, torch.Tensor, tuple[int, int]]] = (),
     ) -> None:
         """
         Args:
@@ -207,7 +208,7 @@ class LanguageLearner(nn.Module):
     def loss(self, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Answer about one batch of images."""
         scenes, seen = [], []
-        imitated_count = self.batch_size if self.written is None else self.batch_size // 4
+        imitated_count = self.batch_size // 4 if self.written else self.batch_size
         rows, columns = grid = sample_grid(rng)
         for _ in range(imitated_count):
             scene = sample_nonempty(rows, columns, rng)
@@ -215,7 +216,7 @@ class LanguageLearner(nn.Module):
             scenes.append(scene)
             seen.append(some_dropped(imitated(self.words, truth, rng), truth.shares, grid, rng))
         for _ in range(self.batch_size - imitated_count):
-            scene, tokens, shares, grid = self.written[rng.integers(len(self.written))]
+            scene, tokens, shares, grid = self.written[int(rng.integers(len(self.written)))]
             noise = torch.from_numpy(rng.standard_normal(tokens.shape, dtype=np.float32))
             scenes.append(scene)
             seen.append(some_dropped(tokens.float() + 0.02 * noise, shares, grid, rng))

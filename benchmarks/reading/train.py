@@ -7,55 +7,54 @@ An interrupted run goes on from its snapshots. A run is determined by its seed o
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.objects.loop import Run, Stage, compute_dtype, snapshot_path, train_stage
+from benchmarks.training.folder import replaced_when_complete, stage_reports, write_json
+from benchmarks.training.loop import Run, Stage, join_stages, snapshot_path, train_stage
 from mmtok.machine import machine
 
 from .architecture import build_model
+from .export import export_checkpoint
 from .learners import LanguageLearner, SightLearner, write_scenes
 
 PROCESSES = 2
 CONSTANT = 10**9
 SIGHT = Stage("sight", 11, 4800, rate=1.5e-3, matrix_rate=3e-3, warm_up=40, horizon=CONSTANT, cool_down=800)
-SIGHT_TOKENS = 325
+SIGHT_TOKENS = 650
 IMITATE = Stage("imitate", 12, 1500, rate=2e-3, matrix_rate=3e-3, warm_up=40, horizon=CONSTANT, cool_down=500)
 TUNE = Stage("tune", 13, 2500, rate=1.5e-3, matrix_rate=2e-3, warm_up=40)
-LANGUAGE_BATCH = 8
+LANGUAGE_BATCH = 16
 TUNE_SCENES = 8000
 STAGES = (SIGHT, IMITATE, TUNE)
 
 
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def train_sight(run: Run) -> None:
     """Run the stage `sight`."""
-    learner = SightLearner(build_model(run.seed), SIGHT_TOKENS)
+    learner = SightLearner(build_model(run.seed), SIGHT_TOKENS // _processes())
     train_stage(run, SIGHT, learner, learner.loss)
 
 
 def train_imitate(run: Run) -> None:
     """Run the stage `imitate`."""
-    learner = LanguageLearner(build_model(run.seed), LANGUAGE_BATCH)
+    learner = LanguageLearner(build_model(run.seed), LANGUAGE_BATCH // _processes())
     train_stage(run, IMITATE, learner, learner.loss, position=1)
 
 
 def train_tune(run: Run) -> None:
     """Run the stage `tune`."""
-    model = build_model(run.seed)
-    sight, language = (
-        torch.load(snapshot_path(run, stage), weights_only=True)["learner"] for stage in (SIGHT, IMITATE)
-    )
-    parts = {name: (sight if ".visual." in name else language)[f"model.{name}"] for name in model.state_dict()}
-    model.load_state_dict(parts)
+    model = join_stages(build_model(run.seed), run, SIGHT, IMITATE, ("model.visual.",))
     rank = dist.get_rank() if dist.is_initialized() else 0
-    written = write_scenes(model, TUNE_SCENES // PROCESSES, [run.seed, 14, rank])
-    learner = LanguageLearner(model, LANGUAGE_BATCH, written)
+    written = write_scenes(model, TUNE_SCENES // _processes(), [run.seed, 14, rank])
+    learner = LanguageLearner(model, LANGUAGE_BATCH // _processes(), written)
     train_stage(run, TUNE, learner, learner.loss)
 
 
@@ -86,9 +85,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="the checkpoint's folder")
     parser.add_argument("--run-folder", type=Path, default=Path("runs/reading"), help="where snapshots are kept")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--stages", choices=list(TRAIN), nargs="+", default=list(TRAIN), help="run these alone")
     options = parser.parse_args(arguments)
-    train(Run(options.run_folder, seed=options.seed), options.stages)
+    run = Run(options.run_folder, seed=options.seed)
+    train(run, options.stages, options.processes)
+    if options.output:
+        write_checkpoint(run, options.output)
+
+
+def write_checkpoint(run: Run, output: Path) -> None:
+    """Write the model as it is after the last stage, with a report of how it was trained."""
+    model = build_model(run.seed)
+    state = torch.load(snapshot_path(run, TUNE), weights_only=True)["learner"]
+    model.load_state_dict({name: state[f"model.{name}"] for name in model.state_dict()})
+    report = {
+        "command": "python -m benchmarks.reading.train",
+        "seed": run.seed,
+        "stages": stage_reports(run, STAGES),
+        "batch_sizes": {"sight, in tokens": SIGHT_TOKENS, "imitate, tune": LANGUAGE_BATCH},
+        "machine": machine(),
+    }
+    with replaced_when_complete(output) as folder:
+        export_checkpoint(model, folder)
+        write_json(folder / "training_report.json", report)
 
 
 if __name__ == "__main__":

@@ -57,15 +57,15 @@ def scene_truth(scene: Scene, coverage: NDArray[np.float32], rows: int, columns:
         coverage: (objects, rows * columns), see `Drawing`.
         rows, columns: of the grid; fewer than the scene's own where it is shrunk.
     """
-    objects = np.zeros((rows * columns, len(NAMES)), np.float32)
+    objects: NDArray[np.float32] = np.zeros((rows * columns, len(NAMES)), np.float32)
     for name, covered in zip(scene.names, coverage, strict=True):
         best = max(covered.max(), 0.03)
         share = np.clip((covered - 0.03) / min(0.12, 0.6 * best), 0, 1)
         share *= 0.5 + 0.5 * np.clip(covered / min(best, 0.9), 0, 1)
         share[covered.argmax()] = max(share[covered.argmax()], 0.8)
         objects[:, NAMES.index(name)] = share
-    colors = np.zeros((rows, columns, len(COLORS)), np.float32)
-    kinds = np.zeros((rows, columns, len(KINDS)), np.float32)
+    colors: NDArray[np.float32] = np.zeros((rows, columns, len(COLORS)), np.float32)
+    kinds: NDArray[np.float32] = np.zeros((rows, columns, len(KINDS)), np.float32)
     places = np.full((rows, columns, PLACES), NONE)
     halves = np.full((2 * rows, 4 * columns), NONE)
     down, across = rows / scene.size[0], columns / scene.size[1]

@@ -51,7 +51,7 @@ class Print:
 
     @property
     def kind(self) -> str:
-        """"number" or "word"."""
+        """ "number" or "word"."""
         return "number" if self.text.isdigit() else "word"
 
     def edges(self) -> NDArray[np.float64]:
@@ -88,9 +88,7 @@ def _glyph(font: int, character: str, height: int, width: int) -> NDArray[np.flo
     return np.asarray(drawn, np.float32) / 255
 
 
-def paste_print(
-    canvas: NDArray[np.float32], line: Print, scale: int, *, label: bool, rng: np.random.Generator
-) -> None:
+def paste_print(canvas: NDArray[np.float32], line: Print, scale: int, *, label: bool, rng: np.random.Generator) -> None:
     """Paint a print into a canvas, (height, width, 3), at whole pixels; `label`: on a bright label of its own."""
     ink = np.array(COLORS[line.color], np.float32) + rng.normal(0, 8, 3).astype(np.float32)
     top, left, height = round(scale * line.y), scale * line.x, max(2, round(scale * line.height))

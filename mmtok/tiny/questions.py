@@ -46,7 +46,8 @@ def absent_question(
     """Ask for an object that is not there.
 
     `negative`: "random" takes any; "popular" one of the most common objects; "adversarial" one that is at home in the
-    scene's place or shares its category with something that is there. Where all of those are shown, any is taken. `names`: what may be asked for.
+    scene's place or shares its category with something that is there. Where all of those are shown, any is taken.
+    `names`: what may be asked for.
     """
     there = set(scene.names)
     pool = tuple(names)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .catalogue import PLACES
 from .prints import COLORS, DIGITS, FONTS, LETTERS, LONGEST, SHORTEST, Print
-from .questions import Question, absent_question, count_question, present_question, what_question
+from .questions import Negative, Question, absent_question, count_question, present_question, what_question
 from .scenes import HELD_OUT_BACKGROUNDS, TRAINING_BACKGROUNDS, Scene, SceneObject
 from .sprites import SpriteSheet, packaged_sheets
 
@@ -71,16 +71,16 @@ def sample_reading_scene(
         for color in rng.permutation(list(COLORS))[:count]:
             line = Print(_sample_text(rng), str(color), int(rng.integers(FONTS)), _log_uniform(settings.heights, rng))
             margin = (0.4 if kind == "page" else 0.35) * line.height
-            place = _free_place(line.height + 2 * margin, line.width + 2 * margin, size, taken, rng)
-            if place:
-                prints.append(replace(line, x=place[1] + margin, y=place[0] + margin))
+            free = _free_place(line.height + 2 * margin, line.width + 2 * margin, size, taken, rng)
+            if free:
+                prints.append(replace(line, x=free[1] + margin, y=free[0] + margin))
     if kind in ("mixed", "objects"):
         count = int(rng.integers(*_inclusive(settings.objects)))
         for name in rng.permutation(NAMES)[:count]:
             item = _sample_object(str(name), settings, packaged_sheets() if sheets is None else sheets, rng)
-            place = _free_place(0.9 * item.size, 0.9 * item.size, size, taken, rng)
-            if place:
-                objects.append(replace(item, y=place[0] + 0.45 * item.size, x=place[1] + 0.45 * item.size))
+            free = _free_place(0.9 * item.size, 0.9 * item.size, size, taken, rng)
+            if free:
+                objects.append(replace(item, y=free[0] + 0.45 * item.size, x=free[1] + 0.45 * item.size))
     place = PLACES[rng.integers(len(PLACES))]
     number = settings.backgrounds[rng.integers(len(settings.backgrounds))]
     backdrop = ("", 0) if kind == "page" else (place, number)
@@ -156,7 +156,7 @@ def reading_questions(scene: Scene, rng: np.random.Generator) -> dict[str, list[
     """Ask about a scene: "yes/no", "name", "count" about objects and "read" about print -> questions."""
     asked: dict[str, list[Question | None]] = {}
     if scene.objects:
-        negative = "adversarial" if rng.random() < 0.5 else "random"
+        negative: Negative = "adversarial" if rng.random() < 0.5 else "random"
         asked["yes/no"] = [present_question(scene, rng), absent_question(scene, rng, negative, NAMES)]
         asked["name"] = [what_question(scene, rng)]
         asked["count"] = [count_question(scene)]

@@ -226,7 +226,8 @@ def draw(
     for line in scene.prints:
         paste_print(canvas, line, scale, label=bool(scene.backdrop[0]), rng=rng)
     canvas += rng.normal(0, 2, (height, width, 1)).astype(np.float32)
-    return Drawing(canvas.clip(0, 255).astype(np.uint8), _shares(seen, *((grid, grid) if isinstance(grid, int) else grid)))
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    return Drawing(canvas.clip(0, 255).astype(np.uint8), _shares(seen, rows, columns))
 
 
 def _empty_canvas(scene: Scene, height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -243,9 +244,10 @@ def _shares(seen: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.fl
     """Average over the cells of a grid: (objects, height, width) to (objects, rows * columns)."""
     count, height, width = seen.shape
     if height % rows == 0 == width % columns:
-        return seen.reshape(count, rows, height // rows, columns, width // columns).mean((2, 4)).reshape(count, rows * columns)
-    cells = [Image.fromarray(own).resize((columns, rows), Image.Resampling.BOX) for own in seen]
-    return np.stack([np.asarray(own).ravel() for own in cells]) if cells else np.zeros((0, rows * columns), np.float32)
+        cells = seen.reshape(count, rows, height // rows, columns, width // columns)
+        return cells.mean((2, 4)).reshape(count, rows * columns)
+    resized = [Image.fromarray(own).resize((columns, rows), Image.Resampling.BOX) for own in seen]
+    return np.array([np.asarray(own).ravel() for own in resized], np.float32).reshape(count, rows * columns)
 
 
 def _paste(

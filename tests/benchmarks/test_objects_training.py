@@ -22,7 +22,7 @@ from benchmarks.objects.conversations import (
 )
 from benchmarks.objects.export import export_checkpoint
 from benchmarks.objects.language import imitated_patches, seen_labels
-from benchmarks.objects.loop import (
+from benchmarks.training.loop import (
     LAST_RATE,
     Run,
     Stage,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.objects.held_out import training_sheets
-from benchmarks.objects.loop import Stage
+from benchmarks.training.loop import Stage
 from benchmarks.quality import crops_training
 from benchmarks.quality.crops_reader import CLUTTERED, SCALE, make_crops_checkpoint
 from benchmarks.quality.runs import drawn
