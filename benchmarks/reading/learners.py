@@ -79,7 +79,7 @@ def drawn(scene: Scene, rows: int, columns: int) -> tuple[np.ndarray, Truth]:
     pixels = drawing.pixels
     if pixels.shape[:2] != (rows * TOKEN, columns * TOKEN):
         size = columns * TOKEN, rows * TOKEN
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+        pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     return pixels, scene_truth(scene, drawing.coverage, rows, columns)
 
 
