@@ -26,8 +26,8 @@ COLORS = {
 FONTS = 2
 SHORTEST, LONGEST = 3, 4
 
-# Height of a character on the sheet, whose cells leave `_EDGE` around it.
-_HEIGHT, _EDGE, _CELL = 48, 4, (56, 72)
+# Height of a character on the sheet, whose cells leave `EDGE` around it.
+HEIGHT, EDGE, CELL = 48, 4, (56, 72)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Print:
 
     def edges(self) -> NDArray[np.float64]:
         """Left and right of each character, in pixels from `x`: (characters, 2)."""
-        scale = self.height / _HEIGHT
+        scale = self.height / HEIGHT
         widths = np.array([_glyphs()[self.font, each].shape[1] * scale for each in self.text])
         left = np.concatenate([[0], np.cumsum(widths + 0.17 * self.height)[:-1]])
         return np.stack([left, left + widths], 1)
@@ -69,16 +69,16 @@ class Print:
 
 @lru_cache(maxsize=1)
 def _glyphs() -> dict[tuple[int, str], NDArray[np.uint8]]:
-    """Cut the sheet: (font, character) -> (`_HEIGHT`, width) uint8, 255 for ink."""
+    """Cut the sheet: (font, character) -> (`HEIGHT`, width) uint8, 255 for ink."""
     with Image.open(DRAWINGS / "prints.png") as opened:
         sheet = np.asarray(opened.convert("L"))
     found = {}
-    height, width = _CELL
+    height, width = CELL
     for font in range(FONTS):
         for index, character in enumerate(CHARACTERS):
             cell = sheet[font * height : (font + 1) * height, index * width : (index + 1) * width]
             [columns] = np.nonzero(cell.max(0) > 64)
-            found[font, character] = cell[_EDGE : _EDGE + _HEIGHT, columns[0] : columns[-1] + 1]
+            found[font, character] = cell[EDGE : EDGE + HEIGHT, columns[0] : columns[-1] + 1]
     return found
 
 
