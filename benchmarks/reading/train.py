@@ -25,7 +25,9 @@ from .learners import LanguageLearner, SightLearner, write_scenes
 NAMES = ("sight", "imitate", "tune")
 STEPS = (4800, 1500, 2500)
 PROCESSES = 2
-SIGHT_TOKENS, LANGUAGE_BATCH, TUNE_SCENES = 650, 16, 8000
+SIGHT_TOKENS, LANGUAGE_BATCH = 650, 16
+# Of a tower's scenes, so many are drawn for each step of `tune`.
+SCENES_A_STEP = 3.2
 CONSTANT = 10**9
 
 
@@ -52,7 +54,8 @@ def train_one(name: str, run: Run, stages: tuple[Stage, Stage, Stage]) -> None:
         train_stage(run, imitate, reader, reader.loss, position=1)
     else:
         model = join_stages(build_model(run.seed), run, sight, imitate, ("model.visual.",))
-        reader = LanguageLearner(model, batch, write_scenes(model, TUNE_SCENES // processes, [run.seed, 14, rank]))
+        written = write_scenes(model, round(SCENES_A_STEP * tune.steps / processes), [run.seed, 14, rank])
+        reader = LanguageLearner(model, batch, written)
         train_stage(run, tune, reader, reader.loss)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 import mmtok
 from benchmarks.reading.evaluate import evaluate, held_out_scenes
-from benchmarks.reading.processor import load_qwen
+from benchmarks.reading.processor import QwenImageProcessor, load_qwen
+from mmtok.apps.demo import run_demo
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.publish import stage
 from mmtok.tiny import QWEN, checkpoint_path
@@ -87,6 +89,24 @@ def test_the_question_decides_what_is_kept(model: Checkpoint, scenes: list[Scene
     inputs = model.inputs(texts, [scene.image()] * 2)
     first, second = model.model.select_vision_tokens(**inputs, vision_token_budget=4).images
     assert (first.row.tolist(), first.column.tolist()) != (second.row.tolist(), second.column.tolist())
+
+
+@pytest.mark.torchvision
+def test_prompts_without_torchvision_are_those_of_stock(scenes: list[Scene]) -> None:
+    processors = AutoProcessor.from_pretrained(checkpoint_path(QWEN)), QwenImageProcessor(checkpoint_path(QWEN))
+    stock, own = (inputs_of(Checkpoint(torch.nn.Linear(1, 1), each), scenes[:3]) for each in processors)
+    assert set(stock) == set(own)
+    for name, values in stock.items():
+        assert torch.allclose(own[name].float(), values.float(), atol=1e-4), name
+
+
+@pytest.mark.torchvision
+def test_the_demo_asks_it_to_read(tmp_path: Path) -> None:
+    shown = run_demo(folder=tmp_path / "staged", model=QWEN, calls=1)
+    assert shown.model_class.endswith("MMTokQwen2_5_VLForConditionalGeneration")
+    assert [question.answer in shown.example.shown for question in shown.example.questions] == [True, True, False]
+    for row in shown.answers:
+        assert [answer.vision_tokens for answer in row] == [108, 16, 4]
 
 
 def test_the_checkpoint_is_small() -> None:
