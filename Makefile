@@ -12,7 +12,7 @@ RUNNER_2 := TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1
 ON_RUNNER_2 := adapters engine parity qwen_images server shapes_of_images
 SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py modeling_mmtok_qwen3_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks compat noxfile.py
 
-.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
+.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ format: $(INSTALLED) ## let ruff format and fix what it can
 
 tiny: $(INSTALLED) ## train the embedded model again (36 minutes on two cores with AVX-512; resumes)
 	$(BIN)/python -m benchmarks.objects.train --output mmtok/tiny/checkpoint
+
+tiny-qwen: $(INSTALLED) ## train the embedded Qwen2.5-VL again (resumes), and measure it
+	$(BIN)/python -m benchmarks.reading.train --output mmtok/tiny/checkpoint_qwen
+	$(BIN)/python -m benchmarks.reading.evaluate --output benchmarks/results/reading.json
 
 family: $(INSTALLED) ## stage the published checkpoints by configuration, with weights on the meta device
 	$(BIN)/python -m mmtok.publish.family

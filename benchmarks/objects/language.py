@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+from benchmarks.training.loop import train_only
 from mmtok.tiny.catalogue import NAMES
 from mmtok.tiny.scenes import Scene, SceneSettings, draw, sample_scene
 from mmtok.tiny.sprites import SpriteSheet
 
 from .architecture import object_vectors
 from .conversations import IGNORED, ConversationEncoder, Encoded, converse, spread_patches
-from .loop import train_only
 from .sight import EVEN, USUAL, PatchTargets, patch_targets
 from .vocabulary import words
 

@@ -6,7 +6,8 @@ PACKAGES is a folder with the unpacked packages, one folder each, as `npm pack` 
         npm pack @iconify-json/$set && mkdir -p $set && tar -xzf iconify-json-$set-[0-9]*.tgz -C $set
     done
 
-It needs `resvg_py`. The sheets are committed, so training does not need this step.
+It needs `resvg_py`. With `--styles prints` it draws the characters of print, in fonts that come with Matplotlib. The
+sheets are committed, so training does not need this step.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, ImageFont
 
 from mmtok.tiny.catalogue import OBJECTS
+from mmtok.tiny.prints import CELL, CHARACTERS, EDGE, HEIGHT
 
 # Style -> package. Twemoji is only ever shown to a model that was trained without it.
 STYLES = {
@@ -30,6 +33,11 @@ STYLES = {
     "fluent-flat": "fluent-emoji-flat",
     "twemoji": "twemoji",
 }
+
+PRINTS = "prints"
+FONT_FILES = ("DejaVuSansMono-Bold.ttf", "DejaVuSans-Bold.ttf")
+# Height of their capitals and digits, in parts of the font size.
+CAPITAL = 0.729
 
 # What is fainter than this (of 255) is no part of the drawing when it is cropped.
 FAINTEST = 20
@@ -88,15 +96,34 @@ def write_sheet(sprites: Mapping[str, Sequence[Image.Image]], folder: Path, styl
     return path
 
 
+def write_prints(folder: Path) -> Path:
+    """Write the characters of print, a row for each font, and return the PNG's path."""
+    height, width = CELL
+    sheet = Image.new("L", (width * len(CHARACTERS), height * len(FONT_FILES)))
+    pen = ImageDraw.Draw(sheet)
+    for row, name in enumerate(FONT_FILES):
+        file = str(Path(get_data_path()) / "fonts" / "ttf" / name)
+        font = ImageFont.truetype(file, round(HEIGHT / CAPITAL), layout_engine=ImageFont.Layout.BASIC)
+        for column, character in enumerate(CHARACTERS):
+            place = (column + 0.5) * width, row * height + EDGE + HEIGHT
+            pen.text(place, character, fill=255, font=font, anchor="ms")
+    path = folder / "prints.png"
+    sheet.save(path, optimize=True)
+    return path
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a sheet for every style."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("packages", type=Path)
+    parser.add_argument("packages", type=Path, nargs="?")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--styles", nargs="+", choices=list(STYLES), default=list(STYLES))
+    parser.add_argument("--styles", nargs="+", choices=[*STYLES, PRINTS], default=list(STYLES))
     parser.add_argument("--side", type=int, default=96, help="pixels of a sprite's longer side")
     options = parser.parse_args(arguments)
     for style in options.styles:
+        if style == PRINTS:
+            print(write_prints(options.output))
+            continue
         sprites = draw_style(options.packages / STYLES[style] / "package", options.side)
         path = write_sheet(sprites, options.output, style)
         print(f"{path}: {sum(map(len, sprites.values()))} sprites, {path.stat().st_size // 1000} kB")

@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+from benchmarks.training.loop import train_only
 from mmtok.tiny.catalogue import NAMES
 from mmtok.tiny.scenes import Drawing, Scene, SceneSettings, draw, sample_scene
 from mmtok.tiny.sprites import SpriteSheet
 
 from .architecture import object_vectors, vision_features
-from .loop import train_only
 from .restyle import restyle
 
 # Scenes full of objects teach most per patch; the others keep the tower used to empty ones.

@@ -15,20 +15,20 @@ import argparse
 import json
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from benchmarks.training.folder import replaced_when_complete, stage_reports, write_json
+from benchmarks.training.loop import Run, Stage, join_stages, train_stage
 from mmtok.machine import machine
 from mmtok.tiny.scenes import GRID
 
 from .architecture import build_model
-from .export import export_checkpoint, replaced_when_complete
+from .export import export_checkpoint
 from .held_out import training_sheets
 from .language import LanguageLearner
-from .loop import Run, Stage, compute_dtype, snapshot_path, train_stage
 from .sight import SightLearner
 from .tuning import TuningLearner, write_scenes
 
@@ -66,15 +66,7 @@ def train_language(run: Run) -> None:
 
 def join(run: Run) -> LlavaForConditionalGeneration:
     """Put the tower and the projector of `sight` before the language model of `language`."""
-    model = build_model(run.seed)
-    sight, language = (
-        torch.load(snapshot_path(run, stage), weights_only=True)["learner"] for stage in (SIGHT, LANGUAGE)
-    )
-    parts = {
-        name: (sight if name.startswith(TOWER_PARTS) else language)[f"model.{name}"] for name in model.state_dict()
-    }
-    model.load_state_dict(parts)
-    return model
+    return join_stages(build_model(run.seed), run, SIGHT, LANGUAGE, TOWER_PARTS)
 
 
 def train_tuning(run: Run, untuned: Path | None = None) -> LlavaForConditionalGeneration:
@@ -112,12 +104,7 @@ def training_report(run: Run, stages: Sequence[Stage] = STAGES, before: Path | N
 
     `before`: the checkpoint that the stages went on from, whose own report tells of the stages before.
     """
-    seconds = {
-        stage.name: round(torch.load(snapshot_path(run, stage), weights_only=True)["seconds"]) for stage in stages
-    }
-    where = machine()
-    own = {"dtype": str(compute_dtype()).removeprefix("torch."), "processor": where["processor"]}
-    ran = [{**asdict(stage), "seconds": seconds[stage.name], **own} for stage in stages]
+    ran = stage_reports(run, stages)
     if before:
         told = json.loads((before / "training_report.json").read_text(encoding="utf-8"))
         earlier = told["machine"]["processor"]
@@ -127,7 +114,7 @@ def training_report(run: Run, stages: Sequence[Stage] = STAGES, before: Path | N
         "seed": run.seed,
         "stages": ran,
         "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
-        "machine": where,
+        "machine": machine(),
     }
 
 
@@ -150,8 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with replaced_when_complete(options.output) as folder:
         export_checkpoint(model, folder)
         stages = STAGES[:-1] if options.skip_tuning else (TUNING,) if options.untuned else STAGES
-        report = json.dumps(training_report(run, stages, options.untuned), indent=2) + "\n"
-        (folder / "training_report.json").write_text(report, encoding="utf-8")
+        write_json(folder / "training_report.json", training_report(run, stages, options.untuned))
 
 
 if __name__ == "__main__":

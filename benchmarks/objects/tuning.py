@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 
+from benchmarks.training.loop import mixed_precision, train_only
 from mmtok.tiny.questions import Question, absent_question
 from mmtok.tiny.scenes import Drawing, Scene, draw
 from mmtok.tiny.sprites import SpriteSheet
@@ -22,7 +23,6 @@ from mmtok.tiny.sprites import SpriteSheet
 from .architecture import object_vectors, vision_features
 from .conversations import ConversationEncoder, converse, patches_towards, spread_patches
 from .language import answer_loss, sample_reading_scene, seen_labels
-from .loop import mixed_precision, train_only
 from .restyle import restyle
 from .sight import NAME_INDEX, patch_targets, to_pixel_values
 

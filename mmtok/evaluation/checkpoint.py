@@ -31,6 +31,7 @@ class Checkpoint:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         revision: str | None = None,
+        processor: Any = None,
     ) -> Checkpoint:
         """Loads a staged folder, or a stock checkpoint of a family, from disk or from the Hub.
 
@@ -39,6 +40,7 @@ class Checkpoint:
             device: where to.
             dtype: of the weights; None for the checkpoint's own.
             revision: branch, tag or commit on the Hub.
+            processor: a loaded one; None for the checkpoint's own.
 
         Raises:
             ValueError: a model of another type, or a processor without a chat template.
@@ -47,7 +49,7 @@ class Checkpoint:
         # A tokenizer asks for the configuration's class, and warns where the model type is none that is known.
         register(model_class.config_class, model_class)
         # Told that no remote code is wanted, for which it would else ask on the terminal: the classes are ours.
-        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+        processor = processor or AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
         if not processor.chat_template:
             raise ValueError(f"The processor of {path} has no chat template, which the prompts are written with.")
         processor.tokenizer.padding_side = "left"

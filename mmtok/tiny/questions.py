@@ -5,6 +5,7 @@ The yes/no questions are those of POPE (Li et al. 2023, arXiv 2305.10355), with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,20 +40,23 @@ def present_question(scene: Scene, rng: np.random.Generator) -> Question:
     return Question(is_there(name), "yes", name)
 
 
-def absent_question(scene: Scene, rng: np.random.Generator, negative: Negative) -> Question:
+def absent_question(
+    scene: Scene, rng: np.random.Generator, negative: Negative, names: Sequence[str] = NAMES
+) -> Question:
     """Ask for an object that is not there.
 
     `negative`: "random" takes any; "popular" one of the most common objects; "adversarial" one that is at home in the
     scene's place or shares its category with something that is there. Where all of those are shown, any is taken.
+    `names`: what may be asked for.
     """
     there = set(scene.names)
-    pool: tuple[str, ...] = NAMES
+    pool = tuple(names)
     if negative == "popular":
         pool = COMMON
     elif negative == "adversarial":
         categories = {OBJECTS[name].category for name in there} - {""}
-        pool = tuple(n for n in NAMES if scene.place in OBJECTS[n].places or OBJECTS[n].category in categories)
-    absent = [name for name in pool if name not in there] or [name for name in NAMES if name not in there]
+        pool = tuple(n for n in names if scene.place in OBJECTS[n].places or OBJECTS[n].category in categories)
+    absent = [name for name in pool if name not in there] or [name for name in names if name not in there]
     name = absent[rng.integers(len(absent))]
     return Question(is_there(name), "no", name)
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .backgrounds import SIDE, background
 from .catalogue import NAMES, PLACES, frequencies, of_place
+from .prints import Print, paste_print
 from .sprites import SpriteSheet, packaged_sheets
 
 PATCH = 12
@@ -63,12 +64,16 @@ class Scene:
         objects: from back to front.
         backdrop: place and number of the background (see `background`).
         seed: of the sensor's noise and of what training changes.
+        size: height and width in pixels.
+        prints: the words and numbers printed on it; "" as the place of `backdrop` makes it a sheet of paper.
     """
 
     place: str
     objects: tuple[SceneObject, ...]
     backdrop: tuple[str, int]
     seed: int
+    size: tuple[int, int] = (SIDE, SIDE)
+    prints: tuple[Print, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,7 +81,7 @@ class Scene:
         return tuple(item.name for item in self.objects)
 
     def image(self, scale: int = 1) -> Image.Image:
-        """Draw the scene as an RGB image, SIDE * scale pixels a side, with the drawings that come with the package."""
+        """Draw the scene as an RGB image, `size` times `scale`, with the drawings that come with the package."""
         return Image.fromarray(draw(self, scale=scale).pixels)
 
 
@@ -162,7 +167,7 @@ class Drawing:
     """A scene as it was drawn.
 
     Attributes:
-        pixels: (SIDE, SIDE, 3) uint8, or as many times as large as it was drawn.
+        pixels: (height, width, 3) uint8, the scene's size, or as many times as large as it was drawn.
         coverage: (objects, patches) float32, the share of each patch's pixels that shows each object, row by row.
     """
 
@@ -190,7 +195,7 @@ def draw(
     share_changed: float = 0.0,
     *,
     scale: int = 1,
-    grid: int = GRID,
+    grid: int | tuple[int, int] = GRID,
 ) -> Drawing:
     """Draw a scene; the same scene gives the same pixels.
 
@@ -200,19 +205,16 @@ def draw(
         change: redraws a share of the sprites, for training.
         share_changed: that share.
         scale: how many times as large as usual it is drawn.
-        grid: patches a side of the truth about them.
+        grid: patches a side of the truth about them, or rows and columns.
 
     Raises:
         KeyError: a style of the scene is not among the sheets.
     """
     sheets = packaged_sheets() if sheets is None else sheets
     rng = np.random.default_rng(scene.seed)
-    backdrop = background(*scene.backdrop)
-    side = SIDE * scale
-    if scale > 1:
-        backdrop = np.asarray(Image.fromarray(backdrop).resize((side, side), Image.Resampling.BICUBIC))
-    canvas = backdrop.astype(np.float32) * rng.uniform(0.85, 1.12)
-    seen: NDArray[np.float32] = np.zeros((len(scene.objects), side, side), np.float32)
+    height, width = (scale * side for side in scene.size)
+    canvas = _empty_canvas(scene, height, width, rng)
+    seen: NDArray[np.float32] = np.zeros((len(scene.objects), height, width), np.float32)
     for index, item in enumerate(scene.objects):
         sprite = sheets[item.style].sprites[item.name][item.variant]
         ratio = scale * item.size / max(sprite.size)
@@ -221,10 +223,31 @@ def draw(
         if change is not None and rng.random() < share_changed:
             sprite = change(sprite, rng)
         _paste(canvas, seen, index, sprite, replace(item, x=scale * item.x, y=scale * item.y))
-    canvas += rng.normal(0, 2, (side, side, 1)).astype(np.float32)
-    patch = side // grid
-    coverage = seen.reshape(-1, grid, patch, grid, patch).mean((2, 4)).reshape(-1, grid * grid)
-    return Drawing(canvas.clip(0, 255).astype(np.uint8), coverage)
+    for line in scene.prints:
+        paste_print(canvas, line, scale, label=bool(scene.backdrop[0]), rng=rng)
+    canvas += rng.normal(0, 2, (height, width, 1)).astype(np.float32)
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    return Drawing(canvas.clip(0, 255).astype(np.uint8), _shares(seen, rows, columns))
+
+
+def _empty_canvas(scene: Scene, height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Paper, or the backdrop, stretched to the longer side where the scene is larger: (height, width, 3)."""
+    if not scene.backdrop[0]:
+        return np.full((height, width, 3), rng.uniform(215, 250) + rng.normal(0, 4, 3), np.float32)
+    backdrop, side = background(*scene.backdrop), max(height, width)
+    if side > SIDE:
+        backdrop = np.asarray(Image.fromarray(backdrop).resize((side, side), Image.Resampling.BICUBIC))
+    return backdrop[:height, :width].astype(np.float32) * rng.uniform(0.85, 1.12)
+
+
+def _shares(seen: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    """Average over the cells of a grid: (objects, height, width) to (objects, rows * columns)."""
+    count, height, width = seen.shape
+    if height % rows == 0 == width % columns:
+        cells = seen.reshape(count, rows, height // rows, columns, width // columns)
+        return cells.mean((2, 4)).reshape(count, rows * columns)
+    resized = [Image.fromarray(own).resize((columns, rows), Image.Resampling.BOX) for own in seen]
+    return np.array([np.asarray(own).ravel() for own in resized], np.float32).reshape(count, rows * columns)
 
 
 def _paste(
@@ -237,7 +260,7 @@ def _paste(
     height, width = pixels.shape[:2]
     top, left = round(item.y - height / 2), round(item.x - width / 2)
     first_row, first_column = max(0, top), max(0, left)
-    last_row, last_column = min(len(canvas), top + height), min(len(canvas), left + width)
+    last_row, last_column = min(canvas.shape[0], top + height), min(canvas.shape[1], left + width)
     pixels = pixels[first_row - top : last_row - top, first_column - left : last_column - left]
     alpha = pixels[..., 3:] / 255
     shadow = canvas[first_row + 2 : last_row + 2, first_column:last_column]

@@ -22,7 +22,10 @@ from benchmarks.objects.conversations import (
 )
 from benchmarks.objects.export import export_checkpoint
 from benchmarks.objects.language import imitated_patches, seen_labels
-from benchmarks.objects.loop import (
+from benchmarks.objects.sight import NAME_INDEX, patch_targets
+from benchmarks.objects.tuning import WrittenScene, counted
+from benchmarks.objects.vocabulary import build_tokenizer, words
+from benchmarks.training.loop import (
     LAST_RATE,
     Run,
     Stage,
@@ -33,9 +36,6 @@ from benchmarks.objects.loop import (
     train_only,
     train_stage,
 )
-from benchmarks.objects.sight import NAME_INDEX, patch_targets
-from benchmarks.objects.tuning import WrittenScene, counted
-from benchmarks.objects.vocabulary import build_tokenizer, words
 from mmtok.tiny.catalogue import CATEGORIES, NAMES, OBJECTS
 from mmtok.tiny.questions import SHORT_ANSWER, Question
 from mmtok.tiny.scenes import GRID, Drawing, Scene, SceneObject

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from benchmarks.objects.held_out import training_sheets
-from benchmarks.objects.loop import Stage
 from benchmarks.quality import crops as crops_module
 from benchmarks.quality.crops import CLUTTERED, SCALE, make_crops_checkpoint
 from benchmarks.quality.runs import drawn
+from benchmarks.training.loop import Stage
 from mmtok.evaluation import RunResult, lead
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question

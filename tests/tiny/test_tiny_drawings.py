@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mmtok.tiny.sprites import DRAWINGS, packaged_sheets
 
 ROOT = Path(__file__).resolve().parents[2]
 LICENCES = {"noto": "Apache License 2.0", "fluent-flat": "MIT License"}
+PRINTS = {"prints": "Bitstream Vera license"}
 
 
 def test_every_object_has_a_drawing() -> None:
@@ -23,10 +25,10 @@ def test_every_object_has_a_drawing() -> None:
 
 def test_the_notice_names_every_sheet_and_its_licence_and_is_packed() -> None:
     notice = (DRAWINGS / "NOTICE").read_text(encoding="utf-8")
-    for style, licence in LICENCES.items():
-        [line] = [line for line in notice.splitlines() if line.startswith(f"{style}.png")]
-        assert licence in line
-    assert {path.stem for path in DRAWINGS.glob("*.png")} == set(LICENCES)
+    for style, licence in {**LICENCES, **PRINTS}.items():
+        [part] = [part for part in re.split(r"\n(?=\S)", notice) if part.startswith(f"{style}.png")]
+        assert licence in part
+    assert {path.stem for path in DRAWINGS.glob("*.png")} == {*LICENCES, *PRINTS}
     assert "Permission is hereby granted, free of charge" in notice
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

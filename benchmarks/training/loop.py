@@ -11,14 +11,18 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
 LAST_RATE = 0.02
+# Parts of the names of hidden matrices: those inside transformer layers and between tower and language model.
+_HIDDEN = (".layers.", ".blocks.", "projector", "merger.mlp")
+ModelT = TypeVar("ModelT", bound=nn.Module)
 Loss = Callable[[np.random.Generator, float], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -88,27 +92,57 @@ def train_stage(run: Run, stage: Stage, learner: nn.Module, loss: Loss, position
     path = snapshot_path(run, stage)
     start, before = _resume(path, run, stage, learner, optimizers)
     began = time.perf_counter()
+    # Of several processes, each draws its own batches and all take the same steps.
+    shard = [dist.get_rank()] if dist.is_initialized() else []
+    first = not any(shard)
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     bar = tqdm(
-        range(start, stage.steps), stage.name, initial=start, total=stage.steps, position=position, mininterval=2
+        range(start, stage.steps),
+        stage.name,
+        initial=start,
+        total=stage.steps,
+        position=position,
+        mininterval=2,
+        disable=not first,
     )
     for step in bar:
         _set_rates(optimizers, rate_factor(stage, step))
-        rng = np.random.default_rng([run.seed, stage.number, step])
+        rng = np.random.default_rng([run.seed, stage.number, step, *shard])
         with mixed_precision():
             value, shown = loss(rng, step / stage.steps)
         for optimizer in optimizers:
             optimizer.zero_grad()
         value.backward()
+        if shard:
+            _average_gradients(trained)
         nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        if step % 25 == 24:
+        if step % 25 == 24 and first:
             bar.write(f"{stage.name} {step + 1} loss {value.item():.3f} " + _listed(shown))
-        if (step + 1) % run.snapshot_every == 0 or step + 1 == stage.steps:
+        if first and ((step + 1) % run.snapshot_every == 0 or step + 1 == stage.steps):
             seconds = before + time.perf_counter() - began
             _save(path, run, stage, learner, optimizers, step + 1, seconds)
+    if shard:
+        dist.barrier()
     return before + time.perf_counter() - began
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average the gradients over the processes."""
+    flat = torch.cat([p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)
+
+
+def join_stages(model: ModelT, run: Run, sight: Stage, language: Stage, tower: tuple[str, ...]) -> ModelT:
+    """Load the parameters whose names begin as in `tower` from the end of one stage, and the others from another's."""
+    states = [torch.load(snapshot_path(run, stage), weights_only=True)["learner"] for stage in (sight, language)]
+    names = model.state_dict()
+    model.load_state_dict({name: states[not name.startswith(tower)][f"model.{name}"] for name in names})
+    return model
 
 
 def compute_dtype() -> torch.dtype:
@@ -121,10 +155,43 @@ def mixed_precision() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype() == torch.bfloat16)
 
 
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for matrices, its updates scaled to the root mean square of AdamW's (Liu et al. 2025).
+
+    PyTorch's own computes in bfloat16 everywhere, which takes ten times as long on processors without AVX-512.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Take one step."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix)
+                buffer = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
+                update = _orthogonalized(matrix.grad.lerp(buffer, group["momentum"]))
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+
+
+def _orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
+    """The nearest matrix with singular values of about 1, by five steps of Newton and Schulz."""
+    wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).to(compute_dtype())
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = wide @ wide.T
+        wide = 3.4445 * wide + (-4.775 * gram + 2.0315 * gram @ gram) @ wide
+    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype)
+
+
 def make_optimizers(stage: Stage, learner: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside transformer layers and the projector, AdamW for everything else that is trained."""
     named = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
-    hidden = [p for name, p in named if p.ndim == 2 and (".layers." in name or "projector" in name)]
+    hidden = [p for name, p in named if p.ndim == 2 and any(part in name for part in _HIDDEN)]
     others = [p for _, p in named if all(p is not matrix for matrix in hidden)]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.02},
@@ -132,7 +199,7 @@ def make_optimizers(stage: Stage, learner: nn.Module) -> list[torch.optim.Optimi
     ]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98)),
-        torch.optim.Muon(hidden, lr=stage.matrix_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        Muon(hidden, lr=stage.matrix_rate, weight_decay=0.02),
     ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -1,0 +1,122 @@
+"""Answers of the embedded Qwen2.5-VL about fresh scenes: `python -m benchmarks.reading.evaluate --output FILE`.
+
+Images of 64 to 300 vision tokens and of any shape up to 1 : 4: objects, signs, both, and pages of several lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.training.folder import write_json
+from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.machine import machine
+from mmtok.model_content import model_content
+from mmtok.tiny import QWEN, checkpoint_path
+from mmtok.tiny.questions import Question
+from mmtok.tiny.reading import HELD_OUT, ReadingSettings, reading_questions, sample_reading_scene
+from mmtok.tiny.scenes import Scene
+
+from .processor import load_qwen
+
+SEED = 20_261_130
+TOKENS = 64, 300
+BATCH = 16
+ANSWER_TOKENS = 6
+
+
+@dataclass(frozen=True)
+class Right:
+    """What is right of the answers of one kind, in percent, with its 95 % interval over the scenes (bootstrap)."""
+
+    percent: float
+    low: float
+    high: float
+    questions: int
+
+
+def held_out_scenes(count: int, seed: int = SEED, settings: ReadingSettings = HELD_OUT) -> list[Scene]:
+    """Draw scenes that something can be asked about."""
+    scenes: list[Scene] = []
+    rng = np.random.default_rng([seed, 0])
+    while len(scenes) < count:
+        rows, columns = (int(side) for side in rng.integers(4, 31, 2))
+        if TOKENS[0] <= rows * columns <= TOKENS[1] and max(rows, columns) <= 4 * min(rows, columns):
+            scene = sample_reading_scene(settings, rows, columns, rng)
+            scenes += [scene] if scene.objects or scene.prints else []
+    return scenes
+
+
+def asked_about(scenes: Sequence[Scene], seed: int = SEED) -> Iterator[tuple[int, str, Question]]:
+    """Ask about scenes: their numbers, kinds and questions, those about images of like size one after another."""
+    order = sorted(range(len(scenes)), key=lambda number: np.prod(scenes[number].size))
+    for number in order:
+        for kind, questions in reading_questions(scenes[number], np.random.default_rng([seed, 1, number])).items():
+            yield from ((number, kind, question) for question in questions)
+
+
+@torch.inference_mode()
+def evaluate(checkpoint: Checkpoint, scenes: Sequence[Scene], options: Mapping[str, Any]) -> dict[str, Right]:
+    """Ask a model about scenes.
+
+    Args:
+        checkpoint: with pruning.
+        scenes: see `held_out_scenes`.
+        options: of the calls, such as `vision_token_budget`.
+
+    Returns:
+        "yes/no", "name", "count", "word" (whole words and numbers) and "letter" (their characters), each with its
+        share of right answers.
+    """
+    asked = list(asked_about(scenes))
+    scores: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for start in range(0, len(asked), BATCH):
+        part = asked[start : start + BATCH]
+        inputs = checkpoint.inputs([each.text for *_, each in part], [scenes[number].image() for number, *_ in part])
+        given = checkpoint.model.generate(**inputs, **options, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+        said = checkpoint.processor.batch_decode(given[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for (number, kind, question), answer in zip(part, said, strict=True):
+            scores["word" if kind == "read" else kind].append((number, answer == question.answer))
+            if kind == "read":
+                same = sum(a == b for a, b in zip(answer, question.answer, strict=False))
+                scores["letter"].append((number, same / len(question.answer)))
+    return {kind: _right(found) for kind, found in scores.items()}
+
+
+def _right(scores: list[tuple[int, float]], resamples: int = 1000) -> Right:
+    numbers, inverse = np.unique([number for number, _ in scores], return_inverse=True)
+    values = np.array([value for _, value in scores], float)
+    sums, counts = np.bincount(inverse, values), np.bincount(inverse)
+    drawn = np.random.default_rng(0).integers(len(numbers), size=(resamples, len(numbers)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    percent, low, high = (round(100 * float(value), 1) for value in (values.mean(), low, high))
+    return Right(percent, low, high, len(values))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=checkpoint_path(QWEN), help="default: the embedded one")
+    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--budgets", type=float, nargs="*", default=[], help="shares of the tokens, beside all")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    checkpoint, scenes = load_qwen(options.checkpoint), held_out_scenes(options.scenes)
+    results = {}
+    for budget in (None, *options.budgets):
+        found = evaluate(checkpoint, scenes, {"vision_token_budget": budget})
+        results["all" if budget is None else str(budget)] = {kind: asdict(right) for kind, right in found.items()}
+        print(budget, *(f"{kind} {right}" for kind, right in found.items()), sep="\n")
+    told = {"seed": SEED, "scenes": options.scenes, "checkpoint": model_content(options.checkpoint)}
+    write_json(options.output, {"machine": machine(), **told, "right, in %": results})
+
+
+if __name__ == "__main__":
+    main()
