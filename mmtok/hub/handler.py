@@ -231,7 +231,8 @@ def _read(file: BinaryIO, max_pixels: int, *, decode: bool) -> Any:
     """The image, or with `decode=False` its (width, height), from the header alone."""
     try:
         with Image.open(file, formats=FORMATS) as image:
-            refusal = size_refusal(*image.size, max_pixels)
+            width, height = image.size
+            refusal = size_refusal(width, height, max_pixels)
             if not refusal:
                 return ImageOps.exif_transpose(image).convert("RGB") if decode else image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
