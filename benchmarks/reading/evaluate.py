@@ -19,7 +19,6 @@ from benchmarks.training.folder import write_json
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.machine import machine
 from mmtok.model_content import model_content
-from mmtok.tiny import QWEN, checkpoint_path
 from mmtok.tiny.questions import Question
 from mmtok.tiny.reading import HELD_OUT, ReadingSettings, reading_questions, sample_reading_scene
 from mmtok.tiny.scenes import Scene
@@ -103,7 +102,7 @@ def _right(scores: list[tuple[int, float]], resamples: int = 1000) -> Right:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=checkpoint_path(QWEN), help="default: the embedded one")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that benchmarks.reading.train wrote")
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--budgets", type=float, nargs="*", default=[], help="shares of the tokens, beside all")
     parser.add_argument("--output", type=Path, required=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from mmtok.publish import stage
-from mmtok.tiny import LLAVA, Embedded, checkpoint_path
+from mmtok.tiny import checkpoint_path
 
 from .answer import Answer, Budget
 from .answering import ask_with_budgets, load_pipeline, model_inputs, warm_up
@@ -53,7 +53,6 @@ def run_demo(
     base: str | Path | None = None,
     folder: str | Path = "demo-model",
     *,
-    model: Embedded = LLAVA,
     seed: int = 40,
     budgets: Sequence[Budget] = BUDGETS,
     check: bool = True,
@@ -62,9 +61,8 @@ def run_demo(
     """Stages `base` into `folder`, loads that and asks.
 
     Args:
-        base: a stock checkpoint; the embedded one of `model` by default.
+        base: a stock checkpoint; the embedded one by default.
         folder: where to stage; a folder staged before is replaced.
-        model: whose image and questions are asked.
         seed: of the image and the questions.
         budgets: values of `vision_token_budget`.
         check: staging loads the folder in a clean process and compares it with its base.
@@ -73,10 +71,10 @@ def run_demo(
     Raises:
         ValueError: no usable base, or `folder` holds something else.
     """
-    shown = example(seed, model)
+    shown = example(seed)
     with steps(4 + len(shown.questions) * len(budgets)) as begin:
         begin(f"Staging into {folder}")
-        staged = stage(checkpoint_path(model) if base is None else base, folder, overwrite=True, check=check)
+        staged = stage(checkpoint_path() if base is None else base, folder, overwrite=True, check=check)
         begin("Loading it through pipeline()")
         pipe = load_pipeline(staged.path)
         begin("Warming up")
@@ -151,7 +149,7 @@ def as_json(demo: Demo) -> dict[str, Any]:
     """Plain values."""
     return {
         "model_class": demo.model_class,
-        "shown": list(demo.example.shown),
+        "objects": list(demo.example.objects),
         "questions": [
             {"right_answer": question.answer, "answers": [answer.as_json() for answer in row]}
             for question, row in zip(demo.example.questions, demo.answers, strict=True)

@@ -12,14 +12,16 @@ import transformers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
+    LlavaForConditionalGeneration,
     Qwen2Config,
     SiglipVisionConfig,
 )
 
+from configuration_mmtok import MMTokLlavaConfig
 from mmtok.publish.families import FAMILIES
-from mmtok.tiny import LLAVA, QWEN, checkpoint_path
+from mmtok.tiny import checkpoint_path
+from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
-_EMBEDDED = {"llava": LLAVA, "qwen2_5_vl": QWEN}
 # Of the small models: language model and vision tower, and their sizes.
 _PARTS = {"llava_next": (LlamaConfig, CLIPVisionConfig), "llava_onevision": (Qwen2Config, SiglipVisionConfig)}
 _TEXT: dict[str, Any] = {
@@ -48,6 +50,7 @@ _TOWER = {
     "patch_size": 3,
 }
 _GRIDS: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl": {**_TOWER, "window_size": 12, "fullatt_block_indexes": [1]},
     "qwen3_vl": {**_TOWER, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
 }
 _ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
@@ -59,25 +62,19 @@ Maker = Callable[[torch.device], tuple[Any, Any, dict[str, torch.Tensor]]]
 
 
 def makers() -> dict[str, Maker]:
-    """What makes the models, by their names: the embedded ones, and a small one of each further family."""
-    making: dict[str, Callable[..., Any]] = dict.fromkeys(_PARTS, _with_tiles) | dict.fromkeys(_GRIDS, _with_grids)
-    making |= dict.fromkeys(_EMBEDDED, _embedded)
-    return {
-        f"{'embedded' if model_type in _EMBEDDED else 'small'} {family.title}": partial(making[model_type], model_type)
-        for model_type, family in FAMILIES.items()
-    }
+    """What makes the models, by their names: the embedded one, and a small one of each further family."""
+    small: dict[str, Callable[..., Any]] = dict.fromkeys(_PARTS, _with_tiles) | dict.fromkeys(_GRIDS, _with_grids)
+    named = {f"small {FAMILIES[model_type].title}": partial(make, model_type) for model_type, make in small.items()}
+    return {"embedded LLaVA-1.5": _embedded, **named}
 
 
-def _embedded(model_type: str, device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-    path, family = checkpoint_path(_EMBEDDED[model_type]), FAMILIES[model_type]
-    model_class = family.load_class()
-    stock = getattr(transformers, family.stock_class).from_pretrained(path, dtype=torch.float32).to(device).eval()
+def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    path = checkpoint_path()
+    stock = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).eval()
     # Of its own type: transformers warns where the checkpoint's differs from that of the class.
-    own_type = {"model_type": model_class.config_class.model_type}
-    config = model_class.config_class.from_dict({**stock.config.to_dict(), **own_type})
-    model = model_class.from_pretrained(path, config=config, dtype=torch.float32).to(device).eval()
-    if model_type == "qwen2_5_vl":
-        return model, stock, _grid_inputs(model, stock, [[1, 12, 16], [1, 8, 20]])
+    config = MMTokLlavaConfig.from_dict({**stock.config.to_dict(), "model_type": MMTokLlavaConfig.model_type})
+    model = MMTokLlavaForConditionalGeneration.from_pretrained(path, config=config, dtype=torch.float32)
+    model = model.to(device).eval()
     side = model.config.vision_config.image_size
     tokens = (side // model.config.vision_config.patch_size) ** 2
     inputs = _prompts(model, [tokens, tokens])
@@ -115,19 +112,12 @@ def _with_grids(model_type: str, device: torch.device) -> tuple[Any, Any, dict[s
     text = {**_TEXT, **_SECTIONS, "bos_token_id": None, "eos_token_id": None}
     config = model_class.config_class(text_config=text, vision_config=_GRIDS[model_type], **ids)
     model, stock = _random(model_class, family.stock_class, config, device)
-    return model, stock, _grid_inputs(model, stock, [[1, 8, 8], [1, 4, 12]])
-
-
-def _grid_inputs(model: Any, stock: Any, grids: list[list[int]]) -> dict[str, torch.Tensor]:
-    """Two images of so many patches."""
-    config, patches = model.config, [rows * columns for _, rows, columns in grids]
-    numbers = 3 * 2 * config.vision_config.patch_size**2
-    pixels = torch.rand(sum(patches), numbers, generator=torch.Generator().manual_seed(0)).to(model.device)
-    markers = {"in_front": [config.vision_start_token_id], "behind": [config.vision_end_token_id]}
-    inputs = _prompts(model, [count // 4 for count in patches], **markers)
+    grids = torch.tensor([[1, 8, 8], [1, 4, 12]], device=device)
+    pixels = torch.rand(64 + 48, 3 * 2 * 3 * 3, generator=torch.Generator().manual_seed(0)).to(device)
+    inputs = _prompts(model, [16, 12], in_front=[61], behind=[60])
     if "mm_token_type_ids" in inspect.signature(stock.forward).parameters:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == config.image_token_id).int()
-    return {**inputs, "pixel_values": pixels, "image_grid_thw": torch.tensor(grids, device=model.device)}
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == 63).int()
+    return model, stock, {**inputs, "pixel_values": pixels, "image_grid_thw": grids}
 
 
 def _random(model_class: Any, stock_class: str, config: Any, device: torch.device) -> tuple[Any, Any]:

@@ -88,5 +88,5 @@ def run(options: argparse.Namespace) -> None:
         ],
     )
     print(f"Totals are of {options.new_tokens} tokens; compared with the first budget of the table.")
-    if options.model in EMBEDDED:
+    if options.model == EMBEDDED:
         print(TOO_SMALL)

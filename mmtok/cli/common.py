@@ -16,10 +16,7 @@ from .values import at_least, budget, device, question
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
 
-    from mmtok.tiny import Embedded
-
-# Names of the embedded models.
-EMBEDDED: dict[str, Embedded] = {"tiny": "llava", "tiny-qwen": "qwen"}
+EMBEDDED = "tiny"
 
 
 def add_parser(commands: Any, name: str, help: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -68,14 +65,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool = False
         parser: of the command.
         required: whether the model has to be named; it is the embedded one otherwise.
     """
-    help = (
-        "staged folder or Hub repository; tiny is the embedded LLaVA, which knows 58 everyday objects, tiny-qwen the "
-        "embedded Qwen2.5-VL, which also reads"
-    )
+    help = "staged folder or Hub repository; tiny is the embedded model, which knows 58 everyday objects"
     if required:
         parser.add_argument("--model", required=True, help=help)
     else:
-        parser.add_argument("--model", default="tiny", help=f"{help} (default: %(default)s)")
+        parser.add_argument("--model", default=EMBEDDED, help=f"{help} (default: %(default)s)")
     add_loading_options(parser)
     add_json_option(parser)
 
@@ -109,10 +103,10 @@ def add_budgets_option(parser: argparse.ArgumentParser, default: Sequence[str]) 
 
 
 def base_of(base: str) -> str | Path:
-    """A BASE as it is written on a command line: the folder of an embedded checkpoint for its name."""
+    """A BASE as it is written on a command line: the folder of the embedded checkpoint for its name."""
     from mmtok.tiny import checkpoint_path
 
-    return checkpoint_path(EMBEDDED[base]) if base in EMBEDDED else base
+    return checkpoint_path() if base == EMBEDDED else base
 
 
 def call_pruning_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -122,12 +116,11 @@ def call_pruning_options(options: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def staged_model(model: str) -> Iterator[str | Path]:
-    """What `--model` loads; an embedded model is staged for the time of the command."""
+    """What `--model` loads; the embedded model is staged for the time of the command."""
     from mmtok.publish import stage
 
     with TemporaryDirectory(prefix="mmtok-") as scratch:
-        embedded = model in EMBEDDED
-        yield stage(base_of(model), Path(scratch) / f"mmtok-{model}", check=False).path if embedded else model
+        yield stage(base_of(model), Path(scratch) / "mmtok-tiny", check=False).path if model == EMBEDDED else model
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import mmtok
-from mmtok.tiny import LLAVA, QWEN
 
 from .common import add_image_memory_option, add_json_option, add_parser, print_json
 from .values import add_output_option, port, writable_image
@@ -23,8 +22,7 @@ for each budget."""
 def add_command(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
     parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok demo --web")
-    parser.add_argument("--model", choices=[LLAVA, QWEN], default=LLAVA, help="embedded model (default: %(default)s)")
-    parser.add_argument("--base", help="stock checkpoint to stage (default: that of --model)")
+    parser.add_argument("--base", help="stock checkpoint to stage (default: the embedded one)")
     parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
     add_output_option(parser, "demo.png")
     parser.add_argument("--seed", type=int, default=40, help="of the image and the questions (default: %(default)s)")
@@ -47,15 +45,14 @@ def run(options: argparse.Namespace) -> None:
         serve_page(options)
         return
     output = writable_image(options.output, "demo.png", overwrite=options.overwrite)
-    given = {"model": options.model, "seed": options.seed, "check": not options.no_check}
-    demo = run_demo(options.base, options.folder, **given)
+    demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
     demo.figure.savefig(output, dpi=150)
     if options.json:
         print_json({**as_json(demo), "image": str(output)})
         return
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)
-    console.print("The image shows " + ", ".join(demo.example.shown) + ".", soft_wrap=True)
+    console.print("The image shows " + ", ".join(demo.example.objects) + ".", soft_wrap=True)
     console.print(demo_table(demo))
     notes = [where_it_breaks(demo), COVERAGE, *([TOO_SMALL] if options.base is None else [])]
     for note in notes:
@@ -67,10 +64,8 @@ def serve_page(options: argparse.Namespace) -> None:
     """Stages, and serves the page on loopback until it is interrupted.
 
     Raises:
-        ValueError: Gradio is not installed, or a model that the page is not for.
+        ValueError: Gradio is not installed.
     """
-    if options.model != LLAVA:
-        raise ValueError(f"The page is for LLaVA, --model {options.model} is none: leave out --web.")
     if find_spec("gradio") is None:
         raise ValueError(f"The page needs Gradio: {mmtok.install_line('web')}.")
     from mmtok.apps.answering import load_pipeline

@@ -33,9 +33,9 @@ def shown(tmp_path_factory) -> demo.Demo:
 def test_three_questions_with_every_budget(shown) -> None:
     assert [len(row) for row in shown.answers] == [len(demo.BUDGETS)] * 3
     what, absent, count = shown.example.questions
-    assert what.answer in shown.example.shown
-    assert absent.name not in shown.example.shown
-    assert (absent.answer, count.answer) == ("no", str(len(shown.example.shown)))
+    assert what.answer in shown.example.objects
+    assert absent.name not in shown.example.objects
+    assert (absent.answer, count.answer) == ("no", str(len(shown.example.objects)))
     for row in shown.answers:
         text = row[0].full_prompt_tokens - TOKENS_PER_CROP
         assert [answer.vision_tokens for answer in row] == [TOKENS_PER_CROP, TOKENS_PER_CROP, 4]
