@@ -89,6 +89,7 @@ family: $(INSTALLED) ## stage the published checkpoints by configuration, with w
 
 bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py
+	$(BIN)/python -m benchmarks.host_time
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/encode_once.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
