@@ -38,7 +38,7 @@ MODES: dict[str, tuple[dict[str, Any], int]] = {
     "chunks of 16 tokens": ({"max_num_batched_tokens": 16, "max_num_seqs": 8}, 6),
     "no prefix cache": ({"enable_prefix_caching": False}, 6),
     "preemption": (
-        {"kv_cache_memory_bytes": 2**20, "max_model_len": 512, "enable_prefix_caching": False, "max_num_seqs": 10},
+        {"kv_cache_memory_bytes": 2**20, "max_model_len": 384, "enable_prefix_caching": False, "max_num_seqs": 10},
         75,
     ),
 }

@@ -35,7 +35,7 @@ class PruningEmbeddingMixin:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.layout = self.layout_class(vllm_config.model_config.hf_config)
         self.features = FeatureCache(cache_bytes)
-        self.tower_state: list[tuple[int, int]] = []
+        self.tower_state: list[tuple[int, object]] = []
         self.crops_at_once = self._most_at_once(vllm_config)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
@@ -141,7 +141,8 @@ class PruningEmbeddingMixin:
         """What `_encoded` gives for each image; the vision tower runs once for equal images."""
         # vLLM replaces weights without load_weights, too: `reload_weights` in the layout of its kernels does.
         tower: torch.nn.Module = getattr(self, self.tower_name)
-        state = [(each.data_ptr(), each._version) for each in tower.parameters()]
+        # Tensors of inference mode count no versions, and are taken for new ones.
+        state = [(each.data_ptr(), object() if each.is_inference() else each._version) for each in tower.parameters()]
         if state != self.tower_state:
             self.features.clear()
             self.tower_state = state

@@ -13,7 +13,7 @@ from vllm.multimodal.parse import ImageProcessorItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
 from mmtok.vllm.method import QwenLayout, kept_count
-from mmtok.vllm.processor import EMBEDDED, PIXELS, PROFILING, PruningProcessorMixin, request_of
+from mmtok.vllm.processor import PIXELS, PROFILING, PruningProcessorMixin, request_of
 from mmtok.vllm.request import PruningRequest
 
 
@@ -88,21 +88,18 @@ class PruningQwenProcessorMixin(PruningProcessorMixin):
         config = self.info.get_hf_config()
         options = request_of(hf_processor_mm_kwargs)[0].pruning
         layout, merged = self.layout_class(config), config.vision_config.spatial_merge_size
-        embedded = isinstance(mm_items.get("image"), EMBEDDED)
 
         def image(index: int) -> list[int]:
             _, rows, columns = out_mm_kwargs["image"][index]["image_grid_thw"].data.tolist()
-            size = (rows // merged, columns // merged)
-            count = size[0] * size[1] if embedded else kept_count(layout.tokens(size), None, options)
-            return [config.image_token_id] * count
+            tokens = layout.tokens((rows // merged, columns // merged))
+            return [config.image_token_id] * kept_count(tokens, None, options)
 
         # All of them ourselves: stock's counts would follow the rate that switches the positions on.
         def video(index: int) -> Any:
             item = out_mm_kwargs["video"][index]
             frames, rows, columns = item["video_grid_thw"].data.tolist()
             size = (frames, rows // merged, columns // merged, None)
-            full = [size[1] * size[2]] * frames
-            return self._video(item, layout.kept_of_frames(size, options) if options.prunes else full)
+            return self._video(item, layout.kept_of_frames(size, options))
 
         return [
             PromptReplacement(modality="image", target=[config.image_token_id], replacement=image),
