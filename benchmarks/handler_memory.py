@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mmtok.hub.handler import EndpointHandler, Limits
@@ -35,7 +36,7 @@ SIDE = int(LIMITS.pixels**0.5)
 
 def _encoded(width: int, height: int, kind: str, *, noise: bool) -> str:
     """An image in base64, of one colour or of noise."""
-    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels: NDArray[np.uint8] = np.zeros((height, width, 3), dtype=np.uint8)
     if noise:
         pixels[:] = np.random.default_rng(0).integers(0, 256, (height, width, 1), dtype=np.uint8)
     file = io.BytesIO()
