@@ -217,6 +217,8 @@ class Prompt:
         taken = [shape, (1, shape[1])] + ([(axes, *shape)] if axes > 1 else [])
         if values is not None and not isinstance(values, torch.Tensor):
             raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
+        if values is not None and values.dtype == torch.bool:
+            raise ValueError(f"{name} has dtype torch.bool: give numbers.")
         if values is not None and tuple(values.shape) not in taken:
             raise ValueError(
                 f"{name} has shape {tuple(values.shape)}: give one value a token, {taken[-1 if axes > 1 else 0]}."

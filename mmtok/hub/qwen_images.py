@@ -33,7 +33,7 @@ def encode_qwen2_5_vl(model: Any, inputs: Mapping[str, Any], *, padding: bool) -
         ValueError: pixels that are no patches, NaN or infinite; grids that do not belong to them; too large an image.
     """
     pixels, merged = inputs["pixel_values"], model.config.vision_config.spatial_merge_size
-    require_pixels(pixels, ("patches, values",))
+    _require_patches(pixels, model.config.vision_config, "pixel_values")
     # Read here, so that nothing waits for the vision tower later.
     grids = checked_grids(inputs.get("image_grid_thw"), merged, len(pixels))
     layouts = [grid_layout(*grid) for grid in grids]
@@ -74,7 +74,7 @@ def encode_qwen2_5_vl_videos(model: Any, inputs: Mapping[str, Any]) -> EncodedVi
     """
     inputs = dict(inputs)
     pixels, merged = inputs["pixel_values_videos"], model.config.vision_config.spatial_merge_size
-    require_pixels(pixels, ("patches, values",), "pixel_values_videos")
+    _require_patches(pixels, model.config.vision_config, "pixel_values_videos")
     grids = checked_grids(inputs.get("video_grid_thw"), merged, len(pixels), videos=True)
     seconds = inputs.pop("second_per_grid_ts", None)
     if isinstance(seconds, torch.Tensor):
@@ -273,8 +273,16 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
     return [(count, rows // merged, columns // merged) for count, rows, columns in table]
 
 
+def _require_patches(pixels: torch.Tensor, vision_config: Any, name: str) -> None:
+    """Raises a ValueError unless the pixels are patches of the tower's size, without NaN or infinity."""
+    require_pixels(pixels, ("patches, values",), name)
+    values = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
+    if pixels.shape[1] != values:
+        raise ValueError(f"{name} has {pixels.shape[1]} values a patch: give {values}, as the processor does.")
+
+
 def _as_tensor(grids: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Checked grids as stock takes them."""
-    if isinstance(grids, torch.Tensor) and not grids.is_floating_point():
+    if isinstance(grids, torch.Tensor) and grids.dtype in (torch.int32, torch.int64):
         return grids
     return torch.tensor([[int(value) for value in grid] for grid in grids], device=pixels.device)

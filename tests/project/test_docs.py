@@ -47,7 +47,7 @@ SETTING_UP = ("make ", "git clone ", "python3 -m venv ", "/tmp/heavy/bin/")
 RUN_ELSEWHERE = {
     "transformers serve ": ("test_serving.py", "--trust-remote-code"),
     "vllm serve ": ("test_server.py", "--trust-request-mm-kwargs"),
-    "lmms_eval ": ("test_lmms_eval.py", "mmtok_llava"),
+    "lmms-eval ": ("test_lmms_eval.py", "mmtok_llava"),
     "accelerate launch --num_machines ": ("test_integrations_distributed.py", "--main_process_ip"),
 }
 # A word of a Python block that asks a server -> the test that asks a running one with it.
