@@ -77,7 +77,7 @@ tiny: $(INSTALLED) ## train the embedded model again (36 minutes on two cores wi
 	$(BIN)/python -m benchmarks.objects.train --output mmtok/tiny/checkpoint
 
 family: $(INSTALLED) ## stage the published checkpoints by configuration, with weights on the meta device
-	$(BIN)/python -m mmtok.publish.family
+	$(BIN)/python -m benchmarks.checkpoint_shapes
 
 bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py
