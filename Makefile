@@ -85,7 +85,7 @@ tiny-qwen: $(INSTALLED) ## train a small Qwen2.5-VL that reads printed text (res
 	$(BIN)/python -m benchmarks.reading.evaluate --checkpoint runs/tiny-qwen --output benchmarks/results/reading.json
 
 family: $(INSTALLED) ## stage the published checkpoints by configuration, with weights on the meta device
-	$(BIN)/python -m mmtok.publish.family
+	$(BIN)/python -m benchmarks.checkpoint_shapes
 
 bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py

@@ -1,7 +1,7 @@
 """Stages and verifies a checkpoint of a published model's size, and measures time and memory.
 
 `python -m benchmarks.stage_large llava-1.5-7b-hf --folder FOLDER --results FILE` writes a checkpoint with the names,
-shapes and types of that model's tensors (`mmtok/publish/facts`) and random weights into FOLDER, in three shards, stages
+shapes and types of that model's tensors (`benchmarks/facts`) and random weights into FOLDER, in three shards, stages
 it with `mmtok stage`, verifies it with `mmtok verify`, and writes what it measured. The tokenizer is a small one, and
 the ids of the configuration are its ids. FOLDER takes as much room as the model, and is deleted at the end.
 """
@@ -24,7 +24,7 @@ import numpy
 import torch
 import transformers
 
-from mmtok.publish.family import NAMES, Member
+from benchmarks.checkpoint_shapes import NAMES, Member
 from mmtok.publish.repository import INDEX_FILE
 from mmtok.publish.weights import TensorHeader, encode_header
 

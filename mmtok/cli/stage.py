@@ -18,7 +18,7 @@ Makes the folder of a complete model repository of a stock LLaVA or LLaVA-NeXT c
 config.json, tokenizer, processor, weights (hard links where the file system can) and a model card. At the end the
 folder is loaded in a clean process and compared with its base: ids, chats and pixels, names and shapes of every tensor,
 and the logits with the full budget through the first layers of the language model, bit for bit (--check full: through
-all of them, and every tensor). A stage that fails or is interrupted leaves OUT as it was."""
+all of them). A stage that fails or is interrupted leaves OUT as it was."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:

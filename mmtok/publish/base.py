@@ -49,6 +49,7 @@ _POSITIVE = (
     *(f"text_config.{name}" for name in ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")),
     *("hidden_size", "num_hidden_layers", "vocab_size", "image_seq_length"),
 )
+_CLIP = "clip_vision_model"
 _TOKENS = ("image_token_index", "image_token_id", "video_token_index", "video_token_id", "vision_start_token_id")
 
 
@@ -228,6 +229,11 @@ def _require_stock(config: dict[str, Any], name: str) -> None:
         raise ValueError(
             f"{name} has a vision tower of the type {tower!r}: {family.title} checkpoints can be staged with "
             f"{' or '.join(map(repr, family.towers))}, whose images have a fixed number of tokens."
+        )
+    if family.images == "tiles" and (tower, config.get("vision_feature_select_strategy")) == (_CLIP, "full"):
+        raise ValueError(
+            f"{name} has vision_feature_select_strategy 'full' in config.json: tiles are grids, which CLIP's class token "
+            "is not part of. Write 'default'."
         )
 
 

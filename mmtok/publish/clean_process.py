@@ -45,7 +45,7 @@ def check_staged(
         base: what it was staged from, in a folder of its own.
         scratch: an existing folder for temporary files.
         headers: of every tensor of the base.
-        full: compares all layers and every tensor.
+        full: compares all layers.
 
     Returns:
         The report: `tensors_compared`, `prompts_compared`, and with weights `prompt_tokens`, `kept_tokens`, `layers`,

@@ -195,18 +195,28 @@ def plain_file(folder: Path, name: str) -> Path | None:
     return real
 
 
-def files_inside(folder: Path) -> dict[str, Path]:
+def files_inside(folder: Path, problems: list[str] | None = None) -> dict[str, Path]:
     """Every file of a folder by its path in a repository; what git and the Hub's client keep there is left out.
 
+    Args:
+        folder: a link in it is refused, but for those of a snapshot in the Hub's cache.
+        problems: takes what is refused, which is raised without it.
+
     Raises:
-        ValueError: a link leads out of the folder, or a file is no regular one.
+        ValueError: a link, or no regular file.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if name.startswith(_OF_TOOLS) or (path.is_dir() and not path.is_symlink()):
             continue
-        file = plain_file(folder, name)
-        assert file is not None
-        files[check_repo_path(name)] = file
+        try:
+            file = plain_file(folder, name)
+            if file is None or (path.is_symlink() and folder.resolve().parent.name != "snapshots"):
+                raise ValueError(f"{shown(name)} is a link: put the file itself there.")
+            files[check_repo_path(name)] = file
+        except ValueError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
     return files

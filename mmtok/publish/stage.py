@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -73,8 +73,8 @@ def stage(
         recipe: options, words and card; the defaults without one.
         link_weights: hard links to the base's weight files where the file system can; False copies them.
         overwrite: replaces `out` if it is itself a staged folder, with no file of somebody else's.
-        check: loads the result in a clean process and compares it with the base; "full" compares all layers and every
-            tensor, which takes the memory and the time of two models.
+        check: loads the result in a clean process and compares it with the base; "full" compares all layers, which
+            takes the memory of one model and the time of two.
 
     Raises:
         ValueError: unusable base, `out` or recipe; nothing was written.
@@ -231,21 +231,25 @@ def workspace(space: Path, target: Path) -> Iterator[Path]:
     Raises:
         ValueError: another run has it, or it is somebody else's.
     """
-    space.mkdir(mode=0o700, exist_ok=True)
-    if space.is_symlink() or (hasattr(os, "getuid") and space.stat().st_uid != os.getuid()):
-        raise ValueError(f"{shown(space)} is not yours: remove it.")
     lock = FileLock(space / "lock")
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(f"Another run is making {shown(target)}: wait for it, or give another name.") from None
-    try:
+        space.mkdir(mode=0o700, exist_ok=True)
+        if space.is_symlink() or (hasattr(os, "getuid") and space.stat().st_uid != os.getuid()):
+            raise ValueError(f"{shown(space)} is not yours: remove it.")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(f"Another run is making {shown(target)}: wait for it, or give another name.") from None
         _tidy(space, target)
         yield space
     finally:
-        _tidy(space, target)
-        shutil.rmtree(space, ignore_errors=True)
-        lock.release()
+        if lock.is_locked:
+            _tidy(space, target)
+            shutil.rmtree(space, ignore_errors=True)
+            lock.release()
+        else:
+            with suppress(OSError):  # another run has it
+                space.rmdir()
 
 
 def _tidy(space: Path, target: Path) -> None:

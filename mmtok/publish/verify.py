@@ -48,10 +48,10 @@ from .repository import (
     SETTING_FILES,
     SINGLE_FILE,
     as_json,
+    files_inside,
     is_known_file,
     leads_away,
     parse_json,
-    plain_file,
     shown,
     weight_names,
 )
@@ -142,20 +142,8 @@ class _FolderFiles:
     """The files of a folder; `links` are those that lead out of it, or are no files."""
 
     def __init__(self, folder: Path) -> None:
-        self.paths: dict[str, Path] = {}
         self.links: list[str] = []
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if name.startswith((".git/", ".cache/huggingface/")) or (path.is_dir() and not path.is_symlink()):
-                continue
-            try:
-                file = plain_file(folder, name)
-                in_cache = folder.resolve().parent.name == "snapshots"
-                if file is None or (path.is_symlink() and not in_cache):
-                    raise ValueError(f"{name} is a link: put the file itself there.")
-                self.paths[name] = file
-            except ValueError as error:
-                self.links.append(str(error))
+        self.paths = files_inside(folder, self.links)
 
     def read(self, path: str) -> bytes:
         """The content of one file."""

@@ -91,7 +91,7 @@ def without(modules: list[str], *arguments: str, cwd: Path) -> subprocess.Comple
     [
         ("rich", ["ask", "a.png", "?"], "mmtok ask: rich is not installed: run pip install 'mmtok[demo]'."),
         ("matplotlib", ["show", "--help"], "mmtok show: matplotlib is not installed: run pip install 'mmtok[demo]'."),
-        ("jinja2", ["push", "a", "b/c"], "mmtok push: jinja2 is not installed: run pip install 'mmtok[publish]'."),
+        ("jinja2", ["push", "a", "b/c"], "mmtok push: jinja2 is not installed: run pip install 'mmtok[publish] @ git+"),
     ],
 )
 def test_a_missing_extra_is_one_sentence(missing: str, arguments: list[str], told: str, tmp_path: Path) -> None:

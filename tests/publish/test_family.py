@@ -10,12 +10,22 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from benchmarks.checkpoint_shapes import NAMES, Member, check_member, example_card, known_checkpoints, main
 from mmtok.publish import CheckFailed
-from mmtok.publish.clean_load import canonical_name
-from mmtok.publish.family import NAMES, Member, check_member, example_card, known_checkpoints, main
 from mmtok.publish.weights import TensorHeader
 
 CARDS = Path(__file__).parents[2] / "docs" / "cards"
+
+
+def canonical_name(name: str) -> str:
+    """One name for a tensor in the llava-hf layout, in that of transformers since 4.52 and in that of 5.x."""
+    name = name.removeprefix("model.").replace("vision_tower.vision_model.", "vision_tower.")
+    if name.startswith(("layers.", "embed_tokens.", "norm.")):  # Qwen2.5-VL's language model has no prefix
+        return "language_model." + name
+    if name.startswith("language_model."):
+        inner = name.removeprefix("language_model.").removeprefix("model.")
+        return inner if inner.startswith("lm_head.") else "language_model." + inner
+    return name
 
 
 def shallow(name: str) -> Member:
@@ -69,7 +79,7 @@ def test_the_real_loader_finds_a_tensor_of_another_name(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", NAMES)
 def test_the_example_cards_are_what_the_template_writes(name: str) -> None:
     committed = (CARDS / f"{name}.md").read_text(encoding="utf-8")
-    assert committed == example_card(Member.read(name)), "run python -m mmtok.publish.family --cards docs/cards"
+    assert committed == example_card(Member.read(name)), "run python -m benchmarks.checkpoint_shapes --cards docs/cards"
 
 
 def test_unknown_names_are_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

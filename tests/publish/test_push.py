@@ -253,13 +253,16 @@ def test_a_release_is_prepared_in_an_empty_folder_only(base: Path, tmp_path: Pat
         prepare(base, Recipe(), tmp_path)
 
 
-def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+def test_links_in_a_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "outside.txt").write_text("secret")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "inside.txt").write_text("fine")
+    assert set(files_inside(folder)) == {"inside.txt"}
     (folder / "link.txt").symlink_to(folder / "inside.txt")
-    assert set(files_inside(folder)) == {"inside.txt", "link.txt"}
+    with pytest.raises(ValueError, match=r"link.txt is a link: put the file itself there"):
+        files_inside(folder)
+    (folder / "link.txt").unlink()
     (folder / "out.txt").symlink_to(tmp_path / "outside.txt")
     with pytest.raises(ValueError, match=r"is a link to .*outside.txt, outside of"):
         files_inside(folder)

@@ -194,7 +194,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "flipped bit": (flipped, "model.safetensors: not the weights of"),
     "an index beside the weights": (
         lambda f: edit(f, "model.safetensors.index.json", weight_map={"a": "other.safetensors"}),
-        "model.safetensors.index.json is not what",
+        "model.safetensors.index.json has no place",
     ),
     "further weights": (
         lambda f: shutil.copy(f / "model.safetensors", f / "extra.safetensors"),
@@ -237,13 +237,14 @@ def test_every_change_is_a_problem_by_name(name: str, base: Path, staged_once: P
     assert all(line.isprintable() for line in found.describe(verbose=True).splitlines())
 
 
-def test_what_runs_foreign_code_is_never_what_is_published(staged_once: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [sorted(RUNS), pytest.param(sorted(TAMPERED), marks=pytest.mark.heavy)])
+def test_what_runs_foreign_code_is_never_what_is_published(names: list[str], staged_once: Path, tmp_path: Path) -> None:
     """Every loader, on every tampered folder: where code of the folder leaves its mark, `verify` had a problem."""
     marks, folders = tmp_path / "marks", {"untouched": Path(shutil.copytree(staged_once, tmp_path / "untouched"))}
     marks.mkdir()
-    folders |= {name: tampered(name, staged_once, tmp_path) for name in TAMPERED if name != "fifo"}
+    folders |= {name: tampered(name, staged_once, tmp_path) for name in names if name != "fifo"}
     named = [str(folder) for folder in folders.values()]
-    ended = run_clean([str(LOADERS), *named], environment={"MARKS": str(marks)}, timeout=580)
+    ended = run_clean([str(LOADERS), *named], environment={"MARKS": str(marks)}, timeout=3000)
     assert ended.returncode == 0, ended.stderr[-2000:]
     loaded = json.loads(ended.stdout.splitlines()[-1])
     assert loaded[str(folders["untouched"])] == []  # every loader works there
@@ -345,7 +346,7 @@ def test_only_small_files_are_downloaded(hub: HubDouble, staged: Path) -> None:
     upload_folder(hub, TARGET, staged)
     hub.arm()
     verify(TARGET, base=BASE)
-    assert not any(request.path.endswith("model.safetensors") or "/cdn/" in request.path for request in hub.log)
+    assert not any(request.path.endswith("model.safetensors") for request in hub.log)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,7 @@ def test_findings_as_json(staged: Path, base: Path, capsys: pytest.CaptureFixtur
         ({"bos_token": "a/b", "added_tokens_decoder": {"3": {"content": "x/y"}}, "chat_template": "a/b"}, []),
         ({"_attn_implementation": "sdpa", "auto_map": None, "size": {"height": 24}}, []),
         ({"a": [{"b": "owner/name@main"}]}, ["a.0.b is 'owner/name@main'"]),
-        ({"a": "..\\x"}, [r"a is '..\\\\x'"]),
+        ({"a": "..\\x"}, [r"a is '..\\x'"]),
         ({"a\x1b[2K": "~/x"}, [r"a\x1b[2K is '~/x'"]),
     ],
 )

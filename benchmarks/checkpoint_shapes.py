@@ -1,8 +1,8 @@
-"""The published LLaVA checkpoints, compared with the released classes by their shapes alone.
+"""The published checkpoints, compared with the released classes by their shapes alone.
 
-`python -m mmtok.publish.family` builds each one's configuration for the classes that prune, loads it in a clean process
-with weights that are headers only (see `clean_process.check_fit`), in the names and shapes of the published
-repositories, and prints what fitted. With `--cards FOLDER` it also writes an example card of each.
+`python -m benchmarks.checkpoint_shapes` builds the configuration of each for the classes that prune, loads it in a
+clean process with weights that are headers only (see `clean_process.check_fit`), in the published names and shapes of
+tensors, and prints what fitted. With `--cards FOLDER` it also writes an example card of each.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import mmtok
-
-from .base import BaseCheckpoint
-from .card import CardFacts, render_card
-from .clean_process import CheckFailed, check_fit
-from .families import FAMILIES
-from .published_files import published_sources
-from .repository import CONFIG_FILE, as_json
-from .settings import published_config
-from .weights import TensorHeader
+from mmtok.publish.base import BaseCheckpoint
+from mmtok.publish.card import CardFacts, render_card
+from mmtok.publish.clean_process import CheckFailed, check_fit
+from mmtok.publish.families import FAMILIES
+from mmtok.publish.published_files import published_sources
+from mmtok.publish.repository import CONFIG_FILE, as_json
+from mmtok.publish.settings import published_config
+from mmtok.publish.weights import TensorHeader
 
 _FACTS = Path(__file__).with_name("facts")
 # Files of the folder that describe no checkpoint.
-_OTHER_FACTS = ("key_layout", "paper_results", "tested_versions")
+_OTHER_FACTS = ("key_layout",)
 
 
 def known_checkpoints() -> dict[str, str]:
@@ -150,7 +149,7 @@ def example_card(member: Member) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Checks every member and prints what fitted; returns 1 if one does not fit."""
-    parser = argparse.ArgumentParser(prog="python -m mmtok.publish.family", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint_shapes", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
     parser.add_argument("--cards", type=Path, metavar="FOLDER", help="write an example card of each into FOLDER")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write what fitted as JSON")
@@ -182,7 +181,7 @@ def _results(fits: list[Fit]) -> dict[str, Any]:
     import transformers
 
     return {
-        "source": "python -m mmtok.publish.family --results",
+        "source": "python -m benchmarks.checkpoint_shapes --results",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
