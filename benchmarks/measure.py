@@ -24,6 +24,7 @@ def side_by_side(
     at_least: int = 3,
     seconds: float = 20.0,
     synchronize: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Times functions in turn, so that what disturbs the machine disturbs all of them alike.
 
@@ -34,6 +35,7 @@ def side_by_side(
         at_least: rounds that are run whatever they take.
         seconds: no further round begins after this.
         synchronize: waits for the device.
+        clock: in seconds; `time.process_time` does not count what other programs take.
 
     Returns:
         Seconds of each function in each round.
@@ -47,10 +49,10 @@ def side_by_side(
         if done >= at_least and time.perf_counter() - begin > seconds:
             break
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
             synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return times
 
 
