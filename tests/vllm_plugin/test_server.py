@@ -184,16 +184,25 @@ def test_five_bad_requests_among_twenty_good_ones(server: str, reference: Any) -
             assert answer == reference(*request)
 
 
-def test_a_video_is_a_bad_request(server: str) -> None:
+def test_a_video_has_a_budget_for_each_frame(served: tuple[Path, list[str]], server: str) -> None:
     from openai import BadRequestError, OpenAI
 
     client = OpenAI(base_url=server, api_key="none", max_retries=0)
     frames = ",".join(_encoded(noise((30, 40), seed), "JPEG") for seed in range(3))
     content = [{"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}]
     messages: Any = [{"role": "user", "content": [*content, {"type": "text", "text": QUESTIONS[0]}]}]
-    # LLaVA-NeXT knows no videos, and vLLM says so.
-    with pytest.raises(BadRequestError, match=r"only images can be pruned|At most 0 video\(s\)"):
-        client.chat.completions.create(model="small", messages=messages, max_tokens=1)
+
+    def prompt_tokens(budget: int | None) -> int:
+        options = {"mm_processor_kwargs": {"vision_token_budget": budget}}
+        answer = client.chat.completions.create(model="small", messages=messages, max_tokens=1, extra_body=options)
+        return answer.usage.prompt_tokens
+
+    if served[0].name != "onevision":
+        with pytest.raises(BadRequestError, match=r"At most 0 video\(s\)"):
+            prompt_tokens(2)
+        return
+    # 3 frames of 4 tokens and a separator, or 2 of each frame.
+    assert prompt_tokens(None) - prompt_tokens(2) == 13 - 6
 
 
 def test_a_client_that_goes_away_harms_nobody(server: str, reference: Any) -> None:
