@@ -71,24 +71,8 @@ def parity() -> str:
     return table(header, rows) + f"\n\n`compat/vllm_parity.py` on {made}."
 
 
-def under_load() -> str:
-    rows = []
-    for name, run in load("serving-load-cpu").items():
-        counts, memory = run["counts"], run["MiB of the server"]
-        answers = [
-            f"{counts.get(f'{kind}s, right', 0):,} / {counts.get(f'{kind}s, wrong', 0)}" for kind in ("image", "video")
-        ]
-        refused = f"{counts.get('bad, refused', 0)} / {counts.get('bad, answered', 0)}"
-        grown = ", ".join(f"{part[0]:,} → {part[-1]:,}" for part in memory if part)
-        others = (str(counts.get(each, 0)) for each in ("dropped", "errors"))
-        asked = f"{name}, {run['clients']} clients, {run['minutes']:g} minutes"
-        rows.append([asked, *answers, refused, *others, grown])
-    header = ["model", "images, right / wrong", "videos", "bad, refused / answered", "dropped", "errors"]
-    return table([*header, "MiB, before and after the kill"], rows)
-
-
 TABLES = {"throughput": throughput, "room": room}
-PLUGIN_TABLES = {"parity": parity, "load": under_load}
+PLUGIN_TABLES = {"parity": parity}
 
 
 if __name__ == "__main__":
