@@ -159,7 +159,7 @@ def test_an_image_that_is_encoded_once_gives_the_same_answers(is_next: bool, mon
 
 def test_the_preset_paper_has_the_picks_of_the_restated_reference() -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_path())
-    model = fidelity.random_model("llava", tokenizer, tokenizer.chat_template)
+    model = fidelity.random_model("llava", tokenizer)
     inputs = fidelity.pixels_of(fidelity.random_image((336, 336), 0), "llava")
     asked = (model, tokenizer, "Is there a dog in the image?", inputs, 8)
     assert fidelity.compare(*asked, **PAPER_OPTIONS) == 1.0
