@@ -232,8 +232,8 @@ def _require_stock(config: dict[str, Any], name: str) -> None:
         )
     if family.images == "tiles" and (tower, config.get("vision_feature_select_strategy")) == (_CLIP, "full"):
         raise ValueError(
-            f"{name} has vision_feature_select_strategy 'full' in config.json: tiles are grids, which CLIP's class "
-            "token is not part of. Write 'default'."
+            f"{name} has vision_feature_select_strategy 'full' in config.json: tiles are grids, and CLIP's class "
+            "token is no part of one. Write 'default'."
         )
 
 

@@ -244,9 +244,12 @@ def workspace(space: Path, target: Path) -> Iterator[Path]:
         yield space
     finally:
         if lock.is_locked:
-            _tidy(space, target)
-            shutil.rmtree(space, ignore_errors=True)
-            lock.release()
+            try:
+                _tidy(space, target)
+            finally:  # also when another signal comes in the middle
+                _tidy(space, target)
+                shutil.rmtree(space, ignore_errors=True)
+                lock.release()
         else:
             with suppress(OSError):  # another run has it
                 space.rmdir()

@@ -89,9 +89,21 @@ def without(modules: list[str], *arguments: str, cwd: Path) -> subprocess.Comple
 @pytest.mark.parametrize(
     ("missing", "arguments", "told"),
     [
-        ("rich", ["ask", "a.png", "?"], "mmtok ask: rich is not installed: run pip install 'mmtok[demo]'."),
-        ("matplotlib", ["show", "--help"], "mmtok show: matplotlib is not installed: run pip install 'mmtok[demo]'."),
-        ("jinja2", ["push", "a", "b/c"], "mmtok push: jinja2 is not installed: run pip install 'mmtok[publish] @ git+"),
+        (
+            "rich",
+            ["ask", "a.png", "?"],
+            "mmtok ask: rich is not installed: run pip install 'mmtok[demo] @ git+https://github.com/mmtok/mmtok'.",
+        ),
+        (
+            "matplotlib",
+            ["show", "--help"],
+            "mmtok show: matplotlib is not installed: run pip install 'mmtok[demo] @ git+https://github.com/mmtok/mmtok'.",
+        ),
+        (
+            "jinja2",
+            ["push", "a", "b/c"],
+            "mmtok push: jinja2 is not installed: run pip install 'mmtok[publish] @ git+https://github.com/mmtok/mmtok'.",
+        ),
     ],
 )
 def test_a_missing_extra_is_one_sentence(missing: str, arguments: list[str], told: str, tmp_path: Path) -> None:
@@ -101,7 +113,10 @@ def test_a_missing_extra_is_one_sentence(missing: str, arguments: list[str], tol
 
 def test_two_missing_packages_are_named() -> None:
     ended = without(["rich", "matplotlib"], "ask", cwd=ROOT)
-    assert ended.stderr == "mmtok ask: matplotlib, rich are not installed: run pip install 'mmtok[demo]'.\n"
+    assert (
+        ended.stderr
+        == "mmtok ask: matplotlib, rich are not installed: run pip install 'mmtok[demo] @ git+https://github.com/mmtok/mmtok'.\n"
+    )
 
 
 def test_publishing_needs_no_more_than_its_extra(tmp_path: Path) -> None:

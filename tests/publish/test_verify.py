@@ -97,6 +97,11 @@ def with_other_model(folder: Path) -> None:
     edit(folder, "config.json", auto_map=dict.fromkeys(auto_map, "own.Own") | {"AutoConfig": auto_map["AutoConfig"]})
 
 
+def with_more_code(folder: Path) -> None:
+    with (folder / "coverage.py").open("a", encoding="utf-8") as file:
+        file.write(MARK.format(case=folder.name))
+
+
 def replaced(path: str, old: str, new: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         text = (folder / path).read_text(encoding="utf-8")
@@ -123,7 +128,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "images": (with_own_images, "preprocessor_config.json: auto_map is"),
     "pipeline": (with_own_pipeline, "config.json: custom_pipelines is"),
     "model": (with_other_model, "auto_map in config.json names other code"),
-    "module": (lambda f: code(f, "coverage.py", (f / "coverage.py").read_text()), "coverage.py is not the released"),
+    "module": (with_more_code, "coverage.py is not the released"),
     "tokenizer of another repository": (
         lambda f: edit(f, "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "evil/repo--own.Own"]}),
         "tokenizer_config.json: auto_map is",
@@ -220,7 +225,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "escape codes": (lambda f: (f / "a\x1b[2K\r.py").write_text(""), "a\x1b[2K\r.py has no place"),
 }
-RUNS = {"generate", "tokenizer", "processor", "images", "pipeline", "model", "module"}
+RUNS = {"generate", "tokenizer", "processor", "images", "model", "module"}
 
 
 def tampered(name: str, staged: Path, folder: Path) -> Path:
