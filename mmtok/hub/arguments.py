@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 from .options import OPTION_NAMES, PruningOptions, options_within
@@ -32,11 +33,15 @@ def call_options(arguments: dict[str, Any], config: Any, *generation_configs: An
 
 def _taken_options(arguments: dict[str, Any]) -> dict[str, Any]:
     for name in arguments:
-        if name not in OPTION_NAMES:
-            near = difflib.get_close_matches(name, OPTION_NAMES, 1, 0.9)
-            if near:
-                raise ValueError(f"{name} is no argument: did you mean {near[0]}?")
+        if name not in OPTION_NAMES and (near := _near(name)):
+            raise ValueError(f"{name} is not an argument: did you mean {near}?")
     return {name: arguments.pop(name) for name in OPTION_NAMES if name in arguments}
+
+
+@lru_cache(maxsize=256)
+def _near(name: str) -> str:
+    """The option that `name` may be a misspelling of, or ""."""
+    return next(iter(difflib.get_close_matches(name, OPTION_NAMES, 1, 0.9)), "")
 
 
 def taken(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
-from .question import QuestionFormat
+from .question import QuestionFormat, is_text
 
 
 def _refuse(name: str, value: Any, wanted: str) -> None:
@@ -80,7 +80,7 @@ def _flag(name: str, value: Any) -> None:
 
 
 def _covered_text(name: str, value: Any) -> None:
-    if value is not None and not (isinstance(value, str) and value.strip()):
+    if value is not None and not is_text(value):
         _refuse(name, value, "a text with words in it, or None to cover the question")
 
 

@@ -250,8 +250,9 @@ class PruningSteps:
                     "processor beside the weights, or give it to mmtok.prune."
                 )
             return [reader.read_text(options.covered_text)] * len(prompt.mask_on_host)
-        # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
-        special = {*objects, *special_ids(self.config), self.config.get_text_config().vocab_size}
+        if reader is None:
+            # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
+            special = {*objects, *special_ids(self.config), self.config.get_text_config().vocab_size}
         found = []
         # One token stands for a whole run of vision tokens, so that the work grows with the text alone.
         repeated = torch.nn.functional.pad(prompt.image_mask[:, 1:] & prompt.image_mask[:, :-1], (1, 0))

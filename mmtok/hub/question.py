@@ -55,6 +55,11 @@ _KNOWN_WORDS = 10_000
 _BLOCK = re.compile(r"(<(/?)(?:think|tool_call|tool_response)>|<<(/?)SYS>>)")
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value is text with more than white space, which UTF-8 can hold."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= each <= "\udfff" for each in value)
+
+
 @dataclass(frozen=True)
 class QuestionFormat:
     """How a question stands in a prompt, in strings.
@@ -88,9 +93,7 @@ class QuestionFormat:
                 raise ValueError(f"question_format has the key {name!r}: give some of {', '.join(known)}.")
             if name == "stop_words" and value == "english":
                 continue
-            if not isinstance(value, (list, tuple)) or not all(
-                isinstance(each, str) and each.strip() for each in value
-            ):
+            if not isinstance(value, (list, tuple)) or not all(map(is_text, value)):
                 wanted = (
                     "'english' or a list of words" if name == "stop_words" else "a list of texts, none of them empty"
                 )

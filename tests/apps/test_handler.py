@@ -33,6 +33,8 @@ FIT: dict[str, list[Any]] = {
     "vision_token_budget": [None, 2**63, 10**400, 1e-300],
     "vision_token_share": [None, 1e-300],
     "coverage_target": [None, 1e-300],
+    "covered_text": [None, "x", "4"],
+    "question_format": [None, {}],
     "exclude_padding": [True],
     "keep_image_newline": [True],
     "select_before_unpadding": [True],
@@ -44,7 +46,7 @@ FIT: dict[str, list[Any]] = {
     "text_temperature": [1.5],
     "vision_temperature": [1.5],
 }
-OPTIONS = [each.name for each in fields(PruningOptions) if not each.metadata["table"]]
+OPTIONS = [each.name for each in fields(PruningOptions)]
 SETTINGS = [
     "do_sample", "max_new_tokens", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings", "temperature",
     "top_k", "top_p",

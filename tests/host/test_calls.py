@@ -105,7 +105,7 @@ def test_an_image_with_a_filled_cache_is_refused_with_advice_that_works(family: 
     ("options", "message"),
     [
         ({"vision_token_budget": -7}, "vision_token_budget is -7: give a number of tokens"),
-        ({"vision_token_budgett": 3}, "vision_token_budgett is no argument: did you mean vision_token_budget?"),
+        ({"vision_token_budgett": 3}, "vision_token_budgett is not an argument: did you mean vision_token_budget?"),
     ],
 )
 def test_options_are_checked_without_images_too(model: Any, options: dict[str, Any], message: str) -> None:

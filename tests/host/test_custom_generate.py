@@ -146,7 +146,7 @@ def test_nothing_is_kept_of_a_model(family: Family, ours: Any) -> None:
     ("options", "message"),
     [
         ({"vision_token_budget": 0}, "vision_token_budget is 0: give a number of tokens of at least 1"),
-        ({"vision_tokens_budget": 4}, "vision_tokens_budget is no argument: did you mean vision_token_budget"),
+        ({"vision_tokens_budget": 4}, "vision_tokens_budget is not an argument: did you mean vision_token_budget"),
     ],
 )
 def test_a_bad_option_is_refused_by_its_own_sentence(

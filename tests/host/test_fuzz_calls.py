@@ -12,7 +12,7 @@ import pytest
 import torch
 from model_cases import IMAGE, VIDEO, VOCABULARY, Family
 
-from configuration_mmtok import OPTION_NAMES, PruningOptions
+from configuration_mmtok import OPTION_NAMES
 
 ROWS = [[3, (24, 48), 4], [(48, 24), 2]]
 SEEDS = range(40)
