@@ -88,9 +88,10 @@ class QuestionFormat:
         """
         given: dict[str, Any] = {}
         known = [each.name for each in fields(cls)]
+        shown = f"{dict(values or {})!r:.80}"
         for name, value in (values or {}).items():
             if name not in known:
-                raise ValueError(f"question_format has the key {name!r}: give some of {', '.join(known)}.")
+                raise ValueError(f"question_format is {shown}, with the key {name!r}: give some of {', '.join(known)}.")
             if name == "stop_words" and value == "english":
                 continue
             if not isinstance(value, (list, tuple)) or not all(map(is_text, value)):

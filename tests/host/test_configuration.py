@@ -26,7 +26,7 @@ REFUSED = [
     ({"keep_image_newline": None}, "keep_image_newline is None: give True or False"),
     ({"covered_text": " "}, "covered_text is ' ': give a text with words in it"),
     ({"question_format": "USER:"}, "question_format is 'USER:': give a dictionary"),
-    ({"question_format": {"user": ["USER:"]}}, "question_format has the key 'user': give some of user_turns, "),
+    ({"question_format": {"user": ["USER:"]}}, "question_format is .*, with the key 'user': give some of user_turns, "),
     ({"question_format": {"user_turns": "USER:"}}, r"question_format\['user_turns'\] is 'USER:': give a list of texts"),
     ({"question_format": {"stop_words": "french"}}, r"question_format\['stop_words'\] is 'french': give 'english' or"),
 ]  # fmt: skip

@@ -159,7 +159,7 @@ OPTIONS = [
     option("keep_image_newline", 1, "keep_image_newline is 1"),
     option("covered_text", 3, "covered_text is 3: give a text with words in it"),
     option("question_format", ["USER:"], "question_format is ['USER:']: give a dictionary"),
-    option("question_format", {"turns": ["USER:"]}, "question_format has the key 'turns': give some of user_turns, "),
+    option("question_format", {"turns": ["USER:"]}, "with the key 'turns': give some of user_turns, "),
     option("question_format", {"user_turns": [""]}, "question_format['user_turns'] is ['']: give a list of texts"),
     Misuse(
         "both weights 0",
