@@ -67,7 +67,7 @@ def test_markers_of_another_format_are_derived() -> None:
         ("{{ raise_exception('no images') }}", None, r"cannot write a conversation with an image: no images"),
         ("{% for message in messages %}x{% endfor %}", None, r"not found in what the chat template writes, 'xxx'"),
         (HEADERS, {"user_turns": ["USER:"]}, r"name what opens the turns in question_format, with user_turns"),
-        (VICUNA_TEMPLATE, {"user_turn": ["USER:"]}, r"question_format has the key 'user_turn'"),
+        (VICUNA_TEMPLATE, {"user_turn": ["USER:"]}, r"with the key 'user_turn'"),
     ],
 )
 def test_what_is_refused(template: str, given: dict[str, Any] | None, message: str) -> None:
