@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaNextImageProcessor, PreTrainedTokenizerFast
 
+import mmtok
 from benchmarks.reference import select_crop, text_rows
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
 from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
-from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.machine import machine
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
@@ -75,11 +75,10 @@ def random_model(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     )
     torch.manual_seed(0)
     model = model_class(config).eval()
-    model._tokenizer_source = TokenizerSource(tokenizer)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
-    return model
+    return mmtok.prune(model, tokenizer)
 
 
 def random_image(size: tuple[int, int], seed: int) -> Image.Image:

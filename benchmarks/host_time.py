@@ -24,10 +24,10 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+import mmtok
 from benchmarks.measure import machine, save
 from benchmarks.question_words import tokenizer_of
 from configuration_mmtok import MMTokLlavaConfig
-from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.publish.family import NAMES, Member, _write_code
 from mmtok.publish.repository import as_json
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
@@ -79,8 +79,7 @@ def model_with(tokenizer: Tokenizer, image_token: str) -> Any:
         vision_token_budget=BUDGET,
     )
     model = MMTokLlavaForConditionalGeneration(config).eval()
-    model._tokenizer_source = TokenizerSource(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
-    return model
+    return mmtok.prune(model, PreTrainedTokenizerFast(tokenizer_object=tokenizer))
 
 
 def question(count: int, seed: int = 0) -> str:
