@@ -93,10 +93,13 @@ def write_processor(
 
 
 def stage_reports(run: Run, stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Say of each stage how it was run, where, and how long it took."""
+    """Say of each stage how it was run, how many of its steps were done, where, and how long it took."""
     where = {"dtype": str(compute_dtype()).removeprefix("torch."), "processor": machine()["processor"]}
-    seconds = [torch.load(snapshot_path(run, stage), weights_only=True)["seconds"] for stage in stages]
-    return [{**asdict(stage), "seconds": round(own), **where} for stage, own in zip(stages, seconds, strict=True)]
+    ends = [torch.load(snapshot_path(run, stage), weights_only=True) for stage in stages]
+    return [
+        {**asdict(stage), "steps_done": end["step"], "seconds": round(end["seconds"]), **where}
+        for stage, end in zip(stages, ends, strict=True)
+    ]
 
 
 @contextmanager

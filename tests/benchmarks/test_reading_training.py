@@ -83,7 +83,7 @@ def test_truth_of_a_print_and_an_object() -> None:
     for index, (character, (left, right)) in enumerate(zip("KX74", 30 + line.edges(), strict=True)):
         token = 5 + int((left + right) / 2 / 28)
         assert truth.places[token, index] == CHARACTERS.index(character)
-        assert truth.halves[2 + int(14 / 14), int((left + right) / 2 / 7)] == CHARACTERS.index(character)
+        assert truth.halves[int((30 + 22 / 2) / 14), int((left + right) / 2 / 7)] == CHARACTERS.index(character)
         assert truth.colors[token, list(COLORS).index("blue")] == 1
         assert truth.kinds[token].tolist() == [1, 0]
     assert set(truth.places.unique().tolist()) <= {NONE, UNKNOWN, *(CHARACTERS.index(each) for each in "KX74")}
