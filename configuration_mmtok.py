@@ -39,6 +39,7 @@ class PruningConfigMixin:
 
     # Options whose default is another than in `PruningOptions`.
     default_options: ClassVar[dict[str, Any]] = {}
+    options_class: ClassVar[type] = PruningOptions
 
     def __init__(self, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in OPTION_NAMES if name in kwargs}

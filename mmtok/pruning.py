@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .hub import shared_model
-from .hub.tokenizer_source import checked_tokenizer
+from .hub.tokenizer_source import TokenizerSource, checked_tokenizer
 from .publish.families import FAMILIES
 
 
@@ -38,5 +38,5 @@ def prune(model: Any, processor: Any = None, **options: Any) -> Any:
             option that is unknown or out of range; a tokenizer without a fast form.
     """
     classes = {family.stock_class: family.load_class for family in FAMILIES.values()}
-    tokenizer = getattr(processor, "tokenizer", processor)
-    return shared_model.prune(model, classes, options, checked_tokenizer(tokenizer))
+    tokenizer = checked_tokenizer(getattr(processor, "tokenizer", processor))
+    return shared_model.prune(model, classes, options, None if tokenizer is None else TokenizerSource(tokenizer))

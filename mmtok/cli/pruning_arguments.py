@@ -70,7 +70,7 @@ def pruning_options_of(
         OSError: a preset for a model that is not there.
     """
     given = {name: getattr(arguments, name, None) for name in _FIELDS}
-    pruning_options = {name: _NONE_VALUES.get(value, value) for name, value in given.items() if value is not None}
+    pruning_options: dict[str, Any] = {name: (None if value == _NONE else value) for name, value in given.items() if value is not None}
     check_weights(pruning_options.get("text_coverage_weight", 1), pruning_options.get("vision_coverage_weight", 1))
     if not arguments.preset:
         return pruning_options
@@ -80,7 +80,6 @@ def pruning_options_of(
 
 
 _NONE = "none"
-_NONE_VALUES: dict[Any, None] = {_NONE: None}
 
 
 def _reader(name: str) -> Any:

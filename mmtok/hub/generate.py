@@ -32,8 +32,8 @@ from .pruner import MMTokPruningMixin  # noqa: F401
 from .pruning_steps import PruningSteps  # noqa: F401
 from .question import QuestionReader  # noqa: F401
 from .selection import Crop  # noqa: F401
-from .shared_model import prune
-from .tokenizer_source import TokenizerSource  # noqa: F401
+from .shared_model import is_mmtok, prune
+from .tokenizer_source import source_of
 
 
 def _llava() -> type:
@@ -107,5 +107,6 @@ def generate(model: Any, **arguments: Any) -> Any:
         ValueError: a model of another class, or that is compiled or replaced in parts; an option out of range; images
             and image tokens that do not belong together.
     """
-    pruned = prune(model, CLASSES, {})
+    name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
+    pruned = prune(model, CLASSES, {}, None if is_mmtok(model) else source_of(name, commit))
     return pruned.generate(**{name: value for name, value in arguments.items() if name not in HUB_ARGUMENTS})

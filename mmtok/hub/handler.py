@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from io import BytesIO
@@ -94,7 +93,7 @@ class EndpointHandler:
         self.config = self.pipeline.model.config
         self.limits = Limits.of({**(getattr(self.config, "handler_limits", None) or {}), **limits})
         # The options of the pruning, as the repository's own code knows them.
-        self.options: Any = sys.modules[type(self.config).__module__].PruningOptions
+        self.options: Any = self.config.options_class
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, str]]:
         """Answers one request, question by question; the images of one are decoded when it is its turn.

@@ -21,7 +21,7 @@ from .paper_selection import in_first_places, selects_before_unpadding
 from .prompt import GridPositions, Prompt, PrunedPrompt
 from .question import Question
 from .selection import Selection, select
-from .tokenizer_source import TokenizerSource, special_ids
+from .tokenizer_source import TokenizerSource, source_of, special_ids
 
 
 class PruningSteps:
@@ -286,11 +286,8 @@ class PruningSteps:
     @property
     def tokenizer_source(self) -> TokenizerSource:
         """Where the tokenizer is that reads the questions: beside the weights, or what `mmtok.prune` was given."""
-        if not hasattr(self, "_tokenizer_source"):
-            self._tokenizer_source = TokenizerSource(
-                name=self.config._name_or_path, commit=getattr(self.config, "_commit_hash", None)
-            )
-        return self._tokenizer_source
+        own = vars(self).get("_tokenizer_source")
+        return own or source_of(self.config._name_or_path, getattr(self.config, "_commit_hash", None))
 
     def _filler_id(self) -> int:
         """Token id for slots that nothing reads."""

@@ -23,7 +23,10 @@ _COMPILED = frozenset(("_compiled_call", "_last_compile_config"))
 
 
 def prune(
-    model: Any, classes: Mapping[str, Callable[[], type]], options: Mapping[str, Any], tokenizer: Any = None
+    model: Any,
+    classes: Mapping[str, Callable[[], type]],
+    options: Mapping[str, Any],
+    source: TokenizerSource | None = None,
 ) -> Any:
     """A model that prunes and shares the modules of `model`, which stays as it is.
 
@@ -31,7 +34,7 @@ def prune(
         model: a stock model, one that PEFT wraps, or an MMTok model, whose options hold where none is given.
         classes: name of a stock class -> what imports the MMTok class for it.
         options: any of `PruningOptions`.
-        tokenizer: that the questions are read with; None for the one beside the weights.
+        source: of the tokenizer that the questions are read with; None for the one beside the weights.
 
     Returns:
         An object of the MMTok class; its `unpruned()` is `model`.
@@ -49,8 +52,9 @@ def prune(
     vars(config).update({name: getattr(chosen, name) for name in OPTION_NAMES})
     pruned = _shared_as(stock, model_class, config)
     vars(pruned)[_GIVEN] = model
-    if tokenizer is not None:
-        vars(pruned)["_tokenizer_source"] = TokenizerSource(tokenizer)
+    if source is not None or not is_mmtok(stock):
+        commit = getattr(config, "_commit_hash", None)
+        vars(pruned)["_tokenizer_source"] = source or TokenizerSource(name=config._name_or_path, commit=commit)
     return pruned
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file, logging
 
 from .question import QuestionFormat, QuestionReader
@@ -29,7 +28,7 @@ class TokenizerSource:
     def __init__(
         self,
         tokenizer: Any = None,
-        name: str | os.PathLike[str] = "",
+        name: Any = "",
         commit: str | None = None,
         hub_arguments: Mapping[str, Any] | None = None,
     ) -> None:
@@ -71,26 +70,33 @@ class TokenizerSource:
         except OSError:  # neither a folder nor a repository: a name that somebody gave a model
             return None
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes tokenizer.json into a folder that has none, so that a model saved there reads the same words."""
-        target = os.path.join(folder, "tokenizer.json")
-        if os.path.exists(target):
+    def save(self, folder: Any) -> None:
+        """Writes the tokenizer into a folder that has none, so that a model saved there reads the same words."""
+        if TokenizerSource(name=folder).file() is not None:
             return
         path = None if self._given is not None else self.file()
-        if self._given is not None:
-            self._given.backend_tokenizer.save(target)
-        elif path is not None:
-            shutil.copyfile(path, target)
+        tokenizer = self._given if path is None else PreTrainedTokenizerFast(tokenizer_file=path)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
 
     def _read(self, question_format: Mapping[str, Any] | None, object_ids: tuple[int, ...]) -> QuestionReader | None:
         if self._given is not None:
             # A copy: whoever pads or truncates with the given one changes it, also while it is read from here.
             tokenizer = Tokenizer.from_str(self._given.backend_tokenizer.to_str())
-            return _reader(tokenizer, QuestionFormat.of(question_format), object_ids, self._name)
-        path = self.file()
-        if path is None:
-            return None
-        return _file_reader(path, os.stat(path).st_mtime_ns, QuestionFormat.of(question_format), object_ids, self._name)
+        else:
+            path = self.file()
+            if path is None:
+                return None
+            tokenizer = Tokenizer.from_file(path)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return QuestionReader(tokenizer, QuestionFormat.of(question_format), object_ids, self._name)
+
+
+@lru_cache(maxsize=4)
+def source_of(name: str, commit: str | None) -> TokenizerSource:
+    """The source of a checkpoint, for objects that live for one call: the file is read once for all of them."""
+    return TokenizerSource(name=name, commit=commit)
 
 
 def checked_tokenizer(tokenizer: Any) -> Any:
@@ -105,22 +111,6 @@ def checked_tokenizer(tokenizer: Any) -> Any:
             "AutoTokenizer.from_pretrained(...) loads."
         )
     return tokenizer
-
-
-def _reader(
-    tokenizer: Tokenizer, question_format: QuestionFormat, object_ids: tuple[int, ...], name: str
-) -> QuestionReader:
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return QuestionReader(tokenizer, question_format, object_ids, name)
-
-
-# A pruned model that lives for one call, as in custom_generate, does not read the file again.
-@lru_cache(maxsize=4)
-def _file_reader(
-    path: str, _modified: int, question_format: QuestionFormat, object_ids: tuple[int, ...], name: str
-) -> QuestionReader:
-    return _reader(Tokenizer.from_file(path), question_format, object_ids, name)
 
 
 def special_ids(config: Any) -> Iterator[int]:

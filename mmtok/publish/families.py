@@ -97,7 +97,6 @@ FAMILIES: dict[str, Family] = {
         "grid",
         ("qwen_images.py",),
         towers=(),
-        vllm=False,
         frame="pair of frames that the tower reads together",
     ),
 }

@@ -31,7 +31,9 @@ def test_tables_have_every_method_that_is_measured() -> None:
 
 
 def test_every_report_has_a_template() -> None:
-    assert {path.name for path in report.PAGES.glob("*.md")} == {path.name for path in report.TEMPLATES.glob("*.md")}
+    by_hand = {"faults.md", "question.md"}
+    templates = {path.name for path in report.TEMPLATES.glob("*.md")}
+    assert {path.name for path in report.PAGES.glob("*.md")} == templates | by_hand
 
 
 def test_a_figure_that_is_not_there_is_an_error() -> None:

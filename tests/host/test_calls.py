@@ -96,8 +96,10 @@ def test_an_image_with_a_filled_cache_is_refused_with_advice_that_works(family: 
     first = model.generate(**inputs, **settings, return_dict_in_generate=True)
     with pytest.raises(ValueError, match="give the whole conversation with all its images, and no cache"):
         model.generate(**{**inputs, "input_ids": first.sequences}, **{CACHE: first[CACHE]}, **settings)
-    mask = torch.ones_like(first.sequences)
-    whole = model.generate(**{**inputs, "input_ids": first.sequences, "attention_mask": mask}, **settings)
+    longer = {"input_ids": first.sequences, "attention_mask": torch.ones_like(first.sequences)}
+    if "mm_token_type_ids" in inputs:
+        longer["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 2))
+    whole = model.generate(**{**inputs, **longer}, **settings)
     assert whole.shape[1] == first.sequences.shape[1] + 2
 
 

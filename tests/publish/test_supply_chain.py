@@ -29,13 +29,14 @@ STANDARD_LIBRARY = {
     "io",
     "logging",
     "math",
+    "numbers",
     "re",
     "threading",
     "typing",
+    "unicodedata",
     "warnings",
-    "zlib",
 }
-ALLOWED = {"torch", "transformers", *STANDARD_LIBRARY}
+ALLOWED = {"tokenizers", "torch", "transformers", *STANDARD_LIBRARY}
 OWN = set(installed_modules())
 # Every file that a repository of any family gets, or that of custom_generate.
 SOURCES = {name: source for model_type in FAMILIES for name, source in published_sources(model_type).items()}
