@@ -7,7 +7,9 @@ has the same weights: with a full budget, pruned on the kept tokens, in a batch,
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -84,7 +86,7 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
     way = greedy_way(place, 600, 576, 64)
     found = Diagnosis(machine("transformers", "accelerate", "mmtok"), str(place), (OLDEST_TESTED, NEWEST_TESTED), way)
     for name, make in makers().items():
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _random_prompts():
             model, stock, inputs = make(place)
             for what, check in _checks(model, stock, inputs):
                 found.checks.append(Check(name, what, _problem(check)))
@@ -96,6 +98,19 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
             if family.frame
         )
     return found
+
+
+@contextmanager
+def _random_prompts() -> Iterator[None]:
+    """Says nothing about the questions of prompts that are random ids."""
+    loggers = [logging.getLogger(f"mmtok.hub.{name}") for name in ("question", "tokenizer_source")]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.disabled = False
 
 
 def _problem(check: Callable[[], bool]) -> str | None:

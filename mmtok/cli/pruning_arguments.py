@@ -70,7 +70,9 @@ def pruning_options_of(
         OSError: a preset for a model that is not there.
     """
     given = {name: getattr(arguments, name, None) for name in _FIELDS}
-    pruning_options: dict[str, Any] = {name: (None if value == _NONE else value) for name, value in given.items() if value is not None}
+    pruning_options: dict[str, Any] = {
+        name: (None if value == _NONE else value) for name, value in given.items() if value is not None
+    }
     check_weights(pruning_options.get("text_coverage_weight", 1), pruning_options.get("vision_coverage_weight", 1))
     if not arguments.preset:
         return pruning_options
