@@ -58,7 +58,7 @@ class MMTokPruningMixin(PruningSteps):
         """Stock saving, and `tokenizer.json` beside the weights where there is none yet."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", args[0] if args else True):
-            self.tokenizer_source.save(save_directory)
+            self.tokenizer_source.copy_to(save_directory)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """`GenerationMixin.generate` on the pruned prompt; returns the full prompt ids and the new tokens, as stock.

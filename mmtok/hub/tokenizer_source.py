@@ -70,7 +70,7 @@ class TokenizerSource:
         except OSError:  # neither a folder nor a repository: a name that somebody gave a model
             return None
 
-    def save(self, folder: Any) -> None:
+    def copy_to(self, folder: Any) -> None:
         """Writes the tokenizer into a folder that has none, so that a model saved there reads the same words."""
         if TokenizerSource(name=folder).file() is not None:
             return

@@ -36,7 +36,7 @@ STANDARD_LIBRARY = {
     "unicodedata",
     "warnings",
 }
-ALLOWED = {"tokenizers", "torch", "transformers", *STANDARD_LIBRARY}
+ALLOWED = {"torch", "transformers", "tokenizers", *STANDARD_LIBRARY}
 OWN = set(installed_modules())
 # Every file that a repository of any family gets, or that of custom_generate.
 SOURCES = {name: source for model_type in FAMILIES for name, source in published_sources(model_type).items()}
@@ -124,7 +124,7 @@ def test_the_check_sees_what_it_forbids() -> None:
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
     assert [is_guarded(node, parents_of(tree)) for node in imported] == [True, True]
     assert not ALLOWED & {"socket", "pickle", "os", "subprocess", "pathlib", "urllib", "requests"}
-    assert ALLOWED - {"torch", "transformers"} <= sys.stdlib_module_names
+    assert ALLOWED - {"torch", "transformers", "tokenizers"} <= sys.stdlib_module_names
 
 
 def test_workflows_pin_their_actions_and_ask_for_little() -> None:
