@@ -20,6 +20,9 @@ try:
         check_weights,
         options_within,
     )
+
+    # transformers 4.57 copies no module that this file does not name itself.
+    from .question import QuestionFormat  # noqa: F401
 except ImportError:
     if __package__:  # a published repository: the import that failed says what is wrong
         raise
