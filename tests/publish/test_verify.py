@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from hub_double import HubDouble
 from published_models import BASE, TARGET, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
@@ -254,7 +255,9 @@ def test_what_runs_foreign_code_is_never_what_is_published(names: list[str], sta
     loaded = json.loads(ended.stdout.splitlines()[-1])
     assert loaded[str(folders["untouched"])] == []  # every loader works there
     ran = {path.name for path in marks.iterdir()}
-    assert {name.replace(" ", "_") for name in RUNS} == ran
+    # transformers 4.57 refuses the other model before it runs.
+    refused = {"model"} if transformers.__version__.startswith("4.") else set()
+    assert {name.replace(" ", "_") for name in RUNS} - refused == ran
     assert not [name for name, folder in folders.items() if folder.name in ran and verify(folder).ok]
 
 
