@@ -137,7 +137,7 @@ def test_ids_do_not_depend_on_the_words_that_were_read_before(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"user_turn": ["USER:"]}, r"has the key 'user_turn': give some of user_turns, assistant_turns"),
+        ({"user_turn": ["USER:"]}, r"with the key 'user_turn': give some of user_turns, assistant_turns"),
         ({"user_turns": "USER:"}, r"\['user_turns'\] is 'USER:': give a list of texts, none of them empty"),
         ({"instructions": [" "]}, r"\['instructions'\] is \[' '\]: give a list of texts, none of them empty"),
         ({"stop_words": "german"}, r"\['stop_words'\] is 'german': give 'english' or a list of words"),
