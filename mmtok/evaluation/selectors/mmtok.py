@@ -23,7 +23,7 @@ class ModelPruning:
 
 
 # Written out, so that the name means the paper's settings also on a model that was staged with others.
-# The defaults are the paper's; tables of token ids describe the model's tokenizer and are no setting.
+# The defaults are the paper's; what text is covered is read before, and is not a setting of the selection.
 PAPER_SETTINGS: dict[str, Any] = {
     option.name: option.default
     for option in fields(PruningOptions)
