@@ -36,6 +36,8 @@ class Explanation:
     @property
     def words(self) -> str:
         """The words of the question that the kept tokens have to cover, as one text."""
+        if not self.selection.word_ids:
+            return "none"
         return " ".join(self.selection.words) or "every token of the prompt: there is no tokenizer to read it with"
 
     @property

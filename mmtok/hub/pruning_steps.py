@@ -238,8 +238,11 @@ class PruningSteps:
     def questions(self, prompt: Prompt, options: PruningOptions) -> list[Question]:
         """What each prompt of the batch asks, or `options.covered_text` for all of them.
 
-        Where there is no tokenizer to read it with, the ids of a prompt that are not special are its question.
+        Where there is no tokenizer to read it with, the ids of a prompt that are not special are its question. Where
+        the question has no weight it is not read: rows of zeros would only change how sums are rounded.
         """
+        if options.text_coverage_weight == 0:
+            return [Question((), ())] * len(prompt.mask_on_host)
         objects = [self.config.image_token_id, getattr(self.config, "video_token_id", None)]
         objects = [each for each in objects if each is not None]
         reader = self.tokenizer_source.reader(options.question_format, objects)
