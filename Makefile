@@ -10,7 +10,7 @@ VLLM_PYTHON ?= python3.11
 # vLLM's model runner of GPUs, by Triton's interpreter, and the tests that run a model.
 RUNNER_2 := TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1
 ON_RUNNER_2 := adapters engine parity qwen_images server
-SOURCES := modeling_mmtok_llava.py modeling_mmtok_llava_onevision.py modeling_mmtok_qwen2_5_vl.py modeling_mmtok_qwen3_vl.py configuration_mmtok.py hub_upload.py mmtok benchmarks compat noxfile.py
+SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks compat noxfile.py
 
 .PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
 

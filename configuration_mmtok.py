@@ -3,38 +3,21 @@
 Every option of the method is an attribute of the configuration, is validated when it is set, can be given to
 `from_pretrained(...)`, and can be overridden by a generation configuration, or for one call of `generate(...)` or
 `forward(...)`.
+
+There is a class for each family, such as `MMTokLlavaConfig` for `LlavaConfig`. It is made when it is first asked for,
+because no release of transformers has to have all of the families.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
-from transformers import LlavaConfig, LlavaNextConfig, LlavaOnevisionConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+import transformers
 
-try:
-    from .host import name_for_tasks
-    from .options import (
-        OPTION_NAMES,
-        PruningOptions,
-        check_option,
-        check_weights,
-        options_within,
-    )
-
-    # transformers 4.57 copies no module that this file does not name itself.
-    from .question import QuestionFormat  # noqa: F401
-except ImportError:
-    if __package__:  # a published repository: the import that failed says what is wrong
-        raise
-    # A checkout or an installed package, where the modules are not flat.
-    from mmtok.hub.host import name_for_tasks
-    from mmtok.hub.options import (
-        OPTION_NAMES,
-        PruningOptions,
-        check_option,
-        check_weights,
-        options_within,
-    )
+from mmtok.hub.families import PREFIX, class_of
+from mmtok.hub.options import OPTION_NAMES, PruningOptions, check_option, check_weights, options_within
+from mmtok.hub.releases import name_for_tasks
 
 
 class PruningConfigMixin:
@@ -80,107 +63,33 @@ def _plain_lists(value: Any) -> Any:
     return [_plain_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-class MMTokLlavaConfig(PruningConfigMixin, LlavaConfig):
-    """`LlavaConfig` with the options of `PruningOptions`.
-
-    The model type is new, so that a program without `trust_remote_code=True` fails instead of running unpruned.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    model_type = "mmtok_llava"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class MMTokLlavaNextConfig(PruningConfigMixin, LlavaNextConfig):
-    """`LlavaNextConfig` with the options of `PruningOptions`.
-
-    The model type is new, so that a program without `trust_remote_code=True` fails instead of running unpruned.
+@cache
+def config_class(name: str) -> type:
+    """The configuration class of a family, by its name.
 
     Raises:
-        ValueError: an option out of range.
+        AttributeError: there is no such class, or the installed transformers lacks the family.
     """
-
-    model_type = "mmtok_llava_next"
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class MMTokLlavaOnevisionConfig(PruningConfigMixin, LlavaOnevisionConfig):
-    """`LlavaOnevisionConfig` with the options of `PruningOptions`.
-
-    The crops of an image are the whole image and the mosaic of its tiles, which differ in size: a share of their tokens
-    is a better budget than a number. The default is 0.2, as in the paper for other images of any size.
-
-    The model type is new, so that a program without `trust_remote_code=True` fails instead of running unpruned.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    model_type = "mmtok_llava_onevision"
-    default_options: ClassVar[dict[str, Any]] = {"vision_token_budget": 0.2}
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    found = class_of(name)
+    if found is None or name != found[1].config_class:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    model_type, family = found
+    stock = getattr(transformers, f"{family.stock}Config", None)
+    if stock is None:
+        raise AttributeError(f"transformers {transformers.__version__} has no {family.title}: install a newer release.")
+    own = ", ".join(f"{option}={value}" for option, value in family.defaults.items())
+    members: dict[str, Any] = {
+        "__module__": __name__,
+        "__doc__": f"`{stock.__name__}` with the options of `PruningOptions`{own and f'; its defaults have {own}'}.",
+        # Of its own: transformers 5 makes one for a class that has none, which knows no option.
+        "__init__": PruningConfigMixin.__init__,
+        "model_type": f"{PREFIX}{model_type}",
+        "default_options": dict(family.defaults),
+    }
+    name_for_tasks(members["model_type"], family.model_class)
+    return type(name, (PruningConfigMixin, stock), members)
 
 
-class MMTokQwen2_5_VLConfig(PruningConfigMixin, Qwen2_5_VLConfig):
-    """`Qwen2_5_VLConfig` with the options of `PruningOptions`.
+__getattr__ = config_class
 
-    An image is one crop of any size: a share of its tokens is a better budget than a number. The defaults are the
-    paper's for this model, a share of 0.2 and a temperature of the text rows of 0.01.
-
-    The model type is new, so that a program without `trust_remote_code=True` fails instead of running unpruned.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    model_type = "mmtok_qwen2_5_vl"
-    default_options: ClassVar[dict[str, Any]] = {"vision_token_budget": 0.2, "text_temperature": 0.01}
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class MMTokQwen3VLConfig(PruningConfigMixin, Qwen3VLConfig):
-    """`Qwen3VLConfig` with the options of `PruningOptions`.
-
-    An image is one crop of any size: a share of its tokens is a better budget than a number. The defaults are the
-    paper's for Qwen2.5-VL, a share of 0.2 and a temperature of the text rows of 0.01.
-
-    The model type is new, so that a program without `trust_remote_code=True` fails instead of running unpruned.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-
-    model_type = "mmtok_qwen3_vl"
-    default_options: ClassVar[dict[str, Any]] = {"vision_token_budget": 0.2, "text_temperature": 0.01}
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-name_for_tasks("mmtok_llava", "MMTokLlavaForConditionalGeneration")
-name_for_tasks("mmtok_llava_next", "MMTokLlavaNextForConditionalGeneration")
-name_for_tasks("mmtok_llava_onevision", "MMTokLlavaOnevisionForConditionalGeneration")
-name_for_tasks("mmtok_qwen2_5_vl", "MMTokQwen2_5_VLForConditionalGeneration")
-name_for_tasks("mmtok_qwen3_vl", "MMTokQwen3VLForConditionalGeneration")
-
-
-__all__ = [
-    "OPTION_NAMES",
-    "MMTokLlavaConfig",
-    "MMTokLlavaNextConfig",
-    "MMTokLlavaOnevisionConfig",
-    "MMTokQwen2_5_VLConfig",
-    "MMTokQwen3VLConfig",
-    "PruningOptions",
-    "options_within",
-]
+__all__ = ["OPTION_NAMES", "PruningConfigMixin", "PruningOptions", "config_class", "options_within"]

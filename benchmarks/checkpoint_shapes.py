@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import mmtok
+from mmtok.hub.families import FAMILIES
 from mmtok.publish.base import BaseCheckpoint
 from mmtok.publish.card import CardFacts, render_card
 from mmtok.publish.clean_process import CheckFailed, check_fit
-from mmtok.publish.families import FAMILIES
-from mmtok.publish.published_files import published_sources
+from mmtok.publish.published_files import published_code
 from mmtok.publish.repository import CONFIG_FILE, as_json
 from mmtok.publish.settings import published_config
 from mmtok.publish.weights import TensorHeader
@@ -193,8 +192,8 @@ def _write_code(member: Member, folder: Path) -> dict[str, Any]:
     """Writes the published code and the configuration; returns the configuration."""
     config = member.published_config()
     (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
-    for name, source in published_sources(config["model_type"]).items():
-        shutil.copyfile(source, folder / name)
+    for name, content in published_code(config["model_type"]).items():
+        (folder / name).write_bytes(content)
     return config
 
 

@@ -23,7 +23,7 @@ import torch
 from measure import machine, milliseconds, save, side_by_side, times_faster
 from shapes import SHAPES, Shape
 
-from mmtok.hub import pruning_steps
+from mmtok.hub import pruned_model
 from mmtok.hub.prompt import PrunedPrompt
 
 # Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT image with five crops.
@@ -64,7 +64,7 @@ def parts_of(model: Any) -> list[tuple[str, Any, str]]:
         ("vision tower", model.model.vision_tower, "forward"),
         ("projector", model.model.multi_modal_projector, "forward"),
         ("language model", model.model.language_model, "forward"),
-        ("selection", pruning_steps, "select"),
+        ("selection", pruned_model, "select"),
         ("packing", PrunedPrompt, "of"),
     ]
 

@@ -38,7 +38,7 @@ from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 from vllm_engine import KV_CACHE_BYTES, SETTINGS, noise
 
-from mmtok.publish.families import family_of
+from mmtok.hub.families import family_of
 from mmtok.publish.recipe import Recipe
 from mmtok.publish.stage import stage
 

@@ -10,22 +10,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .hub.families import FAMILIES, class_of
+
 if TYPE_CHECKING:
-    from configuration_mmtok import MMTokLlavaConfig as MMTokLlavaConfig
-    from configuration_mmtok import MMTokLlavaNextConfig as MMTokLlavaNextConfig
-    from configuration_mmtok import MMTokLlavaOnevisionConfig as MMTokLlavaOnevisionConfig
-    from configuration_mmtok import MMTokQwen2_5_VLConfig as MMTokQwen2_5_VLConfig
-    from configuration_mmtok import MMTokQwen3VLConfig as MMTokQwen3VLConfig
     from configuration_mmtok import PruningOptions as PruningOptions
-    from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration as MMTokLlavaForConditionalGeneration
-    from modeling_mmtok_llava import MMTokLlavaNextForConditionalGeneration as MMTokLlavaNextForConditionalGeneration
-    from modeling_mmtok_llava_onevision import (
-        MMTokLlavaOnevisionForConditionalGeneration as MMTokLlavaOnevisionForConditionalGeneration,
-    )
-    from modeling_mmtok_qwen2_5_vl import (
-        MMTokQwen2_5_VLForConditionalGeneration as MMTokQwen2_5_VLForConditionalGeneration,
-    )
-    from modeling_mmtok_qwen3_vl import MMTokQwen3VLForConditionalGeneration as MMTokQwen3VLForConditionalGeneration
 
     from .hub.coverage import GreedySelection as GreedySelection
     from .hub.coverage import coverage_value as coverage_value
@@ -33,7 +21,7 @@ if TYPE_CHECKING:
     from .hub.coverage import marginal_gains as marginal_gains
     from .hub.objective import coverage_matrix as coverage_matrix
     from .hub.pipeline import MMTokImageTextToTextPipeline as MMTokImageTextToTextPipeline
-    from .pruning import prune as prune
+    from .hub.prune import prune as prune
 
 __version__ = "0.1.0"
 CODE_REPOSITORY = "https://github.com/mmtok/mmtok"
@@ -44,47 +32,32 @@ def install_line(extra: str) -> str:
     return f"pip install 'mmtok[{extra}] @ git+{CODE_REPOSITORY}'"
 
 
-# Public name -> the module that has it. A new one is a line here, and one above for type checkers.
+# Public name -> the module that has it, beside the classes of the families. A new one is a line here, and one above.
 _MODULES: dict[str, str] = {
     "GreedySelection": "mmtok.hub.coverage",
     "MMTokImageTextToTextPipeline": "mmtok.hub.pipeline",
-    "MMTokLlavaConfig": "configuration_mmtok",
-    "MMTokLlavaForConditionalGeneration": "modeling_mmtok_llava",
-    "MMTokLlavaNextConfig": "configuration_mmtok",
-    "MMTokLlavaNextForConditionalGeneration": "modeling_mmtok_llava",
-    "MMTokLlavaOnevisionConfig": "configuration_mmtok",
-    "MMTokLlavaOnevisionForConditionalGeneration": "modeling_mmtok_llava_onevision",
-    "MMTokQwen2_5_VLConfig": "configuration_mmtok",
-    "MMTokQwen2_5_VLForConditionalGeneration": "modeling_mmtok_qwen2_5_vl",
-    "MMTokQwen3VLConfig": "configuration_mmtok",
-    "MMTokQwen3VLForConditionalGeneration": "modeling_mmtok_qwen3_vl",
     "PruningOptions": "configuration_mmtok",
     "coverage_matrix": "mmtok.hub.objective",
     "coverage_value": "mmtok.hub.coverage",
     "greedy_coverage": "mmtok.hub.coverage",
     "marginal_gains": "mmtok.hub.coverage",
-    "prune": "mmtok.pruning",
+    "prune": "mmtok.hub.prune",
 }
+_CLASSES = [name for family in FAMILIES.values() for name in (family.config_class, family.model_class)]
 
-__all__ = [*_MODULES, "__version__"]
-
-
-if not TYPE_CHECKING:  # a type checker has to see that a name is not there
-
-    def __getattr__(name: str) -> Any:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        named = getattr(import_module(_MODULES[name]), name)
-        if name.endswith(("Config", "ForConditionalGeneration")):
-            _register(name.removesuffix("ForConditionalGeneration").removesuffix("Config"))
-        return named
+__all__ = [*_MODULES, *_CLASSES, "__version__"]
 
 
-def _register(family: str) -> None:
-    """Registers the classes of a family, such as "MMTokLlava", with the Auto classes of transformers."""
-    names = (f"{family}Config", f"{family}ForConditionalGeneration")
-    classes = (getattr(import_module(_MODULES[name]), name) for name in names)
-    import_module("mmtok.auto_classes").register(*classes)
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _, family = class_of(name)  # type: ignore[misc]
+    config_class = getattr(import_module("configuration_mmtok"), family.config_class)
+    model_class = family.load_class()
+    import_module("mmtok.auto_classes").register(config_class, model_class)
+    return config_class if name == family.config_class else model_class
 
 
 def __dir__() -> list[str]:

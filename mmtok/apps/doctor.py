@@ -18,9 +18,9 @@ import torch
 from transformers.utils import is_torchvision_available
 
 from mmtok.hub.coverage import greedy_way
-from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
+from mmtok.hub.families import FAMILIES
+from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.machine import machine
-from mmtok.publish.families import FAMILIES
 
 from .doctor_models import makers
 
@@ -95,7 +95,7 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
         found.unchecked.extend(
             f"{family.title}: its processor needs torchvision, which is missing: run pip install torchvision"
             for family in FAMILIES.values()
-            if family.frame
+            if family.load_class().frame
         )
     return found
 

@@ -9,21 +9,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaForConditionalGeneration,
-    Qwen2Config,
-    SiglipVisionConfig,
-)
+from transformers import LlavaForConditionalGeneration
 
 from configuration_mmtok import MMTokLlavaConfig
-from mmtok.publish.families import FAMILIES
+from mmtok.hub.families import FAMILIES
+from mmtok.hub.grids import GridModel
+from mmtok.hub.prune import stock_class_of
 from mmtok.tiny import checkpoint_path
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
-# Of the small models: language model and vision tower, and their sizes.
-_PARTS = {"llava_next": (LlamaConfig, CLIPVisionConfig), "llava_onevision": (Qwen2Config, SiglipVisionConfig)}
 _TEXT: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -40,7 +34,7 @@ _VISION: dict[str, Any] = {
     "image_size": 24,
     "patch_size": 6,
 }
-# Of models whose images keep their size: the vision tower.
+# Of models whose images keep their size: the vision tower, with every field that a family has; others keep them unread.
 _TOWER = {
     "depth": 3,
     "hidden_size": 24,
@@ -48,10 +42,10 @@ _TOWER = {
     "num_heads": 2,
     "out_hidden_size": 32,
     "patch_size": 3,
-}
-_GRIDS: dict[str, dict[str, Any]] = {
-    "qwen2_5_vl": {**_TOWER, "window_size": 12, "fullatt_block_indexes": [1]},
-    "qwen3_vl": {**_TOWER, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
+    "window_size": 12,
+    "fullatt_block_indexes": [1],
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0, 1],
 }
 _ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
 # By the names of either of two releases.
@@ -62,10 +56,18 @@ Maker = Callable[[torch.device], tuple[Any, Any, dict[str, torch.Tensor]]]
 
 
 def makers() -> dict[str, Maker]:
-    """What makes the models, by their names: the embedded one, and a small one of each further family."""
-    small: dict[str, Callable[..., Any]] = dict.fromkeys(_PARTS, _with_tiles) | dict.fromkeys(_GRIDS, _with_grids)
-    named = {f"small {FAMILIES[model_type].title}": partial(make, model_type) for model_type, make in small.items()}
-    return {"embedded LLaVA-1.5": _embedded, **named}
+    """What makes the models, by their names: the embedded one, and a small one of each further family.
+
+    A family that the installed transformers lacks has none.
+    """
+    made: dict[str, Maker] = {"embedded LLaVA-1.5": _embedded}
+    for model_type, family in FAMILIES.items():
+        if family.stock_class not in dir(transformers) or model_type == "llava":
+            continue
+        model_class = family.load_class()
+        make = _with_grids if issubclass(model_class, GridModel) else _with_tiles
+        made[f"small {family.title}"] = partial(make, model_class)
+    return made
 
 
 def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
@@ -82,19 +84,17 @@ def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     return model, stock, {**inputs, "pixel_values": pixels.to(device)}
 
 
-def _with_tiles(model_type: str, device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+def _with_tiles(model_class: Any, device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     """A model with tiles of random weights, the stock model with the same, and two images."""
     torch.manual_seed(0)
-    family = FAMILIES[model_type]
-    model_class = family.load_class()
-    text_class, vision_class = _PARTS[model_type]
     config = model_class.config_class(
-        text_config=text_class(**_TEXT).to_dict(),
-        vision_config={**vision_class(**_VISION).to_dict(), "vision_use_head": False},
+        text_config={**_TEXT, "model_type": "qwen2"},
+        vision_config={**_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+        vision_feature_select_strategy="full",
         image_token_index=63,
         image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
     )
-    model, stock = _random(model_class, family.stock_class, config, device)
+    model, stock = _random(model_class, config, device)
     sizes = torch.tensor([[48, 48], [40, 40]])
     pixels = torch.rand(2, 5, 3, 24, 24, generator=torch.Generator().manual_seed(0)).to(device)
     images = {"pixel_values": pixels, "image_sizes": sizes}
@@ -102,16 +102,14 @@ def _with_tiles(model_type: str, device: torch.device) -> tuple[Any, Any, dict[s
     return model, stock, {**_prompts(model, lengths), **images}
 
 
-def _with_grids(model_type: str, device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+def _with_grids(model_class: Any, device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     """A model of random weights whose images keep their size, the stock model with the same, and two images."""
     torch.manual_seed(0)
-    family = FAMILIES[model_type]
-    model_class = family.load_class()
     ids = {"image_token_id": 63, "video_token_id": 62, "vision_start_token_id": 61, "vision_end_token_id": 60}
     # Those that the class presumes are not in so small a vocabulary.
     text = {**_TEXT, **_SECTIONS, "bos_token_id": None, "eos_token_id": None}
-    config = model_class.config_class(text_config=text, vision_config=_GRIDS[model_type], **ids)
-    model, stock = _random(model_class, family.stock_class, config, device)
+    config = model_class.config_class(text_config=text, vision_config=_TOWER, **ids)
+    model, stock = _random(model_class, config, device)
     grids = torch.tensor([[1, 8, 8], [1, 4, 12]], device=device)
     pixels = torch.rand(64 + 48, 3 * 2 * 3 * 3, generator=torch.Generator().manual_seed(0)).to(device)
     inputs = _prompts(model, [16, 12], in_front=[61], behind=[60])
@@ -120,14 +118,14 @@ def _with_grids(model_type: str, device: torch.device) -> tuple[Any, Any, dict[s
     return model, stock, {**inputs, "pixel_values": pixels, "image_grid_thw": grids}
 
 
-def _random(model_class: Any, stock_class: str, config: Any, device: torch.device) -> tuple[Any, Any]:
+def _random(model_class: Any, config: Any, device: torch.device) -> tuple[Any, Any]:
     """A model and the stock model with the same random weights."""
     model = model_class(config).to(device).eval()
     for weight in model.parameters():
         # The default initialisation makes all tokens nearly alike, and so every selection a matter of rounding.
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.3)
-    stock = getattr(transformers, stock_class)(config).to(device).eval()
+    stock = stock_class_of(model_class)(config).to(device).eval()
     stock.load_state_dict(model.state_dict())
     return model, stock
 

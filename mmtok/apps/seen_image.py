@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mmtok.publish.budget_table import mosaic_grid
-from mmtok.publish.families import family_of
+from mmtok.hub.families import family_of
 
 _PATCH_PIXELS = 28  # least side of a patch in an overlay, so that its frame and its bar can be told apart
 LARGEST_SIDE = 2400
@@ -94,8 +93,7 @@ def seen_images(inputs: Mapping[str, Any], config: Any, image_processor: Any) ->
         return [SeenImage((crop,), (0, 0), patch_size) for crop in crops]
     if inputs.get("image_sizes") is None:
         raise ValueError(f"pixel_values has shape {tuple(pixels.shape)}: give image_sizes, which say how it was cut.")
-    model_type = getattr(config, "model_type", None)
-    read = _mosaic if model_type is not None and family_of(model_type).images == "mosaic" else _tiles
+    read = _mosaic if hasattr(config, "vision_aspect_ratio") else _tiles
     sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
     together = [int(count) for count in inputs.get("batch_num_images", [1] * len(sizes)) for _ in range(int(count))]
     return [
@@ -153,9 +151,8 @@ def _mosaic(image: torch.Tensor, size: Sequence[int], config: Any, image_process
     rows, columns = tile_grid(size, config)
     tiles = image[1 : 1 + rows * columns, :, :side, :side].unflatten(0, (rows, columns))
     joined = tiles.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
-    grid = side // patch
-    tokens = unpad_image(torch.zeros(1, rows * grid, columns * grid), list(size))
-    height, width = mosaic_grid(tokens.shape[1], tokens.shape[2], grid, config.vision_aspect_ratio)
+    layout = family_of(config.model_type).load_class().geometry_class(config).layout(size)
+    height, width = (int(part[layout.crop == 1].max()) + 1 for part in (layout.row, layout.column))
     [whole] = rgb_images(image[:1, :, :side, :side], image_processor)
     [pixels] = rgb_images(unpad_image(joined, list(size))[None], image_processor)
     mosaic = pixels.resize((width * patch, height * patch), Image.Resampling.BILINEAR)

@@ -66,7 +66,7 @@ def _require_videos(options: argparse.Namespace) -> None:
     from transformers import PretrainedConfig
     from transformers.utils import is_torchvision_available
 
-    from mmtok.publish.families import FAMILIES, family_of
+    from mmtok.hub.families import FAMILIES, family_of
     from mmtok.publish.hub_names import check_model_name
 
     if options.exclude_padding is not None:
@@ -74,8 +74,8 @@ def _require_videos(options: argparse.Namespace) -> None:
     model = check_model_name(base_of(options.model))
     config, _ = PretrainedConfig.get_config_dict(os.fspath(model), revision=options.revision)
     family = family_of(config.get("model_type"))
-    if not family.frame:
-        titles = [each.title for each in FAMILIES.values() if each.frame]
+    if not family.load_class().frame:
+        titles = [each.title for each in FAMILIES.values() if each.load_class().frame]
         raise ValueError(
             f"--model {options.model} is a {family.title}, whose videos are not pruned: give a model of "
             f"{', '.join(titles[:-1])} or {titles[-1]}, or ask about an image, without --video."

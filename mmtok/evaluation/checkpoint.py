@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoProcessor, PretrainedConfig
 
 from mmtok.auto_classes import register
-from mmtok.publish.families import FAMILIES, PREFIX
+from mmtok.hub.families import FAMILIES, PREFIX
 from mmtok.publish.hub_names import check_model_name
 
 

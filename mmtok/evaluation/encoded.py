@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.images import EncodedVision, ImageTokens
+from mmtok.hub.images import EncodedVision, Layout
 from mmtok.hub.prompt import Prompt, PrunedPrompt
 from mmtok.hub.selection import Selection
 
@@ -138,6 +138,6 @@ def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedVision, kept_vision: 
     return model.pack_prompt(prompt, encoded, Selection.of(kept_vision))
 
 
-def _tokens_per_crop(layouts: Sequence[ImageTokens]) -> int:
+def _tokens_per_crop(layouts: Sequence[Layout]) -> int:
     """Tokens of a crop before packing, the same for all crops."""
     return layouts[0].tokens_before_packing // (int(layouts[0].crop.max()) + 1)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from .devices import sent
+from .devices import to_device
 from .fused_greedy import fused_greedy, runs_on
 from .greedy import lazy_greedy, plain_greedy
 
@@ -141,7 +141,7 @@ def greedy_coverage(
         allowed = _as_candidates(candidates, leading, count)
         picks = torch.minimum(_as_budgets(budget, leading), allowed.sum(-1).cpu())
         picked = picks.flatten().tolist()
-        picks, available = sent(picks, columns.device), sent(allowed, columns.device).reshape(-1, count)
+        picks, available = to_device(picks, columns.device), to_device(allowed, columns.device).reshape(-1, count)
     steps = max(picked, default=0)
     maximise = _MAXIMISERS[greedy_way(items.device, items.shape[2], items.shape[1], steps)]
     path = maximise(items, available, picked)
@@ -189,7 +189,7 @@ def first_picks(
     behind = torch.arange(steps, device=coverage.device) >= count[..., None]
     indices = selection.indices[..., :steps].masked_fill(behind, -1)
     covered = _columns(coverage, indices).amax(-1)
-    left = (coverage - covered[..., None]).clamp_min(0).sum(-2).masked_fill(~sent(candidates, coverage.device), 0)
+    left = (coverage - covered[..., None]).clamp_min(0).sum(-2).masked_fill(~to_device(candidates, coverage.device), 0)
     left = left.topk(steps).values.masked_fill(behind, 0)
     reached = covered.sum(-1)
     gains = selection.gains[..., :steps].masked_fill(behind, 0)

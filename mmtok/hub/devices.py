@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 
-def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`values`, mostly the host's, on `device`; on CUDA without waiting for what the device is doing.
 
     From pinned memory a copy is queued like any other work, and PyTorch keeps the memory until it has been read.
@@ -20,6 +20,6 @@ def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.to(device)
 
 
-def reads_freely(values: torch.Tensor) -> bool:
+def on_cpu(values: torch.Tensor) -> bool:
     """Whether looking at a value of the tensor costs nothing: on the CPU."""
     return values.device.type == "cpu"

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .devices import sent
+from .devices import to_device
 from .greedy import GreedyPath, plain_greedy
 
 try:
@@ -159,7 +159,7 @@ def fused_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int
     gains = torch.empty(items, steps, dtype=torch.float32, device=device)
     best = torch.empty(items, height, dtype=torch.float32, device=device)
     left = torch.empty(items, count, dtype=torch.float32, device=device)
-    counts = sent(torch.tensor(picks, dtype=torch.int32), device)
+    counts = to_device(torch.tensor(picks, dtype=torch.int32), device)
     _launch(rows, columns, available, counts, indices, gains, best, left)
     largest = left.topk(steps).values
     if min(picks, default=0) < steps:

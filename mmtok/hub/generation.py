@@ -17,8 +17,8 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from .deepstack import DEEPSTACK
-from .host import ROWS_ARE_PROMPTS, cache_columns, cached_keys, cached_length, given_cache, text_places
 from .prompt import GridPositions, PrunedPrompt, with_full_prompt
+from .releases import ROWS_ARE_PROMPTS, cache_columns, cached_keys, cached_length, given_cache, text_places
 
 # Attribute of a cache that holds the record.
 CACHED_PROMPT = "mmtok_prompt"

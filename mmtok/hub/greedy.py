@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from .devices import sent
+from .devices import to_device
 
 # Below any gain: marks columns that are picked or no candidates.
 _NEVER = -1.0
@@ -54,7 +54,7 @@ def plain_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int
     taken = ~available
     chosen, gained = [available.new_zeros(len(picks), 0, dtype=torch.long)], [columns.new_zeros(len(picks), 0)]
     fewest = min(picks, default=0)
-    counts = sent(torch.tensor(picks), columns.device)[:, None] if fewest < steps else None
+    counts = to_device(torch.tensor(picks), columns.device)[:, None] if fewest < steps else None
     # An accelerator spends these steps on starting one small operation after another: as few as possible.
     for step in range(steps):
         gain, index = _gains(columns, best).masked_fill_(taken, _NEVER).max(-1, keepdim=True)

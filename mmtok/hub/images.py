@@ -1,8 +1,10 @@
-"""The images and videos of a batch: where their vision tokens come from, and these tokens behind the vision tower."""
+"""The images and videos of a batch: where their vision tokens come from, and these tokens around the projector."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class ImageTokens:
+class Layout:
     """Where the T vision tokens of one image or video come from, in prompt order; int64 on the CPU.
 
     Attributes:
@@ -40,7 +42,7 @@ class ImageTokens:
         columns: int,
         is_video: bool = False,
         seconds: Any = None,
-    ) -> ImageTokens:
+    ) -> Layout:
         """Reads crop, row and column off `source`.
 
         Args:
@@ -66,6 +68,80 @@ class ImageTokens:
             is_video,
             seconds,
         )
+
+
+class Geometry:
+    """What is known of an image from the configuration alone. Here it is one crop, a grid of the tower's patches.
+
+    A size is (height, width) of an image in pixels; of a video, and for other families, what their geometry says.
+
+    Args:
+        config: of the model.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    def tokens_per_crop(self) -> int:
+        """Vision tokens of a crop in front of the projector."""
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size
+        first = vision.model_type == "clip_vision_model"  # CLS
+        return side * side + first - (self.config.vision_feature_select_strategy == "default")
+
+    @property
+    def largest_image(self) -> Sequence[int]:
+        """The size of an image of the most tokens."""
+        return (self.config.vision_config.image_size,) * 2
+
+    @property
+    def examples(self) -> Mapping[str, Sequence[int]]:
+        """Images of some sizes, by their names in a table of budgets."""
+        return {"1 crop": self.largest_image}
+
+    @property
+    def about(self) -> str:
+        """Sentences that say what the crops of an image are."""
+        return f"One crop is {len(self.layout(self.largest_image).source)} vision tokens. An image is one crop."
+
+    @staticmethod
+    def require_supported(config: Mapping[str, Any]) -> None:
+        """Raises a ValueError where images of a `config.json` with this content cannot be pruned."""
+
+    def tiled(self, images: int) -> bool:
+        """Whether each image of a prompt with so many is seen in tiles, where the family has tiles."""
+        return True
+
+    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
+        """Crops of an image."""
+        return 1
+
+    def layout(self, size: Sequence[int], tiled: bool = True) -> Layout:
+        """Where the tokens of an image come from."""
+        return self.crop_layout(self.tokens_per_crop)
+
+    def crop_layout(self, tokens: int) -> Layout:
+        """Where the tokens of an image of one crop come from."""
+        return Layout.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=self.columns(tokens))
+
+    def columns(self, tokens: int) -> int:
+        """Patches in a row of a crop, 0 where `tokens` tokens are not the grid of the vision tower."""
+        vision = self.config.vision_config
+        image_size, patch_size = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+        if not isinstance(image_size, int) or not isinstance(patch_size, int):
+            return 0
+        side = image_size // patch_size
+        return side if tokens in (side * side, side * side + 1) else 0
+
+    def candidates(self, pixels: torch.Tensor, size: Sequence[int], tiled: bool = True) -> torch.Tensor:
+        """(T,) bool on the CPU: tokens outside of the bands of padding of (crops, channels, height, width) pixels."""
+        return candidates_outside(self.layout(size, tiled), self.bands(pixels))
+
+    def bands(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(..., rows, columns) bool on the CPU, patches of (..., channels, height, width) in a band of padding."""
+        bands = padding_bands(pixel_values.flatten(0, -4), self.config.vision_config.patch_size).cpu()
+        return bands.view(*pixel_values.shape[:-3], *bands.shape[1:])
 
 
 def padding_bands(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -99,6 +175,31 @@ def _constant_edges(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
     return from_border(low, high) | from_border(low.flip(-1), high.flip(-1)).flip(-1)
 
 
+def candidates_outside(layout: Layout, bands: torch.Tensor) -> torch.Tensor:
+    """(T,) bool: False for tokens whose patch lies in a band of padding.
+
+    Args:
+        layout: of an image.
+        bands: (crops, rows, columns) bool; other crops than these have no padding.
+    """
+    placed = (layout.row >= 0) & (layout.crop < len(bands))
+    padded = torch.zeros_like(placed)
+    padded[placed] = bands[layout.crop[placed], layout.row[placed], layout.column[placed]]
+    return ~padded
+
+
+def by_image(values: torch.Tensor, crops: Sequence[int]) -> Sequence[torch.Tensor]:
+    """For each image what belongs to its crops.
+
+    Args:
+        values: (all crops, ...), or (images, most crops, ...) with fillers, where the values of a crop have 2 axes.
+        crops: of each image.
+    """
+    if values.dim() == 4:
+        return [own[:count] for own, count in zip(values, crops, strict=True)]
+    return values.split(list(crops))
+
+
 @dataclass(frozen=True)
 class EncodedVision:
     """The vision tokens of I images and videos; number i has T_i of them in the prompt.
@@ -119,7 +220,7 @@ class EncodedVision:
 
     projected: Sequence[torch.Tensor]
     raw: Sequence[torch.Tensor]
-    layouts: Sequence[ImageTokens]
+    layouts: Sequence[Layout]
     candidates: Sequence[torch.Tensor] | None = None
     before_unpadding: EncodedVision | None = None
     outputs: Any = None
@@ -185,3 +286,123 @@ class EncodedVision:
     def lengths(self) -> list[int]:
         """Vision tokens of each image."""
         return [len(tokens) for tokens in self.projected]
+
+
+def encode(
+    model: Any,
+    projector: torch.nn.Module,
+    inputs: Mapping[str, Any],
+    get_features: Callable[..., Any] | None = None,
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """What `get_image_features` returns, and the projector's input (crops, tokens, d_raw) and output (.., hidden).
+
+    Not every release returns the features before the projector; the projector's own input is the same in all.
+
+    Args:
+        model: the model that the images are for.
+        projector: its projector.
+        inputs: arguments of `get_features`.
+        get_features: another method in place of `model.get_image_features`.
+    """
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    caller = threading.get_ident()
+
+    def record(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        # Another thread may be using the same model; its images are none of ours.
+        if threading.get_ident() == caller:
+            seen.append((args[0], output))
+
+    handle = projector.register_forward_hook(record)
+    try:
+        with own_weights_loaded(model.model):
+            outputs = (get_features or model.get_image_features)(**inputs)
+    finally:
+        handle.remove()
+    return outputs, *seen[0]
+
+
+@contextmanager
+def own_weights_loaded(module: Any) -> Iterator[None]:
+    """Loads a module's own weights while its methods are called, where accelerate has offloaded them.
+
+    accelerate does so for `forward` only, and LLaVA-NeXT's row separator belongs to no smaller module.
+    """
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None or not any(weight.is_meta for weight in module.parameters(recurse=False)):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
+
+
+def checked_sizes(sizes: Any) -> list[list[int]]:
+    """(height, width) of each image.
+
+    Raises:
+        ValueError: none were given, or one is no size.
+    """
+    wanted = "give (height, width) of each image in pixels, as the processor does"
+    return table_of("image_sizes", sizes, wanted, lambda size: len(size) == 2 and min(size) >= 1)
+
+
+def table_of(name: str, rows: Any, wanted: str, fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences.
+
+    Args:
+        name: of the argument.
+        rows: what was given; None where it is missing.
+        wanted: what to give, for the message.
+        fits: whether a row is what is wanted.
+
+    Raises:
+        ValueError: it is missing, no table of whole numbers, or holds a row that does not fit.
+    """
+    if rows is None:
+        raise ValueError(f"{name} is missing: {wanted}.")
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows  # one wait for the device
+    try:
+        table = [[int(value) for value in row] for row in rows]
+        exact = all(int(value) == value for row in rows for value in row)
+    except (TypeError, ValueError, OverflowError):
+        table, exact = [], False
+    if not exact:
+        raise ValueError(f"{name} is {repr(rows)[:80]}: {wanted}.")
+    for row in table:
+        if not fits(row):
+            raise ValueError(f"{name} contains {row}: {wanted}.")
+    return table
+
+
+def require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
+    """Raises a ValueError unless there are as many images or crops as the sizes make."""
+    there, needed = (len(pixels), len(crops)) if pixels.dim() == 5 else (len(pixels), sum(crops))
+    if there != needed:
+        what = "images" if pixels.dim() == 5 else "crops"
+        raise ValueError(
+            f"image_sizes has {len(crops)} rows, which makes {needed} {what}, but pixel_values holds {there}: give "
+            "one (height, width) for each image."
+        )
+
+
+def require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str], name: str = "pixel_values") -> None:
+    """Raises a ValueError unless the pixels are a tensor of one of the layouts, without NaN or infinity.
+
+    Args:
+        pixel_values: of images or videos.
+        layouts: the names of its dimensions.
+        name: of the argument.
+    """
+    if not isinstance(pixel_values, torch.Tensor):
+        raise ValueError(f"{name} is a {type(pixel_values).__name__}: give a tensor.")
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"{name} has dtype {pixel_values.dtype}: give the processor's floating-point pixels.")
+    if pixel_values.dim() not in {layout.count(",") + 1 for layout in layouts} or pixel_values.numel() == 0:
+        wanted = " or ".join(f"({layout})" for layout in layouts)
+        raise ValueError(f"{name} has shape {tuple(pixel_values.shape)}: give {wanted}, none of them 0.")
+    finite = torch.isfinite(pixel_values)
+    if not bool(finite.all()):
+        bad = float(pixel_values[~finite][0])
+        raise ValueError(f"{name} contains {bad}: check how the image was read and normalised.")

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from .devices import reads_freely, sent
+from .devices import on_cpu, to_device
 from .options import LEAST, MOST, RANGE
 
 # Tokens that are shorter than this count as having no direction.
 _SHORTEST = 1e-12
-
-# Cosines that differ by less than this say nothing: it is what rounding to bfloat16 makes of equal ones.
-_LEAST_SPREAD = 1e-3
 
 # Rows of a matrix of cosines that are computed at once; a crop of CLIP ViT-L/14 at 336 pixels has 576 tokens.
 _ROWS_AT_ONCE = 576
@@ -31,7 +28,6 @@ def coverage_matrix(
     vision_weight: float = 0.5,
     text_temperature: float = 0.02,
     vision_temperature: float = 0.2,
-    text_temperature_unit: str = "cosine",
     text_mask: torch.Tensor | None = None,
     vision_mask: torch.Tensor | None = None,
     check_values: bool = True,
@@ -48,8 +44,6 @@ def coverage_matrix(
         raw_vision: (..., n, d_raw) the same tokens before the projector.
         text_weight, vision_weight: non-negative, not both 0.
         text_temperature, vision_temperature: above 0.
-        text_temperature_unit: "cosine", as in the paper, or "spread": text_temperature then counts in standard
-            deviations of a text row's cosines over the vision tokens, their root mean square over the text rows.
         text_mask: (..., m) bool, False for rows that fill a batch; they become zero rows.
         vision_mask: (..., n) bool, False for vision tokens that fill a batch; they become zero rows and columns, and
             change no other entry. Both masks may stay on the CPU, where it costs nothing to see that they mask nothing.
@@ -61,7 +55,7 @@ def coverage_matrix(
     Raises:
         ValueError: n = 0, shapes that do not belong together, NaN or infinite features, an argument out of range.
     """
-    _require_settings(text_weight, vision_weight, text_temperature, vision_temperature, text_temperature_unit)
+    _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
     _require_shapes(text, vision, raw_vision, text_mask, vision_mask)
     text_mask, vision_mask = (_needed(mask, vision.device) for mask in (text_mask, vision_mask))
     given = {"text": text, "vision": vision, "raw_vision": raw_vision}
@@ -70,10 +64,7 @@ def coverage_matrix(
     if check_values:
         _require_finite(given, lengths)
     lengths = {name: values.clamp_min(_SHORTEST) for name, values in lengths.items()}
-    text_cosines = _text_cosines(features, lengths)
-    if text_temperature_unit == "spread":
-        text_cosines = text_cosines / _spread(text_cosines, text_mask, vision_mask)[..., None, None]
-    text_rows = _soft_rows(text_cosines / text_temperature, vision_mask)
+    text_rows = _soft_rows(_text_cosines(features, lengths) / text_temperature, vision_mask)
     directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[..., None]
     vision_columns, row_sums = _soft_columns(_inner_products(directions), vision_mask)
     row_scales = _row_weights(vision, vision_weight, vision_mask) / row_sums
@@ -100,9 +91,9 @@ def _multiply_into(part: torch.Tensor, values: torch.Tensor, weights: torch.Tens
 
 def _needed(mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
     """The mask on the device, or None where the host can see that it masks nothing."""
-    if mask is None or (reads_freely(mask) and bool(mask.all())):
+    if mask is None or (on_cpu(mask) and bool(mask.all())):
         return None
-    return sent(mask, device)
+    return to_device(mask, device)
 
 
 def _soft_rows(logits: torch.Tensor, column_mask: torch.Tensor | None) -> torch.Tensor:
@@ -110,17 +101,6 @@ def _soft_rows(logits: torch.Tensor, column_mask: torch.Tensor | None) -> torch.
     if column_mask is not None:
         logits = logits.masked_fill(~column_mask[..., None, :], -torch.inf)
     return logits.softmax(-1)
-
-
-def _spread(cosines: torch.Tensor, row_mask: torch.Tensor | None, column_mask: torch.Tensor | None) -> torch.Tensor:
-    """(..., r, n) -> (...): root mean square over the rows of each row's standard deviation; fillers don't count."""
-    rows = cosines.new_ones(cosines.shape[:-1]) if row_mask is None else row_mask.float()
-    columns = cosines.new_ones(cosines.shape[:-2] + cosines.shape[-1:]) if column_mask is None else column_mask.float()
-    columns = columns[..., None, :]
-    count = columns.sum(-1)
-    mean = (cosines * columns).sum(-1) / count
-    variance = ((cosines - mean[..., None]).square() * columns).sum(-1) / count
-    return ((variance * rows).sum(-1) / rows.sum(-1).clamp_min(1)).sqrt().clamp_min(_LEAST_SPREAD)
 
 
 def _inner_products(vectors: torch.Tensor) -> torch.Tensor:
@@ -171,7 +151,6 @@ def _require_settings(
     vision_weight: float,
     text_temperature: float,
     vision_temperature: float,
-    text_temperature_unit: str,
 ) -> None:
     for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight)):
         if weight != 0 and not LEAST <= weight <= MOST:
@@ -181,8 +160,6 @@ def _require_settings(
     for name, temperature in (("text_temperature", text_temperature), ("vision_temperature", vision_temperature)):
         if not LEAST <= temperature <= MOST:
             raise ValueError(f"{name} is {temperature}: give a number {RANGE}.")
-    if text_temperature_unit not in ("cosine", "spread"):
-        raise ValueError(f"text_temperature_unit is {text_temperature_unit!r}: give 'cosine' or 'spread'.")
 
 
 def _require_shapes(

@@ -1,4 +1,4 @@
-"""The options of one pruning: their defaults, what is accepted, and their help texts, in one place.
+"""The options of one pruning: their defaults, what is accepted, their help texts, and those of one call.
 
 A new option is one field here and the code that uses it: configuration, `generate`, `forward`, the command line, the
 endpoint handler and the table in the documentation read the fields.
@@ -6,8 +6,10 @@ endpoint handler and the table in the documentation read the fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -44,11 +46,6 @@ def _budget(name: str, value: Any) -> None:
         )
 
 
-def _share(name: str, value: Any) -> None:
-    if value is not None and not (_is_number(value) and 0 < value <= 1):
-        _refuse(name, value, "a share of the vision tokens in (0, 1], or None to use vision_token_budget")
-
-
 def _weight(name: str, value: Any) -> None:
     if not (_is_number(value) and (value == 0 or LEAST <= value <= MOST)):
         _refuse(name, value, f"0, or a number {RANGE}")
@@ -57,11 +54,6 @@ def _weight(name: str, value: Any) -> None:
 def _temperature(name: str, value: Any) -> None:
     if not (_is_number(value) and LEAST <= value <= MOST):
         _refuse(name, value, f"a number {RANGE}")
-
-
-def _unit(name: str, value: Any) -> None:
-    if not isinstance(value, str) or value not in ("cosine", "spread"):
-        _refuse(name, value, "'cosine' or 'spread'")
 
 
 def _scope(name: str, value: Any) -> None:
@@ -109,12 +101,6 @@ class PruningOptions:
         "vision tokens kept of each crop (a LLaVA-1.5 image is one crop, a LLaVA-NeXT image up to five, a video one a "
         "frame): a number of tokens, or a share of them as a float in (0, 1]; None keeps all",
     )
-    vision_token_share: float | None = _option(
-        None,
-        _share,
-        "share of each crop's, of a video each frame's, vision tokens that is kept, in (0, 1]; where it is given, it "
-        "takes the place of vision_token_budget",
-    )
     budget_scope: str = _option(
         "crop",
         _scope,
@@ -135,12 +121,6 @@ class PruningOptions:
         _target,
         "share of the coverage of all tokens, in (0, 1], at which a budget is spent no further; the budget is then an "
         "upper limit",
-    )
-    text_temperature_unit: str = _option(
-        "cosine",
-        _unit,
-        "what text_temperature counts in: cosine, as in the paper, or spread, the standard deviation of the words' "
-        "cosines with the crop's tokens",
     )
     keep_image_newline: bool = _option(
         False,
@@ -173,23 +153,16 @@ class PruningOptions:
 
     @classmethod
     def from_config(cls, config: Any, **overrides: Any) -> PruningOptions:
-        """The options of `config` with `overrides` in their place.
-
-        A budget among the overrides also replaces the configuration's share.
-        """
-        if "vision_token_budget" in overrides:
-            overrides.setdefault("vision_token_share", None)
+        """The options of `config` with `overrides` in their place."""
         return cls(**{name: overrides[name] if name in overrides else getattr(config, name) for name in OPTION_NAMES})
 
     @property
     def prunes(self) -> bool:
         """Whether there is a budget at all."""
-        return self.vision_token_budget is not None or self.vision_token_share is not None
+        return self.vision_token_budget is not None
 
     def budget_of(self, tokens: int) -> int:
         """Tokens to keep of a crop of `tokens` tokens: at least 1 and at most all."""
-        if self.vision_token_share is not None:
-            return max(1, round(self.vision_token_share * tokens))
         if self.vision_token_budget is None:
             return tokens
         if isinstance(self.vision_token_budget, float):
@@ -206,7 +179,7 @@ PAPER_OPTIONS: dict[str, Any] = {
     **{
         each.name: each.default
         for each in fields(PruningOptions)
-        if not each.name.startswith("vision_token_") and each.name not in ("covered_text", "question_format")
+        if each.name not in ("vision_token_budget", "covered_text", "question_format")
     },
     "select_before_unpadding": True,
 }
@@ -235,3 +208,55 @@ def check_weights(text_coverage_weight: float, vision_coverage_weight: float) ->
 def options_within(config: Any) -> dict[str, Any]:
     """The options that are attributes of `config`, such as a `GenerationConfig`; None is a value like others."""
     return {name: getattr(config, name) for name in OPTION_NAMES if hasattr(config, name)}
+
+
+def call_options(arguments: dict[str, Any], config: Any, *generation_configs: Any) -> PruningOptions:
+    """The options of one call.
+
+    Args:
+        arguments: keyword arguments of the call, out of which the options are taken; they have the last word.
+        config: the model's configuration, which has the first.
+        generation_configs: generation configurations, the one with the last word first; None is left out.
+
+    Raises:
+        ValueError: an option out of range, or an argument that is nearly the name of an option.
+    """
+    overrides: dict[str, Any] = {}
+    for given in (*map(options_within, reversed(generation_configs)), _given_options(arguments)):
+        overrides.update(given)
+    if not overrides:
+        return PruningOptions.from_config(config)
+    return PruningOptions.from_config(config, **overrides)
+
+
+def _given_options(arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        if name not in OPTION_NAMES and (near := _near(name)):
+            raise ValueError(f"{name} is not an argument: did you mean {near}?")
+    return {name: arguments.pop(name) for name in OPTION_NAMES if name in arguments}
+
+
+@lru_cache(maxsize=256)
+def _near(name: str) -> str:
+    """The option that `name` may be a misspelling of, or ""."""
+    return next(iter(difflib.get_close_matches(name, OPTION_NAMES, 1, 0.9)), "")
+
+
+def pop_given(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Takes arguments of these names out of `arguments`, and returns those that are not None."""
+    found = {name: arguments.pop(name) for name in names if name in arguments}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def require_meaningful(options: PruningOptions, refused: Sequence[str], owner: str) -> None:
+    """Raises a ValueError for an option that is set and means nothing for `owner`, a class or family of models."""
+    for name in refused:
+        if getattr(options, name):
+            raise ValueError(f"{name} is {getattr(options, name)!r}, which means nothing for {owner}: leave it out.")
+
+
+def require_known(arguments: Collection[str], known: Collection[str]) -> None:
+    """Raises a ValueError for arguments that are neither inputs nor options."""
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ValueError(f"{unknown[0]} is neither an input nor an option: the options are {', '.join(OPTION_NAMES)}.")

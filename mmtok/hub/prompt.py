@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .deepstack import DeepStack
-from .devices import sent
+from .devices import to_device
 from .images import EncodedVision
 from .selection import Selection
 
@@ -232,8 +232,8 @@ class Prompt:
     def kept_mask(self, kept_vision: Selection) -> torch.Tensor:
         """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""
         text = ~self.image_mask & ~edge_padding(self.mask_on_host)[0]
-        places = sent(self.image_mask.flatten().nonzero()[:, 0], self.device)
-        kept = sent(text.flatten(), self.device).scatter(0, places, kept_vision.flags.to(self.device))
+        places = to_device(self.image_mask.flatten().nonzero()[:, 0], self.device)
+        kept = to_device(text.flatten(), self.device).scatter(0, places, kept_vision.flags.to(self.device))
         return kept.view(self.image_mask.shape)
 
     def order_of(self, lengths: Sequence[int], videos: Sequence[bool]) -> list[int]:
@@ -337,8 +337,8 @@ class GridPositions:
             dropped: (B, 1) int64 on the CPU, tokens that each row loses.
             device: of the pruned prompt, and of the result.
         """
-        places = sent(self.places, device).gather(2, order.index.to(device).expand(3, -1, -1))
-        return GridPositions(places, sent(self.following, device), sent(self.tokens - dropped, device))
+        places = to_device(self.places, device).gather(2, order.index.to(device).expand(3, -1, -1))
+        return GridPositions(places, to_device(self.following, device), to_device(self.tokens - dropped, device))
 
     def columns(self, start: int, rows: int, width: int) -> torch.Tensor:
         """(3, rows, width) positions of the columns from `start` on; `rows` is a multiple of B (beams)."""
@@ -422,7 +422,7 @@ class PrunedPrompt:
         ]
         length = packed_length(lengths, padding)
         order = PackedOrder.of(kept, left_padded=left_padded, length=length)
-        readable = order.valid | order.gather(sent(padding, device))
+        readable = order.valid | order.gather(to_device(padding, device))
 
         pruned_mask = _packed_mask(prompt.attention_mask, order, device)
         if pruned_mask is None and min(lengths, default=length) < length:
@@ -431,12 +431,12 @@ class PrunedPrompt:
         if prompt.input_ids is not None:
             pruned_ids = order.gather(prompt.input_ids).masked_fill(~readable, filler_id)
         embeds = order.gather(prompt.inputs_embeds) if prompt.inputs_embeds is not None else embed(pruned_ids)
-        slots = (order.gather(sent(prompt.image_mask, device)) & order.valid).to(embeds.device)
-        numbers = order.gather(sent(prompt.vision_numbers, device))
+        slots = (order.gather(to_device(prompt.image_mask, device)) & order.valid).to(embeds.device)
+        numbers = order.gather(to_device(prompt.vision_numbers, device))
         features = torch.cat(list(encoded.projected))
         own_features = features[numbers.to(features.device)]
         embeds = torch.where(slots[..., None], own_features.to(embeds.device, embeds.dtype), embeds)
-        dropped = sent(prompt.image_mask, device) & ~kept
+        dropped = to_device(prompt.image_mask, device) & ~kept
         deepstack = None if encoded.deepstack is None else DeepStack.of(encoded.deepstack, numbers, slots)
         return cls(
             pruned_ids,

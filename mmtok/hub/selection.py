@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from .coverage import GreedySelection, first_picks, greedy_coverage, marginal_gains
-from .devices import reads_freely, sent
-from .images import EncodedVision, ImageTokens
+from .devices import on_cpu, to_device
+from .images import EncodedVision, Layout
 from .objective import coverage_matrix
 from .options import PruningOptions
 from .question import Question
@@ -41,7 +41,7 @@ class Crop:
 
 
 def crops_of(
-    layouts: Sequence[ImageTokens],
+    layouts: Sequence[Layout],
     candidates: Sequence[torch.Tensor] | None,
     options: PruningOptions,
     readable: Sequence[torch.Tensor] | None = None,
@@ -177,7 +177,7 @@ def select(
         separators.append(separator & stay)
         counts[number] += found * stay
     # One place more, for the -1 behind the picks of crops that have fewer than others.
-    flags = sent(torch.nn.functional.pad(torch.cat(separators), (0, 1)), device)
+    flags = to_device(torch.nn.functional.pad(torch.cat(separators), (0, 1)), device)
     for part in selected:
         picked = part.tokens.gather(1, part.greedy.indices.clamp_min(0))
         places = torch.where(part.greedy.indices >= 0, picked, len(flags) - 1)
@@ -187,7 +187,7 @@ def select(
 
 def _select_together(
     crops: list[Crop],
-    layouts: Sequence[ImageTokens],
+    layouts: Sequence[Layout],
     flat: torch.Tensor,
     raw: torch.Tensor,
     text: torch.Tensor,
@@ -204,7 +204,7 @@ def _select_together(
         """(C, width) on the CPU."""
         return torch.stack([torch.nn.functional.pad(each, (0, width - len(each))) for each in values])
 
-    tokens = sent(filled([crop.tokens + first_token[crop.image] for crop in crops]), device)
+    tokens = to_device(filled([crop.tokens + first_token[crop.image] for crop in crops]), device)
     sources = filled([layouts[crop.image].source[crop.tokens] + first_source[crop.image] for crop in crops])
     real, candidates = (
         filled([torch.ones_like(crop.candidates) for crop in crops]),
@@ -212,24 +212,23 @@ def _select_together(
     )
     owners = torch.tensor([crop.image for crop in crops])
     matrix = coverage_matrix(
-        text[sent(owners, device)],
+        text[to_device(owners, device)],
         flat[tokens],
-        raw[sent(sources, raw.device)].to(device),
+        raw[to_device(sources, raw.device)].to(device),
         text_weight=options.text_coverage_weight,
         vision_weight=options.vision_coverage_weight,
         text_temperature=options.text_temperature,
         vision_temperature=options.vision_temperature,
-        text_temperature_unit=options.text_temperature_unit,
         text_mask=text_mask[owners],
         vision_mask=real,
-        check_values=reads_freely(flat),
+        check_values=on_cpu(flat),
     )
     picks = [crop.picks for crop in crops]
     greedy = greedy_coverage(
-        matrix, torch.tensor([crop.budget for crop in crops]), candidates, check_values=reads_freely(flat)
+        matrix, torch.tensor([crop.budget for crop in crops]), candidates, check_values=on_cpu(flat)
     )
     if options.coverage_target is not None:
-        picks = _sufficient(greedy, matrix, sent(candidates, device), options.coverage_target).tolist()
+        picks = _sufficient(greedy, matrix, to_device(candidates, device), options.coverage_target).tolist()
         greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates)
     shares = full = None
     if explain:
@@ -299,7 +298,7 @@ class VisionTokenSelection:
 
 
 def describe(
-    selection: Selection, layouts: Sequence[ImageTokens], batch_rows: Sequence[int], questions: Sequence[Question]
+    selection: Selection, layouts: Sequence[Layout], batch_rows: Sequence[int], questions: Sequence[Question]
 ) -> list[ImageSelection]:
     """Gathers the crops of each image into one record; waits for the device.
 

@@ -7,7 +7,7 @@ from .card import CardFacts, Measurements, render_card
 from .clean_process import CheckFailed
 from .generate_repo import StagedGenerate, push_generate, stage_generate
 from .hub_errors import PublishError
-from .published_files import published_sources
+from .published_files import published_code
 from .push import PushReport, push
 from .recipe import Destination, Recipe
 from .stage import StagedModel, stage
@@ -26,7 +26,7 @@ __all__ = [
     "StagedModel",
     "Verification",
     "open_base",
-    "published_sources",
+    "published_code",
     "push",
     "push_generate",
     "render_card",

@@ -20,7 +20,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .families import FAMILIES, PREFIX, Family, family_of
+from mmtok.hub.families import FAMILIES, PREFIX, Family, family_of
+
 from .hub_errors import without_tokens
 from .repository import (
     CARD_FILE,
@@ -49,7 +50,6 @@ _POSITIVE = (
     *(f"text_config.{name}" for name in ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")),
     *("hidden_size", "num_hidden_layers", "vocab_size", "image_seq_length"),
 )
-_CLIP = "clip_vision_model"
 _TOKENS = ("image_token_index", "image_token_id", "video_token_index", "video_token_id", "vision_start_token_id")
 
 
@@ -225,16 +225,17 @@ def _require_stock(config: dict[str, Any], name: str) -> None:
             )
     _require_numbers(config, name)
     tower = config["vision_config"].get("model_type")
-    if tower is not None and family.towers and tower not in family.towers:
+    model_class = family.load_class()
+    towers = model_class.towers
+    if tower is not None and towers and tower not in towers:
         raise ValueError(
             f"{name} has a vision tower of the type {tower!r}: {family.title} checkpoints can be staged with "
-            f"{' or '.join(map(repr, family.towers))}, whose images have a fixed number of tokens."
+            f"{' or '.join(map(repr, towers))}, whose images have a fixed number of tokens."
         )
-    if family.images == "tiles" and (tower, config.get("vision_feature_select_strategy")) == (_CLIP, "full"):
-        raise ValueError(
-            f"{name} has vision_feature_select_strategy 'full' in config.json: tiles are grids, and CLIP's class "
-            "token is no part of one. Write 'default'."
-        )
+    try:
+        model_class.geometry_class.require_supported(config)
+    except ValueError as error:
+        raise ValueError(f"{name} has {error}") from error
 
 
 def _require_numbers(config: dict[str, Any], name: str) -> None:

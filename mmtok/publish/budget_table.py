@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmtok.hub.families import family_of
+from mmtok.hub.images import Geometry
 from mmtok.hub.options import PruningOptions
 
 _COUNTS = (192, 128, 64, 32, 16, 8, 4)
 _SHARES = (0.5, 0.2, 0.1, 0.05)
-_EXAMPLES = 4
-# Columns and rows of vision tokens of the examples of images that keep their size.
-_GRIDS = ((16, 16), (32, 24), (48, 36), (64, 64))
 
 
 @dataclass(frozen=True)
@@ -68,89 +67,24 @@ class BudgetTable:
         return isinstance(budget, int), budget
 
 
-def budget_table(images: str, config: Mapping[str, Any]) -> BudgetTable:
+def budget_table(config: Mapping[str, Any]) -> BudgetTable:
     """The table of a model.
 
     Args:
-        images: `Family.images`.
-        config: its configuration.
+        config: the content of its `config.json`, that of a stock checkpoint or of a staged folder.
     """
-    return _TABLES[images](config)
-
-
-def _grid(config: Mapping[str, Any]) -> int:
-    """Patches along the side of a crop."""
-    vision = config["vision_config"]
-    return int(vision["image_size"] // vision["patch_size"])
-
-
-def _one_crop(config: Mapping[str, Any]) -> BudgetTable:
-    tokens = _grid(config) ** 2
-    return BudgetTable(f"One crop is {tokens} vision tokens. An image is one crop.", {"1 crop": (tokens,)})
-
-
-def _tiles(config: Mapping[str, Any]) -> BudgetTable:
-    size, tokens = config["vision_config"]["image_size"], _grid(config) ** 2
-    pinpoints = config["image_grid_pinpoints"]
-    counts = sorted({1 + (height // size) * (width // size) for height, width in pinpoints})
-    about = (
-        f"One crop is {tokens} vision tokens. An image is {', '.join(map(str, counts))} crops by its shape: itself and "
-        "its tiles.\nThe tiles of an image that does not fill them have fewer tokens; the figures are the most there "
-        "can be."
-    )
-    separators = max((height for height, width in pinpoints if height == width), default=0) // size * _grid(config)
+    geometry = geometry_of(config)
+    layouts = {name: geometry.layout(size) for name, size in geometry.examples.items()}
+    images = {name: tuple(each.crop[each.crop >= 0].bincount().tolist()) for name, each in layouts.items()}
+    separators = [int((each.source < 0).sum()) for each in layouts.values()]
     stay = "they stay" if config.get("keep_image_newline") else "a pruned image has none"
-    note = f"Without pruning there are row separators besides, {separators} for a square image; {stay}."
-    images = {f"{count} crop{'s' if count > 1 else ''}": (tokens,) * count for count in counts}
-    return BudgetTable(about, images, note=note if separators else "")
+    note = f"Without pruning there are row separators besides, up to {max(separators)} in these images; {stay}."
+    same_crops = len({tokens for crops in images.values() for tokens in crops}) == 1
+    return BudgetTable(geometry.about, images, same_crops, note if any(separators) else "")
 
 
-def _mosaic(config: Mapping[str, Any]) -> BudgetTable:
-    size, grid = config["vision_config"]["image_size"], _grid(config)
-    squares = sorted({height for height, width in config["image_grid_pinpoints"] if height == width})
-    images: dict[str, tuple[int, ...]] = {}
-    for side in [*squares[: _EXAMPLES - 1], *squares[_EXAMPLES - 1 :][-1:]]:
-        rows = columns = side // size * grid
-        rows, columns = mosaic_grid(rows, columns, grid, config.get("vision_aspect_ratio", "anyres_max_9"))
-        images[f"{side} x {side} pixels"] = (grid**2, rows * columns)
-    about = (
-        f"An image is two crops: the whole image, {grid**2} vision tokens, and the mosaic of its tiles, whose size is "
-        "that of the image.\nA number keeps as many tokens of both, a share as large a part."
-    )
-    stay = "they stay" if config.get("keep_image_newline") else "a pruned image has none"
-    note = f"Without pruning there is a row separator besides for each row of the mosaic; {stay}."
-    return BudgetTable(about, images, same_crops=False, note=note)
-
-
-def mosaic_grid(rows: int, columns: int, side: int, aspect_ratio: str) -> tuple[int, int]:
-    """Rows and columns of tokens of a LLaVA-OneVision mosaic as the language model reads it.
-
-    Args:
-        rows, columns: of the unpadded mosaic.
-        side: patches along the side of a crop.
-        aspect_ratio: `vision_aspect_ratio`; behind "anyres_max_" stands how many crops are the most.
-    """
-    most = int(aspect_ratio.removeprefix("anyres_max_"))
-    ratio = (rows * columns / (most * side**2)) ** 0.5
-    return (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
-
-
-def _grids(config: Mapping[str, Any]) -> BudgetTable:
-    vision = config["vision_config"]
-    side = vision["patch_size"] * vision.get("spatial_merge_size", 2)
-    images: dict[str, tuple[int, ...]] = {
-        f"{width * side} x {height * side} pixels": (width * height,) for width, height in _GRIDS
-    }
-    about = (
-        f"An image is one crop of its own size, scaled to multiples of {side} pixels: a vision token for each {side} x "
-        f"{side} pixels.\nA number keeps as many tokens of every image, a share as large a part."
-    )
-    return BudgetTable(about, images, same_crops=False)
-
-
-_TABLES: dict[str, Callable[[Mapping[str, Any]], BudgetTable]] = {
-    "crop": _one_crop,
-    "tiles": _tiles,
-    "mosaic": _mosaic,
-    "grid": _grids,
-}
+def geometry_of(config: Mapping[str, Any]) -> Geometry:
+    """What is known of the images of a model from the content of its `config.json`."""
+    model_class = family_of(config["model_type"]).load_class()
+    given = {name: value for name, value in config.items() if name not in ("model_type", "auto_map")}
+    return model_class.geometry_class(model_class.config_class.from_dict(given))

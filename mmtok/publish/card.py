@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from mmtok import CODE_REPOSITORY, install_line
+from mmtok.hub.families import PREFIX, Family, family_of
 
 from .budget_table import BudgetTable, budget_table
-from .families import Family, family_of
 
 log = logging.getLogger(__name__)
 
@@ -126,14 +127,13 @@ class CardFacts:
 
     @property
     def configured_budget(self) -> int | float | None:
-        """The budget of the configuration; a share stands in its place."""
-        share = self.config.get("vision_token_share")
-        return float(share) if share is not None else self.config.get("vision_token_budget")
+        """The budget of the configuration."""
+        return self.config.get("vision_token_budget")
 
     @property
     def budgets(self) -> BudgetTable:
         """What budgets keep, in the model's own numbers."""
-        return budget_table(self.family.images, self.config)
+        return budget_table(self.config)
 
 
 def render_card(facts: CardFacts) -> str:
@@ -144,7 +144,8 @@ def render_card(facts: CardFacts) -> str:
         facts=facts,
         title=f"{_name(facts)} with MMTok",
         family=facts.family.title,
-        vllm=facts.family.vllm,
+        frame=facts.family.load_class().frame,
+        vllm=find_spec(f"mmtok.vllm.{facts.config['model_type'].removeprefix(PREFIX)}") is not None,
         default=_default_budget(facts),
         repo=facts.repo_id or "ORGANISATION/MODEL",
         code_repository=CODE_REPOSITORY,
@@ -207,7 +208,7 @@ def _default_budget(facts: CardFacts) -> str:
 
 
 def _shares_budgets(facts: CardFacts) -> bool:
-    return facts.config.get("budget_scope") == "image" and facts.family.images in ("tiles", "mosaic")
+    return facts.config.get("budget_scope") == "image" and max(map(len, facts.budgets.images.values())) > 1
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:

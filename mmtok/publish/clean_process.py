@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from . import clean_load
 from .base import BaseCheckpoint
-from .families import installed_modules
 from .repository import CONFIG_FILE, shown
 from .weights import TensorHeader, write_hollow
 
+# The importable modules of this project.
+HIDDEN = ["mmtok", "hub_upload", "configuration_mmtok", "modeling_mmtok_llava"]
 # Importing a name that stands for None fails, wherever mmtok may be installed. The process ends with its parent, whose
 # end of the pipe is closed even when it is killed.
 _BOOT = """
@@ -132,7 +133,7 @@ def _checked(folder: Path, scratch: Path, **request: Any) -> dict[str, Any]:
                 bar.set_description_str(f"Checking {step[3]}", refresh=False)
                 bar.update(int(step[1]) - bar.n)
 
-        boot = _BOOT.format(hidden=list(installed_modules()))
+        boot = _BOOT.format(hidden=HIDDEN)
         ended = run_clean(["-c", boot, clean_load.__file__, str(asked)], scratch=scratch, on_line=show)
     if not report.exists():
         raise CheckFailed(f"The check of {shown(folder.name)} ended with code {ended.returncode}: {_last_line(ended)}")

@@ -7,7 +7,6 @@ and a card.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +14,17 @@ from huggingface_hub import ModelCard, ModelCardData
 
 import mmtok
 from mmtok import install_line
-from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
+from mmtok.hub.families import FAMILIES
+from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 
 from .card import AUTHORS, CODE_REPOSITORY, marked
 from .clean_process import check_generate
-from .families import FAMILIES
 from .published_files import (
     GENERATE_FILE,
     GENERATE_FOLDER,
     REQUIREMENTS,
     REQUIREMENTS_FILE,
-    generate_sources,
+    generate_code,
 )
 from .push import PushReport, Sending, push_workspace, send
 from .recipe import Destination
@@ -107,8 +106,8 @@ def push_generate(destination: Destination | str, *, verify_after: bool = True, 
 def _write(folder: Path, destination: Destination) -> None:
     """Writes code, requirements and card."""
     (folder / GENERATE_FOLDER).mkdir()
-    for path, source in generate_sources().items():
-        shutil.copyfile(source, folder / path)
+    for path, content in generate_code().items():
+        (folder / path).write_bytes(content)
     (folder / REQUIREMENTS_FILE).write_text(REQUIREMENTS, encoding="utf-8")
     (folder / CARD_FILE).write_text(_card(destination), encoding="utf-8")
 
@@ -130,7 +129,7 @@ def _card(destination: Destination) -> str:
         authors=AUTHORS,
         oldest=OLDEST_TESTED,
         newest=NEWEST_TESTED,
-        files=len(generate_sources()),
+        files=len(generate_code()),
         install=install_line("publish"),
     )
     return marked(str(card), mmtok.__version__)
@@ -140,5 +139,5 @@ def foreign_files(folder: Path) -> list[str] | None:
     """Files of a folder that no stage of this kind made; None for a folder that is none."""
     if not (folder / GENERATE_FOLDER / GENERATE_FILE).is_file() or (folder / CONFIG_FILE).exists():
         return None
-    code = {*generate_sources(), REQUIREMENTS_FILE}
+    code = {*generate_code(), REQUIREMENTS_FILE}
     return [name for name in files_inside(folder) if not is_known_file(name, code, ())]

@@ -8,12 +8,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from mmtok.hub.families import FAMILIES, PREFIX, Family
 from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
-
-from .families import FAMILIES, PREFIX, Family
-
-# What is ahead of the defaults in docs/reports/quality.md, by how an image of a family becomes crops.
-_AHEAD: dict[str, dict[str, Any]] = {"tiles": {"budget_scope": "image"}}
 
 
 def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
@@ -42,15 +38,15 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
 
 def paper_options(family: Family) -> dict[str, Any]:
     """`PAPER_OPTIONS` as they are for a family: with its own defaults, and without what means nothing there."""
-    own = {name: value for name, value in family.default_options.items() if name in PAPER_OPTIONS}
+    own = {name: value for name, value in family.defaults.items() if name in PAPER_OPTIONS}
     neutral = {name: False for name in family.load_class().refused_options if name in PAPER_OPTIONS}
     return {**PAPER_OPTIONS, **own, **neutral}
 
 
 def recommended_options(family: Family) -> dict[str, Any]:
     """A family's defaults, and what is ahead of them in our measurements."""
-    defaults = PruningOptions(**family.default_options)
-    return {**{name: getattr(defaults, name) for name in PAPER_OPTIONS}, **_AHEAD.get(family.images, {})}
+    defaults = PruningOptions(**family.defaults)
+    return {**{name: getattr(defaults, name) for name in PAPER_OPTIONS}, **family.load_class().recommended_options}
 
 
 PRESETS: dict[str, Callable[[Family], dict[str, Any]]] = {

@@ -14,11 +14,12 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from configuration_mmtok import OPTION_NAMES, PruningOptions
 from mmtok import install_line
-from mmtok.hub.arguments import require_meaningful
+from mmtok.hub.families import PREFIX
+from mmtok.hub.options import require_meaningful
 
 from .base import BaseCheckpoint
 from .clean_load import tokenizer_differences
-from .families import PREFIX
+from .published_files import auto_map
 from .repository import (
     CONFIG_FILE,
     LICENSE_FILES,
@@ -59,12 +60,12 @@ def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -
         ValueError: an unknown option, or a value out of range.
     """
     check_options(pruning_options)
-    options = PruningOptions(**{**base.family.default_options, **pruning_options})
+    options = PruningOptions(**{**base.family.defaults, **pruning_options})
     require_meaningful(options, base.family.load_class().refused_options, base.family.title)
     return {
         **without_origins(base.config),
         "architectures": [base.family.model_class],
-        "auto_map": base.family.auto_map,
+        "auto_map": auto_map(base.family),
         "model_type": PREFIX + base.config["model_type"],
         **{name: getattr(options, name) for name in OPTION_NAMES},
     }

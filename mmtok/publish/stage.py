@@ -17,13 +17,13 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 import mmtok
+from mmtok.hub.families import PREFIX
 
 from .base import BaseCheckpoint, open_base
 from .card import CardFacts, render_card
 from .chat_format import chat_template_of, question_format_of
 from .clean_process import check_staged
-from .families import PREFIX
-from .published_files import published_sources
+from .published_files import published_code
 from .recipe import Recipe
 from .repository import CARD_FILE, CONFIG_FILE, INDEX_FILE, as_json, files_inside, is_known_file, read_json, shown
 from .settings import image_text, load_processor, published_config, write_settings
@@ -129,8 +129,8 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         write_settings(base, processor.tokenizer, folder)
     if base.weight_map:
         shutil.copyfile(base.folder / INDEX_FILE, folder / INDEX_FILE)
-    for name, source in published_sources(base.config["model_type"]).items():
-        shutil.copyfile(source, folder / name)
+    for name, content in published_code(base.config["model_type"]).items():
+        (folder / name).write_bytes(content)
     (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
     known = {
         "base_model": recipe.base_model or base.repo_id,
@@ -164,7 +164,7 @@ def foreign_model_files(folder: Path) -> list[str] | None:
         return None
     names = files_inside(folder)
     weights = [name for name in names if name == INDEX_FILE or ("/" not in name and name.endswith(".safetensors"))]
-    code = published_sources(model_type)
+    code = published_code(model_type)
     return [name for name in names if not is_known_file(name, code, weights or [INDEX_FILE])]
 
 

@@ -24,10 +24,10 @@ from transformers import AutoTokenizer
 
 from configuration_mmtok import OPTION_NAMES, PruningOptions
 from mmtok import __version__
+from mmtok.hub.families import FAMILIES, PREFIX
 
 from .base import BaseCheckpoint, open_base
 from .card import metadata_of
-from .families import FAMILIES, PREFIX
 from .hub_errors import PublishError
 from .hub_names import check_reference, check_repo_id, check_repo_path
 from .hub_repo import HubRepo
@@ -37,8 +37,9 @@ from .published_files import (
     HANDLER_FILE,
     REQUIREMENTS,
     REQUIREMENTS_FILE,
-    generate_sources,
-    published_sources,
+    auto_map,
+    generate_code,
+    published_code,
 )
 from .repository import (
     CARD_FILE,
@@ -239,13 +240,13 @@ def _verify(files: Files, name: str, commit: str | None, base: str | os.PathLike
         problems.append("There is no config.json.")
     if is_model:
         _check_config(config, problems)
-    sources = published_sources(_model_type(config)) if is_model else generate_sources()
+    sources = published_code(_model_type(config)) if is_model else generate_code()
     if HANDLER_FILE not in files.paths:  # `save_pretrained` copies what the model imports, and it does not import this
         sources.pop(HANDLER_FILE, None)
     weights = _weight_names(files, parsed, problems) if is_model else ()
     code = set(sources) if is_model else {*sources, REQUIREMENTS_FILE}
     against, origin = _base_of(files, config, base) if is_model else (None, "Code alone: a custom_generate repository.")
-    found = [_code_file(files, path, source.read_bytes(), problems) for path, source in sorted(sources.items())]
+    found = [_code_file(files, path, content, problems) for path, content in sorted(sources.items())]
     if not is_model:
         found.append(_code_file(files, REQUIREMENTS_FILE, REQUIREMENTS.encode(), problems))
     for path in sorted(set(files.paths) - {each.path for each in found}):
@@ -296,7 +297,7 @@ def _check_config(config: Mapping[str, Any], problems: list[str]) -> None:
         return
     if config.get("model_type") not in {PREFIX + known for known in FAMILIES}:
         problems.append(f"config.json has the model_type {config.get('model_type')!r}, which is none of mmtok's.")
-    elif config.get("auto_map") != FAMILIES[_model_type(config)].auto_map:
+    elif config.get("auto_map") != auto_map(FAMILIES[_model_type(config)]):
         problems.append("auto_map in config.json names other code than the released classes.")
     elif config.get("architectures") != [FAMILIES[_model_type(config)].model_class]:
         problems.append(f"architectures in config.json is {config.get('architectures')!r}.")

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from mmtok.hub.images import EncodedVision
+from mmtok.hub.images import EncodedVision, Geometry
 from mmtok.vllm.feature_cache import FeatureCache
-from mmtok.vllm.method import Layout, LlavaLayout, kept_flags
+from mmtok.vllm.method import geometry_of, kept_flags
 from mmtok.vllm.processor import PIXELS
 from mmtok.vllm.request import REQUESTS, PruningRequest
 
@@ -22,7 +22,6 @@ CACHE_GIB = 0.5
 class PruningEmbeddingMixin:
     """Modifications of a LLaVA model of vLLM: what `embed_multimodal` returns of an image are the tokens that stay."""
 
-    layout_class: type[Layout]
     # The vision tower, on whose weights the cached features depend.
     tower_name = "vision_tower"
     # An adapter of the vision tower would have to count the crops that the tower sees, and vLLM counts the tokens that
@@ -33,7 +32,7 @@ class PruningEmbeddingMixin:
         _refuse_modes(vllm_config)
         cache_bytes = _cache_bytes(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.layout = self.layout_class(vllm_config.model_config.hf_config)
+        self.geometry = geometry_of(vllm_config.model_config.hf_config)
         self.features = FeatureCache(cache_bytes)
         self.tower_state: list[tuple[int, object]] = []
         self.crops_at_once = self._most_at_once(vllm_config)
@@ -110,13 +109,13 @@ class PruningEmbeddingMixin:
             candidates = None
             if options.exclude_padding:
                 candidates = [
-                    self.layout.candidates(pixels[index].cpu(), sizes[index], requests[index].tiled)
+                    self.geometry.candidates(pixels[index].cpu(), sizes[index], requests[index].tiled)
                     for index in members
                 ]
             encoded = EncodedVision(
                 [packed[index] for index in members],
                 [self._raw_packed(features[index], sizes[index]) for index in members],
-                [self.layout.tokens(sizes[index], requests[index].tiled) for index in members],
+                [self.geometry.layout(sizes[index], requests[index].tiled) for index in members],
                 candidates,
             )
             flags, counts = self._kept(encoded, [requests[index] for index in members])
@@ -206,10 +205,10 @@ def images_at_once(vllm_config: Any, tokens: int) -> int:
     return max(1, images)
 
 
-def crops_at_once(vllm_config: Any, layout: LlavaLayout) -> int:
+def crops_at_once(vllm_config: Any, geometry: Geometry) -> int:
     """Crops that vLLM encoded at once when it measured the memory."""
-    size = layout.largest_image
-    return images_at_once(vllm_config, len(layout.tokens(size).source)) * layout.crops(size)
+    size = geometry.largest_image
+    return images_at_once(vllm_config, len(geometry.layout(size).source)) * geometry.crops(size)
 
 
 def _cache_bytes(vllm_config: Any) -> int:

@@ -10,7 +10,6 @@ from vllm.model_executor.models.llava import LlavaDummyInputsBuilder, LlavaForCo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
-from mmtok.vllm.method import LlavaLayout
 from mmtok.vllm.processor import PruningLlavaInfo, PruningLlavaProcessor
 
 
@@ -20,11 +19,8 @@ from mmtok.vllm.processor import PruningLlavaInfo, PruningLlavaProcessor
 class MMTokLlavaForConditionalGeneration(PruningEmbeddingMixin, LlavaForConditionalGeneration):
     """vLLM's LLaVA-1.5 with pruned images."""
 
-    layout_class = LlavaLayout
-    layout: LlavaLayout
-
     def _most_at_once(self, vllm_config: Any) -> int:
-        return crops_at_once(vllm_config, self.layout)
+        return crops_at_once(vllm_config, self.geometry)
 
     def _images(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         images = [pixels[None] for pixels in self._parse_and_validate_image_input(**kwargs)["pixel_values"]]

@@ -10,7 +10,6 @@ from vllm.model_executor.models.llava_next import LlavaNextForConditionalGenerat
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
-from mmtok.vllm.method import LlavaNextLayout
 from mmtok.vllm.processor import PruningLlavaNextInfo, PruningLlavaNextProcessor
 
 
@@ -20,11 +19,8 @@ from mmtok.vllm.processor import PruningLlavaNextInfo, PruningLlavaNextProcessor
 class MMTokLlavaNextForConditionalGeneration(PruningEmbeddingMixin, LlavaNextForConditionalGeneration):
     """vLLM's LLaVA-NeXT with pruned images."""
 
-    layout_class = LlavaNextLayout
-    layout: LlavaNextLayout
-
     def _most_at_once(self, vllm_config: Any) -> int:
-        return crops_at_once(vllm_config, self.layout)
+        return crops_at_once(vllm_config, self.geometry)
 
     def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return self._merge_image_patch_embeddings(torch.tensor(size), crops, strategy="spatial_unpad")

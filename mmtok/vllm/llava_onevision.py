@@ -13,7 +13,6 @@ from vllm.model_executor.models.llava_onevision import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
-from mmtok.vllm.method import LlavaOnevisionLayout
 from mmtok.vllm.onevision_processor import PruningLlavaOnevisionInfo, PruningLlavaOnevisionProcessor
 
 
@@ -23,11 +22,8 @@ from mmtok.vllm.onevision_processor import PruningLlavaOnevisionInfo, PruningLla
 class MMTokLlavaOnevisionForConditionalGeneration(PruningEmbeddingMixin, LlavaOnevisionForConditionalGeneration):
     """vLLM's LLaVA-OneVision with pruned images and videos."""
 
-    layout_class = LlavaOnevisionLayout
-    layout: LlavaOnevisionLayout
-
     def _most_at_once(self, vllm_config: Any) -> int:
-        return crops_at_once(vllm_config, self.layout)
+        return crops_at_once(vllm_config, self.geometry)
 
     def _videos(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         videos = list(self._parse_and_validate_video_input(**kwargs)["pixel_values_videos"])
@@ -36,9 +32,9 @@ class MMTokLlavaOnevisionForConditionalGeneration(PruningEmbeddingMixin, LlavaOn
     def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         if len(size) == 1:  # a video
             return torch.cat((self.apply_pooling(crops).flatten(0, 1), self.image_newline[None]))
-        return self.layout.packed(crops, self.image_newline, size)
+        return self.geometry.packed(crops, self.image_newline, [size], [len(crops)])[0]
 
     def _raw_packed(self, raw: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         if len(size) == 1:
             return self.apply_pooling(raw).flatten(0, 1)
-        return self.layout.packed(raw, raw.new_zeros(raw.shape[-1]), size)
+        return self.geometry.packed(raw, raw.new_zeros(raw.shape[-1]), [size], [len(raw)])[0]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
+from mmtok.hub.families import FAMILIES
 from mmtok.vllm.interfaces import require_interfaces
 
+# Every family with a module of its model type beside this one.
 MODULES = {
-    "MMTokLlavaForConditionalGeneration": "mmtok.vllm.llava",
-    "MMTokLlavaNextForConditionalGeneration": "mmtok.vllm.llava_next",
-    "MMTokLlavaOnevisionForConditionalGeneration": "mmtok.vllm.llava_onevision",
-    "MMTokQwen2_5_VLForConditionalGeneration": "mmtok.vllm.qwen2_5_vl",
-    "MMTokQwen3VLForConditionalGeneration": "mmtok.vllm.qwen3_vl",
+    family.model_class: f"mmtok.vllm.{model_type}"
+    for model_type, family in FAMILIES.items()
+    if find_spec(f"mmtok.vllm.{model_type}")
 }
 
 

@@ -10,7 +10,7 @@ from vllm.model_executor.models.llava_onevision import LlavaOnevisionMultiModalP
 from vllm.multimodal.parse import ImageSize
 from vllm.multimodal.processing import PromptReplacement
 
-from mmtok.vllm.method import LlavaOnevisionLayout, kept_count
+from mmtok.vllm.method import geometry_of, kept_count
 from mmtok.vllm.processor import EMBEDDED, PruningInfoMixin, PruningProcessorMixin, request_of
 
 # transformers' processor takes the images of a list in a list for those of one prompt, and only the one image of a
@@ -22,12 +22,12 @@ class PruningLlavaOnevisionInfo(PruningInfoMixin, LlavaOnevisionProcessingInfo):
     """Facts for vLLM's planning, of the checkpoint's grids: stock has a constant for the published ones."""
 
     def get_image_size_with_most_features(self) -> ImageSize:
-        height, width = LlavaOnevisionLayout(self.get_hf_config()).largest_image
+        height, width = geometry_of(self.get_hf_config()).largest_image
         return ImageSize(width=width, height=height)
 
     def get_max_image_tokens(self) -> int:
-        layout = LlavaOnevisionLayout(self.get_hf_config())
-        return len(layout.tokens(layout.largest_image).source)
+        geometry = geometry_of(self.get_hf_config())
+        return len(geometry.layout(geometry.largest_image).source)
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
         images = super().get_mm_max_tokens_per_item(seq_len, mm_counts)
@@ -46,8 +46,6 @@ class _WithoutCompanion(LlavaOnevisionMultiModalProcessor):
 class PruningLlavaOnevisionProcessor(PruningProcessorMixin, _WithoutCompanion):
     """Shows several images of a prompt without tiles, as transformers does for a chat; stock gives each its tiles."""
 
-    layout_class = LlavaOnevisionLayout
-
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         request, _ = request_of(hf_kwargs)
         data, kwargs, passthrough = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
@@ -64,11 +62,11 @@ class PruningLlavaOnevisionProcessor(PruningProcessorMixin, _WithoutCompanion):
         if isinstance(mm_items.get("video"), EMBEDDED):
             return updates
         options, config = request_of(hf_processor_mm_kwargs)[0].pruning, self.info.get_hf_config()
-        layout, token = self.layout_class(config), config.video_token_index
+        geometry, token = geometry_of(config), config.video_token_index
 
         def placeholders(index: int) -> list[int]:
             frames = len(out_mm_kwargs["video"][index]["pixel_values_videos"].data)
-            return [token] * kept_count(layout.tokens((frames,)), None, options)
+            return [token] * kept_count(geometry.layout((frames,)), None, options)
 
         videos = PromptReplacement(modality="video", target=[token], replacement=placeholders)
         return [*(update for update in updates if update.modality != "video"), videos]

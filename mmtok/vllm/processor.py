@@ -16,10 +16,9 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import PromptReplacement
 
-from mmtok.hub.arguments import require_meaningful
-from mmtok.hub.options import OPTION_NAMES
+from mmtok.hub.options import OPTION_NAMES, require_meaningful
 from mmtok.hub.tokenizer_source import TokenizerSource
-from mmtok.vllm.method import Layout, LlavaLayout, LlavaNextLayout, kept_count
+from mmtok.vllm.method import geometry_of, kept_count, pruned_class
 from mmtok.vllm.request import REQUEST, REQUESTS, PruningRequest
 
 # Names of the pixels by modality.
@@ -37,7 +36,6 @@ class PruningProcessorMixin:
     processor, encoder and prefix caches, so that what was selected for one question is never used for another.
     """
 
-    layout_class: type[Layout]
     info: Any
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
@@ -61,9 +59,7 @@ class PruningProcessorMixin:
         overrides.update({name: given.pop(name) for name in OPTION_NAMES if name in given})
         request = PruningRequest.of(self.info.get_hf_config(), list(inputs.prompt), overrides, self._tokenizer_source)
         self._refuse(request, inputs)
-        tiled = self.layout_class(self.info.get_hf_config()).tiled(
-            inputs.mm_data_items.get_count("image", strict=False)
-        )
+        tiled = geometry_of(self.info.get_hf_config()).tiled(inputs.mm_data_items.get_count("image", strict=False))
         given[REQUEST] = replace(request, tiled=tiled).to_json()
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
 
@@ -75,7 +71,11 @@ class PruningProcessorMixin:
         """Raises a ValueError where a request prunes what cannot be pruned."""
         if not request.pruning.prunes:
             return
-        require_meaningful(request.pruning, self.layout_class.refused_options, self.info.get_hf_config().model_type)
+        require_meaningful(
+            request.pruning,
+            pruned_class(self.info.get_hf_config()).refused_options,
+            self.info.get_hf_config().model_type,
+        )
         for kind in REQUESTS:
             if isinstance(inputs.mm_data_items.get(kind), EMBEDDED):
                 raise ValueError(
@@ -104,11 +104,11 @@ class PruningProcessorMixin:
         """The pixels of each image, or video, as the vision tower gets them, also in `data`, and its size."""
         if kind == "video":
             return data["pixel_values_videos"], [(len(frames),) for frames in data["pixel_values_videos"]]
-        layout = self.layout_class(self.info.get_hf_config())
+        geometry = geometry_of(self.info.get_hf_config())
         images, sizes = list(data["pixel_values"]), _sizes(mm_items)
         # Crops that only fill an image up to its neighbour's number would make it depend on the neighbour.
         data["pixel_values"] = [
-            pixels[: layout.crops(size, request.tiled)] if pixels.dim() == 4 else pixels
+            pixels[: geometry.crops(size, request.tiled)] if pixels.dim() == 4 else pixels
             for pixels, size in zip(images, sizes, strict=True)
         ]
         return data["pixel_values"], sizes
@@ -130,7 +130,7 @@ class PruningProcessorMixin:
     ) -> Sequence[Any]:
         request, rest = request_of(hf_processor_mm_kwargs)
         config = self.info.get_hf_config()
-        layout = self.layout_class(config)
+        geometry = geometry_of(config)
         stock = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)  # type: ignore[misc]
         if isinstance(mm_items.get("image"), EMBEDDED):
             return stock
@@ -142,8 +142,8 @@ class PruningProcessorMixin:
             candidates = None
             if options.exclude_padding:
                 pixels = out_mm_kwargs["image"][index]["pixel_values"].data
-                candidates = layout.candidates(pixels if pixels.dim() == 4 else pixels[None], size, request.tiled)
-            return [config.image_token_index] * kept_count(layout.tokens(size, request.tiled), candidates, options)
+                candidates = geometry.candidates(pixels if pixels.dim() == 4 else pixels[None], size, request.tiled)
+            return [config.image_token_index] * kept_count(geometry.layout(size, request.tiled), candidates, options)
 
         images = PromptReplacement(modality="image", target=[config.image_token_index], replacement=placeholders)
         return [images, *(update for update in stock if update.modality != "image")]
@@ -166,11 +166,11 @@ class PruningLlavaNextInfo(PruningInfoMixin, LlavaNextProcessingInfo):
 
 
 class PruningLlavaProcessor(PruningProcessorMixin, LlavaMultiModalProcessor):
-    layout_class = LlavaLayout
+    pass
 
 
 class PruningLlavaNextProcessor(PruningProcessorMixin, LlavaNextMultiModalProcessor):
-    layout_class = LlavaNextLayout
+    pass
 
 
 def request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[str, Any]]:

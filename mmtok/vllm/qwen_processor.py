@@ -12,15 +12,13 @@ from vllm.model_executor.models.qwen3_vl import Qwen3VLMultiModalProcessor
 from vllm.multimodal.parse import ImageProcessorItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
-from mmtok.vllm.method import QwenLayout, kept_count
+from mmtok.vllm.method import geometry_of, kept_count, seconds_of
 from mmtok.vllm.processor import PIXELS, PROFILING, PruningProcessorMixin, request_of
 from mmtok.vllm.request import PruningRequest
 
 
 class PruningQwenProcessorMixin(PruningProcessorMixin):
     """Modifications of vLLM's processor of Qwen-VL, whose images are grids of their own sizes."""
-
-    layout_class: type[QwenLayout] = QwenLayout
 
     def _refuse(self, request: PruningRequest, inputs: Any) -> None:
         super()._refuse(request, inputs)
@@ -77,9 +75,9 @@ class PruningQwenProcessorMixin(PruningProcessorMixin):
     ) -> tuple[list[torch.Tensor], Sequence[Any]]:
         grids, patches, seconds = data[f"{kind}_grid_thw"], data[PIXELS[kind]], None
         if kind == "video":
-            seconds = data.get("second_per_grid_ts", [None] * len(grids))
-        layout = self.layout_class(self.info.get_hf_config())
-        sizes = layout.sizes(grids, len(patches), prunes=request.pruning.prunes, seconds=seconds)
+            seconds = seconds_of(data, len(grids))
+        geometry = geometry_of(self.info.get_hf_config())
+        sizes = geometry.sizes(grids, len(patches), prunes=request.pruning.prunes, seconds=seconds)
         return list(patches.split(grids.prod(-1).tolist())), sizes
 
     def _get_prompt_updates(
@@ -87,11 +85,11 @@ class PruningQwenProcessorMixin(PruningProcessorMixin):
     ) -> Sequence[Any]:
         config = self.info.get_hf_config()
         options = request_of(hf_processor_mm_kwargs)[0].pruning
-        layout, merged = self.layout_class(config), config.vision_config.spatial_merge_size
+        geometry, merged = geometry_of(config), config.vision_config.spatial_merge_size
 
         def image(index: int) -> list[int]:
             _, rows, columns = out_mm_kwargs["image"][index]["image_grid_thw"].data.tolist()
-            tokens = layout.tokens((rows // merged, columns // merged))
+            tokens = geometry.layout((rows // merged, columns // merged))
             return [config.image_token_id] * kept_count(tokens, None, options)
 
         # All of them ourselves: stock's counts would follow the rate that switches the positions on.
@@ -99,7 +97,7 @@ class PruningQwenProcessorMixin(PruningProcessorMixin):
             item = out_mm_kwargs["video"][index]
             frames, rows, columns = item["video_grid_thw"].data.tolist()
             size = (frames, rows // merged, columns // merged, None)
-            return self._video(item, layout.kept_of_frames(size, options))
+            return self._video(item, geometry.kept_of_frames(size, options))
 
         return [
             PromptReplacement(modality="image", target=[config.image_token_id], replacement=image),

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from mmtok.hub.qwen_images import unmerged_tokens
+from mmtok.hub.grids import unmerged_tokens
 from mmtok.vllm.embedding import PruningEmbeddingMixin, images_at_once
 from mmtok.vllm.kept_positions import CHANNELS, counted_positions, placed_positions, with_places, without_places
-from mmtok.vllm.method import QwenLayout
+from mmtok.vllm.method import seconds_of
 from mmtok.vllm.request import REQUESTS, PruningRequest
 
 # vLLM asks a model for positions after the vision tower has run where its own method is to prune a part of every video.
@@ -33,8 +33,6 @@ class NotingMerger:
 class PruningQwenMixin(PruningEmbeddingMixin):
     """Modifications of a Qwen-VL model of vLLM."""
 
-    layout_class = QwenLayout
-    layout: QwenLayout
     tower_name = "visual"
     config: Any
     visual: Any
@@ -118,7 +116,8 @@ class PruningQwenMixin(PruningEmbeddingMixin):
         sent, mask = feature.data.get(REQUESTS["video"]), feature.mm_position.is_embed
         if sent is None:  # video_embeds
             return []
-        kept = self.layout.kept_of_frames((frames, rows, columns, None), PruningRequest.from_tensor(sent.data).pruning)
+        options = PruningRequest.from_tensor(sent.data).pruning
+        kept = self.geometry.kept_of_frames((frames, rows, columns, None), options)
         starts = list(accumulate(kept[:-1], initial=0))
         if mask is not None:  # text stands between the frames
             starts = (mask & ~torch.nn.functional.pad(mask[:-1], (1, 0))).nonzero()[:, 0].tolist()
@@ -141,14 +140,13 @@ class PruningQwenMixin(PruningEmbeddingMixin):
     def _images(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         images: Any = self._parse_and_validate_image_input(**kwargs)  # type: ignore[attr-defined]
         grids, pixels = images["image_grid_thw"], images["pixel_values"]
-        return list(pixels.split(grids.prod(-1).tolist())), self.layout.sizes(grids, len(pixels), prunes=False)
+        return list(pixels.split(grids.prod(-1).tolist())), self.geometry.sizes(grids, len(pixels), prunes=False)
 
     def _videos(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         videos: Any = self._parse_and_validate_video_input(**kwargs)  # type: ignore[attr-defined]
         grids, pixels = videos["video_grid_thw"], videos["pixel_values_videos"]
-        seconds = videos.get("second_per_grid_ts")
-        seconds = [None] * len(grids) if seconds is None else seconds
-        sizes = self.layout.sizes(grids, len(pixels), prunes=False, seconds=seconds)
+        seconds = seconds_of(videos, len(grids))
+        sizes = self.geometry.sizes(grids, len(pixels), prunes=False, seconds=seconds)
         return list(pixels.split(grids.prod(-1).tolist())), sizes
 
     def _encoded(self, pixels: Sequence[torch.Tensor], sizes: Sequence[Any]) -> Sequence[torch.Tensor]:
@@ -156,7 +154,7 @@ class PruningQwenMixin(PruningEmbeddingMixin):
         merged = self.config.vision_config.spatial_merge_size
         whole = [(1, *size) if len(size) == 2 else size[:3] for size in sizes]
         grids = [[frames, rows * merged, columns * merged] for frames, rows, columns in whole]
-        layouts = [self.layout.tokens(size) for size in sizes]
+        layouts = [self.geometry.layout(size) for size in sizes]
         tokens = self.visual(torch.cat(list(pixels)), grid_thw=grids)
         patches, self.visual.merger.given = self.visual.merger.given, None
         raw = unmerged_tokens(self.config.vision_config, patches, layouts)
@@ -174,7 +172,7 @@ class PruningQwenMixin(PruningEmbeddingMixin):
     ) -> torch.Tensor:
         if not prunes:
             return without_places(features[:, : self.token_width])
-        layout = self.layout.tokens(size)
+        layout = self.geometry.layout(size)
         # A frame of Qwen2.5-VL is later than the beginning of its video, from which rows and columns count; each of
         # Qwen3-VL has a beginning of its own.
         step = getattr(self.config.vision_config, "tokens_per_second", 0) * (layout.seconds or 1.0)

@@ -11,9 +11,9 @@ import torch
 
 from mmtok.apps.doctor import diagnose
 from mmtok.cli.main import main
+from mmtok.hub.families import FAMILIES
 from mmtok.hub.prompt import PrunedPrompt
-from mmtok.hub.pruner import MMTokPruningMixin
-from mmtok.publish.families import FAMILIES
+from mmtok.hub.pruned_model import PrunedModel
 
 
 def test_everything_is_right_here(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -32,14 +32,14 @@ def test_everything_is_right_here(capsys: pytest.CaptureFixture[str], caplog: py
 
 
 def test_a_fault_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    packed = MMTokPruningMixin.pack_prompt
+    packed = PrunedModel.pack_prompt
 
     def last_token_lost(self: Any, *args: Any) -> PrunedPrompt:
         pruned = packed(self, *args)
         pruned.inputs_embeds.mul_(torch.linspace(0.5, 1.0, pruned.length)[None, :, None])
         return pruned
 
-    monkeypatch.setattr(MMTokPruningMixin, "pack_prompt", last_token_lost)
+    monkeypatch.setattr(PrunedModel, "pack_prompt", last_token_lost)
     found = diagnose("cpu")
     assert not found.right
     assert "logits with full budget" in {check.what for check in found.problems}

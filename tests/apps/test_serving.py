@@ -94,8 +94,8 @@ def test_handler_answers_conversations_and_lists(handler, expected) -> None:
 
 
 def test_handler_passes_options_on(handler) -> None:
-    data = {"inputs": {"image": encoded(), "question": QUESTION}, "parameters": {"text_temperature_unit": "kelvin"}}
-    with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
+    data = {"inputs": {"image": encoded(), "question": QUESTION}, "parameters": {"budget_scope": "kelvin"}}
+    with pytest.raises(ValueError, match="budget_scope is 'kelvin': give 'crop' or 'image'"):
         handler(data)
 
 

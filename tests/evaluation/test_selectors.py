@@ -57,7 +57,7 @@ def view(tokens: int, *, width: int = 8, side: int = 0, words: int = 3, seed: in
 
 
 def test_the_paper_s_settings_name_every_option_but_the_budget() -> None:
-    left_out = {"vision_token_budget", "vision_token_share", "covered_text", "question_format"}
+    left_out = {"vision_token_budget", "covered_text", "question_format"}
     assert set(OPTION_NAMES) - set(PAPER_SETTINGS) == left_out
 
 

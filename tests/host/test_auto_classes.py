@@ -14,8 +14,9 @@ from small_checkpoints import make_llava_checkpoint
 from transformers.models.auto import auto_factory
 
 import mmtok
-from mmtok.publish import published_sources, stage
-from mmtok.publish.families import FAMILIES as PUBLISHED
+from mmtok.hub.families import FAMILIES as PUBLISHED
+from mmtok.publish import published_code, stage
+from mmtok.publish.published_files import auto_map
 
 ROOT = Path(__file__).resolve().parents[2]
 # Whether classes that are registered win over a folder's own ones that are trusted.
@@ -57,11 +58,11 @@ def folders(tmp_path: Path) -> dict[str, str]:
     for family in FAMILIES.values():
         model, _ = family.models(vision_token_budget=3)
         model.save_pretrained(tmp_path / family.name)
-        for name, source in published_sources(family.name).items():
-            (tmp_path / family.name / name).write_bytes(source.read_bytes())
+        for name, content in published_code(family.name).items():
+            (tmp_path / family.name / name).write_bytes(content)
         path = tmp_path / family.name / "config.json"
-        auto_map = PUBLISHED[family.name].auto_map
-        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": auto_map}))
+        leads_to = auto_map(PUBLISHED[family.name])
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": leads_to}))
     return {family.model_class.__name__: str(tmp_path / family.name) for family in FAMILIES.values()}
 
 

@@ -9,7 +9,7 @@ import torch
 from model_cases import Family, question_embeddings, single
 
 from mmtok.hub.coverage import greedy_coverage
-from mmtok.hub.images import EncodedVision, ImageTokens
+from mmtok.hub.images import EncodedVision, Layout
 from mmtok.hub.objective import coverage_matrix
 from mmtok.hub.options import PruningOptions
 from mmtok.hub.selection import crops_of, select
@@ -28,7 +28,7 @@ def test_the_tokens_of_all_crops_are_covered_and_chosen_from_together(family: Fa
     encoded = model.encode_images(**family.images(inputs))
     prompt = model.read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
     options = PruningOptions.from_config(model.config)
-    temperatures = ("text_temperature", "vision_temperature", "text_temperature_unit")
+    temperatures = ("text_temperature", "vision_temperature")
     settings = {name: getattr(options, name) for name in temperatures}
     text, mask = question_embeddings(model, prompt)
     for number, (image, own) in enumerate(zip(shared.images, by_crop.images, strict=True)):
@@ -77,14 +77,14 @@ def test_a_staged_configuration_carries_the_scope(family: Family, tmp_path: Any)
 
 def test_budgets_and_candidates_of_the_crops_are_added_up() -> None:
     source = torch.tensor([0, 1, 2, -1, 3, 4, 5, 6, 7, -1])
-    layout = ImageTokens.of(source, crops=2, tokens_per_crop=4, columns=2)
+    layout = Layout.of(source, crops=2, tokens_per_crop=4, columns=2)
     allowed = torch.tensor([1, 0, 0, 0, 1, 1, 1, 1, 1, 0]).bool()
     [shared] = crops_of([layout], [allowed], PruningOptions(**SHARED))
     assert shared.tokens.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
     assert shared.budget == 2 * BUDGET
     assert shared.candidates.tolist() == [True, False, False, True, True, True, True, True]
     assert shared.picks == 6
-    [half] = crops_of([layout], None, PruningOptions(vision_token_share=0.5, budget_scope="image"))
+    [half] = crops_of([layout], None, PruningOptions(vision_token_budget=0.5, budget_scope="image"))
     assert half.budget == 4
     assert [crop.budget for crop in crops_of([layout], None, PruningOptions(vision_token_budget=BUDGET))] == [3, 3]
 
@@ -93,7 +93,7 @@ def test_a_crop_that_shows_what_is_asked_for_gets_the_budget_of_one_that_does_no
     # The first crop shows both words, the second neither.
     words = torch.eye(4)[:2]
     vision = torch.stack([words[0], words[1], *torch.eye(4)[2:]])
-    layout = ImageTokens.of(torch.arange(4), crops=2, tokens_per_crop=2, columns=2)
+    layout = Layout.of(torch.arange(4), crops=2, tokens_per_crop=2, columns=2)
     encoded = EncodedVision([vision], [vision], [layout])
 
     def kept(scope: str) -> list[int]:
@@ -106,7 +106,7 @@ def test_a_crop_that_shows_what_is_asked_for_gets_the_budget_of_one_that_does_no
 
 
 def test_the_frames_of_a_video_keep_their_own_budgets() -> None:
-    video = ImageTokens.of(torch.arange(12), crops=3, tokens_per_crop=4, columns=2, is_video=True)
+    video = Layout.of(torch.arange(12), crops=3, tokens_per_crop=4, columns=2, is_video=True)
     assert [crop.budget for crop in crops_of([video], None, PruningOptions(**SHARED))] == [BUDGET] * 3
 
 

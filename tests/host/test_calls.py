@@ -182,7 +182,7 @@ def test_a_share_and_a_budget_of_one_call() -> None:
         pass
 
     config = Config()
-    for name, value in vars(PruningOptions(vision_token_share=0.5)).items():
+    for name, value in vars(PruningOptions(vision_token_budget=0.5)).items():
         setattr(config, name, value)
     assert PruningOptions.from_config(config).budget_of(10) == 5
     assert PruningOptions.from_config(config, vision_token_budget=3).budget_of(10) == 3

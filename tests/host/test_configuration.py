@@ -15,8 +15,6 @@ from configuration_mmtok import OPTION_NAMES, MMTokLlavaConfig, PruningOptions
 REFUSED = [
     *[({"vision_token_budget": value}, r"vision_token_budget is .*: give a number of tokens of at least 1")
       for value in (0, -1, 1.5, 0.0, "many", True, float("nan"), [4])],
-    ({"vision_token_share": 1.5}, r"vision_token_share is 1.5: give a share of the vision tokens in \(0, 1\]"),
-    ({"vision_token_share": True}, "vision_token_share is True"),
     ({"text_coverage_weight": -1}, "text_coverage_weight is -1: give 0, or a number from 1e-6 to 1e6"),
     ({"vision_coverage_weight": float("inf")}, "vision_coverage_weight is inf"),
     ({"text_coverage_weight": 0, "vision_coverage_weight": 0}, "are both 0, which leaves nothing to cover"),
@@ -57,7 +55,6 @@ def test_a_refused_value_leaves_the_old_one(family: Family) -> None:
 def test_options_survive_saving_and_can_be_overridden(family: Family, tmp_path: Path) -> None:
     pruning_options = {
         "vision_token_budget": 0.5,
-        "text_temperature_unit": "spread",
         "question_format": {"user_turns": ["USER:"], "stop_words": "english"},
     }
     config = family.config(**pruning_options)
@@ -67,7 +64,6 @@ def test_options_survive_saving_and_can_be_overridden(family: Family, tmp_path: 
     assert all(getattr(read, name) == getattr(config, name) for name in OPTION_NAMES)
     overridden = family.config_class.from_pretrained(tmp_path, vision_token_budget=3)
     assert overridden.vision_token_budget == 3
-    assert overridden.text_temperature_unit == "spread"
 
 
 def test_defaults_are_the_papers() -> None:
@@ -83,15 +79,11 @@ def test_the_model_types_are_our_own() -> None:
     }
 
 
-def test_an_integral_share_is_a_share(family: Family, tmp_path: Path) -> None:
-    # JSON from other languages has 1 for 1.0: as a budget it is one token, as a share all of them.
-    family.config(vision_token_share=1.0).save_pretrained(tmp_path)
-    text = (tmp_path / "config.json").read_text().replace('"vision_token_share": 1.0', '"vision_token_share": 1')
-    (tmp_path / "config.json").write_text(text)
+def test_a_share_of_one_is_not_one_token(family: Family, tmp_path: Path) -> None:
+    family.config(vision_token_budget=1.0).save_pretrained(tmp_path)
     config = family.config_class.from_pretrained(tmp_path)
     assert PruningOptions.from_config(config).budget_of(100) == 100
     assert PruningOptions.from_config(config, vision_token_budget=1).budget_of(100) == 1
-    assert PruningOptions.from_config(config, vision_token_share=0.25).budget_of(100) == 25
 
 
 def test_both_weights_cannot_become_0_one_after_the_other(family: Family) -> None:

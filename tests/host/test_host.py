@@ -12,7 +12,8 @@ from model_cases import CACHE, Family
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
-from mmtok.hub.host import (
+from mmtok.hub.pruned_model import PrunedModel, pruning_forward
+from mmtok.hub.releases import (
     NEWEST_TESTED,
     OLDEST_TESTED,
     UnsupportedRelease,
@@ -22,12 +23,14 @@ from mmtok.hub.host import (
     keep_checkpoint_layout,
     projected_features,
 )
-from mmtok.hub.pruner import MMTokPruningMixin, pruning_forward
 
 SENTENCE = (
     rf"MMTok was tested with transformers {OLDEST_TESTED} to {NEWEST_TESTED}, and {transformers.__version__} is "
     rf"installed: install transformers=={NEWEST_TESTED}, or a newer release of MMTok\."
 )
+
+
+OUTPUT = tuple | LlavaCausalLMOutputWithPast
 
 
 def stock_with(**renamed: str) -> type:
@@ -36,6 +39,7 @@ def stock_with(**renamed: str) -> type:
     arguments = [f"{renamed.get(name, name)}=None" for name in (*names, "logits_to_keep")]
     space: dict[str, Any] = {}
     exec(f"def forward(self, {', '.join(arguments)}, **kwargs): ...", space)
+    space["forward"].__annotations__["return"] = OUTPUT
     return type("Stock", (LlavaForConditionalGeneration,), {"forward": space["forward"]})
 
 
@@ -43,9 +47,9 @@ def stock_with(**renamed: str) -> type:
     "name", ["input_ids", "pixel_values", "attention_mask", "position_ids", CACHE, "inputs_embeds", "labels"]
 )
 def test_a_renamed_argument_is_an_import_error(name: str) -> None:
-    pruning_forward(stock_with(), LlavaCausalLMOutputWithPast)
+    pruning_forward(stock_with())
     with pytest.raises(UnsupportedRelease, match=rf"Stock\.forward has no argument .*{name}.*\. {SENTENCE}"):
-        pruning_forward(stock_with(**{name: "renamed"}), LlavaCausalLMOutputWithPast)
+        pruning_forward(stock_with(**{name: "renamed"}))
     assert issubclass(UnsupportedRelease, ImportError)
 
 
@@ -53,9 +57,10 @@ def test_a_forward_without_further_keyword_arguments_is_an_import_error() -> Non
     def forward(self, input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, labels,
                 logits_to_keep): ...  # fmt: skip
 
+    forward.__annotations__["return"] = OUTPUT
     stock = type("Stock", (LlavaForConditionalGeneration,), {"forward": forward})
     with pytest.raises(UnsupportedRelease, match=rf"takes no further keyword arguments\. {SENTENCE}"):
-        pruning_forward(stock, LlavaCausalLMOutputWithPast)
+        pruning_forward(stock)
 
 
 @pytest.mark.parametrize("missing", ["loss", "logits", "hidden_states", "attentions", "cache", "image_outputs"])
@@ -63,8 +68,10 @@ def test_a_missing_output_field_is_an_import_error(missing: str) -> None:
     fields = dict.fromkeys(("loss", "logits", "hidden_states", "attentions", "cache", "image_outputs"), Any)
     del fields[missing]
     output = dataclass(type("Output", (), {"__annotations__": fields, **dict.fromkeys(fields)}))
+    stock = stock_with()
+    stock.forward.__annotations__["return"] = tuple | output
     with pytest.raises(UnsupportedRelease, match=rf"Output has no field {missing}.*\. {SENTENCE}"):
-        pruning_forward(LlavaForConditionalGeneration, output)
+        pruning_forward(stock)
 
 
 @pytest.mark.parametrize("returned", [{"features": 1}, torch.zeros(3), None, [torch.zeros(2, 3, 4)]])
@@ -73,7 +80,7 @@ def test_a_changed_return_of_the_feature_method_is_an_import_error(
 ) -> None:
     model, _ = family.models()
     inputs = family.inputs([[3, (24, 24), 4]], model)
-    owner = type(model.model) if family.name == "llava_onevision" else type(model)
+    owner = type(family.feature_owner(model))
     stock = owner.get_image_features
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +125,7 @@ def test_caches_are_found_under_both_names() -> None:
 
 
 def test_stock_generation_is_not_overridden(family: Family) -> None:
-    ours = set(vars(MMTokPruningMixin)) | set(vars(family.model_class))
+    ours = set(vars(PrunedModel)) | set(vars(family.model_class))
     assert not ours & {
         "prepare_inputs_for_generation",
         "_update_model_kwargs_for_generation",

@@ -31,14 +31,13 @@ SIZE, WIDE = (24, 24), (24, 48)
 ROWS = [[3, SIZE, 4], [5, SIZE, 1, WIDE, 2]]
 SETTINGS: list[dict[str, Any]] = [
     {"vision_token_budget": 3},
-    {"vision_token_share": 0.25},
+    {"vision_token_budget": 0.25},
     {"vision_token_budget": 40},
     {"vision_token_budget": 3, "budget_scope": "image"},
     {"vision_token_budget": 3, "exclude_padding": True, "keep_image_newline": True},
     {
         "vision_token_budget": 3,
         "text_temperature": 1.0,
-        "text_temperature_unit": "spread",
         "vision_coverage_weight": 4.0,
     },
 ]

@@ -7,7 +7,7 @@ import torch
 from model_cases import FAMILIES, IMAGE, Family
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.images import ImageTokens
+from mmtok.hub.images import Layout
 from mmtok.hub.selection import crops_of
 
 ROWS = [[3, (48, 48), 4], [3, (48, 48), 4]]
@@ -53,7 +53,7 @@ def test_with_a_full_budget_hidden_tokens_are_what_they_are_in_stock(name: str) 
 
 
 def test_candidates_of_a_crop_with_hidden_tokens() -> None:
-    layout = ImageTokens.of(torch.arange(8), crops=2, tokens_per_crop=4, columns=2)
+    layout = Layout.of(torch.arange(8), crops=2, tokens_per_crop=4, columns=2)
     readable = torch.tensor([1, 0, 0, 1, 1, 1, 1, 0]).bool()
     first, second = crops_of([layout], None, PruningOptions(vision_token_budget=3), [readable])
     assert first.candidates.tolist() == [True, False, False, True]

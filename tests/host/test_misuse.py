@@ -13,7 +13,7 @@ import transformers
 from misuse_cases import GROUPS, Misuse, Workshop, family_name
 from model_cases import FAMILIES
 
-from mmtok.hub.host import NEWEST_TESTED
+from mmtok.hub.releases import NEWEST_TESTED
 from mmtok.publish import stage, verify
 from mmtok.publish import weights as publish_weights
 

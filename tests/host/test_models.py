@@ -69,7 +69,7 @@ def test_full_budget_gives_the_sequences_of_stock(
     assert torch.equal(sequences, expected)
 
 
-@pytest.mark.parametrize("pruning_options", [{"vision_token_budget": 3}, {"vision_token_share": 0.3}])
+@pytest.mark.parametrize("pruning_options", [{"vision_token_budget": 3}, {"vision_token_budget": 0.3}])
 def test_pruning_is_stock_on_the_pruned_prompt(
     family: Family, models: tuple[Any, Any], pruning_options: dict[str, Any]
 ) -> None:
@@ -175,11 +175,11 @@ def test_a_row_does_not_depend_on_its_batch(family: Family, models: tuple[Any, A
 def test_budgets_count_per_crop(family: Family, models: tuple[Any, Any]) -> None:
     model, _ = models
     inputs = family.inputs([[3, (50, 50), 5]], model)
-    crops = {"llava_next": 5, "llava_onevision": 2}.get(family.name, 1)
+    crops = family.crops
     per_crop = model.select_vision_tokens(**inputs, vision_token_budget=2).images[0]
     assert per_crop.crop.bincount().tolist() == [2] * crops
     share = model.select_vision_tokens(**inputs, vision_token_budget=0.25).images[0]
-    separators = {"llava_next": 8, "llava_onevision": 5}.get(family.name, 0)
+    separators = family.separators
     tokens = per_crop.num_tokens - separators
     assert abs(len(share.indices) - tokens / 4) <= crops
 

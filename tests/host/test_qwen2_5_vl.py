@@ -11,7 +11,7 @@ import torch
 from model_cases import CACHE, FAMILIES, IMAGE, VIDEO, question_embeddings
 
 from benchmarks.reference import select_crop
-from mmtok.hub import qwen_images
+from mmtok.hub import grids
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 ROWS = [[3, (24, 36), 5], [2, (30, 60), 4, (60, 20), 3], [7], [(50, 50), 6]]
@@ -207,7 +207,7 @@ def test_an_image_of_too_many_tokens_is_refused_before_it_is_encoded(
     models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = models
-    monkeypatch.setattr(qwen_images, "MOST_TOKENS", 20)
+    monkeypatch.setattr(grids, "MOST_TOKENS", 20)
     inputs = FAMILY.inputs([[3, (24, 36), 4]], model)
     with merged(model) as seen, pytest.raises(ValueError, match="24 vision tokens, and at most 20 can be chosen from"):
         model(**inputs)

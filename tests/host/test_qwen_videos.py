@@ -9,7 +9,7 @@ import torch
 from model_cases import CACHE, FAMILIES, IMAGE, VIDEO, Row
 from test_qwen2_5_vl import in_the_order_of_the_prompt, merged, positions_read
 
-from mmtok.hub import qwen_images
+from mmtok.hub import grids
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 # Temporal patches of 3 x 4, 5 x 2 and 2 x 2 tokens.
@@ -152,7 +152,7 @@ def test_a_frame_of_too_many_tokens_is_refused_before_it_is_encoded(
     models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = models
-    monkeypatch.setattr(qwen_images, "MOST_TOKENS", 20)
+    monkeypatch.setattr(grids, "MOST_TOKENS", 20)
     large, long = (FAMILY.inputs([[3, size, 4]], model) for size in ((2, 24, 36), (9, 24, 24)))
     with (
         merged(model) as seen,

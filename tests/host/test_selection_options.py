@@ -13,7 +13,7 @@ from model_cases import Family, single
 from configuration_mmtok import MMTokLlavaConfig, PruningOptions
 from mmtok.hub import selection
 from mmtok.hub.coverage import coverage_value
-from mmtok.hub.images import EncodedVision, ImageTokens
+from mmtok.hub.images import EncodedVision, Layout
 from mmtok.hub.objective import coverage_matrix
 from mmtok.hub.question import Question
 from mmtok.hub.selection import ImageSelection
@@ -22,7 +22,7 @@ from mmtok.hub.selection import ImageSelection
 def select(
     vision: torch.Tensor, raw: torch.Tensor, text: torch.Tensor, allowed: torch.Tensor | None = None, **options: Any
 ) -> ImageSelection:
-    layout = ImageTokens.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
+    layout = Layout.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
     encoded = EncodedVision([vision], [raw], [layout], None if allowed is None else [allowed])
     given = PruningOptions(**{"vision_token_budget": 12, "exclude_padding": True, **options})
     mask = torch.ones(1, len(text), dtype=torch.bool)
@@ -104,35 +104,6 @@ def test_rows_without_padding_that_end_up_unequal_are_padded_in_front(family: Fa
         )
 
 
-def test_a_temperature_in_spreads_is_that_many_standard_deviations() -> None:
-    vision, raw, text = features(3)
-    cosines = torch.nn.functional.normalize(text, dim=-1) @ torch.nn.functional.normalize(vision, dim=-1).T
-    spread = float(cosines.var(-1, correction=0).mean().sqrt())
-    relative = coverage_matrix(text, vision, raw, text_temperature=0.7, text_temperature_unit="spread")
-    torch.testing.assert_close(relative, coverage_matrix(text, vision, raw, text_temperature=0.7 * spread))
-
-
-def test_a_temperature_in_spreads_does_not_count_fillers() -> None:
-    vision, raw, text = features(4)
-    alone = coverage_matrix(text, vision, raw, text_temperature_unit="spread", text_temperature=1.0)
-    more = torch.cat((vision, 7 * torch.ones(3, 6))), torch.cat((raw, torch.ones(3, 6)))
-    filled = coverage_matrix(
-        torch.cat((text, torch.ones(2, 6))),
-        *more,
-        text_temperature=1.0,
-        text_temperature_unit="spread",
-        text_mask=torch.arange(4) < 2,
-        vision_mask=torch.arange(15) < 12,
-    )
-    torch.testing.assert_close(filled[:2, :12], alone[:2])
-    torch.testing.assert_close(filled[4:16, :12], alone[2:])
-
-
-def test_equal_tokens_have_no_spread_and_share_alike() -> None:
-    rows = coverage_matrix(torch.ones(1, 6), torch.ones(4, 6), torch.ones(4, 6), text_temperature_unit="spread")
-    torch.testing.assert_close(rows[0], torch.full((4,), 0.25))
-
-
 def test_options_are_live_in_the_model(family: Family) -> None:
     model, _ = family.models()
     inputs = family.inputs([[3, (50, 50), 25]], model)
@@ -141,7 +112,7 @@ def test_options_are_live_in_the_model(family: Family) -> None:
         selection = model.select_vision_tokens(**inputs, vision_token_budget=6, **options)
         return selection.kept_mask.tolist(), selection.images[0].text_gain.tolist()
 
-    for options in ({"coverage_target": 0.3}, {"text_temperature_unit": "spread"}):
+    for options in ({"coverage_target": 0.3}, {"text_temperature": 0.5}):
         assert seen(**options) != seen()
 
 
@@ -149,10 +120,3 @@ def test_options_are_live_in_the_model(family: Family) -> None:
 def test_targets_out_of_range_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"coverage_target is .*: give a share in \(0, 1\]"):
         MMTokLlavaConfig(coverage_target=value)
-
-
-def test_units_are_two() -> None:
-    with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
-        PruningOptions(text_temperature_unit="kelvin")
-    with pytest.raises(ValueError, match="text_temperature_unit is 'kelvin': give 'cosine' or 'spread'"):
-        coverage_matrix(*features(0)[::-1], text_temperature_unit="kelvin")

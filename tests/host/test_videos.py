@@ -93,7 +93,7 @@ def by_hand(family: Family, model: Any, stock: Any, row: Row, **options: Any) ->
 @pytest.mark.parametrize("row", [row for row in ROWS if len(row) > 1])
 @pytest.mark.parametrize(
     "options",
-    [{"vision_token_budget": 2}, {"vision_token_share": 0.4}, {"vision_token_budget": 3, "coverage_target": 0.8}],
+    [{"vision_token_budget": 2}, {"vision_token_budget": 0.4}, {"vision_token_budget": 3, "coverage_target": 0.8}],
     ids=lambda options: ", ".join(options),
 )
 @torch.no_grad()
@@ -137,7 +137,7 @@ def test_a_budget_is_that_of_each_frame(family: Family, models: Any) -> None:
     assert video.crop.tolist() == [0, 0, 1, 1, 2, 2]
     tokens = family.image_length(FRAMES, model) // FRAMES[0]
     for share in (0.25, 0.5):
-        _, video = model.select_vision_tokens(**inputs, vision_token_share=share).images
+        _, video = model.select_vision_tokens(**inputs, vision_token_budget=share).images
         assert video.crop.bincount().tolist() == [round(share * tokens)] * FRAMES[0]
     places = video.crop * tokens + video.row * int(tokens**0.5) + video.column
     assert torch.equal(video.indices, places)
@@ -166,7 +166,7 @@ def test_excluded_padding_is_that_of_images(family: Family, models: Any) -> None
     inputs["pixel_values"][0, 0, :, : IMAGE_SIZE // 2] = 0
     inputs["pixel_values_videos"][0, :, :, : IMAGE_SIZE // 2] = 0
     plain, excluded = (
-        model.select_vision_tokens(**inputs, vision_token_share=0.75, exclude_padding=exclude).images
+        model.select_vision_tokens(**inputs, vision_token_budget=0.75, exclude_padding=exclude).images
         for exclude in (False, True)
     )
     assert int(plain[0].row[plain[0].crop == 0].min()) == 0

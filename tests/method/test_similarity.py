@@ -196,12 +196,11 @@ def test_unusable_features(name: str, value: float) -> None:
         coverage_matrix(**inputs)
 
 
-@pytest.mark.parametrize("unit", ["cosine", "spread"])
-def test_a_mask_that_masks_nothing_changes_no_bit(unit: str) -> None:
+def test_a_mask_that_masks_nothing_changes_no_bit() -> None:
     inputs = features(3, 2, text=4, vision=7)
     masks = {"text_mask": torch.ones(2, 4, dtype=torch.bool), "vision_mask": torch.ones(2, 7, dtype=torch.bool)}
-    free = coverage_matrix(*inputs, text_temperature_unit=unit)
-    assert torch.equal(coverage_matrix(*inputs, text_temperature_unit=unit, **masks), free)
+    free = coverage_matrix(*inputs)
+    assert torch.equal(coverage_matrix(*inputs, **masks), free)
     # Beside an item with fillers, the masks of the first one count.
     masks["text_mask"][1, 2:], masks["vision_mask"][1, 5:] = False, False
-    assert torch.equal(coverage_matrix(*inputs, text_temperature_unit=unit, **masks)[0], free[0])
+    assert torch.equal(coverage_matrix(*inputs, **masks)[0], free[0])

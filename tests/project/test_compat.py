@@ -16,7 +16,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from compat import results, upstream
 from compat.results import HOST, failures, load, numbers, passing_releases, problems, read, reasons
-from mmtok.hub.host import NEWEST_TESTED, OLDEST_TESTED
+from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.publish import stage
 
 ROOT = Path(__file__).resolve().parents[2]

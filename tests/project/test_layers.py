@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {
-    "coverage", "deepstack", "devices", "fused_greedy", "greedy", "images", "objective", "options", "paper_selection",
-    "prompt", "question", "selection",
+    "coverage", "deepstack", "devices", "fused_greedy", "greedy", "images", "objective", "options", "prompt",
+    "question", "selection",
 }  # fmt: skip
 HOST = {
-    "arguments", "generate", "generation", "handler", "host", "llava_images",
-    "onevision_images", "pipeline", "pruner", "pruning_steps", "qwen_images", "shared_model", "tokenizer_source",
+    "families", "generate", "generation", "grids", "handler", "pipeline", "prune", "pruned_model", "releases",
+    "tokenizer_source", *(path.stem for path in (ROOT / "mmtok" / "hub").glob("modeling_mmtok_*.py")),
 }  # fmt: skip
 FRONT_ENDS = ("apps", "cli", "evaluation", "publish", "vllm", "tiny")
 # The front ends that each may import.

@@ -14,7 +14,7 @@ import pytest
 
 from configuration_mmtok import MMTokLlavaConfig, PruningOptions
 from mmtok.cli.main import main
-from mmtok.hub.arguments import call_options
+from mmtok.hub.options import call_options
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = fields(PruningOptions)
@@ -23,7 +23,7 @@ USES_IT = """
 import argparse
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions
 from mmtok.cli.pruning_arguments import add_pruning_arguments, pruning_options_of
-from mmtok.hub.arguments import call_options
+from mmtok.hub.options import call_options
 from mmtok.hub.options import PAPER_OPTIONS
 
 assert MMTokLlavaConfig(new_option=True).new_option

@@ -17,8 +17,7 @@ from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 from test_verify import IMAGES, PROCESSOR, TOKENIZER, code, edit
 
 from mmtok.publish import Recipe, clean_process, open_base, stage, verify
-from mmtok.publish.clean_process import run_clean
-from mmtok.publish.families import installed_modules
+from mmtok.publish.clean_process import HIDDEN, run_clean
 from mmtok.publish.settings import load_processor
 
 
@@ -236,15 +235,15 @@ def test_the_clean_process_sees_what_this_one_sees_but_mmtok(tmp_path: Path, mon
     program.write_text(
         "import json, site, sys, beside, torch\n"
         "hidden = []\n"
-        f"for name in {list(installed_modules())}:\n"
+        f"for name in {HIDDEN}:\n"
         "    try:\n        __import__(name)\n    except ImportError:\n        hidden.append(name)\n"
         "print(json.dumps([hidden, site.ENABLE_USER_SITE, sys.flags.isolated]))\n"
     )
-    boot = clean_process._BOOT.format(hidden=list(installed_modules()))
+    boot = clean_process._BOOT.format(hidden=HIDDEN)
     ended = run_clean(["-c", boot, str(program)])
     assert ended.returncode == 0, ended.stderr
     hidden, user_site, isolated = json.loads(ended.stdout)
-    assert hidden == list(installed_modules())
+    assert hidden == HIDDEN
     assert (user_site, isolated) == (site.ENABLE_USER_SITE, 0)
     assert sys.flags.isolated == 0
 

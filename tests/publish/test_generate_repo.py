@@ -12,15 +12,15 @@ from hub_double import HubDouble
 from published_models import hub_for_this_process
 
 from mmtok.cli.main import main
+from mmtok.hub.families import FAMILIES
 from mmtok.publish import CheckFailed, PublishError, generate_repo, push_generate, stage_generate, verify
 from mmtok.publish.card import edited_by_hand
 from mmtok.publish.clean_process import check_generate
-from mmtok.publish.families import FAMILIES
-from mmtok.publish.published_files import generate_sources
+from mmtok.publish.published_files import generate_code
 from mmtok.publish.recipe import Destination
 
 REPO = "org/mmtok"
-FILES = {*generate_sources(), "custom_generate/requirements.txt", "README.md"}
+FILES = {*generate_code(), "custom_generate/requirements.txt", "README.md"}
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_a_folder_is_checked_in_a_clean_process(tmp_path: Path, capsys: pytest.C
         set(made["files"]) == {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == FILES
     )
     assert made["checked"] == [family.stock_class for family in FAMILIES.values()]
-    for path, source in generate_sources().items():
-        assert (out / path).read_bytes() == source.read_bytes()
+    for path, content in generate_code().items():
+        assert (out / path).read_bytes() == content
     card = (out / "README.md").read_text(encoding="utf-8")
     assert not edited_by_hand(card)
     assert "It reaches `generate` only" in card

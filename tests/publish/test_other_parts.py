@@ -15,10 +15,10 @@ from published_models import ASK_TWICE, environment_of, hub_for_this_process, up
 from small_checkpoints import make_llava_checkpoint
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
+from mmtok.hub.families import FAMILIES
 from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.publish import Destination, Recipe, push, stage, verify
-from mmtok.publish.clean_process import run_clean
-from mmtok.publish.families import FAMILIES, installed_modules
+from mmtok.publish.clean_process import HIDDEN, run_clean
 
 KINDS = [pytest.param(kind, marks=[pytest.mark.torchvision] if parts.video else []) for kind, parts in PARTS.items()]
 
@@ -54,7 +54,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
 
 def used(model: str, environment: dict[str, str]) -> dict[str, Any]:
     """What somebody without mmtok gets from a model."""
-    ended = run_clean(["-c", USE, model, " ".join(installed_modules())], environment=environment, timeout=300)
+    ended = run_clean(["-c", USE, model, " ".join(HIDDEN)], environment=environment, timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(ended.stdout.splitlines()[-1])
 

@@ -23,14 +23,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import hub_upload
 from configuration_mmtok import OPTION_NAMES, MMTokLlavaConfig
-from mmtok.publish import CheckFailed, Recipe, StagedModel, open_base, published_sources, stage, verify
+from mmtok.publish import CheckFailed, Recipe, StagedModel, open_base, published_code, stage, verify
 from mmtok.publish.clean_load import tokenizer_differences
-from mmtok.publish.clean_process import check_staged, run_clean
-from mmtok.publish.families import installed_modules
+from mmtok.publish.clean_process import HIDDEN, check_staged, run_clean
 from mmtok.publish.published_files import HANDLER_FILE
 from mmtok.publish.repository import as_json
 
-PUBLISHED_FILES = frozenset(published_sources("llava"))
+PUBLISHED_FILES = frozenset(published_code("llava"))
 
 
 def edit_json(path: Path, **fields: Any) -> None:
@@ -59,7 +58,7 @@ def staged(base: Path, tmp_path_factory: pytest.TempPathFactory) -> StagedModel:
 
 def in_clean_process(program: str, *arguments: str | Path) -> tuple[str, str]:
     """What a program prints and what it says on stderr, in a process that cannot import mmtok."""
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({installed_modules()}))\n"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({HIDDEN}))\n"
     ended = run_clean(["-c", blocked + program, *map(str, arguments)], timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return ended.stdout, ended.stderr
@@ -82,17 +81,17 @@ def test_a_staged_folder_is_its_base(name: str, tmp_path: Path) -> None:
 
 
 def test_code_is_published_byte_for_byte(staged: StagedModel) -> None:
-    for name, source in published_sources("llava").items():
-        assert (staged.path / name).read_bytes() == source.read_bytes()
+    for name, content in published_code("llava").items():
+        assert (staged.path / name).read_bytes() == content
 
 
 def test_published_files_are_what_the_model_imports() -> None:
     """The table is the closure of the relative imports, and the handler, which loads the model as every user does."""
-    sources, reached, waiting = published_sources("llava"), set(), ["modeling_mmtok_llava.py"]
+    sources, reached, waiting = published_code("llava"), set(), ["modeling_mmtok_llava.py"]
     while waiting:
         name = waiting.pop()
         reached.add(name)
-        tree = ast.parse(sources[name].read_text(encoding="utf-8"))
+        tree = ast.parse(sources[name])
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         flat = {f"{node.module}.py" for node in imports if node.level == 1}
         assert flat <= PUBLISHED_FILES, f"{name} imports {flat - PUBLISHED_FILES}"

@@ -16,7 +16,7 @@ from published_models import BASE, TARGET, hub_for_this_process, upload_folder
 from small_checkpoints import make_llava_checkpoint
 
 import hub_upload
-from mmtok.publish import PublishError, Verification, published_sources, stage, verify
+from mmtok.publish import PublishError, Verification, published_code, stage, verify
 from mmtok.publish.clean_process import run_clean
 from mmtok.publish.repository import leads_away, shown
 
@@ -264,7 +264,7 @@ def test_what_runs_foreign_code_is_never_what_is_published(names: list[str], sta
 def test_a_staged_folder_is_as_released(base: Path, staged: Path) -> None:
     found = verify(staged)
     assert found.ok, found.problems
-    assert {file.path for file in found.files if file.kind == "code"} == set(published_sources("llava"))
+    assert {file.path for file in found.files if file.kind == "code"} == set(published_code("llava"))
     assert found.pruning_options["vision_token_budget"] == 64
     assert found.origin == "Not compared: settings and weights, as the card names no base; --base BASE compares them."
     found = verify(staged, base=base)
@@ -396,7 +396,7 @@ def test_findings_as_json(staged: Path, base: Path, capsys: pytest.CaptureFixtur
     assert hub_upload.main(["verify", str(staged), "--base", str(base), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == []
-    assert found["pruning_options"]["text_temperature_unit"] == "cosine"
+    assert found["pruning_options"]["budget_scope"] == "crop"
     assert {file["kind"] for file in found["files"]} == {"code", "settings", "weights", "card"}
 
 

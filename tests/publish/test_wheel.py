@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmtok.publish import published_sources
-from mmtok.publish.families import FAMILIES
-from mmtok.publish.published_files import generate_sources
+from mmtok.hub.families import FAMILIES
+from mmtok.publish import published_code
+from mmtok.publish.published_files import generate_code
 
 ROOT = Path(__file__).resolve().parents[2]
 # What draws the images of the demo, and nothing that trains.
@@ -87,8 +87,8 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, source, cwd=tmp_path)
     wheel = next(tmp_path.glob("*.whl"))
     packed = zipfile.ZipFile(wheel).namelist()
-    published = {name for model_type in FAMILIES for name in published_sources(model_type)}
-    for name in published | {path.partition("/")[2] for path in generate_sources()}:
+    published = {name for model_type in FAMILIES for name in published_code(model_type)}
+    for name in published | {path.partition("/")[2] for path in generate_code()}:
         assert name in packed or f"mmtok/hub/{name}" in packed
     assert any(name.endswith(".safetensors") for name in packed), "the embedded model is not in the wheel"
     assert not any(name.startswith(("tests/", "benchmarks/", "compat/")) for name in packed)

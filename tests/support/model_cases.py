@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer
@@ -16,28 +15,15 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaForConditionalGeneration,
-    LlavaNextForConditionalGeneration,
-    LlavaOnevisionForConditionalGeneration,
     PreTrainedTokenizerFast,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
-    Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
 )
 from transformers.generation.streamers import BaseStreamer
 
-from configuration_mmtok import (
-    MMTokLlavaConfig,
-    MMTokLlavaNextConfig,
-    MMTokLlavaOnevisionConfig,
-    MMTokQwen2_5_VLConfig,
-    MMTokQwen3VLConfig,
-    PruningOptions,
-)
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
-from modeling_mmtok_llava_onevision import MMTokLlavaOnevisionForConditionalGeneration
-from modeling_mmtok_qwen2_5_vl import MMTokQwen2_5_VLForConditionalGeneration
-from modeling_mmtok_qwen3_vl import MMTokQwen3VLForConditionalGeneration
+from configuration_mmtok import PruningOptions
+from mmtok.hub.families import FAMILIES as PUBLISHED
+from mmtok.hub.prune import stock_class_of
 
 # What the release calls the key-value cache, as an argument and in outputs.
 CACHE = "cache" if "cache" in inspect.signature(LlavaForConditionalGeneration.forward).parameters else "past_key_values"
@@ -52,34 +38,49 @@ PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
 Row = Sequence[int | tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Family:
-    """A pruned model, the stock model with the same weights, and how its inputs are made."""
+_TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+}
 
-    name: str
-    model_class: type
-    stock_class: type
-    config_class: type
+
+class Family:
+    """A pruned model, the stock model with the same weights, and how its inputs are made; here LLaVA-1.5.
+
+    Attributes:
+        name: the stock model type.
+        has_tiles: whether an image is seen as a whole and in tiles, and so has a size of its own.
+        has_grids: whether an image is a grid of patches of its own size, with a token in front of it and one behind.
+        has_timestamps: whether words in front of each temporal patch of a video say when it is seen.
+        crops, separators: of a 48 x 48 image.
+        text_class, vision_class: configuration classes of language model and tower.
+        vision, extra: further fields of the configurations of the tower and of the model.
+    """
+
+    has_tiles = has_grids = has_timestamps = False
+    crops, separators = 1, 0
+    text_class: type = LlamaConfig
+    vision_class: type = CLIPVisionConfig
+    vision: ClassVar[dict[str, Any]] = {}
+    extra: ClassVar[dict[str, Any]] = {"image_seq_length": TOKENS_PER_CROP}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model_class: Any = PUBLISHED[name].load_class()
+        self.stock_class: Any = stock_class_of(self.model_class)
+        self.config_class: Any = self.model_class.config_class
 
     def config(self, **pruning_options: Any) -> Any:
-        if self.has_grids:
-            return self._qwen_config(**pruning_options)
-        onevision = self.name == "llava_onevision"
-        text = (Qwen2Config if onevision else LlamaConfig)(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
-        )
-        kind, head = (SiglipVisionConfig, {"vision_use_head": False}) if onevision else (CLIPVisionConfig, {})
-        vision = kind(
-            **head,
+        vision = self.vision_class(
+            **self.vision,
             hidden_size=24,
             intermediate_size=32,
             num_hidden_layers=3,
@@ -87,77 +88,22 @@ class Family:
             image_size=IMAGE_SIZE,
             patch_size=PATCH_SIZE,
         )
-        extra: dict[str, Any] = {} if onevision else {"image_seq_length": TOKENS_PER_CROP}
-        if self.has_tiles:
-            extra["image_grid_pinpoints"] = PINPOINTS
-        if onevision:
-            # A mosaic of more than two crops is shrunk.
-            extra |= {"video_token_index": VIDEO, "vision_aspect_ratio": "anyres_max_2"}
         return self.config_class(
-            text_config=text.to_dict(),
+            text_config=self.text_class(**_TEXT).to_dict(),
             vision_config=vision.to_dict(),
             image_token_index=IMAGE,
             pad_token_id=PAD,
-            **extra,
+            **self.extra,
             **pruning_options,
         )
 
-    def _qwen_config(self, **pruning_options: Any) -> Any:
-        sections = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
-        text = {
-            "vocab_size": VOCABULARY,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-            "pad_token_id": PAD,
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-            # By the name of either of two releases.
-            "rope_scaling": {**sections, "type": "default"},
-            "rope_parameters": sections,
-        }
-        # 2 x 2 patches make a token of PATCH_SIZE pixels, and 2 x 2 tokens a window.
-        vision = {
-            "depth": 3,
-            "hidden_size": 24,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "out_hidden_size": 32,
-            "patch_size": PATCH_SIZE // 2,
-        }
-        if self.name == "qwen3_vl":
-            text["head_dim"] = 8
-            # Two layers of the tower reach the language model beside its last one.
-            vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
-        else:
-            vision |= {"window_size": 2 * PATCH_SIZE, "fullatt_block_indexes": [1]}
-        ids = {"image_token_id": IMAGE, "video_token_id": VIDEO}
-        markers = {"vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END}
-        return self.config_class(text_config=text, vision_config=vision, **ids, **markers, **pruning_options)
-
-    @property
-    def has_tiles(self) -> bool:
-        """Whether an image is seen as a whole and in tiles, and so has a size of its own."""
-        return self.name in ("llava_next", "llava_onevision")
-
-    @property
-    def has_grids(self) -> bool:
-        """Whether an image is a grid of patches of its own size, with a token in front of it and one behind."""
-        return self.name.startswith("qwen")
-
-    @property
-    def has_timestamps(self) -> bool:
-        """Whether words in front of each temporal patch of a video say when it is seen."""
-        return self.name == "qwen3_vl"
+    def feature_owner(self, model: Any) -> Any:
+        """The part of a model whose `get_image_features` is called."""
+        return model
 
     @property
     def places(self) -> dict[str, str]:
         """Where the parts in front of the language model lie in a model that is offloaded to disk."""
-        if self.has_grids:
-            return {"model.visual": "disk"}
         newline = {"model.image_newline": "cpu"} if self.has_tiles else {}
         return {"model.vision_tower": "disk", "model.multi_modal_projector": "cpu", **newline}
 
@@ -270,13 +216,6 @@ class Family:
     def images(self, inputs: dict[str, torch.Tensor], images: slice = slice(None)) -> dict[str, torch.Tensor]:
         """The image arguments of some images of a batch."""
         names = [name for name in self.model_class.image_arguments if name in inputs]
-        if self.has_grids and names:
-            patches = inputs["image_grid_thw"].prod(1).tolist()
-            pixels = inputs["pixel_values"].split(patches)[images]
-            return {
-                "pixel_values": torch.cat(pixels) if pixels else inputs["pixel_values"][:0],
-                "image_grid_thw": inputs["image_grid_thw"][images],
-            }
         return {name: inputs[name][images] for name in names}
 
     def videos(self, inputs: dict[str, torch.Tensor], videos: slice = slice(None)) -> dict[str, torch.Tensor]:
@@ -284,20 +223,11 @@ class Family:
         names = [name for name in self.model_class.video_arguments if name in inputs]
         if not names or not range(100)[videos]:
             return {}
-        own = {name: inputs[name][videos] for name in names}
-        if self.has_grids:
-            patches = inputs["video_grid_thw"].prod(1).tolist()
-            own["pixel_values_videos"] = torch.cat(inputs["pixel_values_videos"].split(patches)[videos])
-        return own
+        return {name: inputs[name][videos] for name in names}
 
     def positions(self, stock: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`position_ids` (3, B, L) of a full prompt as stock counts them; nothing where positions are counted anew."""
-        if not self.has_grids:
-            return {}
-        names = inspect.signature(stock.model.get_rope_index).parameters
-        return {
-            "position_ids": stock.model.get_rope_index(**{name: inputs[name] for name in names if name in inputs})[0]
-        }
+        """`position_ids` (3, B, L) of a full prompt as stock counts them; nothing where they are counted again."""
+        return {}
 
     def by_hand(self, stock: Any, inputs: dict[str, torch.Tensor], kept: torch.Tensor, **arguments: Any) -> Any:
         """(L', hidden) stock's embeddings of the kept tokens of one row.
@@ -314,23 +244,32 @@ class Family:
         ids = inputs["input_ids"][0]
         encoded = stock.get_image_features(**self.images(inputs), **arguments)
         embeds = stock.get_input_embeddings()(ids)
-        deep = self.name == "qwen3_vl"
-        # 4.57 returns the features alone, of Qwen3-VL with those of DeepStack behind them.
-        features = encoded if hasattr(encoded, "pooler_output") or not deep else encoded[0]
+        features = self.features_of(stock, encoded, kept[ids == IMAGE], (ids == IMAGE)[kept])
         embeds[ids == IMAGE] = torch.cat(list(getattr(features, "pooler_output", features)))
-        if deep:
-            layers = getattr(encoded, "deepstack_features", None) or encoded[1]
-            whole = [layer if isinstance(layer, torch.Tensor) else torch.cat(list(layer)) for layer in layers]
-            add_deepstack(stock, [layer[kept[ids == IMAGE]] for layer in whole], (ids == IMAGE)[kept])
         return embeds[kept]
+
+    def features_of(self, stock: Any, encoded: Any, kept: torch.Tensor, places: torch.Tensor) -> Any:
+        """The vision tokens among what `get_image_features` returned.
+
+        Args:
+            stock: the stock model.
+            encoded: what it returned.
+            kept: (vision tokens,) bool.
+            places: (L',) bool, those of the kept ones in the shorter prompt.
+        """
+        return encoded
 
     def tower(self, model: Any) -> Any:
         """The vision tower."""
-        return model.model.visual if self.has_grids else model.model.vision_tower
+        return model.model.vision_tower
 
     def projector(self, model: Any) -> Any:
         """What makes vision tokens of the tower's features."""
-        return model.model.visual.merger if self.has_grids else model.model.multi_modal_projector
+        return model.model.multi_modal_projector
+
+    def patch_embedding(self, model: Any) -> Any:
+        """What makes vectors of patches in front of the tower."""
+        return self.tower(model).get_input_embeddings()
 
     def models(self, *, seed: int = 0, **pruning_options: Any) -> tuple[Any, Any]:
         """The pruned model and the stock model with equal random weights, in float32 on the CPU, in eval mode."""
@@ -339,8 +278,7 @@ class Family:
         for parameter in pruned.parameters():
             # The default initialisation makes all tokens nearly alike, and so every selection a matter of rounding.
             torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
-        patches = pruned.model.visual.patch_embed.proj if self.has_grids else self.tower(pruned).get_input_embeddings()
-        torch.nn.init.normal_(patches.weight, std=0.6)
+        torch.nn.init.normal_(self.patch_embedding(pruned).weight, std=0.6)
         stock = self.stock_class(pruned.config).eval()
         stock.load_state_dict(pruned.state_dict())
         for model in (pruned, stock):
@@ -359,20 +297,31 @@ class Family:
 
     def image_length(self, size: tuple[int, ...], model: Any) -> int:
         """Vision tokens of an image of (height, width), or of a video, in the prompt."""
-        if len(size) == 3:
-            # LLaVA-OneVision pools 2 x 2 tokens of a frame, and ends a video with a separator.
-            return size[0] * math.prod(self._grid(size[1:])) if self.has_grids else size[0] * TOKENS_PER_CROP // 4 + 1
-        if self.has_grids:
-            return math.prod(self._grid(size))
-        if not self.has_tiles:
-            return TOKENS_PER_CROP
-        numbers = torch.zeros(crops_of(size), TOKENS_PER_CROP, 1)
-        if self.name == "llava_onevision":
-            ratio = model.config.vision_aspect_ratio
-            packed, _ = model.model.pack_image_features([numbers], [list(size)], torch.zeros(1), ratio)
-        else:
-            packed, _ = model.pack_image_features([numbers], [list(size)], "default", torch.zeros(1))
-        return len(packed[0])
+        return TOKENS_PER_CROP
+
+    def marked(self, tokens: list[int], piece: tuple[int, ...], generator: torch.Generator) -> list[int]:
+        """The vision tokens of an image or video as they stand in a prompt."""
+        return tokens
+
+    def visual_inputs(
+        self,
+        ids: torch.Tensor,
+        sizes: Sequence[tuple[int, ...]],
+        videos: Sequence[tuple[int, ...]],
+        generator: torch.Generator,
+    ) -> dict[str, torch.Tensor]:
+        """Random pixels of images of these sizes and of videos, and what goes with them."""
+        inputs: dict[str, torch.Tensor] = {}
+        if sizes:
+            crops = max(map(crops_of, sizes)) if self.has_tiles else 1
+            pixels = torch.randn(len(sizes), crops, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+            inputs["pixel_values"] = pixels if self.has_tiles else pixels[:, 0]
+            if self.has_tiles:
+                inputs["image_sizes"] = torch.tensor(sizes)
+        if videos:
+            shape = (len(videos), videos[0][0], 3, IMAGE_SIZE, IMAGE_SIZE)
+            inputs["pixel_values_videos"] = torch.randn(shape, generator=generator)
+        return inputs
 
     def inputs(self, rows: Sequence[Row], model: Any, *, seed: int = 0, left: bool = True) -> dict[str, torch.Tensor]:
         """Random words and pixels for `rows`, padded on the left or on the right."""
@@ -386,12 +335,7 @@ class Family:
                 if isinstance(piece, tuple):
                     is_video = len(piece) == 3
                     image = [VIDEO if is_video else IMAGE] * self.image_length(piece, model)
-                    if is_video and self.has_timestamps:
-                        for _ in range(piece[0]):
-                            ids += torch.randint(3, IMAGE, (3,), generator=generator).tolist()
-                            ids += [VISION_START, *image[: len(image) // piece[0]], VISION_END]
-                    else:
-                        ids += [VISION_START, *image, VISION_END] if self.has_grids else image
+                    ids += self.marked(image, piece, generator)
                     (videos if is_video else sizes).append(piece)
                 else:
                     ids += torch.randint(3, IMAGE, (piece,), generator=generator).tolist()
@@ -404,25 +348,126 @@ class Family:
             for pad, ids in zip(fill, sequences, strict=True)
         ]
         inputs = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(real)}
-        if self.has_grids:
-            return inputs | self._grid_inputs(inputs["input_ids"], sizes, videos, generator)
-        if sizes:
-            crops = max(map(crops_of, sizes)) if self.has_tiles else 1
-            pixels = torch.randn(len(sizes), crops, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
-            inputs["pixel_values"] = pixels if self.has_tiles else pixels[:, 0]
-            if self.has_tiles:
-                inputs["image_sizes"] = torch.tensor(sizes)
-        if videos:
-            shape = (len(videos), videos[0][0], 3, IMAGE_SIZE, IMAGE_SIZE)
-            inputs["pixel_values_videos"] = torch.randn(shape, generator=generator)
-        return inputs
+        return inputs | self.visual_inputs(inputs["input_ids"], sizes, videos, generator)
+
+
+class Tiled(Family):
+    """LLaVA-NeXT."""
+
+    has_tiles = True
+    crops, separators = 5, 8
+    extra: ClassVar[dict[str, Any]] = {**Family.extra, "image_grid_pinpoints": PINPOINTS}
+
+    def image_length(self, size: tuple[int, ...], model: Any) -> int:
+        numbers = torch.zeros(crops_of(size), TOKENS_PER_CROP, 1)
+        return len(model.pack_image_features([numbers], [list(size)], "default", torch.zeros(1))[0][0])
+
+
+class Mosaic(Tiled):
+    """LLaVA-OneVision; a mosaic of more than two crops is shrunk."""
+
+    crops, separators = 2, 5
+    text_class, vision_class = Qwen2Config, SiglipVisionConfig
+    vision: ClassVar[dict[str, Any]] = {"vision_use_head": False}
+    extra: ClassVar[dict[str, Any]] = {
+        "image_grid_pinpoints": PINPOINTS,
+        "video_token_index": VIDEO,
+        "vision_aspect_ratio": "anyres_max_2",
+    }
+
+    def feature_owner(self, model: Any) -> Any:
+        return model.model
+
+    def image_length(self, size: tuple[int, ...], model: Any) -> int:
+        if len(size) == 3:  # 2 x 2 tokens of a frame are pooled, and a video ends with a separator
+            return size[0] * TOKENS_PER_CROP // 4 + 1
+        numbers = torch.zeros(crops_of(size), TOKENS_PER_CROP, 1)
+        ratio = model.config.vision_aspect_ratio
+        return len(model.model.pack_image_features([numbers], [list(size)], torch.zeros(1), ratio)[0][0])
+
+
+class Grids(Family):
+    """Qwen2.5-VL: 2 x 2 patches make a token of PATCH_SIZE pixels, and 2 x 2 tokens a window."""
+
+    has_grids = True
+    text: ClassVar[dict[str, Any]] = {}
+    vision: ClassVar[dict[str, Any]] = {"window_size": 2 * PATCH_SIZE, "fullatt_block_indexes": [1]}
+
+    def config(self, **pruning_options: Any) -> Any:
+        sections = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
+        # By the name of either of two releases.
+        rope = {"rope_scaling": {**sections, "type": "default"}, "rope_parameters": sections}
+        vision = {
+            "depth": 3,
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": PATCH_SIZE // 2,
+            **self.vision,
+        }
+        return self.config_class(
+            text_config={**_TEXT, **rope, **self.text},
+            vision_config=vision,
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=VISION_START,
+            vision_end_token_id=VISION_END,
+            **pruning_options,
+        )
+
+    @property
+    def places(self) -> dict[str, str]:
+        return {"model.visual": "disk"}
+
+    def images(self, inputs: dict[str, torch.Tensor], images: slice = slice(None)) -> dict[str, torch.Tensor]:
+        if "pixel_values" not in inputs:
+            return {}
+        pixels = inputs["pixel_values"].split(inputs["image_grid_thw"].prod(1).tolist())[images]
+        return {
+            "pixel_values": torch.cat(pixels) if pixels else inputs["pixel_values"][:0],
+            "image_grid_thw": inputs["image_grid_thw"][images],
+        }
+
+    def videos(self, inputs: dict[str, torch.Tensor], videos: slice = slice(None)) -> dict[str, torch.Tensor]:
+        own = super().videos(inputs, videos)
+        if own:
+            patches = inputs["video_grid_thw"].prod(1).tolist()
+            own["pixel_values_videos"] = torch.cat(inputs["pixel_values_videos"].split(patches)[videos])
+        return own
+
+    def positions(self, stock: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        names = inspect.signature(stock.model.get_rope_index).parameters
+        known = {name: inputs[name] for name in names if name in inputs}
+        return {"position_ids": stock.model.get_rope_index(**known)[0]}
+
+    def tower(self, model: Any) -> Any:
+        return model.model.visual
+
+    def projector(self, model: Any) -> Any:
+        return model.model.visual.merger
+
+    def patch_embedding(self, model: Any) -> Any:
+        return model.model.visual.patch_embed.proj
+
+    def image_length(self, size: tuple[int, ...], model: Any) -> int:
+        return math.prod((*size[:-2], *self._grid(size[-2:])))
+
+    def marked(self, tokens: list[int], piece: tuple[int, ...], generator: torch.Generator) -> list[int]:
+        if not (self.has_timestamps and len(piece) == 3):
+            return [VISION_START, *tokens, VISION_END]
+        ids: list[int] = []
+        for _ in range(piece[0]):
+            ids += torch.randint(3, IMAGE, (3,), generator=generator).tolist()
+            ids += [VISION_START, *tokens[: len(tokens) // piece[0]], VISION_END]
+        return ids
 
     @staticmethod
     def _grid(size: tuple[int, ...]) -> tuple[int, ...]:
         """Rows and columns of vision tokens."""
         return tuple(max(side // PATCH_SIZE, 1) for side in size)
 
-    def _grid_inputs(
+    def visual_inputs(
         self,
         ids: torch.Tensor,
         sizes: Sequence[tuple[int, ...]],
@@ -438,10 +483,25 @@ class Family:
             ("pixel_values_videos", "video_grid_thw", videos),
         ):
             if pieces:
-                grids = [(frames, *(2 * side for side in self._grid(size))) for frames, *size in pieces]
+                grids = [(frames, *(2 * side for side in self._grid(tuple(size)))) for frames, *size in pieces]
                 inputs[pixels] = torch.randn(sum(map(math.prod, grids)), values, generator=generator)
                 inputs[grid] = torch.tensor(grids)
         return inputs
+
+
+class DeepGrids(Grids):
+    """Qwen3-VL: two layers of the tower reach the language model beside its last one."""
+
+    has_timestamps = True
+    text: ClassVar[dict[str, Any]] = {"head_dim": 8}
+    vision: ClassVar[dict[str, Any]] = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+
+    def features_of(self, stock: Any, encoded: Any, kept: torch.Tensor, places: torch.Tensor) -> Any:
+        # On 4.57 they stand behind the features.
+        layers = getattr(encoded, "deepstack_features", None) or encoded[1]
+        whole = [layer if isinstance(layer, torch.Tensor) else torch.cat(list(layer)) for layer in layers]
+        add_deepstack(stock, [layer[kept] for layer in whole], places)
+        return encoded if hasattr(encoded, "pooler_output") else encoded[0]
 
 
 def add_deepstack(stock: Any, features: Sequence[torch.Tensor], places: torch.Tensor) -> None:
@@ -513,30 +573,12 @@ def single(
     return alone | (family.images(inputs, images) if images.stop > images.start else {}) | family.videos(inputs, videos)
 
 
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("llava", MMTokLlavaForConditionalGeneration, LlavaForConditionalGeneration, MMTokLlavaConfig),
-        Family(
-            "llava_next",
-            MMTokLlavaNextForConditionalGeneration,
-            LlavaNextForConditionalGeneration,
-            MMTokLlavaNextConfig,
-        ),
-        Family(
-            "llava_onevision",
-            MMTokLlavaOnevisionForConditionalGeneration,
-            LlavaOnevisionForConditionalGeneration,
-            MMTokLlavaOnevisionConfig,
-        ),
-        Family(
-            "qwen2_5_vl",
-            MMTokQwen2_5_VLForConditionalGeneration,
-            Qwen2_5_VLForConditionalGeneration,
-            MMTokQwen2_5_VLConfig,
-        ),
-        Family("qwen3_vl", MMTokQwen3VLForConditionalGeneration, Qwen3VLForConditionalGeneration, MMTokQwen3VLConfig),
-    )
+FAMILIES: dict[str, Family] = {
+    "llava": Family("llava"),
+    "llava_next": Tiled("llava_next"),
+    "llava_onevision": Mosaic("llava_onevision"),
+    "qwen2_5_vl": Grids("qwen2_5_vl"),
+    "qwen3_vl": DeepGrids("qwen3_vl"),
 }
 
 

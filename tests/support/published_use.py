@@ -16,9 +16,6 @@ from typing import Any
 for name in (
     "mmtok",
     "modeling_mmtok_llava",
-    "modeling_mmtok_llava_onevision",
-    "modeling_mmtok_qwen2_5_vl",
-    "modeling_mmtok_qwen3_vl",
     "configuration_mmtok",
     "hub_upload",
 ):

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from transformers import AutoConfig, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
-from mmtok.publish.families import family_of
+from mmtok.hub.families import family_of
 
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -271,10 +271,10 @@ class Engine:
         if not case.images and not case.videos:
             return Outcome(tokens, length, [])
         mask = self.reference.select_vision_tokens(**options, **inputs).kept_mask[0]
-        ids, config, layout = inputs["input_ids"][0], self.reference.config, self.model.layout
+        ids, config, geometry = inputs["input_ids"][0], self.reference.config, self.model.geometry
         sizes = [self.size(image) for image in case.images]
         parts = mask[ids == config.image_token_id].split(
-            [len(layout.tokens(size, layout.tiled(len(sizes))).source) for size in sizes]
+            [len(geometry.layout(size, geometry.tiled(len(sizes))).source) for size in sizes]
         )
         videos = mask[ids == config.video_token_id] if case.videos else mask[:0]
         # The videos of a case are alike.
@@ -315,7 +315,6 @@ def random_cases(seed: int, count: int, without: Sequence[str] = ()) -> list[Cas
         "vision_coverage_weight": (0.25, 4.0),
         "text_temperature": (0.1, 1.0),
         "vision_temperature": (0.05, 1.6),
-        "text_temperature_unit": ("spread",),
         "budget_scope": ("image",),
         "exclude_padding": (True,),
         "keep_image_newline": (True,),

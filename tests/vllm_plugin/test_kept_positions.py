@@ -17,7 +17,6 @@ from mmtok.vllm.kept_positions import (
     with_places,
     without_places,
 )
-from mmtok.vllm.method import QwenLayout
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def test_kept_tokens_have_their_positions_of_the_full_prompt(seed: int) -> None:
     inputs = family.inputs([[*row, random.randint(1, 4)]], model, seed=seed)
     [full] = family.positions(stock, inputs)["position_ids"].unbind(1)
     vision = inputs["input_ids"][0] == IMAGE
-    grids = QwenLayout(model.config).sizes(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=True)
+    grids = model.geometry.sizes(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=True)
     lengths = [rows * columns for rows, columns in grids]
     kept = torch.cat([_some(random, length) for length in lengths])
     real = ~vision

@@ -25,7 +25,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 from vllm_engine import KV_CACHE_BYTES, SETTINGS, noise
 
-from mmtok.publish.families import family_of
+from mmtok.hub.families import family_of
 
 pytestmark = pytest.mark.vllm
 

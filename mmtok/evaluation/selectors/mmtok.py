@@ -27,7 +27,7 @@ class ModelPruning:
 PAPER_SETTINGS: dict[str, Any] = {
     option.name: option.default
     for option in fields(PruningOptions)
-    if option.name not in ("vision_token_budget", "vision_token_share", "covered_text", "question_format")
+    if option.name not in ("vision_token_budget", "covered_text", "question_format")
 }
 
 MMTOK = ModelPruning("MMTok", PAPER_SETTINGS)

@@ -1,4 +1,4 @@
-"""A loaded model as a model of another class that shares its modules: stock to MMTok and back, nothing copied."""
+"""`mmtok.prune`: a loaded model becomes one that prunes and shares its modules, and back; nothing is copied."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .arguments import call_options, require_known, require_meaningful
-from .host import keep_checkpoint_layout
-from .options import OPTION_NAMES, PruningOptions
-from .tokenizer_source import TokenizerSource
+from .families import FAMILIES, class_of
+from .options import OPTION_NAMES, PruningOptions, call_options, require_known, require_meaningful
+from .releases import keep_checkpoint_layout
+from .tokenizer_source import TokenizerSource, checked_tokenizer
 
 # The attribute of a pruned model that holds what it was made of. It is no submodule: no weight has two names.
 _GIVEN = "_pruned_from"
@@ -22,40 +22,54 @@ _MOVES = frozenset(("to", "cuda", "hpu", "mlu", "musa", "neuron", "npu", "sdaa",
 _COMPILED = frozenset(("_compiled_call", "_last_compile_config"))
 
 
-def prune(
-    model: Any,
-    classes: Mapping[str, Callable[[], type]],
-    options: Mapping[str, Any],
-    source: TokenizerSource | None = None,
-) -> Any:
-    """A model that prunes and shares the modules of `model`, which stays as it is.
+def prune(model: Any, processor: Any = None, **options: Any) -> Any:
+    """A model of the MMTok class that shares the modules of a loaded model; nothing is copied or loaded.
+
+    The given object stays what it is: its class, configuration and outputs do not change, and `unpruned()` of the
+    result returns it. Both have the same weights, so what trains, moves, quantises or switches the modules of one
+    (`to`, `train`, `eval`, `set_attn_implementation`) does so for both. Configuration and generation configuration of
+    the result are its own.
+
+    Quantised models, models on several devices or offloaded by accelerate, and fine-tuned ones are taken as they are.
+    Of a PEFT model the base model is taken (`get_base_model()`), with what the adapter put into its modules: the active
+    adapter works, and `merge_adapter` or `set_adapter` of the PEFT object hold for both. The methods of the PEFT
+    object, `save_pretrained` of the adapter among them, stay with the PEFT object.
 
     Args:
-        model: a stock model, one that PEFT wraps, or an MMTok model, whose options hold where none is given.
-        classes: name of a stock class -> what imports the MMTok class for it.
-        options: any of `PruningOptions`.
-        source: of the tokenizer that the questions are read with; None for the one beside the weights.
+        model: a stock model of a family of MMTok, one that PEFT wraps, or an MMTok model. Of an MMTok model the result
+            is another one, with these options in place of its own.
+        processor: the model's processor, or its tokenizer, with which the questions are read. Without one it is the
+            `tokenizer.json` of the checkpoint that the model was loaded from; where there is none, a warning says so,
+            and every token of the prompt is covered, the words of the chat template too.
+        **options: any of `PruningOptions`, such as `vision_token_budget=64`.
 
     Returns:
-        An object of the MMTok class; its `unpruned()` is `model`.
+        A `MMTokLlavaForConditionalGeneration`, or the class of the family.
 
     Raises:
-        ValueError: an option that is unknown or out of range, or a model that cannot be shared.
+        ValueError: a model of another class, or one that is compiled or whose methods are replaced on the object; an
+            option that is unknown or out of range; a tokenizer without a fast form.
     """
+    tokenizer = checked_tokenizer(getattr(processor, "tokenizer", processor))
+    return pruned(model, options, None if tokenizer is None else TokenizerSource(tokenizer))
+
+
+def pruned(model: Any, options: Mapping[str, Any], source: TokenizerSource | None = None) -> Any:
+    """As `prune`, for a tokenizer that is somewhere; without a source it is the one beside the weights."""
     stock = _unwrapped(model)
-    model_class: Any = type(stock) if is_mmtok(stock) else _class_for(stock, classes)
+    model_class: Any = type(stock) if is_mmtok(stock) else _class_for(stock)
     config = _config_of(stock, model_class)
     given = dict(options)
     chosen = call_options(given, config)
     require_known(given, ())
     require_meaningful(chosen, model_class.refused_options, model_class.__name__)
     vars(config).update({name: getattr(chosen, name) for name in OPTION_NAMES})
-    pruned = _shared_as(stock, model_class, config)
-    vars(pruned)[_GIVEN] = model
+    result = _shared_as(stock, model_class, config)
+    vars(result)[_GIVEN] = model
     if source is not None or not is_mmtok(stock):
         commit = getattr(config, "_commit_hash", None)
-        vars(pruned)["_tokenizer_source"] = source or TokenizerSource(name=config._name_or_path, commit=commit)
-    return pruned
+        vars(result)["_tokenizer_source"] = source or TokenizerSource(name=config._name_or_path, commit=commit)
+    return result
 
 
 def unpruned(model: Any) -> Any:
@@ -78,7 +92,7 @@ def stock_class_of(model_class: type) -> type:
     return next(base for base in model_class.__mro__ if issubclass(base, PreTrainedModel) and not is_mmtok(base))
 
 
-def _class_for(model: Any, classes: Mapping[str, Callable[[], type]]) -> type:
+def _class_for(model: Any) -> type:
     """The MMTok class for a stock model.
 
     Raises:
@@ -87,9 +101,11 @@ def _class_for(model: Any, classes: Mapping[str, Callable[[], type]]) -> type:
     name = type(model).__name__
     if any(base.__name__ == "FSDPModule" for base in type(model).__mro__):
         raise ValueError(f"The model is a {name}, which fully_shard made: prune before sharding.")
-    model_class = classes[name]() if name in classes else None
+    found = class_of(name)
+    model_class = None if found is None else found[1].load_class()
     if model_class is None or type(model) is not stock_class_of(model_class):
-        raise ValueError(f"The model is a {name}, which cannot be pruned: give a {' or a '.join(classes)}.")
+        known = " or a ".join(family.stock_class for family in FAMILIES.values())
+        raise ValueError(f"The model is a {name}, which cannot be pruned: give a {known}.")
     return model_class
 
 

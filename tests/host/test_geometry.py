@@ -1,4 +1,4 @@
-"""The number of kept tokens is known without features: it equals what the transformers class keeps."""
+"""What is known of an image without its features, and the number of kept tokens: it equals what the class keeps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from model_cases import FAMILIES, IMAGE, Family, crops_of, numbered_words
 
 from configuration_mmtok import MMTokLlavaOnevisionConfig
 from mmtok.hub.tokenizer_source import TokenizerSource
-from mmtok.vllm.method import LlavaLayout, LlavaNextLayout, LlavaOnevisionLayout, QwenLayout, kept_count
+from mmtok.vllm.method import geometry_of, kept_count
 from mmtok.vllm.request import PruningRequest
 
 SOURCE = TokenizerSource(numbered_words())
 
-LAYOUTS = {"llava": LlavaLayout, "llava_next": LlavaNextLayout, "llava_onevision": LlavaOnevisionLayout}
 
-
-@pytest.fixture(params=sorted(LAYOUTS))
+@pytest.fixture(params=["llava", "llava_next", "llava_onevision"])
 def family(request: pytest.FixtureRequest) -> Family:
-    """The families that vLLM serves and whose images are crops of one size."""
+    """The families whose images are crops of one size."""
     return FAMILIES[request.param]
 
 
@@ -37,7 +35,7 @@ def sizes(count: int) -> list[tuple[int, int]]:
         {},
         {"vision_token_budget": 4},
         {"vision_token_budget": 200},
-        {"vision_token_share": 0.3},
+        {"vision_token_budget": 0.3},
         {"vision_token_budget": 4, "keep_image_newline": True},
         {"vision_token_budget": 16, "exclude_padding": True},
         {"vision_token_budget": 16, "exclude_padding": True, "budget_scope": "image"},
@@ -45,7 +43,7 @@ def sizes(count: int) -> list[tuple[int, int]]:
 )
 def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any]) -> None:
     model, _ = family.models(vision_token_budget=None)
-    layout = LAYOUTS[family.name](model.config)
+    geometry = model.geometry
     for index, size in enumerate(sizes(8)):
         inputs = family.inputs([[3, size, 4]], model, seed=index)
         inputs["pixel_values"][..., :7, :] = 0.5  # a band of padding in every crop
@@ -53,36 +51,35 @@ def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any])
         kept = int((selection.kept_mask & (inputs["input_ids"] == model.config.image_token_id)).sum())
         request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options, SOURCE)
         pixels = inputs["pixel_values"].flatten(0, -4)
-        candidates = layout.candidates(pixels, size) if request.pruning.exclude_padding else None
-        assert kept_count(layout.tokens(size), candidates, request.pruning) == kept, (size, options)
+        candidates = geometry.candidates(pixels, size) if request.pruning.exclude_padding else None
+        assert kept_count(geometry.layout(size), candidates, request.pruning) == kept, (size, options)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"vision_token_budget": 4}, {"vision_token_budget": 200}, {"vision_token_share": 0.3}]
+    "options", [{}, {"vision_token_budget": 4}, {"vision_token_budget": 200}, {"vision_token_budget": 0.3}]
 )
 def test_placeholders_of_grids_equal_kept_tokens(options: dict[str, Any]) -> None:
     family = FAMILIES["qwen2_5_vl"]
     model, _ = family.models(vision_token_budget=None)
-    layout = QwenLayout(model.config)
-    assert layout.refused_options == model.refused_options
+    geometry = model.geometry
     for index, size in enumerate([(6, 120), (120, 6), *((side // 4, side // 3) for side, _ in sizes(8))]):
         inputs = family.inputs([[3, size, 4, size, 5]], model, seed=index)
         kept = int(model.select_vision_tokens(**inputs, **options).kept_mask[inputs["input_ids"] == IMAGE].sum())
         request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options, SOURCE)
         prunes = request.pruning.prunes
-        grids = layout.sizes(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=prunes)
-        assert sum(kept_count(layout.tokens(grid), None, request.pruning) for grid in grids) == kept, (size, options)
+        grids = geometry.sizes(inputs["image_grid_thw"], len(inputs["pixel_values"]), prunes=prunes)
+        assert sum(kept_count(geometry.layout(grid), None, request.pruning) for grid in grids) == kept, (size, options)
 
 
 def test_the_largest_image_has_the_most_tokens(family: Family) -> None:
-    layout = LAYOUTS[family.name](family.config())
-    most = len(layout.tokens(layout.largest_image).source)
+    geometry = geometry_of(family.config())
+    most = len(geometry.layout(geometry.largest_image).source)
     for size in sizes(50):
-        assert len(layout.tokens(size).source) <= most
-        assert layout.crops(size) == (crops_of(size) if family.has_tiles else 1)
+        assert len(geometry.layout(size).source) <= most
+        assert geometry.crops(size) == (crops_of(size) if family.has_tiles else 1)
         if family.name != "llava_onevision":  # which counts the tokens of a mosaic that was shrunk
-            assert layout.crops(size) <= layout.crops(layout.largest_image)
-            assert layout.tokens(size).tokens_before_packing == layout.crops(size) * layout.tokens_per_crop
+            assert geometry.crops(size) <= geometry.crops(geometry.largest_image)
+            assert geometry.layout(size).tokens_before_packing == geometry.crops(size) * geometry.tokens_per_crop
 
 
 def test_the_largest_image_of_the_published_onevision_is_the_one_that_vllm_names_upright() -> None:
@@ -91,25 +88,25 @@ def test_the_largest_image_of_the_published_onevision_is_the_one_that_vllm_names
     config = MMTokLlavaOnevisionConfig(
         vision_config=vision, image_grid_pinpoints=grids, vision_feature_select_strategy="full"
     )
-    layout = LlavaOnevisionLayout(config)
-    most = len(layout.tokens(layout.largest_image).source)
+    geometry = geometry_of(config)
+    most = len(geometry.layout(geometry.largest_image).source)
     # vLLM names 944 x 1153; upright it has more rows, and so more separators.
-    assert most == len(layout.tokens((1153, 944)).source) == len(layout.tokens((944, 1153)).source) + 98 - 81
-    assert most > len(layout.tokens((2304, 2304)).source)
+    assert most == len(geometry.layout((1153, 944)).source) == len(geometry.layout((944, 1153)).source) + 98 - 81
+    assert most > len(geometry.layout((2304, 2304)).source)
 
 
 def test_several_images_of_a_onevision_prompt_have_no_tiles() -> None:
-    layout = LlavaOnevisionLayout(FAMILIES["llava_onevision"].config())
-    assert [layout.tiled(images) for images in (1, 2, 5)] == [True, False, False]
-    assert layout.crops((48, 48), tiled=False) == 1
-    assert layout.tokens((48, 48), tiled=False).crop.tolist() == [0] * 16 + [-1]
+    geometry = geometry_of(FAMILIES["llava_onevision"].config())
+    assert [geometry.tiled(images) for images in (1, 2, 5)] == [True, False, False]
+    assert geometry.crops((48, 48), tiled=False) == 1
+    assert geometry.layout((48, 48), tiled=False).crop.tolist() == [0] * 16 + [-1]
 
 
 def test_candidates_are_the_tokens_outside_of_bands(family: Family) -> None:
-    layout = LAYOUTS[family.name](family.config())
-    pixels = torch.randn(layout.crops((24, 24)), 3, 24, 24)
+    geometry = geometry_of(family.config())
+    pixels = torch.randn(geometry.crops((24, 24)), 3, 24, 24)
     pixels[..., :6, :] = 0.0  # the first of four rows of patches
-    image = layout.tokens((24, 24))
+    image = geometry.layout((24, 24))
     # LLaVA-OneVision looks for bands in the whole image; stock takes those of the mosaic off.
     banded = (image.row == 0) & ((image.crop == 0) | (family.name != "llava_onevision"))
-    assert layout.candidates(pixels, (24, 24)).tolist() == (~banded).tolist()
+    assert geometry.candidates(pixels, (24, 24)).tolist() == (~banded).tolist()

@@ -1,0 +1,94 @@
+"""The model families, a line each. What is named after a family follows from its line; the rest its class declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+# In front of the model type of a stock checkpoint. The type is new, so that a program without `trust_remote_code=True`
+# fails instead of running unpruned.
+PREFIX = "mmtok_"
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models of one model type.
+
+    Attributes:
+        title: its name in cards and messages.
+        stock: how the names of its classes in transformers begin.
+        module: the module of the class that prunes.
+        defaults: options whose default is not that of `PruningOptions`.
+    """
+
+    title: str
+    stock: str
+    module: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stock_class(self) -> str:
+        """Name of the class of transformers."""
+        return f"{self.stock}ForConditionalGeneration"
+
+    @property
+    def model_class(self) -> str:
+        """Name of the class that prunes."""
+        return f"MMTok{self.stock_class}"
+
+    @property
+    def config_class(self) -> str:
+        """Name of its configuration class, in `configuration_mmtok`."""
+        return f"MMTok{self.stock}Config"
+
+    def load_class(self) -> Any:
+        """The class that prunes.
+
+        Raises:
+            ImportError: the installed transformers lacks the family, or something that the class relies on.
+        """
+        # Beside this file: in a published repository always, in the package all but the root file of LLaVA.
+        here = f"{__package__}.{self.module}"
+        return getattr(import_module(here if find_spec(here) else self.module), self.model_class)
+
+
+# An image is one crop of any size, so that a share of its tokens is a better budget than a number. The defaults are the
+# paper's for Qwen2.5-VL.
+_GRID = {"vision_token_budget": 0.2, "text_temperature": 0.01}
+
+# model_type of a stock checkpoint -> its family.
+FAMILIES: dict[str, Family] = {
+    "llava": Family("LLaVA-1.5", "Llava", "modeling_mmtok_llava"),
+    "llava_next": Family("LLaVA-NeXT", "LlavaNext", "modeling_mmtok_llava"),
+    # The whole image and the mosaic of its tiles differ in size; 0.2 is the paper's for other images of any size.
+    "llava_onevision": Family(
+        "LLaVA-OneVision", "LlavaOnevision", "modeling_mmtok_llava_onevision", {"vision_token_budget": 0.2}
+    ),
+    "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VL", "modeling_mmtok_qwen2_5_vl", _GRID),
+    "qwen3_vl": Family("Qwen3-VL", "Qwen3VL", "modeling_mmtok_qwen3_vl", _GRID),
+}
+
+
+def family_of(model_type: str | None) -> Family:
+    """The family of a model type, that of a stock checkpoint or that of the class that prunes it.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    family = FAMILIES.get(str(model_type).removeprefix(PREFIX))
+    if family is None:
+        raise ValueError(f"There is no family for the model_type {model_type!r}: choose from {', '.join(FAMILIES)}.")
+    return family
+
+
+def class_of(name: str) -> tuple[str, Family] | None:
+    """The model type and the family that a class is of, by its name; None for another class."""
+    names = {
+        each: (model_type, family)
+        for model_type, family in FAMILIES.items()
+        for each in (family.stock_class, family.model_class, family.config_class)
+    }
+    return names.get(name)

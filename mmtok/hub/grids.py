@@ -1,0 +1,313 @@
+"""Images and videos that are grids of any size, as in the Qwen-VL models: a vision token for a square of patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from .devices import to_device
+from .images import EncodedVision, Geometry, Layout, encode, require_pixels, table_of
+from .options import PruningOptions
+from .prompt import Prompt
+from .pruned_model import PrunedModel
+from .releases import projected_features, stock_positions
+from .selection import crops_of
+
+# Of an image or a frame: the coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors
+# make at most.
+MOST_TOKENS = 16_384
+
+
+class GridGeometry(Geometry):
+    """An image of any size is one crop; a video has one for each temporal patch, which is a pair of frames.
+
+    Sizes are (rows, columns) of tokens; of a video (frames, rows, columns, seconds of a frame or None).
+    """
+
+    @property
+    def merged(self) -> int:
+        """Patches along the side of a vision token."""
+        return int(self.config.vision_config.spatial_merge_size)
+
+    @property
+    def side(self) -> int:
+        """Pixels along the side of a vision token."""
+        return int(self.config.vision_config.patch_size) * self.merged
+
+    @property
+    def examples(self) -> Mapping[str, Sequence[int]]:
+        sizes = ((16, 16), (24, 32), (36, 48), (64, 64))
+        return {f"{columns * self.side} x {rows * self.side} pixels": (rows, columns) for rows, columns in sizes}
+
+    @property
+    def about(self) -> str:
+        return (
+            f"An image is one crop of its own size, scaled to multiples of {self.side} pixels: a vision token for each "
+            f"{self.side} x {self.side} pixels.\nA number keeps as many tokens of every image, a share as large a part."
+        )
+
+    def layout(self, size: Sequence[Any], tiled: bool = True) -> Layout:
+        frames, rows, columns, *seconds = size if len(size) > 2 else (1, *size)
+        return Layout.of(
+            torch.arange(frames * rows * columns),
+            crops=frames,
+            tokens_per_crop=rows * columns,
+            columns=columns,
+            is_video=bool(seconds),
+            seconds=seconds[0] if seconds else None,
+        )
+
+    def kept_of_frames(self, size: Sequence[Any], options: PruningOptions) -> list[int]:
+        """For an image, or for each frame of a video, how many vision tokens stay."""
+        layout = self.layout(size)
+        if not options.prunes:
+            return layout.crop.bincount().tolist()
+        return [crop.picks for crop in crops_of([layout], None, options)]
+
+    def sizes(self, grids: Any, patches: int, *, prunes: bool = True, seconds: Any = None) -> list[tuple[Any, ...]]:
+        """The sizes of images, or with `seconds` of videos.
+
+        Args:
+            grids: `image_grid_thw` or `video_grid_thw`, (n, 3): frames, rows and columns of patches.
+            patches: of all of them.
+            prunes: whether they are to be pruned.
+            seconds: of videos, from one frame to the next, one number or None for each.
+
+        Raises:
+            ValueError: none were given, one is no grid, or an image or frame has too many tokens to choose from.
+        """
+        videos = seconds is not None
+        if prunes:
+            sizes = checked_grids(grids, self.merged, patches, videos=videos)
+        else:
+            sizes = [(frames, rows // self.merged, columns // self.merged) for frames, rows, columns in grids.tolist()]
+        if not videos:
+            return [size[1:] for size in sizes]
+        return [(*size, own) for size, own in zip(sizes, seconds, strict=True)]
+
+
+class GridModel(PrunedModel):
+    """A model whose images are grids, with a tower `visual` that ends in a projector `merger`."""
+
+    geometry_class = GridGeometry
+    geometry: GridGeometry
+    image_arguments = ("pixel_values", "image_grid_thw")
+    video_arguments: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
+    # Images have no row separators and are not padded.
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    frame = "pair of frames that the tower reads together"
+    position_axes = 3
+    returns_images = False
+    # Whether words in front of each temporal patch of a video say when it is seen, so that each is a run of its own.
+    has_timestamps: ClassVar[bool] = False
+    model: Any
+    get_video_features: Any
+
+    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+        """One crop an image.
+
+        A vision token is projected from a square of patches; what it is before the projector is the mean of those.
+
+        Args:
+            inputs: `pixel_values` (patches, values) and `image_grid_thw` (images, 3).
+            padding: without effect, these images have none.
+
+        Raises:
+            ValueError: pixels that are no patches, NaN or infinite; grids that do not belong to them; too large an
+                image.
+        """
+        pixels = inputs["pixel_values"]
+        self._require_patches(pixels, "pixel_values")
+        # Read here, so that nothing waits for the vision tower later.
+        layouts = list(map(self.geometry.layout, self.geometry.sizes(inputs.get("image_grid_thw"), len(pixels))))
+        inputs = {**inputs, "image_grid_thw": _as_tensor(inputs["image_grid_thw"], pixels)}
+        outputs, patches, _ = encode(self, self.model.visual.merger, inputs)
+        raw = unmerged_tokens(self.config.vision_config, patches, layouts)
+        return EncodedVision(projected_features(outputs), raw, layouts, outputs=outputs)
+
+    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+        """One crop for each temporal patch of a video, which is a pair of frames.
+
+        Args:
+            inputs: `pixel_values_videos` (patches, values), `video_grid_thw` (videos, 3) and `second_per_grid_ts`
+                (videos,), the seconds from one temporal patch to the next, or none.
+
+        Raises:
+            ValueError: pixels that are no patches, NaN or infinite; grids or seconds that do not belong to them; too
+                large a frame.
+        """
+        inputs = dict(inputs)
+        pixels, grids = inputs["pixel_values_videos"], inputs.get("video_grid_thw")
+        self._require_patches(pixels, "pixel_values_videos")
+        count = len(checked_grids(grids, self.geometry.merged, len(pixels), videos=True))
+        seconds = inputs.pop("second_per_grid_ts", None)
+        if isinstance(seconds, torch.Tensor):
+            seconds = seconds.cpu()
+        seconds = [None] * count if seconds is None else list(seconds)
+        if len(seconds) != count:
+            raise ValueError(
+                f"second_per_grid_ts has {len(seconds)} values for {count} videos: give one value for each video."
+            )
+        layouts = list(map(self.geometry.layout, self.geometry.sizes(grids, len(pixels), seconds=seconds)))
+        inputs["video_grid_thw"] = _as_tensor(grids, pixels)
+        outputs, patches, _ = encode(self, self.model.visual.merger, inputs, self.get_video_features)
+        projected = projected_features(outputs, "get_video_features")
+        raw = unmerged_tokens(self.config.vision_config, patches, layouts)
+        return EncodedVision(projected, raw, layouts, video_outputs=outputs)
+
+    def count_positions(self, prompt: Prompt, layouts: Sequence[Layout]) -> torch.Tensor:
+        """(3, B, L) int64 on the CPU: the positions of a full prompt, counted by the stock model's method.
+
+        Args:
+            prompt: the prompt.
+            layouts: of its images and videos, in the order of the prompt.
+
+        Raises:
+            ValueError: tokens of an image or video that touch those of another, or have text between them.
+        """
+        runs = [len(each.crop) for each in layouts]
+        if self.has_timestamps:
+            runs = [count for each in layouts for count in each.crop.bincount().tolist()]
+        config, merged = self.config, self.geometry.merged
+        ids = prompt.ids_on_host
+        if ids is None:
+            # What precedes an image is taken for the marker in front of it, by which some releases find images.
+            before = torch.nn.functional.pad(prompt.image_mask[:, 1:], (0, 1))
+            ids = torch.where(before, config.vision_start_token_id, -1)
+            ids = torch.where(prompt.image_mask, config.image_token_id, ids)
+            ids = torch.where(prompt.video_mask, config.video_token_id, ids)
+        images, videos = ([each for each in layouts if each.is_video == wanted] for wanted in (False, True))
+        real = (prompt.mask_on_host != 0) | prompt.image_mask
+        # 1 for images and 2 for videos.
+        types = prompt.image_mask.int() + prompt.video_mask.int()
+        _require_runs(types, real, runs)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": real.long(),
+            "mm_token_type_ids": types,
+            "image_grid_thw": _grids_of(images, merged),
+            "video_grid_thw": _grids_of(videos, merged),
+        }
+        if any(video.seconds is not None for video in videos):
+            inputs["second_per_grid_ts"] = [1.0 if video.seconds is None else video.seconds for video in videos]
+        return stock_positions(self, inputs)
+
+    def _require_patches(self, pixels: torch.Tensor, name: str) -> None:
+        """Raises a ValueError unless the pixels are patches of the tower's size, without NaN or infinity."""
+        require_pixels(pixels, ("patches, values",), name)
+        vision = self.config.vision_config
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        if pixels.shape[1] != values:
+            raise ValueError(f"{name} has {pixels.shape[1]} values a patch: give {values}, as the processor does.")
+
+
+def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
+    """For each image (T, d), the mean of each token's patches, tokens in the prompt's order.
+
+    Args:
+        vision_config: of the tower.
+        patches: (all patches, ..., d), the projector's input, in the order of the tower.
+        layouts: of the images.
+    """
+    raw = patches.reshape(-1, vision_config.spatial_merge_size**2, patches.shape[-1]).mean(1)
+    window = getattr(vision_config, "window_size", None)
+    if window is not None:
+        side = window // vision_config.spatial_merge_size // vision_config.patch_size
+        raw = raw[to_device(torch.argsort(window_order(layouts, side)), patches.device)]
+    return raw.split([len(layout.source) for layout in layouts])
+
+
+def window_order(layouts: Sequence[Layout], side: int) -> torch.Tensor:
+    """(all tokens,) int64 on the CPU: the tokens of the images in the order of the tower, window by window.
+
+    Args:
+        layouts: of the images; of a video, the windows of a frame follow those of the one before.
+        side: tokens along the side of a window.
+    """
+    orders, first = [], 0
+    for layout in layouts:
+        down, across = (int(part.max()) // side + 1 for part in (layout.row, layout.column))
+        windows = (layout.crop * down + layout.row // side) * across + layout.column // side
+        orders.append(windows.sort(stable=True).indices + first)
+        first += len(windows)
+    return torch.cat(orders)
+
+
+def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False) -> list[tuple[int, int, int]]:
+    """Frames, rows and columns of vision tokens of each image or video.
+
+    Args:
+        grids: `image_grid_thw` or `video_grid_thw`, (n, 3): frames, rows and columns of patches.
+        merged: patches along the side of a vision token.
+        patches: of all images.
+        videos: whether they are videos, whose frames are temporal patches.
+
+    Raises:
+        ValueError: none were given, one is no grid, or an image or frame has too many tokens.
+    """
+    kind, frames = ("video", "frames") if videos else ("image", "1 frame")
+    wanted = (
+        f"give {frames}, and rows and columns of patches that are multiples of {merged}, of each {kind}, as the "
+        "processor does"
+    )
+
+    def is_grid(grid: list[int]) -> bool:
+        whole = len(grid) == 3 and min(grid) >= 1 and grid[1] % merged == grid[2] % merged == 0
+        return whole and (videos or grid[0] == 1)
+
+    table = table_of(f"{kind}_grid_thw", grids, wanted, is_grid)
+    for grid in table:
+        tokens = grid[1] * grid[2] // merged**2
+        if tokens > MOST_TOKENS:
+            raise ValueError(
+                f"{'A frame of a video' if videos else 'An image'} has {tokens} vision tokens, and at most "
+                f"{MOST_TOKENS} can be chosen from: lower max_pixels of the processor, or turn pruning off with "
+                "vision_token_budget=None."
+            )
+    needed = sum(count * rows * columns for count, rows, columns in table)
+    if needed != patches:
+        pixels = "pixel_values_videos" if videos else "pixel_values"
+        raise ValueError(
+            f"{kind}_grid_thw has {len(table)} rows, which makes {needed} patches, but {pixels} holds {patches}: "
+            f"give one grid for each {kind}."
+        )
+    return [(count, rows // merged, columns // merged) for count, rows, columns in table]
+
+
+def _require_runs(types: torch.Tensor, real: torch.Tensor, lengths: Sequence[int]) -> None:
+    """Raises a ValueError unless the vision tokens stand in runs of these lengths, by which stock tells images apart.
+
+    Args:
+        types: (B, L), 0 for text, 1 for images and 2 for videos.
+        real: (B, L) bool, False for padding.
+        lengths: of the images, and of the videos or their temporal patches.
+    """
+    found = []
+    for row, own in zip(types, real, strict=True):
+        kinds, counts = row[own].unique_consecutive(return_counts=True)
+        found += counts[kinds > 0].tolist()
+    if found != list(lengths):
+        raise ValueError(
+            f"The vision tokens stand in runs of {_some(found)} tokens, and the images and videos have "
+            f"{_some(lengths)}: let the tokens of each be one run, in Qwen3-VL those of each temporal patch of a "
+            "video, with a token of text between two of them."
+        )
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+
+
+def _grids_of(layouts: Sequence[Layout], merged: int) -> torch.Tensor | None:
+    """(n, 3) int64, frames, rows and columns of patches of images or videos; None for none."""
+    sides = [[int(part.max()) + 1 for part in (each.crop, each.row, each.column)] for each in layouts]
+    return torch.tensor(sides) * torch.tensor([1, merged, merged]) if sides else None
+
+
+def _as_tensor(grids: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Checked grids as stock takes them."""
+    if isinstance(grids, torch.Tensor) and grids.dtype in (torch.int32, torch.int64):
+        return grids
+    return torch.tensor([[int(value) for value in grid] for grid in grids], device=pixels.device)

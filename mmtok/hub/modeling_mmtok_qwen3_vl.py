@@ -1,0 +1,37 @@
+"""Qwen3-VL that reads only the vision tokens which cover the question and the image.
+
+A modification of transformers' model: `generate` and `forward` encode the images, keep the vision tokens that MMTok
+selects (arXiv 2508.18264), and hand the shorter prompt to the stock class. Kept tokens keep their positions in time,
+height and width, and what DeepStack adds to them. Weights, their names and everything behind the prompt are
+`Qwen3VLForConditionalGeneration`'s own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from transformers import GenerationMixin, Qwen3VLForConditionalGeneration
+
+from .grids import GridModel
+from .images import EncodedVision
+from .releases import deepstack_features
+
+
+class MMTokQwen3VLForConditionalGeneration(GridModel, Qwen3VLForConditionalGeneration, GenerationMixin):
+    """`Qwen3VLForConditionalGeneration` that prunes the vision tokens of images and of the frames of videos."""
+
+    video_arguments = ("pixel_values_videos", "video_grid_thw")
+    has_timestamps = True
+
+    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+        """As `GridModel.encode`, with the features of DeepStack."""
+        encoded = super().encode(inputs, padding=padding)
+        return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
+
+    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+        """As `GridModel.encode_videos`, with the features of DeepStack."""
+        encoded = super().encode_videos(inputs)
+        deepstack = deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features")
+        return replace(encoded, deepstack=deepstack)
