@@ -1,4 +1,4 @@
-"""What all tests share: quiet progress bars, and both model families as a parameter."""
+"""What all tests share: quiet progress bars, and the model families as a parameter."""
 
 from __future__ import annotations
 
@@ -6,9 +6,29 @@ import pytest
 import transformers
 from model_cases import FAMILIES, Family
 
+# Families with the code of another, and the tests that run for them too without --all-families.
+ALIKE = {"qwen2_vl", "qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "glm46v"}
+FOR_ALL = ("test_models.py", "test_stock_parity.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", action="store_true", help="1,000 unseeded random prompts a family in test_properties.py")
+    parser.addoption(
+        "--all-families", action="store_true", help="also the families with the code of another, everywhere"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all-families"):
+        return
+    alike = [
+        item
+        for item in items
+        if (call := getattr(item, "callspec", None)) and call.params.get("family") in ALIKE
+        if item.path.name not in FOR_ALL
+    ]
+    config.hook.pytest_deselected(items=alike)
+    items[:] = [item for item in items if item not in set(alike)]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -59,6 +59,9 @@ class Family:
 # paper's for Qwen2.5-VL.
 _GRID = {"vision_token_budget": 0.2, "text_temperature": 0.01}
 
+# Images have any size, and nothing has been measured or published for the method on these models.
+_SHARE = {"vision_token_budget": 0.2}
+
 # model_type of a stock checkpoint -> its family.
 FAMILIES: dict[str, Family] = {
     "llava": Family("LLaVA-1.5", "Llava", "modeling_mmtok_llava"),
@@ -67,8 +70,19 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(
         "LLaVA-OneVision", "LlavaOnevision", "modeling_mmtok_llava_onevision", {"vision_token_budget": 0.2}
     ),
+    "qwen2_vl": Family("Qwen2-VL", "Qwen2VL", "modeling_mmtok_qwen2_vl", _GRID),
     "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VL", "modeling_mmtok_qwen2_5_vl", _GRID),
     "qwen3_vl": Family("Qwen3-VL", "Qwen3VL", "modeling_mmtok_qwen3_vl", _GRID),
+    "qwen3_vl_moe": Family("Qwen3-VL-MoE", "Qwen3VLMoe", "modeling_mmtok_qwen3_vl_moe", _GRID),
+    "qwen3_5": Family("Qwen3.5", "Qwen3_5", "modeling_mmtok_qwen3_5", _GRID),
+    "qwen3_5_moe": Family("Qwen3.5-MoE", "Qwen3_5Moe", "modeling_mmtok_qwen3_5", _GRID),
+    "internvl": Family("InternVL", "InternVL", "modeling_mmtok_internvl"),
+    "gemma3": Family("Gemma 3", "Gemma3", "modeling_mmtok_gemma3"),
+    "gemma4": Family("Gemma 4", "Gemma4", "modeling_mmtok_gemma4", _SHARE),
+    "mistral3": Family("Mistral 3", "Mistral3", "modeling_mmtok_mistral3", _SHARE),
+    "glm4v": Family("GLM-4.1V", "Glm4v", "modeling_mmtok_glm4v", _SHARE),
+    "glm4v_moe": Family("GLM-4.5V", "Glm4vMoe", "modeling_mmtok_glm4v", _SHARE),
+    "glm46v": Family("GLM-4.6V", "Glm46V", "modeling_mmtok_glm4v", _SHARE),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from .images import EncodedVision, Geometry, Layout, encode, require_pixels, tab
 from .options import PruningOptions
 from .prompt import Prompt
 from .pruned_model import PrunedModel
-from .releases import projected_features, stock_positions
+from .releases import deepstack_features, projected_features, stock_positions
 from .selection import crops_of
 
 # Of an image or a frame: the coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors
@@ -100,7 +101,7 @@ class GridModel(PrunedModel):
     frame = "pair of frames that the tower reads together"
     position_axes = 3
     returns_images = False
-    # Whether words in front of each temporal patch of a video say when it is seen, so that each is a run of its own.
+    # Whether each temporal patch of a video is a run of vision tokens of its own.
     has_timestamps: ClassVar[bool] = False
     model: Any
     get_video_features: Any
@@ -124,7 +125,7 @@ class GridModel(PrunedModel):
         layouts = list(map(self.geometry.layout, self.geometry.sizes(inputs.get("image_grid_thw"), len(pixels))))
         inputs = {**inputs, "image_grid_thw": _as_tensor(inputs["image_grid_thw"], pixels)}
         outputs, patches, _ = encode(self, self.model.visual.merger, inputs)
-        raw = unmerged_tokens(self.config.vision_config, patches, layouts)
+        raw = self.raw_of(patches, layouts)
         return EncodedVision(projected_features(outputs), raw, layouts, outputs=outputs)
 
     def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
@@ -154,8 +155,16 @@ class GridModel(PrunedModel):
         inputs["video_grid_thw"] = _as_tensor(grids, pixels)
         outputs, patches, _ = encode(self, self.model.visual.merger, inputs, self.get_video_features)
         projected = projected_features(outputs, "get_video_features")
-        raw = unmerged_tokens(self.config.vision_config, patches, layouts)
-        return EncodedVision(projected, raw, layouts, video_outputs=outputs)
+        return EncodedVision(projected, self.raw_of(patches, layouts), layouts, video_outputs=outputs)
+
+    def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
+        """For each image (T, d), its tokens before the projector: the mean of the patches of each.
+
+        Args:
+            given: (all patches, ..., d), the projector's input.
+            layouts: of the images.
+        """
+        return unmerged_tokens(self.config.vision_config, given, layouts)
 
     def count_positions(self, prompt: Prompt, layouts: Sequence[Layout]) -> torch.Tensor:
         """(3, B, L) int64 on the CPU: the positions of a full prompt, counted by the stock model's method.
@@ -175,7 +184,8 @@ class GridModel(PrunedModel):
         if ids is None:
             # What precedes an image is taken for the marker in front of it, by which some releases find images.
             before = torch.nn.functional.pad(prompt.image_mask[:, 1:], (0, 1))
-            ids = torch.where(before, config.vision_start_token_id, -1)
+            start = getattr(config, "vision_start_token_id", None) or getattr(config, "image_start_token_id", -1)
+            ids = torch.where(before, start, -1)
             ids = torch.where(prompt.image_mask, config.image_token_id, ids)
             ids = torch.where(prompt.video_mask, config.video_token_id, ids)
         images, videos = ([each for each in layouts if each.is_video == wanted] for wanted in (False, True))
@@ -201,6 +211,28 @@ class GridModel(PrunedModel):
         values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         if pixels.shape[1] != values:
             raise ValueError(f"{name} has {pixels.shape[1]} values a patch: give {values}, as the processor does.")
+
+
+class TimestampModel(GridModel):
+    """As `GridModel`; words in front of each temporal patch of a video say when it is seen."""
+
+    video_arguments = ("pixel_values_videos", "video_grid_thw")
+    has_timestamps = True
+
+
+class DeepStackModel(TimestampModel):
+    """As `TimestampModel`, with features of the tower's middle layers for the first layers of the language model."""
+
+    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+        """As `GridModel.encode`, with the features of DeepStack."""
+        encoded = super().encode(inputs, padding=padding)
+        return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
+
+    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+        """As `GridModel.encode_videos`, with the features of DeepStack."""
+        encoded = super().encode_videos(inputs)
+        deepstack = deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features")
+        return replace(encoded, deepstack=deepstack)
 
 
 def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:

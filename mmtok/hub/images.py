@@ -22,6 +22,7 @@ class Layout:
         tokens_before_packing: crops x tokens, which `source` counts in.
         is_video: whether the crops are the frames of a video.
         seconds: between two frames, a number as the caller gave it; None where nobody did.
+        ends_rows: whether a separator stays with the tokens of the row that it ends, and goes with the last of them.
     """
 
     source: torch.Tensor
@@ -31,6 +32,7 @@ class Layout:
     tokens_before_packing: int
     is_video: bool = False
     seconds: Any = None
+    ends_rows: bool = False
 
     @classmethod
     def of(
@@ -307,12 +309,12 @@ def encode(
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     caller = threading.get_ident()
 
-    def record(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def record(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
         # Another thread may be using the same model; its images are none of ours.
         if threading.get_ident() == caller:
-            seen.append((args[0], output))
+            seen.append((args[0] if args else next(iter(kwargs.values())), output))
 
-    handle = projector.register_forward_hook(record)
+    handle = projector.register_forward_hook(record, with_kwargs=True)
     try:
         with own_weights_loaded(model.model):
             outputs = (get_features or model.get_image_features)(**inputs)

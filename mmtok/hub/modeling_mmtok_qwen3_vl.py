@@ -8,30 +8,10 @@ height and width, and what DeepStack adds to them. Weights, their names and ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
 from transformers import GenerationMixin, Qwen3VLForConditionalGeneration
 
-from .grids import GridModel
-from .images import EncodedVision
-from .releases import deepstack_features
+from .grids import DeepStackModel
 
 
-class MMTokQwen3VLForConditionalGeneration(GridModel, Qwen3VLForConditionalGeneration, GenerationMixin):
+class MMTokQwen3VLForConditionalGeneration(DeepStackModel, Qwen3VLForConditionalGeneration, GenerationMixin):
     """`Qwen3VLForConditionalGeneration` that prunes the vision tokens of images and of the frames of videos."""
-
-    video_arguments = ("pixel_values_videos", "video_grid_thw")
-    has_timestamps = True
-
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
-        """As `GridModel.encode`, with the features of DeepStack."""
-        encoded = super().encode(inputs, padding=padding)
-        return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
-
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
-        """As `GridModel.encode_videos`, with the features of DeepStack."""
-        encoded = super().encode_videos(inputs)
-        deepstack = deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features")
-        return replace(encoded, deepstack=deepstack)

@@ -119,6 +119,17 @@ class PrunedModel:
         """
         raise NotImplementedError
 
+    def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
+        """The images in the order in which they stand in the prompt, one item each.
+
+        A family whose pixels do not say which of them form an image finds that here, and tokens of the prompt that
+        belong to an image without being encoded.
+
+        Raises:
+            ValueError: images and vision tokens that do not belong together.
+        """
+        return prompt, encoded.ordered(prompt.order_of(encoded.lengths, encoded.videos))
+
     def selected_from(self, encoded: EncodedVision, options: PruningOptions) -> EncodedVision:
         """The tokens to select from: those of the prompt, unless the family has others for these options."""
         return encoded
@@ -239,8 +250,8 @@ class PrunedModel:
             prompt = self.read_prompt(input_ids, inputs_embeds, attention_mask, videos=videos)
             if encoded is None and not self._has_images(kwargs):
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
-            encoded = self._encoded(prompt, encoded, pop_given(kwargs, self.visual_arguments), options)
             questions = self.questions(prompt, options)
+            prompt, encoded = self._encoded(prompt, encoded, pop_given(kwargs, self.visual_arguments), options)
             text = self.question_embeddings(questions, prompt.device)
             selected_from = self.selected_from(encoded, options)
             selection, rows = self._select(prompt, encoded, selected_from, options, text, explain=True)
@@ -406,15 +417,15 @@ class PrunedModel:
 
     def _encoded(
         self, prompt: Prompt, encoded: EncodedVision | None, images: dict[str, Any], options: PruningOptions
-    ) -> EncodedVision:
-        """The images that a caller encoded before, or else those of the image arguments, in the prompt's order."""
+    ) -> tuple[Prompt, EncodedVision]:
+        """The images that a caller encoded before, or else those of the image arguments, arranged for the prompt."""
         if encoded is None:
             encoded = self._encode(images, padding=options.exclude_padding)
         elif images:
             raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
         elif not isinstance(encoded, EncodedVision):
             raise ValueError(f"encoded_images is a {type(encoded).__name__}: give what encode_images returned.")
-        return encoded.ordered(prompt.order_of(encoded.lengths, encoded.videos))
+        return self.arrange(prompt, encoded)
 
     def prune_prompt(
         self,
@@ -436,7 +447,7 @@ class PrunedModel:
         prompt.require_one_value_a_token("position_ids", position_ids, axes=self.position_axes)
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
         text = self.question_embeddings(self.questions(prompt, options), prompt.device)
-        encoded = self._encoded(prompt, encoded, images, options)
+        prompt, encoded = self._encoded(prompt, encoded, images, options)
         selected_from = self.selected_from(encoded, options)
         kept, _ = self._select(prompt, encoded, selected_from, options, text)
         placed, kept = self.placed(encoded, selected_from, kept)

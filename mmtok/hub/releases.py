@@ -76,8 +76,8 @@ def output_class_of(stock_class: Any) -> type:
     Raises:
         UnsupportedRelease: it does not say.
     """
-    returned = get_args(inspect.signature(stock_class.forward).return_annotation)
-    found = next((each for each in returned if is_dataclass(each)), None)
+    annotation = inspect.signature(stock_class.forward).return_annotation
+    found = next((each for each in (annotation, *get_args(annotation)) if is_dataclass(each)), None)
     if not isinstance(found, type):
         raise UnsupportedRelease(f"{stock_class.__name__}.forward does not say which output it returns.")
     return found

@@ -145,8 +145,8 @@ def select(
     """Runs the greedy maximiser on every crop of a batch of images.
 
     Row separators stay with `keep_image_newline`, and in an image that loses no other token, which then is the image
-    that the stock model sees. Nothing is read back from the features' device, unless `coverage_target` makes the number
-    of picks depend on them.
+    that the stock model sees. Nothing is read back from the features' device, unless the number of tokens depends on
+    them: with `coverage_target`, and where separators go with their rows.
 
     Args:
         encoded: the I images.
@@ -174,6 +174,8 @@ def select(
         separator = image.source < 0
         found = int(separator.sum())
         stay = options.keep_image_newline or counts[number] + found == len(separator)
+        if image.ends_rows:  # found below, by what is kept of the rows
+            found, stay = 0, False
         separators.append(separator & stay)
         counts[number] += found * stay
     # One place more, for the -1 behind the picks of crops that have fewer than others.
@@ -182,7 +184,32 @@ def select(
         picked = part.tokens.gather(1, part.greedy.indices.clamp_min(0))
         places = torch.where(part.greedy.indices >= 0, picked, len(flags) - 1)
         flags = flags.scatter(0, places.flatten(), True)
-    return Selection(flags[:-1], counts, selected)
+    flags = flags[:-1]
+    if any(layout.ends_rows for layout in encoded.layouts):
+        flags = _with_ends_of_rows(flags, encoded.layouts)
+        counts = [int(own.sum()) for own in flags.cpu().split(encoded.lengths)]
+    return Selection(flags, counts, selected)
+
+
+def _with_ends_of_rows(flags: torch.Tensor, layouts: Sequence[Layout]) -> torch.Tensor:
+    """The flags, and True for each separator behind a row of which a token is kept.
+
+    Args:
+        flags: (all vision tokens,) bool, images one after another; False for separators that go with their rows.
+        layouts: of the images.
+    """
+    kept = []
+    for own, layout in zip(flags.split([len(layout.source) for layout in layouts]), layouts, strict=True):
+        if not layout.ends_rows:
+            kept.append(own)
+            continue
+        separator = layout.source < 0
+        row = layout.row.clone()
+        row[separator] = row[separator.roll(-1)]  # that of the token in front
+        rows = to_device(row, flags.device)
+        filled = torch.zeros(int(row.max()) + 1, device=flags.device).index_add(0, rows, own.float()) > 0
+        kept.append(own | (to_device(separator, flags.device) & filled[rows]))
+    return torch.cat(kept)
 
 
 def _select_together(

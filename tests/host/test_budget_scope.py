@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import Family, question_embeddings, single
+from model_cases import Family, question_embeddings
 
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.images import EncodedVision, Layout
@@ -53,7 +53,7 @@ def test_a_row_does_not_depend_on_its_batch(family: Family) -> None:
     inputs = family.inputs(rows, model)
     together = model.generate(**inputs, **SHARED, max_new_tokens=4, do_sample=False)[:, -4:]
     for number in range(len(rows)):
-        alone = single(inputs, number, slice(number, number + 1))
+        alone = family.single(inputs, number, slice(number, number + 1))
         assert torch.equal(
             model.generate(**alone, **SHARED, max_new_tokens=4, do_sample=False)[0, -4:], together[number]
         )

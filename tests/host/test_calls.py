@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, IMAGE, Family, single
+from model_cases import CACHE, IMAGE, Family
 
 from mmtok.hub.options import PruningOptions
 
@@ -143,7 +143,7 @@ def test_images_that_were_encoded_before_give_the_same(family: Family, model: An
             torch.testing.assert_close(
                 model(**text, encoded_images=encoded, **options).logits, model(**inputs, **options).logits
             )
-    one = single(inputs, 0, slice(0, 1))
+    one = family.single(inputs, 0, slice(0, 1))
     twice = {name: torch.cat([one[name]] * 2) for name in text}
     rows = model.generate(**twice, encoded_images=encoded[[0, 0]], vision_token_budget=2, **settings)
     assert torch.equal(rows[0], rows[1])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import IMAGE, IMAGE_SIZE, Family, single
+from model_cases import IMAGE, IMAGE_SIZE, Family
 from transformers import Trainer, TrainingArguments
 
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)
@@ -29,7 +29,7 @@ def labelled(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def examples(family: Family, model: Any, count: int) -> list[dict[str, torch.Tensor]]:
     rows = [ROWS[0]] * count
     batch = labelled(family.inputs(rows, model, left=False))
-    return [single(batch, row, slice(row, row + 1)) for row in range(count)]
+    return [family.single(batch, row, slice(row, row + 1)) for row in range(count)]
 
 
 def collated(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -87,7 +87,7 @@ def test_accumulated_gradients_are_those_of_the_batch(family: Family, model: Any
     image = 0
     for row, pieces in enumerate(ROWS):
         images = sum(isinstance(piece, tuple) for piece in pieces)
-        one = single(batch, row, slice(image, image + images))
+        one = family.single(batch, row, slice(image, image + images))
         model(**one, num_items_in_batch=words).loss.backward()
         image += images
     for name, gradient in gradients(model).items():

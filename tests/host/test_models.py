@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import CACHE, EOS, FAMILIES, IMAGE, PAD, Family, numbered_words, single, stock_tokens
+from model_cases import CACHE, EOS, FAMILIES, IMAGE, PAD, Family, numbered_words, stock_tokens
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
@@ -124,7 +124,7 @@ def test_loss_does_not_count_fillers(family: Family, models: tuple[Any, Any]) ->
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     labels = labels.masked_fill(labels == IMAGE, -100)
     together = model(**inputs, labels=labels, vision_token_budget=2).loss
-    rows = [single(inputs, row, images) for row, images in ((0, slice(0, 1)), (1, slice(1, 1)))]
+    rows = [family.single(inputs, row, images) for row, images in ((0, slice(0, 1)), (1, slice(1, 1)))]
     losses, counts = [], []
     for row in rows:
         own = row["input_ids"].masked_fill(row["input_ids"] == IMAGE, -100)
@@ -162,7 +162,7 @@ def test_a_row_does_not_depend_on_its_batch(family: Family, models: tuple[Any, A
     with torch.no_grad():
         logits = model(**inputs, vision_token_budget=3).logits
     for row, images in enumerate(IMAGES_OF_ROW):
-        alone = single(inputs, row, images)
+        alone = family.single(inputs, row, images)
         real = inputs["attention_mask"][row].bool()
         assert torch.equal(
             together.kept_mask[row, real], model.select_vision_tokens(**alone, vision_token_budget=3).kept_mask[0]
@@ -297,8 +297,8 @@ def test_sampling_streaming_and_caches(family: Family, models: tuple[Any, Any]) 
     # Stock's drafting from the prompt fails on some releases without an end token, here one that is never generated.
     end = min(set(range(3, IMAGE)) - set(greedy[0].tolist()))
     settings = {"max_new_tokens": 6, "do_sample": False, "prompt_lookup_num_tokens": 2, "eos_token_id": end}
-    looked_up = model.generate(**inputs, vision_token_budget=3, **settings)
-    assert torch.equal(looked_up, greedy)
+    if family.drafts:
+        assert torch.equal(model.generate(**inputs, vision_token_budget=3, **settings), greedy)
     full = model.generate(
         **inputs, vision_token_budget=3, max_new_tokens=6, do_sample=False, return_dict_in_generate=True
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_cases import IMAGE, VIDEO, Family, single
+from model_cases import IMAGE, VIDEO, Family
 
 CASES, CASES_OF_FUZZ = 100, 1000  # for each family
 
@@ -102,7 +102,7 @@ def holds_for(
         assert image.coverage <= min(image.upper_bound, image.full_coverage) + 1e-4
     first, first_video = 0, 0
     for row, (images, videos) in enumerate(counts):
-        own = single(inputs, row, slice(first, first + images), slice(first_video, first_video + videos))
+        own = family.single(inputs, row, slice(first, first + images), slice(first_video, first_video + videos))
         if own["input_ids"].shape[1]:
             alone = model.select_vision_tokens(**own, **pruning_options).images
             together = selection.images[first + first_video :][: images + videos]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_cases import FAMILIES, IMAGE, VIDEO, Row, single, stock_tokens
+from model_cases import FAMILIES, IMAGE, VIDEO, Row, stock_tokens
 from test_qwen2_5_vl import positions_read
 
 from benchmarks.reference import select_crop
@@ -139,7 +139,7 @@ def test_logits_of_a_batch_are_those_of_its_rows(models: tuple[Any, Any], left: 
 def rows_of(model: Any, *, left: bool) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
     """A batch of two prompts with an image each, and its rows alone."""
     inputs = FAMILY.inputs([ROWS[0], ROWS[3]], model, left=left)
-    return inputs, [single(inputs, number, slice(number, number + 1)) for number in range(2)]
+    return inputs, [FAMILY.single(inputs, number, slice(number, number + 1)) for number in range(2)]
 
 
 def test_encoded_images_and_the_cache_hold_the_features(models: tuple[Any, Any]) -> None:

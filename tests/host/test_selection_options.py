@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cases import Family, single
+from model_cases import Family
 
 from configuration_mmtok import MMTokLlavaConfig, PruningOptions
 from mmtok.hub import selection
@@ -78,7 +78,7 @@ def test_rows_of_a_batch_may_end_at_different_lengths_and_equal_themselves_alone
     counts = [len(image.indices) for image in together.images]
     assert len(set(counts)) > 1
     for row in range(3):
-        alone = single(inputs, row, slice(row, row + 1))
+        alone = family.single(inputs, row, slice(row, row + 1))
         assert torch.equal(
             model.select_vision_tokens(**alone, **pruning_options).images[0].indices, together.images[row].indices
         )
@@ -98,7 +98,7 @@ def test_rows_without_padding_that_end_up_unequal_are_padded_in_front(family: Fa
     counts = [len(image.indices) for image in model.select_vision_tokens(**inputs, **pruning_options).images]
     assert counts[0] != counts[1]
     for row in range(2):
-        alone = single(inputs, row, slice(row, row + 1))
+        alone = family.single(inputs, row, slice(row, row + 1))
         assert torch.equal(
             model.generate(**alone, **pruning_options, max_new_tokens=4, do_sample=False)[0, -4:], together[row]
         )

@@ -34,6 +34,7 @@ MODES: dict[str, dict[str, Any]] = {
     "prompt lookup": {"prompt_lookup_num_tokens": 2},
     "assistant": {"assistant_model": "own"},
 }
+DRAFTS = {"prompt lookup", "assistant"}
 # Stock drafts for one row at a time, and before 5.0 its chunked prefill takes no notice of padding.
 ONE_ROW = {"chunked prefill", "prompt lookup", "assistant"}
 
@@ -47,7 +48,7 @@ def inputs_of(family: Family, model: Any, rows: list[Any]) -> dict[str, torch.Te
     """Inputs; a prompt that begins with its image has no BOS in front."""
     inputs = family.inputs(rows, model)
     if not isinstance(rows[0][0], int) and len(rows) == 1:
-        per_token = ("input_ids", "attention_mask", "mm_token_type_ids")
+        per_token = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
         return {name: values[:, 1:] if name in per_token else values for name, values in inputs.items()}
     return inputs
 
@@ -75,6 +76,13 @@ def generated(model: Any, inputs: dict[str, Any], mode: dict[str, Any], **option
         return model.generate(**inputs, **GREEDY, **mode, **options)
 
 
+def refuses_drafts(model: Any, inputs: dict[str, Any], mode: str) -> None:
+    """What stock refuses is refused with stock's reason."""
+    for budget in (None, 2, 10**6):
+        with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+            generated(model, inputs, MODES[mode], vision_token_budget=budget)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_full_budget_and_off_are_stock(family: Family, rows: list[Any], mode: str, batch: int) -> None:
@@ -84,6 +92,9 @@ def test_full_budget_and_off_are_stock(family: Family, rows: list[Any], mode: st
     if mode == "chunked prefill" and not family.splits_prompts(stock):
         pytest.skip("stock itself fails on chunks of text on this release")
     inputs = inputs_of(family, model, rows[:batch])
+    if mode in DRAFTS and not family.drafts:
+        refuses_drafts(model, inputs, mode)
+        return
     with torch.no_grad():
         expected = stock.generate(**inputs, **GREEDY)
     assert torch.equal(generated(model, inputs, MODES[mode], vision_token_budget=10**6), expected)
@@ -97,6 +108,9 @@ def test_pruned_is_stock_on_the_kept_tokens(family: Family, rows: list[Any], mod
     if mode == "chunked prefill" and not family.splits_prompts(stock):
         pytest.skip("stock itself fails on chunks of text on this release")
     inputs = inputs_of(family, model, rows[:1])
+    if mode in DRAFTS and not family.drafts:
+        refuses_drafts(model, inputs, mode)
+        return
     shorter = pruned_by_hand(family, model, stock, inputs, budget=2)
     expected = stock_tokens(stock, shorter, **GREEDY)
     if mode == "ids and embeddings":

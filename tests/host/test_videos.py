@@ -18,7 +18,6 @@ from model_cases import (
     Row,
     add_deepstack,
     question_embeddings,
-    single,
     stock_tokens,
 )
 
@@ -118,7 +117,7 @@ def test_a_row_does_not_depend_on_its_batch(family: Family, models: Any, left: b
             batch = model(**inputs, vision_token_budget=2)
         sequences = model.generate(**inputs, vision_token_budget=2, **GREEDY) if left else None
         for row, own in enumerate(OWN):
-            alone = single(inputs, row, *own)
+            alone = family.single(inputs, row, *own)
             real = inputs["attention_mask"][row].bool()
             with torch.no_grad():
                 expected = model(**alone, vision_token_budget=2)

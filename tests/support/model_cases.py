@@ -60,12 +60,14 @@ class Family:
         has_tiles: whether an image is seen as a whole and in tiles, and so has a size of its own.
         has_grids: whether an image is a grid of patches of its own size, with a token in front of it and one behind.
         has_timestamps: whether words in front of each temporal patch of a video say when it is seen.
+        drafts: whether stock takes an assistant model, or a prompt to look drafts up in.
         crops, separators: of a 48 x 48 image.
         text_class, vision_class: configuration classes of language model and tower.
         vision, extra: further fields of the configurations of the tower and of the model.
     """
 
     has_tiles = has_grids = has_timestamps = False
+    drafts = True
     crops, separators = 1, 0
     text_class: type = LlamaConfig
     vision_class: type = CLIPVisionConfig
@@ -224,6 +226,16 @@ class Family:
         if not names or not range(100)[videos]:
             return {}
         return {name: inputs[name][videos] for name in names}
+
+    def single(
+        self, inputs: dict[str, torch.Tensor], row: int, images: slice, videos: slice = slice(0, 0)
+    ) -> dict[str, torch.Tensor]:
+        """One row of a batch without its padding, with its own images and videos."""
+        real = inputs["attention_mask"][row].bool()
+        per_token = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
+        alone = {name: inputs[name][row : row + 1, real] for name in per_token if name in inputs}
+        own = self.images(inputs, images) if images.stop > images.start else {}
+        return alone | own | self.videos(inputs, videos)
 
     def positions(self, stock: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`position_ids` (3, B, L) of a full prompt as stock counts them; nothing where they are counted again."""
@@ -561,24 +573,313 @@ def stock_tokens(stock: Any, shorter: dict[str, torch.Tensor], **settings: Any) 
     return torch.cat(found, dim=1)
 
 
-def single(
-    inputs: dict[str, torch.Tensor], row: int, images: slice, videos: slice = slice(0, 0)
-) -> dict[str, torch.Tensor]:
-    """One row of a batch without its padding, with its own images and videos."""
-    real = inputs["attention_mask"][row].bool()
-    per_token = ("input_ids", "attention_mask", "mm_token_type_ids", "labels")
-    alone = {name: inputs[name][row : row + 1, real] for name in per_token if name in inputs}
-    grids = inputs.keys() & {"image_grid_thw", "video_grid_thw"}
-    family = FAMILIES["qwen2_5_vl" if grids else "llava_onevision"]
-    return alone | (family.images(inputs, images) if images.stop > images.start else {}) | family.videos(inputs, videos)
+_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+
+
+class PlainGrids(Grids):
+    """Qwen2-VL: no windows."""
+
+    vision: ClassVar[dict[str, Any]] = {"embed_dim": 24, "hidden_size": 32, "mlp_ratio": 2}
+
+
+class DeepExpertGrids(DeepGrids):
+    """Qwen3-VL-MoE."""
+
+    text: ClassVar[dict[str, Any]] = {**DeepGrids.text, **_EXPERTS}
+
+
+class RecurrentGrids(Grids):
+    """Qwen3.5: a layer of linear attention, whose state stock cannot take back, and one of full attention."""
+
+    drafts = False
+    has_timestamps = True
+    text: ClassVar[dict[str, Any]] = {
+        "head_dim": 16,
+        "rope_scaling": None,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [2, 1, 1],
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.5,
+        },
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    vision: ClassVar[dict[str, Any]] = {"num_position_embeddings": 16}
+
+
+class RecurrentExpertGrids(RecurrentGrids):
+    """Qwen3.5-MoE."""
+
+    text: ClassVar[dict[str, Any]] = {**RecurrentGrids.text, **_EXPERTS}
+
+
+class Marked(Family):
+    """An image with a token in front of it and one behind; a token is 2 x 2 patches."""
+
+    text: ClassVar[dict[str, Any]] = {}
+    vision: ClassVar[dict[str, Any]] = {}
+    fields: ClassVar[dict[str, Any]] = {"image_token_index": IMAGE}
+
+    def config(self, **pruning_options: Any) -> Any:
+        vision = {
+            "hidden_size": 24,
+            "intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE // 2,
+            **self.vision,
+        }
+        return self.config_class(
+            text_config={**_TEXT, **self.text},
+            vision_config=vision,
+            pad_token_id=PAD,
+            tie_word_embeddings=False,
+            **self.fields,
+            **pruning_options,
+        )
+
+    def marked(self, tokens: list[int], piece: tuple[int, ...], generator: torch.Generator) -> list[int]:
+        return [VISION_START, *tokens, VISION_END]
+
+
+class Shuffled(Marked):
+    """InternVL, whose inputs say nowhere how many tiles an image has."""
+
+    crops = 5
+    text: ClassVar[dict[str, Any]] = {"model_type": "qwen2"}
+    fields: ClassVar[dict[str, Any]] = {"image_token_id": IMAGE, "image_seq_length": TOKENS_PER_CROP}
+
+    def patch_embedding(self, model: Any) -> Any:
+        return super().patch_embedding(model).projection
+
+    @staticmethod
+    def tiles(size: tuple[int, ...]) -> int:
+        return 1 if max(size) <= IMAGE_SIZE else crops_of(size)
+
+    def image_length(self, size: tuple[int, ...], model: Any) -> int:
+        return self.tiles(size) * TOKENS_PER_CROP
+
+    def images(self, inputs: dict[str, torch.Tensor], images: slice = slice(None)) -> dict[str, torch.Tensor]:
+        if "pixel_values" not in inputs:
+            return {}
+        marks = torch.nn.functional.pad(inputs["input_ids"] == IMAGE, (0, 1)).flatten()
+        kinds, counts = marks.unique_consecutive(return_counts=True)
+        pixels = inputs["pixel_values"].split((counts[kinds] // TOKENS_PER_CROP).tolist())[images]
+        return {"pixel_values": torch.cat(pixels) if pixels else inputs["pixel_values"][:0]}
+
+    def visual_inputs(
+        self,
+        ids: torch.Tensor,
+        sizes: Sequence[tuple[int, ...]],
+        videos: Sequence[tuple[int, ...]],
+        generator: torch.Generator,
+    ) -> dict[str, torch.Tensor]:
+        tiles = sum(map(self.tiles, sizes))
+        shape = (tiles, 3, IMAGE_SIZE, IMAGE_SIZE)
+        return {"pixel_values": torch.randn(shape, generator=generator)} if tiles else {}
+
+
+class Pooled(Marked):
+    """Gemma 3: the tokens of an image see each other in both directions, by their types."""
+
+    text: ClassVar[dict[str, Any]] = {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    vision: ClassVar[dict[str, Any]] = {"model_type": "siglip_vision_model", "vision_use_head": False}
+    fields: ClassVar[dict[str, Any]] = {
+        "image_token_index": IMAGE,
+        "boi_token_index": VISION_START,
+        "eoi_token_index": VISION_END,
+        "mm_tokens_per_image": TOKENS_PER_CROP,
+    }
+    types = "token_type_ids"
+
+    def visual_inputs(
+        self,
+        ids: torch.Tensor,
+        sizes: Sequence[tuple[int, ...]],
+        videos: Sequence[tuple[int, ...]],
+        generator: torch.Generator,
+    ) -> dict[str, torch.Tensor]:
+        return {**super().visual_inputs(ids, sizes, videos, generator), self.types: (ids == IMAGE).long()}
+
+    def features_of(self, stock: Any, encoded: Any, kept: torch.Tensor, places: torch.Tensor) -> Any:
+        """From here on stock is told where the vision tokens of a prompt of embeddings are."""
+        name = self.types
+
+        def add(_module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+            embeds = given.get("inputs_embeds")
+            if embeds is None or given.get(name) is not None or embeds.shape[1] < len(places):
+                return None
+            types = torch.nn.functional.pad(places.long(), (0, embeds.shape[1] - len(places))).expand(len(embeds), -1)
+            return args, {**given, name: types}
+
+        if hasattr(stock, "added_types"):
+            stock.added_types.remove()
+        stock.added_types = stock.model.register_forward_pre_hook(add, with_kwargs=True)
+        return encoded
+
+
+class Pixtral(Marked):
+    """Mistral 3: a token, here an ordinary word, between two rows of an image."""
+
+    text: ClassVar[dict[str, Any]] = {"model_type": "mistral", "head_dim": 8}
+    vision: ClassVar[dict[str, Any]] = {"model_type": "pixtral", "head_dim": 12, "image_size": 480}
+    fields: ClassVar[dict[str, Any]] = {
+        "image_token_index": IMAGE,
+        "spatial_merge_size": 2,
+        "vision_feature_layer": -1,
+        "multimodal_projector_bias": False,
+        "projector_hidden_act": "gelu",
+    }
+
+    @staticmethod
+    def grid(size: tuple[int, ...]) -> tuple[int, int]:
+        return max(size[0] // PATCH_SIZE, 1), max(size[1] // PATCH_SIZE, 1)
+
+    def patch_embedding(self, model: Any) -> Any:
+        return self.tower(model).patch_conv
+
+    def image_length(self, size: tuple[int, ...], model: Any) -> int:
+        return math.prod(self.grid(size))
+
+    def marked(self, tokens: list[int], piece: tuple[int, ...], generator: torch.Generator) -> list[int]:
+        _, columns = self.grid(piece)
+        ids = [*tokens[:columns]]
+        for start in range(columns, len(tokens), columns):
+            ids += [VISION_START, *tokens[start : start + columns]]
+        return [*ids, VISION_END]
+
+    def visual_inputs(
+        self,
+        ids: torch.Tensor,
+        sizes: Sequence[tuple[int, ...]],
+        videos: Sequence[tuple[int, ...]],
+        generator: torch.Generator,
+    ) -> dict[str, torch.Tensor]:
+        if not sizes:
+            return {}
+        fitted = torch.tensor([self.grid(size) for size in sizes]) * PATCH_SIZE
+        height, width = fitted.amax(0).tolist()
+        pixels = torch.randn(len(sizes), 3, height, width, generator=generator)
+        return {"pixel_values": pixels, "image_sizes": fitted}
+
+
+class Positioned(Pooled):
+    """Gemma 4: an image keeps its shape, and says where its patches are."""
+
+    text: ClassVar[dict[str, Any]] = {
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 0,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "num_kv_shared_layers": 0,
+        "use_bidirectional_attention": "vision",
+    }
+    vision: ClassVar[dict[str, Any]] = {
+        "pooling_kernel_size": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "position_embedding_size": 64,
+    }
+    fields: ClassVar[dict[str, Any]] = {"image_token_id": IMAGE, "video_token_id": VIDEO, "audio_token_id": 103}
+    types = "mm_token_type_ids"
+
+    def tower(self, model: Any) -> Any:
+        return model.model.vision_tower
+
+    def projector(self, model: Any) -> Any:
+        return model.model.embed_vision
+
+    def patch_embedding(self, model: Any) -> Any:
+        return self.tower(model).patch_embedder.input_proj
+
+    def image_length(self, size: tuple[int, ...], model: Any) -> int:
+        return math.prod(Pixtral.grid(size))
+
+    def visual_inputs(
+        self,
+        ids: torch.Tensor,
+        sizes: Sequence[tuple[int, ...]],
+        videos: Sequence[tuple[int, ...]],
+        generator: torch.Generator,
+    ) -> dict[str, torch.Tensor]:
+        inputs = {self.types: (ids == IMAGE).int()}
+        if not sizes:
+            return inputs
+        grids = [tuple(2 * side for side in Pixtral.grid(size)) for size in sizes]
+        most = max(map(math.prod, grids))
+        inputs["pixel_values"] = torch.randn(len(sizes), most, 3 * (PATCH_SIZE // 2) ** 2, generator=generator)
+        inputs["image_position_ids"] = torch.full((len(sizes), most, 2), -1)
+        for own, (rows, columns) in zip(inputs["image_position_ids"], grids, strict=True):
+            place = torch.arange(rows * columns)
+            own[: len(place)] = torch.stack((place % columns, place // columns), -1)
+        return inputs
+
+
+class Convolved(Grids):
+    """GLM-4.1V."""
+
+    text: ClassVar[dict[str, Any]] = {
+        "model_type": "glm4v_text",
+        "rope_scaling": None,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [1, 1, 0],
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.5,
+        },
+    }
+    vision: ClassVar[dict[str, Any]] = {"model_type": "glm4v_vision", "image_size": IMAGE_SIZE}
+
+
+class ConvolvedExperts(Convolved):
+    """GLM-4.5V."""
+
+    text: ClassVar[dict[str, Any]] = {
+        **Convolved.text,
+        "model_type": "glm4v_moe_text",
+        "moe_intermediate_size": 16,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+    }
+    vision: ClassVar[dict[str, Any]] = {"model_type": "glm4v_moe_vision", "image_size": IMAGE_SIZE}
 
 
 FAMILIES: dict[str, Family] = {
     "llava": Family("llava"),
     "llava_next": Tiled("llava_next"),
     "llava_onevision": Mosaic("llava_onevision"),
+    "qwen2_vl": PlainGrids("qwen2_vl"),
     "qwen2_5_vl": Grids("qwen2_5_vl"),
     "qwen3_vl": DeepGrids("qwen3_vl"),
+    "qwen3_vl_moe": DeepExpertGrids("qwen3_vl_moe"),
+    "qwen3_5": RecurrentGrids("qwen3_5"),
+    "qwen3_5_moe": RecurrentExpertGrids("qwen3_5_moe"),
+    "internvl": Shuffled("internvl"),
+    "gemma3": Pooled("gemma3"),
+    "gemma4": Positioned("gemma4"),
+    "mistral3": Pixtral("mistral3"),
+    "glm4v": Convolved("glm4v"),
+    "glm4v_moe": ConvolvedExperts("glm4v_moe"),
+    "glm46v": Convolved("glm46v"),
 }
 
 

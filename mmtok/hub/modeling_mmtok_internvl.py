@@ -1,0 +1,139 @@
+"""InternVL 3 and 3.5 that read only the vision tokens which cover the question and the image.
+
+A modification of transformers' model: `generate` and `forward` encode the images, keep the vision tokens that MMTok
+selects (arXiv 2508.18264), and hand the shorter prompt to the stock class. Weights, their names and everything behind
+the prompt are `InternVLForConditionalGeneration`'s own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import GenerationMixin, InternVLForConditionalGeneration
+
+from .images import EncodedVision, Geometry, Layout, encode, require_pixels
+from .prompt import Prompt
+from .pruned_model import PrunedModel
+from .releases import projected_features
+
+
+class InternVLGeometry(Geometry):
+    """An image is its tiles and, behind them, the whole image, which is crop 0. A size is (crops,).
+
+    How an image is cut is not known from its pixels, but that is not asked for: each crop is a grid of its own.
+    """
+
+    @property
+    def tokens_per_crop(self) -> int:
+        vision = self.config.vision_config
+        side = vision.image_size[0] // vision.patch_size[0]
+        return int(side * self.config.downsample_ratio) ** 2
+
+    @property
+    def largest_image(self) -> Sequence[int]:
+        """Of a processor that cuts at most 12 tiles, as the published ones do."""
+        return (13,)
+
+    @property
+    def examples(self) -> Mapping[str, Sequence[int]]:
+        return {f"{count} crop{'s' if count > 1 else ''}": (count,) for count in (1, 3, 5, 7, 13)}
+
+    @property
+    def about(self) -> str:
+        return (
+            f"One crop is {self.tokens_per_crop} vision tokens. An image is one crop, or its tiles, as many as the "
+            "processor may cut, and itself."
+        )
+
+    def columns(self, tokens: int) -> int:
+        return math.isqrt(tokens)
+
+    def crops(self, size: Sequence[int], tiled: bool = True) -> int:
+        return size[0]
+
+    def layout(self, size: Sequence[int], tiled: bool = True) -> Layout:
+        return self.crops_layout(size[0], self.tokens_per_crop)
+
+    def crops_layout(self, crops: int, tokens: int) -> Layout:
+        """Where the tokens of an image of so many crops, each of so many tokens, come from."""
+        source = torch.arange(crops * tokens)
+        layout = Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
+        return replace(layout, crop=(layout.crop + 1) % crops)
+
+
+class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalGeneration, GenerationMixin):
+    """`InternVLForConditionalGeneration` that prunes the vision tokens of images; frames of a video are images."""
+
+    geometry_class = InternVLGeometry
+    geometry: InternVLGeometry
+    image_arguments = ("pixel_values", "tiles", "vision_feature_layer", "vision_feature_select_strategy")
+    # Images are stretched to their tiles and have no row separators.
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    towers = ("internvl_vision",)
+
+    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+        """The crops of all images; which form an image is found in the prompt, unless it is said.
+
+        Args:
+            inputs: `pixel_values` (crops, channels, height, width), `tiles` with the number of crops of each image, or
+                none, and further arguments of `get_image_features`.
+            padding: without effect, these images have none.
+
+        Raises:
+            ValueError: pixels that are no images, NaN or infinite; numbers that do not add up to the crops.
+        """
+        inputs = dict(inputs)
+        pixels, tiles = inputs["pixel_values"], inputs.pop("tiles", None)
+        require_pixels(pixels, ("crops, channels, height, width",))
+        if tiles is not None:
+            tiles = [int(count) for count in tiles]
+            if sum(tiles) != len(pixels) or min(tiles) < 1:
+                raise ValueError(
+                    f"tiles is {tiles}, and pixel_values holds {len(pixels)} crops: give the number of crops of each "
+                    "image."
+                )
+        outputs, raw, _ = encode(self, self.model.multi_modal_projector, inputs)
+        projected = projected_features(outputs)
+        layouts = [self.geometry.crops_layout(1, len(tokens)) for tokens in projected]
+        encoded = EncodedVision(projected, raw.unbind(), layouts, outputs=outputs)
+        return encoded if tiles is None else self._joined(encoded, tiles)
+
+    def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
+        """The crops whose tokens stand in one run of the prompt are an image.
+
+        Raises:
+            ValueError: tokens and crops that do not belong together.
+        """
+        prompt.rows_of_images(encoded.lengths)
+        tiles, waiting = [], list(encoded.lengths)
+        for row in prompt.image_mask:
+            kinds, counts = row.unique_consecutive(return_counts=True)
+            for run in counts[kinds].tolist():
+                count, left = 0, run
+                while left > 0:
+                    left -= waiting.pop(0)
+                    count += 1
+                if left < 0:
+                    raise ValueError(
+                        f"A run of {run} image tokens ends within a crop: let the tokens of a crop stand together."
+                    )
+                tiles.append(count)
+        return prompt, self._joined(encoded, tiles)
+
+    def _joined(self, encoded: EncodedVision, tiles: Sequence[int]) -> EncodedVision:
+        """One item for each image of so many crops."""
+        if all(count == 1 for count in tiles):
+            return encoded
+        ends = torch.tensor(tiles).cumsum(0).tolist()
+        parts = [encoded[end - count : end] for end, count in zip(ends, tiles, strict=True)]
+        counts = [sum(len(layout.source) // self.geometry.tokens_per_crop for layout in part.layouts) for part in parts]
+        return replace(
+            encoded,
+            projected=[torch.cat(list(part.projected)) for part in parts],
+            raw=[torch.cat(list(part.raw)) for part in parts],
+            layouts=[self.geometry.crops_layout(count, self.geometry.tokens_per_crop) for count in counts],
+        )
