@@ -460,8 +460,18 @@ class GenerationCall:
         return cls(arguments, (arguments.get("generation_config"), model_config), prompt, length)
 
     def require_prunable(self, model: Any) -> None:
-        """Raises a ValueError for a filled cache, or an assistant that cannot read the pruned prompt of `model`."""
+        """Raises a ValueError for a filled cache, or an assistant that cannot read the pruned prompt of `model`.
+
+        Where the tokens of an image see each other in both directions, a chunk would hide the rest of its image: then a
+        prefill in chunks is refused too.
+        """
         refuse_filled_cache(given_cache(self.arguments))
+        chunk = self._setting("prefill_chunk_size")
+        if model.sees_both_ways and chunk is not None:
+            raise ValueError(
+                f"prefill_chunk_size is {chunk}, and the tokens of an image of a {type(model).__name__} see each other "
+                "in both directions, so that an image cannot be split: leave it out."
+            )
         if self.arguments.get("assistant_model") is not None:
             refuse_assistant(self.arguments["assistant_model"], model)
 

@@ -33,6 +33,7 @@ class Gemma3Geometry(Geometry):
 class MMTokGemma3ForConditionalGeneration(PrunedModel, Gemma3ForConditionalGeneration, GenerationMixin):
     """`Gemma3ForConditionalGeneration` that prunes the vision tokens of images."""
 
+    sees_both_ways = True
     geometry_class = Gemma3Geometry
     image_arguments = ("pixel_values",)
     # Images are stretched to a square and have no row separators.

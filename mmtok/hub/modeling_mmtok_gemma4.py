@@ -56,6 +56,7 @@ class Gemma4Geometry(Geometry):
 class MMTokGemma4ForConditionalGeneration(PrunedModel, Gemma4ForConditionalGeneration, GenerationMixin):
     """`Gemma4ForConditionalGeneration` that prunes the vision tokens of images."""
 
+    sees_both_ways = True
     geometry_class = Gemma4Geometry
     image_arguments = ("pixel_values", "image_position_ids")
     # Images keep their shape and have no row separators.

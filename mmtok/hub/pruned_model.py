@@ -79,6 +79,8 @@ class PrunedModel:
     towers: ClassVar[tuple[str, ...]] = ()
     # Positions of a token: 1, or 3 for time, height and width, which a kept token keeps and `count_positions` counts.
     position_axes: ClassVar[int] = 1
+    # Whether the tokens of an image see each other in both directions.
+    sees_both_ways: ClassVar[bool] = False
     # Whether the stock outputs hold the encoded images on every release.
     returns_images: ClassVar[bool] = True
     config_class: Any

@@ -250,10 +250,11 @@ def _require_numbers(config: dict[str, Any], name: str) -> None:
 
     for path in _POSITIVE:
         value = at(path)
-        if value is not None and (type(value) is not int or value < 1):
+        sides = value if isinstance(value, list) and path.endswith("_size") else [value]  # InternVL's height and width
+        if value is not None and not all(type(side) is int and side >= 1 for side in sides or [0]):
             refuse(path, "a positive whole number is needed")
     size, patch = at("vision_config.image_size"), at("vision_config.patch_size")
-    if size is not None and patch is not None and size < patch:
+    if isinstance(size, int) and isinstance(patch, int) and size < patch:
         refuse("vision_config.image_size", f"an image has at least one patch of {patch} pixels")
     rows = at("text_config.vocab_size") or at("vocab_size")
     for path in _TOKENS:

@@ -81,6 +81,8 @@ class Chat:
     pad_token: str
     bos_token: str | None = None
     images: tuple[str, str] = ("<image>", "<video>")
+    # Further tokens by the names that the processor asks the tokenizer for.
+    names: dict[str, str] = field(default_factory=dict)
 
 
 CHATML = Chat(CHATML_TEMPLATE, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|im_end|>", "<|endoftext|>")
@@ -92,6 +94,51 @@ QWEN = Chat(
     "<|endoftext|>",
     images=("<|image_pad|>", "<|video_pad|>"),
 )
+INTERNVL = Chat(
+    CHATML_TEMPLATE.replace("<image>", "<IMG_CONTEXT>"),
+    (*CHATML.markers, "<img>", "</img>"),
+    "<|im_end|>",
+    "<|endoftext|>",
+    images=("<IMG_CONTEXT>", "<video>"),
+    names={"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>",
+           "video_token": "<video>"},
+)  # fmt: skip
+_CONTENT = (
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}IMAGE"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
+)
+GEMMA = Chat(
+    "{{ '<bos>' }}{% for message in messages %}{{ '<start_of_turn>' + message['role'].replace('assistant', 'model') "
+    "+ '\n' }}" + _CONTENT.replace("IMAGE", "<start_of_image>") + "{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+    ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"),
+    "<eos>",
+    "<pad>",
+    "<bos>",
+    images=("<image_soft_token>", "<video>"),
+    names={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+)
+MISTRAL = Chat(
+    "{{ '<s>' }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
+    + _CONTENT.replace("IMAGE", "[IMG]")
+    + "[/INST]{% else %}{{ message['content'][0]['text'] + '</s>' }}{% endif %}{% endfor %}",
+    ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>", "[IMG_BREAK]", "[IMG_END]"),
+    "</s>",
+    "<pad>",
+    "<s>",
+    images=("[IMG]", "<video>"),
+)
+GLM = Chat(
+    "[gMASK]<sop>\n{% for message in messages %}{% if message['role'] == 'user' %}<|user|>\n"
+    + _CONTENT.replace("IMAGE", "<|begin_of_image|><|image|><|end_of_image|>")
+    + "{% else %}<|assistant|>\n{{ message['content'][0]['text'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+    ("<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|begin_of_image|>", "<|end_of_image|>",
+     "<|begin_of_video|>", "<|end_of_video|>"),
+    "<|endoftext|>",
+    "<|endoftext|>",
+    images=("<|image|>", "<|video|>"),
+)  # fmt: skip
 LLAMA3 = Chat(
     LLAMA3_TEMPLATE,
     ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>"),
@@ -113,6 +160,8 @@ class Parts:
         processor: fields of `processor_config.json`.
         image: fields of `preprocessor_config.json`.
         video: fields of `video_preprocessor_config.json`; None for a model without videos.
+        tower, language: further fields of the configurations of tower and language model.
+        processor_class: where it is not named as the model's.
     """
 
     stock: str
@@ -124,6 +173,8 @@ class Parts:
     image: dict[str, Any]
     video: dict[str, Any] | None = None
     tower: dict[str, Any] = field(default_factory=dict)
+    processor_class: str = ""
+    language: dict[str, Any] = field(default_factory=dict)
 
 
 _SIGLIP_PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255, "resample": 3}
@@ -185,6 +236,18 @@ PARTS: dict[str, Parts] = {
         {**_SIGLIP_PIXELS, "video_processor_type": "LlavaOnevisionVideoProcessor", "size": _SQUARE},
         {"vision_use_head": False},
     ),
+    # Qwen/Qwen2-VL-*-Instruct
+    "qwen2_vl": Parts(
+        "Qwen2VL",
+        QWEN,
+        "qwen2",
+        "qwen2_vl",
+        {"rope_theta": 10.0},
+        {},
+        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**_GRID_PIXELS, "video_processor_type": "Qwen2VLVideoProcessor"},
+        {"embed_dim": 32, "mlp_ratio": 2},
+    ),
     # Qwen/Qwen2.5-VL-*-Instruct
     "qwen2_5_vl": Parts(
         "Qwen2_5_VL",
@@ -208,6 +271,127 @@ PARTS: dict[str, Parts] = {
         {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
         # Pixels of all frames together.
         {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
+    ),
+    # Qwen/Qwen3-VL-*-A*B-Instruct
+    "qwen3_vl_moe": Parts(
+        "Qwen3VLMoe",
+        QWEN,
+        "qwen3_vl_moe_text",
+        "qwen3_vl_moe",
+        {},
+        {},
+        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
+        processor_class="Qwen3VLProcessor",
+        language={"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
+    # Qwen/Qwen3.5-*
+    "qwen3_5": Parts(
+        "Qwen3_5",
+        QWEN,
+        "qwen3_5_text",
+        "qwen3_5",
+        {},
+        {},
+        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
+        processor_class="Qwen3VLProcessor",
+        language={
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+    ),
+    # OpenGVLab/InternVL3-*-hf
+    "internvl": Parts(
+        "InternVL",
+        INTERNVL,
+        "qwen2",
+        "internvl_vision",
+        {"image_seq_length": TOKENS_PER_CROP, "tie_word_embeddings": False},
+        {"image_seq_length": TOKENS_PER_CROP},
+        {
+            **{name: _CLIP_PIXELS[name] for name in ("image_mean", "image_std", "rescale_factor", "resample")},
+            "image_processor_type": "GotOcr2ImageProcessor",
+            "size": _SQUARE,
+            "crop_to_patches": True,
+            "max_patches": 4,
+        },
+        {"video_processor_type": "InternVLVideoProcessor", "size": _SQUARE},
+        {"patch_size": PATCH_SIZE // 2},
+    ),
+    # google/gemma-3-*-it
+    "gemma3": Parts(
+        "Gemma3",
+        GEMMA,
+        "gemma3_text",
+        "siglip_vision_model",
+        {"mm_tokens_per_image": TOKENS_PER_CROP, "tie_word_embeddings": False},
+        {"image_seq_length": TOKENS_PER_CROP},
+        {**_SIGLIP_PIXELS, "image_processor_type": "Gemma3ImageProcessor", "size": _SQUARE},
+        None,
+        {"vision_use_head": False, "patch_size": PATCH_SIZE // 2},
+        language={
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    # mistralai/Mistral-Small-3.*-Instruct
+    "mistral3": Parts(
+        "Mistral3",
+        MISTRAL,
+        "mistral",
+        "pixtral",
+        {
+            "spatial_merge_size": 2,
+            "vision_feature_layer": -1,
+            "multimodal_projector_bias": False,
+            "tie_word_embeddings": False,
+        },
+        {
+            "patch_size": PATCH_SIZE // 2,
+            "spatial_merge_size": 2,
+            "image_break_token": "[IMG_BREAK]",
+            "image_end_token": "[IMG_END]",
+        },
+        {
+            **{name: _CLIP_PIXELS[name] for name in ("image_mean", "image_std", "rescale_factor", "resample")},
+            "image_processor_type": "PixtralImageProcessor",
+            "size": {"longest_edge": 2 * IMAGE_SIZE},
+            "patch_size": PATCH_SIZE // 2,
+        },
+        None,
+        {"head_dim": 8, "image_size": 2 * IMAGE_SIZE, "patch_size": PATCH_SIZE // 2},
+        processor_class="PixtralProcessor",
+        language={"head_dim": 8},
+    ),
+    # zai-org/GLM-4.1V-9B-Thinking
+    "glm4v": Parts(
+        "Glm4v",
+        GLM,
+        "glm4v_text",
+        "glm4v_vision",
+        {},
+        {},
+        {
+            **_GRID_PIXELS,
+            "image_processor_type": "Glm4vImageProcessor",
+            "size": {"shortest_edge": 8 * PATCH_SIZE**2, "longest_edge": 8 * IMAGE_SIZE**2},
+        },
+        {**_GRID_PIXELS, "video_processor_type": "Glm4vVideoProcessor"},
+        {"depth": 3, "num_heads": 4, "out_hidden_size": 32, "patch_size": PATCH_SIZE // 2},
+        language={
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [1, 1, 0],
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 0.5,
+            }
+        },
     ),
     # llava-hf/llava-interleave-qwen-*-hf
     "llava, interleaved": Parts(
@@ -263,7 +447,7 @@ def make_chat_checkpoint(
     _write_settings(folder, parts)
     ids = {name: tokenizer.token_to_id(getattr(parts.chat, f"{name}_token")) for name in ("eos", "pad")}
     sizes = _text_config(parts.text, -(-tokenizer.get_vocab_size() // 64) * 64, ids)
-    text = {**sizes, "hidden_size": hidden_size}
+    text = {**sizes, "hidden_size": hidden_size, **parts.language}
     fields = _qwen_fields(text, parts, tokenizer) if parts.chat is QWEN else _llava_fields(text, parts, tokenizer)
     config = getattr(transformers, f"{parts.stock}Config")(**fields)
     model_class = getattr(transformers, f"{parts.stock}ForConditionalGeneration")
@@ -280,9 +464,14 @@ def make_chat_checkpoint(
 
 
 def _llava_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> dict[str, Any]:
-    ids = {"image_token_index": tokenizer.token_to_id("<image>")}
+    image, video = map(tokenizer.token_to_id, parts.chat.images)
+    name = "index" if hasattr(getattr(transformers, f"{parts.stock}Config")(), "image_token_index") else "id"
+    ids = {f"image_token_{name}": image}
     if parts.video:
-        ids["video_token_index"] = tokenizer.token_to_id("<video>")
+        ids[f"video_token_{name}"] = video
+    if parts.chat is GEMMA:
+        ids |= {f"{token}_token_index": tokenizer.token_to_id(parts.chat.names[f"{token}_token"]) for token in
+                ("boi", "eoi")}  # fmt: skip
     tower = {"model_type": parts.vision, **_TOWER, **parts.tower}
     return {"text_config": text, "vision_config": tower, **ids, **parts.config}
 
@@ -302,8 +491,15 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
         "fullatt_block_indexes": [1],
         "tokens_per_second": 2,
     }
-    if parts.stock == "Qwen3VL":
+    tower |= parts.tower
+    if parts.stock == "Qwen2VL":
+        tower = {name: value for name, value in tower.items() if name not in _WINDOWS} | {
+            "hidden_size": text["hidden_size"]
+        }
+    if parts.stock.startswith("Qwen3"):
         others = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+        if parts.stock == "Qwen3_5":
+            del others["deepstack_visual_indexes"]
         tower = {name: value for name, value in tower.items() if name not in _WINDOWS} | others
         width = text["hidden_size"] // text["num_attention_heads"]
         rope = {
@@ -326,9 +522,11 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
 
 def _name(name: str, layout: str, parts: Parts) -> str:
     """The published name of a tensor; Qwen2.5-VL's have neither "model." in front of the tower nor "language_model"."""
-    if parts.stock == "Qwen3VL":
+    if parts.stock.startswith(("Qwen3", "Glm", "Gemma", "Mistral3")):
         return name  # as transformers names it
-    if parts.stock == "Qwen2_5_VL":
+    if parts.stock == "InternVL":
+        return published_name(name, layout).replace("vision_tower.vision_model.", "vision_tower.")
+    if parts.stock in ("Qwen2VL", "Qwen2_5_VL"):
         return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
     return published_name(name, layout)
 
@@ -361,13 +559,14 @@ def _text_config(model_type: str, vocabulary: int, ids: dict[str, int]) -> dict[
 
 
 def _write_settings(folder: Path, parts: Parts) -> None:
-    processor = f"{parts.stock}Processor"
+    processor = parts.processor_class or f"{parts.stock}Processor"
     flags = dict.fromkeys(("do_convert_rgb", "do_normalize", "do_rescale", "do_resize"), True)
     write_json(folder / "preprocessor_config.json", {**flags, **parts.image, "processor_class": processor})
     if parts.video is not None:
         write_json(folder / "video_preprocessor_config.json", {**flags, **parts.video, "processor_class": processor})
     if parts.processor:
-        settings = {"image_token": "<image>", **parts.processor, "processor_class": processor}
+        token = {} if parts.chat.names else {"image_token": parts.chat.images[0]}
+        settings = {**token, **parts.processor, "processor_class": processor}
         write_json(folder / "processor_config.json", settings)
     write_json(folder / "chat_template.json", {"chat_template": parts.chat.template})
     write_json(
@@ -381,6 +580,7 @@ def _write_settings(folder: Path, parts: Parts) -> None:
             "pad_token": parts.chat.pad_token,
             "padding_side": "left",
             "processor_class": processor,
+            **({**parts.chat.names, "extra_special_tokens": parts.chat.names} if parts.chat.names else {}),
             "tokenizer_class": "Qwen2Tokenizer" if parts.text == "qwen2" else "PreTrainedTokenizerFast",
         },
     )

@@ -99,6 +99,11 @@ class Family:
             **pruning_options,
         )
 
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether stock generation takes a prompt of embeddings."""
+        return "inputs_embeds" in inspect.signature(self.stock_class.prepare_inputs_for_generation).parameters
+
     def feature_owner(self, model: Any) -> Any:
         """The part of a model whose `get_image_features` is called."""
         return model
@@ -387,6 +392,11 @@ class Mosaic(Tiled):
         "vision_aspect_ratio": "anyres_max_2",
     }
 
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether stock generation takes a prompt of embeddings."""
+        return "inputs_embeds" in inspect.signature(self.stock_class.prepare_inputs_for_generation).parameters
+
     def feature_owner(self, model: Any) -> Any:
         return model.model
 
@@ -547,15 +557,16 @@ def crops_of(size: tuple[int, ...]) -> int:
 def stock_tokens(stock: Any, shorter: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
     """What stock writes behind a prompt that was pruned by hand, (R, new); with its own positions where they are given.
 
-    Releases that ask the model class for positions take them in `generate` and go on behind the last; earlier ones are
-    called by hand, step by step.
+    Releases that ask the model class for positions take them in `generate` and go on behind the last; earlier ones, and
+    classes that refuse a prompt of embeddings, are called by hand, step by step.
     """
     shorter, length = dict(shorter), shorter["inputs_embeds"].shape[1]
     positions = shorter.pop("position_ids", None)
-    if positions is None:
+    takes_embeddings = "inputs_embeds" in inspect.signature(stock.prepare_inputs_for_generation).parameters
+    if positions is None and takes_embeddings:
         tokens = stock.generate(**shorter, **settings)
         return tokens[:, length:] if "input_ids" in shorter else tokens
-    if hasattr(stock, "_prepare_position_ids_for_generation"):
+    if positions is not None and hasattr(stock, "_prepare_position_ids_for_generation"):
         text = torch.arange(length).expand(1, len(shorter["inputs_embeds"]), -1)
         tokens = stock.generate(**shorter, position_ids=torch.cat((text, positions)), **settings)
         return tokens[:, length:] if "input_ids" in shorter else tokens
@@ -563,13 +574,15 @@ def stock_tokens(stock: Any, shorter: dict[str, torch.Tensor], **settings: Any) 
     cache: dict[str, Any] = {}
     given: dict[str, Any] = {"inputs_embeds": shorter["inputs_embeds"]}
     for _ in range(settings["max_new_tokens"]):
+        places = {} if positions is None else {"position_ids": positions}
         with torch.no_grad():
-            output = stock(**given, **cache, position_ids=positions, use_cache=True)
+            output = stock(**given, **cache, **places, use_cache=True)
         scores = output.logits[:, -1].index_fill(
             1, torch.tensor(settings.get("suppress_tokens", [])).long(), -torch.inf
         )
         found.append(scores.argmax(-1, keepdim=True))
-        cache, given, positions = {CACHE: output[CACHE]}, {"input_ids": found[-1]}, positions[:, :, -1:] + 1
+        cache, given = {CACHE: output[CACHE]}, {"input_ids": found[-1]}
+        positions = None if positions is None else positions[:, :, -1:] + 1
     return torch.cat(found, dim=1)
 
 
@@ -736,6 +749,7 @@ class Pooled(Marked):
 class Pixtral(Marked):
     """Mistral 3: a token, here an ordinary word, between two rows of an image."""
 
+    separators = 7
     text: ClassVar[dict[str, Any]] = {"model_type": "mistral", "head_dim": 8}
     vision: ClassVar[dict[str, Any]] = {"model_type": "pixtral", "head_dim": 12, "image_size": 480}
     fields: ClassVar[dict[str, Any]] = {
@@ -846,6 +860,10 @@ class Convolved(Grids):
         },
     }
     vision: ClassVar[dict[str, Any]] = {"model_type": "glm4v_vision", "image_size": IMAGE_SIZE}
+
+    def repeats_images(self, stock: Any) -> bool:
+        """Stock's beams get the grid of a row's first image for its second one, too."""
+        return False
 
 
 class ConvolvedExperts(Convolved):
