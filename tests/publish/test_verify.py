@@ -139,7 +139,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
         "processor_config.json: image_processor.auto_map is",
     ),
     "nested in config": (
-        lambda f: edit(f, "config.json", text_config={"auto_map": {"AutoConfig": "a/b--c.D"}}),
+        # The rest of the part stays: without it loaders would make a language model of the default size.
+        replaced("config.json", '"text_config": {', '"text_config": {"auto_map": {"AutoConfig": "a/b--c.D"},'),
         "config.json: text_config.auto_map is",
     ),
     "kernel": (lambda f: edit(f, "config.json", _attn_implementation="evil/kernel"), "_attn_implementation is"),
@@ -243,14 +244,13 @@ def test_every_change_is_a_problem_by_name(name: str, base: Path, staged_once: P
     assert all(line.isprintable() for line in found.describe(verbose=True).splitlines())
 
 
-@pytest.mark.parametrize("names", [sorted(RUNS), pytest.param(sorted(TAMPERED), marks=pytest.mark.heavy)])
-def test_what_runs_foreign_code_is_never_what_is_published(names: list[str], staged_once: Path, tmp_path: Path) -> None:
+def test_what_runs_foreign_code_is_never_what_is_published(staged_once: Path, tmp_path: Path) -> None:
     """Every loader, on every tampered folder: where code of the folder leaves its mark, `verify` had a problem."""
     marks, folders = tmp_path / "marks", {"untouched": Path(shutil.copytree(staged_once, tmp_path / "untouched"))}
     marks.mkdir()
-    folders |= {name: tampered(name, staged_once, tmp_path) for name in names if name != "fifo"}
+    folders |= {name: tampered(name, staged_once, tmp_path) for name in TAMPERED if name != "fifo"}
     named = [str(folder) for folder in folders.values()]
-    ended = run_clean([str(LOADERS), *named], environment={"MARKS": str(marks)}, timeout=3000)
+    ended = run_clean([str(LOADERS), *named], environment={"MARKS": str(marks)}, timeout=600)
     assert ended.returncode == 0, ended.stderr[-2000:]
     loaded = json.loads(ended.stdout.splitlines()[-1])
     assert loaded[str(folders["untouched"])] == []  # every loader works there
