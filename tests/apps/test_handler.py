@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
+import struct
 import subprocess
+import sys
+import zlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from question_files import png_header
 from small_checkpoints import make_llava_checkpoint
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.handler import FORMATS, EndpointHandler, Limits, open_image
+from mmtok.hub.handler import FORMATS, EndpointHandler, Limits, decoded, open_image
 from mmtok.publish import stage
 
 INFINITY, NAN = float("inf"), float("nan")
@@ -41,6 +45,7 @@ FIT: dict[str, list[Any]] = {
     "text_coverage_weight": [0],
     "vision_coverage_weight": [0],
     "top_k": [],
+    "max_time": [1.5],
     "repetition_penalty": [1.5],
     "temperature": [1.5],
     "text_temperature": [1.5],
@@ -48,7 +53,7 @@ FIT: dict[str, list[Any]] = {
 }
 OPTIONS = [each.name for each in fields(PruningOptions)]
 SETTINGS = [
-    "do_sample", "max_new_tokens", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings", "temperature",
+    "do_sample", "max_new_tokens", "max_time", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings", "temperature",
     "top_k", "top_p",
 ]  # fmt: skip
 
@@ -137,15 +142,73 @@ def test_what_is_over_a_limit_is_refused(handler: EndpointHandler, inputs: Any, 
         handler({"inputs": inputs})
 
 
-def test_nothing_is_decoded_before_all_of_a_request_is_checked(
+def test_nothing_is_answered_before_all_of_a_request_is_checked(
     handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decoded(*_: Any) -> None:
-        raise AssertionError("an image was decoded")
+    def answered(*_: Any, **__: Any) -> None:
+        raise AssertionError("a question was answered")
 
-    monkeypatch.setattr("mmtok.hub.handler.open_image", decoded)
+    monkeypatch.setattr(handler, "pipeline", answered)
     with pytest.raises(ValueError, match="An image cannot be read: it has 9000 x 9000 pixels"):
         handler({"inputs": [chat(IMAGE, TEXT), chat({"type": "image", "image": _header(9000, 9000)}, TEXT)]})
+
+
+def progressive_jpeg(side: int, scans: int) -> bytes:
+    """A progressive JPEG whose last scan is there many times; each is read over the whole image."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + scan * scans + b"\xff\xd9"
+
+
+def tiled_tiff(side: int) -> bytes:
+    """A TIFF of 8 x 8 pixels in one tile of many."""
+    data, bits = zlib.compress(bytes(side * side * 3)), struct.pack("<HHH", 8, 8, 8)
+    tags = {256: 8, 257: 8, 258: 8 + len(data), 259: 8, 262: 2, 277: 3, 284: 1, 322: side, 323: side, 324: 8}
+    entries = [struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, tags[tag]) for tag in tags]
+    entries.append(struct.pack("<HHII", 325, 4, 1, len(data)))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data) + len(bits)) + data + bits + directory
+
+
+def test_a_file_that_takes_too_long_to_decode_is_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("longer to decode than 1 seconds (the limit decode_seconds)")):
+        decoded([[progressive_jpeg(2000, 20_000)]], Limits(decode_seconds=1))
+    assert decoded([[progressive_jpeg(20, 1)]], Limits())[0].size == (20, 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+def test_a_file_that_takes_too_much_memory_is_refused() -> None:
+    assert decoded([[tiled_tiff(16)]], Limits())[0].size == (8, 8)
+    with pytest.raises(ValueError, match="An image cannot be read: "):
+        decoded([[tiled_tiff(16_000)]], Limits(pixels=10_000, image_bytes=1_000_000))
+
+
+def test_a_decoder_that_fails_is_an_unreadable_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(ValueError, match="An image cannot be read: its decoder ended with code 1"):
+        decoded([[base64.b64decode(encoded())]], Limits())
+
+
+def test_an_answer_ends_after_the_seconds_that_it_may_take(
+    handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, seen = handler.pipeline.model.generate, []
+
+    def recorded(**named: Any) -> Any:
+        output = generate(**named)
+        seen.append((named["max_time"], output.shape[1] - named["input_ids"].shape[1]))
+        return output
+
+    monkeypatch.setattr(handler.pipeline.model, "generate", recorded)
+    handler(asked(max_new_tokens=2, min_new_tokens=2))
+    handler(asked(max_new_tokens=1000, min_new_tokens=1000, max_time=0.01))
+    assert seen[0] == (120, 2)
+    assert seen[1][0] == 0.01
+    assert 0 < seen[1][1] < 1000
+    with pytest.raises(ValueError, match="max_time is 121: give a number from 0.01 to 120"):
+        handler(asked(max_time=121))
 
 
 def _header(width: int, height: int) -> str:
