@@ -2,7 +2,8 @@
 
     python -m benchmarks.handler_memory --output benchmarks/results/handler-memory-cpu.json
 
-Each request runs in a process of its own; images are decoded in a further one, whose peak is `decoder_megabytes`. The model is a small one, so that what is measured is the reading of images:
+Each request runs in a process of its own; images are decoded in a further one, whose peak is `decoder_megabytes`. The
+model is a small one, so that what is measured is the reading of images:
 a model adds what it takes for as many vision tokens.
 """
 

@@ -322,8 +322,8 @@ def decoded(questions: list[list[bytes]], limits: Limits) -> list[Image.Image]:
     if ended.returncode != 0:
         said = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise ValueError(
-            f"An image cannot be read: its decoder ended with code {ended.returncode}: {_shown(said)}. Save it again as "
-            "plain PNG or JPEG."
+            f"An image cannot be read: its decoder ended with code {ended.returncode}: {_shown(said)}. Save it again "
+            "as plain PNG or JPEG."
         )
     found = json.loads(head)
     if "error" in found:

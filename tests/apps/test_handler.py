@@ -53,8 +53,8 @@ FIT: dict[str, list[Any]] = {
 }
 OPTIONS = [each.name for each in fields(PruningOptions)]
 SETTINGS = [
-    "do_sample", "max_new_tokens", "max_time", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings", "temperature",
-    "top_k", "top_p",
+    "do_sample", "max_new_tokens", "max_time", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings",
+    "temperature", "top_k", "top_p",
 ]  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def test_an_answer_ends_after_the_seconds_that_it_may_take(
     assert seen[0] == (120, 2)
     assert seen[1][0] == 0.01
     assert 0 < seen[1][1] < 1000
-    with pytest.raises(ValueError, match="max_time is 121: give a number from 0.01 to 120"):
+    with pytest.raises(ValueError, match=r"max_time is 121: give a number from 0\.01 to 120"):
         handler(asked(max_time=121))
 
 
