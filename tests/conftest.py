@@ -8,7 +8,7 @@ from model_cases import FAMILIES, Family
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz", action="store_true", help="1,000 unseeded random prompts a family in test_properties.py")
+    parser.addoption("--fuzz", action="store_true", help="more random prompts, calls and requests")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import random
 import re
 import shutil
 import struct
@@ -219,6 +220,49 @@ def test_what_is_within_the_limits_is_answered(handler: EndpointHandler) -> None
     answers = handler({"inputs": [chat(*[IMAGE] * 3, TEXT), chat(IMAGE, TEXT)], "parameters": {"max_new_tokens": 2}})
     assert [list(answer) for answer in answers] == [["generated_text"]] * 2
     assert handler(asked(max_new_tokens=2, temperature=1, do_sample=True, top_p=1, num_beams=2, min_new_tokens=1))
+
+
+def changed(value: Any, source: random.Random) -> Any:
+    """A JSON value with one part of it replaced, left out or there twice; of images some bytes."""
+    if isinstance(value, (dict, list)) and value and source.random() < 0.9:
+        copy: Any = dict(value) if isinstance(value, dict) else list(value)
+        key = source.choice(list(copy) if isinstance(copy, dict) else range(len(copy)))
+        if source.random() < 0.1:
+            del copy[key]
+        elif source.random() < 0.1 and isinstance(copy, list):
+            copy.append(copy[key])
+        else:
+            copy[key] = changed(copy[key], source)
+        return copy
+    if isinstance(value, str) and len(value) > 200 and source.random() < 0.8:
+        content = bytearray(base64.b64decode(encoded(kind=source.choice(FORMATS))))
+        for _ in range(source.choice([0, 1, 5, 50])):
+            content[int(len(content) * source.random() ** 3)] = source.randrange(256)
+        return base64.b64encode(bytes(content[: source.choice([len(content), len(content) // 2])])).decode()
+    return source.choice(ODD)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.filterwarnings("ignore")
+def test_random_requests(handler: EndpointHandler, seed: int, request: pytest.FixtureRequest) -> None:
+    """A ValueError or answers; the next request is answered as before."""
+    right = asked(max_new_tokens=2)
+    valid = handler(right)
+    for number in range(100 if request.config.getoption("--fuzz") else 4):
+        source = random.Random(f"{seed} {number}")
+        options = {name: source.choice([*FIT.get(name, []), *ODD]) for name in source.sample(OPTIONS + SETTINGS, 2)}
+        data: Any = {
+            "inputs": source.choice([right["inputs"], chat(IMAGE, TEXT), [chat(IMAGE, IMAGE, TEXT), chat(TEXT)]]),
+            "parameters": {"max_new_tokens": 2} | (options if source.random() < 0.5 else {}),
+        }
+        for _ in range(source.randrange(3)):
+            data = changed(data, source)
+        try:
+            answers = handler(data)
+        except ValueError:
+            continue
+        assert all(isinstance(answer["generated_text"], str) for answer in answers)
+    assert handler(right) == valid
 
 
 @pytest.mark.parametrize(
