@@ -65,8 +65,9 @@ $(VLLM)/.installed: setup.cfg tests/vllm_plugin/requirements.txt
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-fuzz: $(INSTALLED) ## 1,000 random prompts of each family, 5,000 in all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/host/test_properties.py -m 'heavy or not heavy' --fuzz
+fuzz: $(INSTALLED) ## 1,000 random prompts and 400 random calls of each family, 2,000 random requests to the handler
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/host/test_properties.py tests/host/test_fuzz_calls.py \
+	    tests/apps/test_handler.py -k random -m 'heavy or not heavy' --fuzz
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

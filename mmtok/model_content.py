@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from transformers import PretrainedConfig
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from mmtok.publish.hub_names import check_model_name
 
@@ -28,8 +29,7 @@ def model_content(model: str | Path, revision: str | None = None) -> str:
     """
     folder = Path(check_model_name(model))
     if not folder.is_dir():
-        config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
-        return f"commit {config['_commit_hash']}"
+        return f"commit {extract_commit_hash(cached_file(str(model), 'config.json', revision=revision), None)}"
     content = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.suffix not in _NOT_USED:

@@ -12,7 +12,7 @@ FOR_ALL = ("test_models.py", "test_stock_parity.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz", action="store_true", help="1,000 unseeded random prompts a family in test_properties.py")
+    parser.addoption("--fuzz", action="store_true", help="more random prompts, calls and requests")
     parser.addoption(
         "--all-families", action="store_true", help="also the families with the code of another, everywhere"
     )

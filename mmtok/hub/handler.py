@@ -11,24 +11,26 @@ request may ask for is bounded by `Limits`, which the entry `handler_limits` of 
     "handler_limits": {"images": 4, "new_tokens": 256}
 
 An endpoint imports this file alone, so it needs no file beside it. `open_image` is therefore here, and the commands and
-the page of the package open their images with it too.
+the page of the package open their images with it too. Run as a program, this file decodes the images of a request, in a
+process with bounded time and memory: a small file can keep a decoder busy for hours.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
-import torch
-from transformers import pipeline
-from transformers.utils import is_vision_available
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-if is_vision_available():
-    from PIL import Image, ImageOps, UnidentifiedImageError
+if sys.platform != "win32":
+    import resource
 
 # The largest image that is decoded, in pixels; PIL warns of a decompression bomb above the same number.
 MAX_PIXELS = 89_478_485
@@ -47,7 +49,9 @@ class Limits(NamedTuple):
         pixels: of all images of one question.
         image_bytes: of all images of a request, as files.
         characters: text of one question; a part of a message counts as one more.
+        decode_seconds: to decode the images of one question. Their memory is bounded by `pixels` and `image_bytes`.
         new_tokens: `max_new_tokens`, which is 256 where a request does not say, and `min_new_tokens`.
+        answer_seconds: `max_time`, after which an answer ends with the tokens that it has.
         beams: `num_beams`.
     """
 
@@ -56,7 +60,9 @@ class Limits(NamedTuple):
     pixels: int = 25_000_000
     image_bytes: int = 32_000_000
     characters: int = 20_000
+    decode_seconds: int = 10
     new_tokens: int = 1024
+    answer_seconds: int = 120
     beams: int = 4
 
     @classmethod
@@ -88,6 +94,10 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = "", **limits: int) -> None:
+        # Here, because the process that decodes images needs neither.
+        import torch
+        from transformers import pipeline
+
         device: dict[str, Any] = {"device": 0} if torch.cuda.is_available() else {}
         self.pipeline = pipeline("image-text-to-text", model=path, trust_remote_code=True, dtype="auto", **device)
         self.config = self.pipeline.model.config
@@ -97,6 +107,8 @@ class EndpointHandler:
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, str]]:
         """Answers one request, question by question; the images of one are decoded when it is its turn.
+
+        Their headers are all read before that, with the first question.
 
         Returns:
             [{"generated_text": answer}], one for each input.
@@ -117,10 +129,23 @@ class EndpointHandler:
         read = [chats.chat(question) for question in questions]
         if "stop_strings" in parameters:
             parameters["tokenizer"] = self.pipeline.processor.tokenizer
-        return [{"generated_text": self._answer(chat, dict(parameters))} for chat in read]
+        files = [_files(chat) for chat in read]
+        answers = []
+        for number, chat in enumerate(read):
+            images = decoded(files if number == 0 else [files[number]], self.limits)
+            answers.append({"generated_text": self._answer(chat, images, dict(parameters))})
+            del images  # before those of the next question are decoded
+        return answers
 
-    def _answer(self, chat: list[dict[str, Any]], parameters: dict[str, Any]) -> str:
-        opened = [{**message, "content": [_opened(part) for part in message["content"]]} for message in chat]
+    def _answer(self, chat: list[dict[str, Any]], images: list[Image.Image], parameters: dict[str, Any]) -> str:
+        there = iter(images)
+        opened = [
+            {
+                **message,
+                "content": [{**part, "image": next(there)} if "image" in part else part for part in message["content"]],
+            }
+            for message in chat
+        ]
         answer = self.pipeline([opened], return_full_text=False, generate_kwargs=parameters)[0]
         record = answer[0] if isinstance(answer, list) else answer
         return str(record["generated_text"]).strip()
@@ -141,13 +166,14 @@ class EndpointHandler:
             if not fits(given[name]):
                 raise ValueError(f"{name} is {_shown(given[name])}: give {wanted}.")
         self.options.from_config(self.config, **{name: given[name] for name in given.keys() & options})
-        parameters = {"max_new_tokens": min(256, self.limits.new_tokens), **given}
+        lengths = {"max_new_tokens": min(256, self.limits.new_tokens), "max_time": self.limits.answer_seconds}
+        parameters: dict[str, Any] = {**lengths, **given}
         if parameters.get("min_new_tokens", 0) > parameters["max_new_tokens"]:
             raise ValueError(
                 f"min_new_tokens is {parameters['min_new_tokens']}, more than max_new_tokens, "
                 f"{parameters['max_new_tokens']}: give at most as many."
             )
-        for name in ("repetition_penalty", "temperature", "top_p"):
+        for name in ("max_time", "repetition_penalty", "temperature", "top_p"):
             if name in parameters:
                 parameters[name] = float(parameters[name])  # transformers refuses whole numbers
         return parameters
@@ -167,6 +193,7 @@ def _generation_checks(limits: Limits) -> dict[str, Check]:
     return {
         "do_sample": (lambda value: isinstance(value, bool), "true or false"),
         "max_new_tokens": whole(1, limits.new_tokens),
+        "max_time": number(0.01, limits.answer_seconds),
         "min_new_tokens": whole(0, limits.new_tokens),
         "num_beams": whole(1, limits.beams),
         "repetition_penalty": number(0.1, 10),
@@ -252,22 +279,88 @@ def size_refusal(width: int, height: int, max_pixels: int = MAX_PIXELS) -> str:
     return ""
 
 
-class _File(NamedTuple):
-    """An image of a request that is not decoded yet."""
-
-    content: bytes
-    max_pixels: int
+def _files(chat: list[dict[str, Any]]) -> list[bytes]:
+    """The images of a conversation that `_Reader` read, as files."""
+    return [part["image"] for message in chat for part in message["content"] if "image" in part]
 
 
-def _opened(part: dict[str, Any]) -> dict[str, Any]:
-    """A part of a message with its image decoded."""
-    if part["type"] != "image":
-        return part
-    file: _File = part["image"]
+def decoded(questions: list[list[bytes]], limits: Limits) -> list[Image.Image]:
+    """The images of the first question, upright, as RGB; of the others the headers alone are read.
+
+    A process of its own decodes them, so that neither a file nor a fault of a decoder takes more than the limits allow.
+
+    Args:
+        questions: the image files of each question.
+        limits: of pixels, and of the seconds that this may take.
+
+    Raises:
+        ValueError: an image cannot be decoded, or is over a limit.
+    """
+    if not any(questions):
+        return []
+    # Besides Python and its libraries: files, and an image of 4 bytes a pixel in several states.
+    memory = 512 * 2**20 + 4 * limits.image_bytes + 32 * limits.pixels
+    asked = {
+        "sizes": [[len(file) for file in files] for files in questions],
+        "pixels": limits.pixels,
+        "memory": memory,
+    }
     try:
-        return {**part, "image": open_image(BytesIO(file.content), file.max_pixels)}
+        ended = subprocess.run(
+            [sys.executable, __file__, json.dumps(asked)],
+            input=b"".join(file for files in questions for file in files),
+            capture_output=True,
+            timeout=limits.decode_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"The images of a question take longer to decode than {limits.decode_seconds} seconds (the limit "
+            "decode_seconds): save them again as plain PNG or JPEG."
+        ) from None
+    head, _, pixels = ended.stdout.partition(b"\n")
+    if ended.returncode != 0:
+        said = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise ValueError(
+            f"An image cannot be read: its decoder ended with code {ended.returncode}: {_shown(said)}. Save it again "
+            "as plain PNG or JPEG."
+        )
+    found = json.loads(head)
+    if "error" in found:
+        raise ValueError(found["error"])
+    images, begin = [], 0
+    for width, height in found["sizes"]:
+        end = begin + 3 * width * height
+        images.append(Image.frombytes("RGB", (width, height), pixels[begin:end]))
+        begin = end
+    return images
+
+
+def _decode(asked: dict[str, Any], given: BinaryIO, taken: BinaryIO) -> None:
+    """What the process does.
+
+    Args:
+        asked: "sizes" in bytes of the files of each question, "pixels" of a question and "memory" in bytes at most.
+        given: the files.
+        taken: gets a line of JSON, {"error": ...} or {"sizes": [[width, height], ...]}, and all RGB pixels.
+    """
+    if sys.platform != "win32":
+        with suppress(ValueError, OSError):  # the system has a lower limit
+            resource.setrlimit(resource.RLIMIT_AS, (asked["memory"], asked["memory"]))
+    limits = Limits(pixels=asked["pixels"])
+    questions = [[BytesIO(given.read(size)) for size in sizes] for sizes in asked["sizes"]]
+    try:
+        for files in questions:
+            sizes = [_read(file, limits.pixels, decode=False) for file in files]
+            pixels = sum(width * height for width, height in sizes)
+            _at_most(pixels, "pixels", "the images of its question have {} pixels", limits)
+        images = [open_image(file, limits.pixels) for file in questions[0]]
     except ValueError as error:
-        raise ValueError(f"An image cannot be read: {error}") from error
+        taken.write(json.dumps({"error": f"An image cannot be read: {error}"}).encode())
+        return
+    taken.write(json.dumps({"sizes": [image.size for image in images]}).encode() + b"\n")
+    for image in images:
+        taken.write(image.tobytes())
 
 
 class _Reader:
@@ -279,11 +372,11 @@ class _Reader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._bytes = self._images = self._pixels = self._characters = 0
+        self._bytes = self._images = self._characters = 0
 
     def chat(self, question: Any) -> list[dict[str, Any]]:
         """A conversation in the form of chat templates, its images as files."""
-        self._images = self._pixels = self._characters = 0
+        self._images = self._characters = 0
         if isinstance(question, dict) and isinstance(question.get("messages"), list):
             if not question["messages"]:
                 raise ValueError("messages is an empty list: give at least one message of the user.")
@@ -333,14 +426,12 @@ class _Reader:
         _at_most(self._bytes, "image_bytes", "The images of the request have {} bytes", self._limits)
         try:
             content = base64.b64decode(encoded, validate=True)
-            width, height = _read(BytesIO(content), self._limits.pixels, decode=False)
-        except (binascii.Error, ValueError) as error:
-            # Text that is not ASCII is a ValueError of its own.
-            is_base64 = not isinstance(error, binascii.Error) and encoded.isascii()
-            reason = error if is_base64 else "it is not in base64."
+        except ValueError as error:  # also binascii's, and that of text that is not ASCII
             raise ValueError(
-                f"An image cannot be read: {reason} Give a PNG or JPEG in base64, or as a data URI."
+                "An image cannot be read: it is not in base64. Give a PNG or JPEG in base64, or as a data URI."
             ) from error
-        self._pixels += width * height
-        _at_most(self._pixels, "pixels", "The images of a question have {} pixels", self._limits)
-        return {"type": "image", "image": _File(content, self._limits.pixels)}
+        return {"type": "image", "image": content}
+
+
+if __name__ == "__main__":
+    _decode(json.loads(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)

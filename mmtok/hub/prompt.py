@@ -151,6 +151,9 @@ class Prompt:
             raise ValueError(f"input_ids has shape {shape}: give (batch, length).")
         if inputs_embeds is not None and inputs_embeds.shape[:2] != given.shape:
             raise ValueError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, but input_ids {shape}.")
+        width = getattr(embed, "embedding_dim", None)
+        if inputs_embeds is not None and width is not None and inputs_embeds.shape[2:] != (width,):
+            raise ValueError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}: give {(*shape, width)}.")
         if attention_mask is not None and attention_mask.shape != given.shape:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}: with an image give one value a token, "

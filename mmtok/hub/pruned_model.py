@@ -42,7 +42,7 @@ from .releases import (
     with_images,
 )
 from .selection import Selection, VisionTokenSelection, describe, select
-from .tokenizer_source import TokenizerSource, source_of, special_ids
+from .tokenizer_source import TokenizerSource, resolved_revision, source_of, special_ids
 
 # Arguments of ours beside the options: the mark of a generation step, and images that were encoded before.
 _STEP, _ENCODED = "generation_step", "encoded_images"
@@ -158,16 +158,15 @@ class PrunedModel:
         Stock copies every argument into the generation configuration too, where an option would outrank the
         configuration's later values; there it is taken out again.
         """
+        name = args[0] if args else kwargs["pretrained_model_name_or_path"]
+        kwargs |= resolved_revision(name, kwargs)
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for name in options_within(model.generation_config).keys() & kwargs.keys():
-            delattr(model.generation_config, name)
-        where = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
-        model._tokenizer_source = TokenizerSource(
-            name=args[0] if args else kwargs["pretrained_model_name_or_path"],
-            commit=getattr(model.config, "_commit_hash", None),
-            hub_arguments=where,
-        )
+        for option in options_within(model.generation_config).keys() & kwargs.keys():
+            delattr(model.generation_config, option)
+        where = {each: kwargs[each] for each in _WHERE if kwargs.get(each) is not None}
+        commit = getattr(kwargs.get("revision"), "resolved", getattr(model.config, "_commit_hash", None))
+        model._tokenizer_source = TokenizerSource(name=name, commit=commit, hub_arguments=where)
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file, hub, logging
 
 from .question import QuestionFormat, QuestionReader
 
@@ -21,7 +21,8 @@ class TokenizerSource:
     Args:
         tokenizer: a fast tokenizer of transformers, or None.
         name: folder or Hub id of the checkpoint.
-        commit: of the Hub repository, so that nothing is asked of the Hub where its files are in the cache.
+        commit: of the Hub repository's weights: a branch or tag may have moved since, and nothing is asked of the Hub
+            where the file is in the cache.
         hub_arguments: of `from_pretrained`, such as `token` and `cache_dir`. A copy or pickle leaves `token` out.
     """
 
@@ -57,6 +58,7 @@ class TokenizerSource:
         """The path of tokenizer.json; None where there is none."""
         if not self._name:
             return None
+        at = {} if self._commit is None else {"revision": self._commit}
         try:
             return cached_file(
                 self._name,
@@ -65,7 +67,7 @@ class TokenizerSource:
                 _raise_exceptions_for_gated_repo=False,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
-                **self._hub_arguments,
+                **{**self._hub_arguments, **at},
             )
         except OSError:  # neither a folder nor a repository: a name that somebody gave a model
             return None
@@ -91,6 +93,20 @@ class TokenizerSource:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return QuestionReader(tokenizer, QuestionFormat.of(question_format), object_ids, self._name)
+
+
+def resolved_revision(name: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The argument `revision` with the commit that it names now, as `from_pretrained` of transformers finds it.
+
+    Weights and tokenizer are then of one commit. Empty for a folder, and where transformers writes the commit into the
+    configuration, as older releases do.
+    """
+    resolve = getattr(hub, "resolve_revision", None)
+    if resolve is None:
+        return {}
+    known = {each: arguments[each] for each in ("token", "local_files_only", "cache_dir") if each in arguments}
+    revision = resolve(name, arguments.get("revision"), **known)
+    return {} if revision is None else {"revision": revision}
 
 
 @lru_cache(maxsize=4)

@@ -25,6 +25,7 @@ from transformers import AutoTokenizer
 from configuration_mmtok import OPTION_NAMES, PruningOptions
 from mmtok import __version__
 from mmtok.hub.families import FAMILIES, PREFIX
+from mmtok.hub.handler import Limits
 
 from .base import BaseCheckpoint, open_base
 from .card import metadata_of
@@ -61,6 +62,10 @@ from .weights import sha256_of
 
 NOTHING_VERIFIED = "Nothing was verified; run the same command again."
 _MOST_PROBLEMS = 14
+# An operator writes it into config.json.
+_LIMITS = "handler_limits"
+# Fields of config.json that `_check_config` checks: they lead nowhere, whatever they hold.
+_CHECKED_FIELDS = frozenset({"auto_map", "covered_text", "question_format"})
 
 
 @dataclass(frozen=True)
@@ -286,7 +291,8 @@ def _parsed(files: Files, problems: list[str]) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        content = {key: value for key, value in parsed[path].items() if (path, key) != (CONFIG_FILE, "auto_map")}
+        checked = _CHECKED_FIELDS if path == CONFIG_FILE else ()
+        content = {key: value for key, value in parsed[path].items() if key not in checked}
         problems += [f"{path}: {each}, which leads out of the repository." for each in leads_away(path, content)]
     return parsed
 
@@ -304,6 +310,7 @@ def _check_config(config: Mapping[str, Any], problems: list[str]) -> None:
     problems += [f"config.json lacks the option {option}." for option in OPTION_NAMES if option not in config]
     try:
         PruningOptions(**{option: config[option] for option in OPTION_NAMES if option in config})
+        Limits.of(config.get(_LIMITS, {}))
     except (ValueError, TypeError) as error:
         problems.append(f"config.json: {error}")
 
@@ -341,11 +348,21 @@ def _settings_file(files: Files, path: str, against: _Base | None, problems: lis
     if against is None:
         return VerifiedFile(path, "settings", "leads nowhere else; not compared", sha256)
     expected = against.settings.get(path)
-    if expected is not None and hashlib.sha256(expected).hexdigest() == sha256:
+    if expected is not None and _is_same(files, path, expected, sha256):
         return VerifiedFile(path, "settings", "what this release makes of the base", sha256)
     if against.binding:
         problems.append(f"{path} is not what this release makes of {against.name}.")
     return VerifiedFile(path, "settings", f"not those of {against.name}", sha256)
+
+
+def _is_same(files: Files, path: str, expected: bytes, sha256: str) -> bool:
+    """Whether a file is as expected: its bytes, or what it says where people edit it, for the limits of the handler."""
+    if hashlib.sha256(expected).hexdigest() == sha256:
+        return True
+    try:
+        return path == CONFIG_FILE and parse_json(files.read(path), path) == parse_json(expected, path)
+    except ValueError:  # it is a problem already
+        return False
 
 
 def _weight_file(files: Files, path: str, against: _Base | None, problems: list[str]) -> VerifiedFile:
@@ -414,7 +431,8 @@ def _settings_of(base: BaseCheckpoint, config: Mapping[str, Any]) -> dict[str, b
             write_settings(copy, AutoTokenizer.from_pretrained(copy.folder, trust_remote_code=False), made)
         options = {name: config[name] for name in OPTION_NAMES if name in config}
         with suppress(ValueError, TypeError):  # options that are none are a problem already
-            (made / CONFIG_FILE).write_text(as_json(published_config(base, options)), encoding="utf-8")
+            limits = {_LIMITS: config[_LIMITS]} if _LIMITS in config else {}
+            (made / CONFIG_FILE).write_text(as_json({**published_config(base, options), **limits}), encoding="utf-8")
         expected = {path.name: path.read_bytes() for path in made.iterdir()}
         if INDEX_FILE in base.sources:
             expected[INDEX_FILE] = base.sources[INDEX_FILE].read_bytes()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import random
 import re
+import shutil
+import struct
 import subprocess
+import sys
+import zlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,7 @@ from question_files import png_header
 from small_checkpoints import make_llava_checkpoint
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.handler import FORMATS, EndpointHandler, Limits, open_image
+from mmtok.hub.handler import FORMATS, EndpointHandler, Limits, decoded, open_image
 from mmtok.publish import stage
 
 INFINITY, NAN = float("inf"), float("nan")
@@ -40,6 +45,7 @@ FIT: dict[str, list[Any]] = {
     "text_coverage_weight": [0],
     "vision_coverage_weight": [0],
     "top_k": [],
+    "max_time": [1.5],
     "repetition_penalty": [1.5],
     "temperature": [1.5],
     "text_temperature": [1.5],
@@ -47,8 +53,8 @@ FIT: dict[str, list[Any]] = {
 }
 OPTIONS = [each.name for each in fields(PruningOptions)]
 SETTINGS = [
-    "do_sample", "max_new_tokens", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings", "temperature",
-    "top_k", "top_p",
+    "do_sample", "max_new_tokens", "max_time", "min_new_tokens", "num_beams", "repetition_penalty", "stop_strings",
+    "temperature", "top_k", "top_p",
 ]  # fmt: skip
 
 
@@ -136,15 +142,73 @@ def test_what_is_over_a_limit_is_refused(handler: EndpointHandler, inputs: Any, 
         handler({"inputs": inputs})
 
 
-def test_nothing_is_decoded_before_all_of_a_request_is_checked(
+def test_nothing_is_answered_before_all_of_a_request_is_checked(
     handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decoded(*_: Any) -> None:
-        raise AssertionError("an image was decoded")
+    def answered(*_: Any, **__: Any) -> None:
+        raise AssertionError("a question was answered")
 
-    monkeypatch.setattr("mmtok.hub.handler.open_image", decoded)
+    monkeypatch.setattr(handler, "pipeline", answered)
     with pytest.raises(ValueError, match="An image cannot be read: it has 9000 x 9000 pixels"):
         handler({"inputs": [chat(IMAGE, TEXT), chat({"type": "image", "image": _header(9000, 9000)}, TEXT)]})
+
+
+def progressive_jpeg(side: int, scans: int) -> bytes:
+    """A progressive JPEG whose last scan is there many times; each is read over the whole image."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + scan * scans + b"\xff\xd9"
+
+
+def tiled_tiff(side: int) -> bytes:
+    """A TIFF of 8 x 8 pixels in one tile of many."""
+    data, bits = zlib.compress(bytes(side * side * 3)), struct.pack("<HHH", 8, 8, 8)
+    tags = {256: 8, 257: 8, 258: 8 + len(data), 259: 8, 262: 2, 277: 3, 284: 1, 322: side, 323: side, 324: 8}
+    entries = [struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, tags[tag]) for tag in tags]
+    entries.append(struct.pack("<HHII", 325, 4, 1, len(data)))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data) + len(bits)) + data + bits + directory
+
+
+def test_a_file_that_takes_too_long_to_decode_is_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("longer to decode than 1 seconds (the limit decode_seconds)")):
+        decoded([[progressive_jpeg(2000, 20_000)]], Limits(decode_seconds=1))
+    assert decoded([[progressive_jpeg(20, 1)]], Limits())[0].size == (20, 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+def test_a_file_that_takes_too_much_memory_is_refused() -> None:
+    assert decoded([[tiled_tiff(16)]], Limits())[0].size == (8, 8)
+    with pytest.raises(ValueError, match="An image cannot be read: "):
+        decoded([[tiled_tiff(16_000)]], Limits(pixels=10_000, image_bytes=1_000_000))
+
+
+def test_a_decoder_that_fails_is_an_unreadable_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(ValueError, match="An image cannot be read: its decoder ended with code 1"):
+        decoded([[base64.b64decode(encoded())]], Limits())
+
+
+def test_an_answer_ends_after_the_seconds_that_it_may_take(
+    handler: EndpointHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, seen = handler.pipeline.model.generate, []
+
+    def recorded(**named: Any) -> Any:
+        output = generate(**named)
+        seen.append((named["max_time"], output.shape[1] - named["input_ids"].shape[1]))
+        return output
+
+    monkeypatch.setattr(handler.pipeline.model, "generate", recorded)
+    handler(asked(max_new_tokens=2, min_new_tokens=2))
+    handler(asked(max_new_tokens=1000, min_new_tokens=1000, max_time=0.01))
+    assert seen[0] == (120, 2)
+    assert seen[1][0] == 0.01
+    assert 0 < seen[1][1] < 1000
+    with pytest.raises(ValueError, match=r"max_time is 121: give a number from 0\.01 to 120"):
+        handler(asked(max_time=121))
 
 
 def _header(width: int, height: int) -> str:
@@ -155,6 +219,49 @@ def test_what_is_within_the_limits_is_answered(handler: EndpointHandler) -> None
     answers = handler({"inputs": [chat(*[IMAGE] * 3, TEXT), chat(IMAGE, TEXT)], "parameters": {"max_new_tokens": 2}})
     assert [list(answer) for answer in answers] == [["generated_text"]] * 2
     assert handler(asked(max_new_tokens=2, temperature=1, do_sample=True, top_p=1, num_beams=2, min_new_tokens=1))
+
+
+def changed(value: Any, source: random.Random) -> Any:
+    """A JSON value with one part of it replaced, left out or there twice; of images some bytes."""
+    if isinstance(value, (dict, list)) and value and source.random() < 0.9:
+        copy: Any = dict(value) if isinstance(value, dict) else list(value)
+        key = source.choice(list(copy) if isinstance(copy, dict) else range(len(copy)))
+        if source.random() < 0.1:
+            del copy[key]
+        elif source.random() < 0.1 and isinstance(copy, list):
+            copy.append(copy[key])
+        else:
+            copy[key] = changed(copy[key], source)
+        return copy
+    if isinstance(value, str) and len(value) > 200 and source.random() < 0.8:
+        content = bytearray(base64.b64decode(encoded(kind=source.choice(FORMATS))))
+        for _ in range(source.choice([0, 1, 5, 50])):
+            content[int(len(content) * source.random() ** 3)] = source.randrange(256)
+        return base64.b64encode(bytes(content[: source.choice([len(content), len(content) // 2])])).decode()
+    return source.choice(ODD)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.filterwarnings("ignore")
+def test_random_requests(handler: EndpointHandler, seed: int, request: pytest.FixtureRequest) -> None:
+    """A ValueError or answers; the next request is answered as before."""
+    right = asked(max_new_tokens=2)
+    valid = handler(right)
+    for number in range(100 if request.config.getoption("--fuzz") else 4):
+        source = random.Random(f"{seed} {number}")
+        options = {name: source.choice([*FIT.get(name, []), *ODD]) for name in source.sample(OPTIONS + SETTINGS, 2)}
+        data: Any = {
+            "inputs": source.choice([right["inputs"], chat(IMAGE, TEXT), [chat(IMAGE, IMAGE, TEXT), chat(TEXT)]]),
+            "parameters": {"max_new_tokens": 2} | (options if source.random() < 0.5 else {}),
+        }
+        for _ in range(source.randrange(3)):
+            data = changed(data, source)
+        try:
+            answers = handler(data)
+        except ValueError:
+            continue
+        assert all(isinstance(answer["generated_text"], str) for answer in answers)
+    assert handler(right) == valid
 
 
 @pytest.mark.parametrize(

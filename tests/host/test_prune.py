@@ -16,6 +16,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from transformers.utils import logging
 
 import mmtok
+from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.hub.handler import EndpointHandler
 from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.publish import stage
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
@@ -248,6 +250,9 @@ def test_the_same_words_through_every_door(tmp_path: Path, caplog: pytest.LogCap
         "the processor": mmtok.prune(in_memory, processor),
         "the tokenizer": mmtok.prune(in_memory, processor.tokenizer),
         "staged": MMTokLlavaForConditionalGeneration.from_pretrained(staged),
+        "an evaluation of a base": Checkpoint.load(base).model,
+        "an evaluation of a staged folder": Checkpoint.load(staged).model,
+        "the handler of an endpoint": EndpointHandler(str(staged)).pipeline.model,
     }
     doors["saved"] = saved = MMTokLlavaForConditionalGeneration.from_pretrained(staged)
     saved.save_pretrained(tmp_path / "saved")

@@ -78,7 +78,7 @@ def test_a_published_model_answers_as_the_staged_folder_with_and_without_the_hub
 def test_the_examples_of_the_card_run(published: Published, tmp_path: Path) -> None:
     card = tmp_path / "card.md"
     card.write_bytes(published.hub.files(TARGET, "v1.0")["README.md"])
-    assert run("cards", str(card), environment=published.environment) == 2
+    assert len(run("cards", str(card), environment=published.environment)["printed"]) == 2
 
 
 def test_a_fine_tuned_model_is_pushed_and_loads_again(published: Published) -> None:

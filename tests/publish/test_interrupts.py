@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from small_checkpoints import make_llava_checkpoint
 
-from mmtok.publish import Recipe, stage
+from mmtok.publish import Recipe, stage, stage_generate
 from mmtok.publish import stage as publish_stage_function
 
 # The package exports the function of the same name as the module.
@@ -40,11 +40,30 @@ def processes() -> Any:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stage_model(base: Path, out: Path, version: int) -> None:
+    stage(base, out, Recipe({"vision_token_budget": version}), overwrite=True, check=False)
+
+
+def make_generate(base: Path, out: Path, version: int) -> None:
+    """The code of two releases, as it were."""
+    from mmtok.publish import generate_repo
+
+    generate_repo.REQUIREMENTS = f"transformers>={version}"
+    stage_generate(out, overwrite=True, check=False)
 
 
 def stage_in_a_process(
-    base: Path, out: Path, number: int, sent: int, budget: int, exchange: bool, counted: Path
+    make: Callable[[Path, Path, int], None],
+    base: Path,
+    out: Path,
+    number: int,
+    sent: int,
+    version: int,
+    exchange: bool,
+    counted: Path,
 ) -> None:
     """Stages over `out`, and gets a signal at the step of a number, counted below the folder of `out`."""
     from mmtok.cli.pushing import tidy_end
@@ -65,25 +84,32 @@ def stage_in_a_process(
         staging._exchanged = lambda one, other: False
     sys.addaudithook(count)
     with tidy_end():
-        stage(base, out, Recipe({"vision_token_budget": budget}), overwrite=True, check=False)
+        make(base, out, version)
     counted.write_text(str(steps))
     sys.exit(7)
 
 
-@pytest.mark.parametrize("exchange", [True, False])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(("make", "exchange"), [(stage_model, True), (stage_model, False), (make_generate, True)])
 def test_a_stage_that_ends_at_any_step_leaves_old_or_new(
-    base: Path, processes: Any, tmp_path: Path, sent: signal.Signals, exchange: bool
+    make: Callable[[Path, Path, int], None],
+    base: Path,
+    processes: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: signal.Signals,
+    exchange: bool,
 ) -> None:
+    monkeypatch.setattr("mmtok.publish.generate_repo.REQUIREMENTS", "")  # what `make_generate` changes comes back
     out = tmp_path / "out"
-    stage(base, out, Recipe({"vision_token_budget": 1}), check=False)
-    contents = [content(out)]
-    stage(base, out, Recipe({"vision_token_budget": 2}), check=False, overwrite=True)
-    contents.append(content(out))
+    contents = []
+    for version in (1, 2):
+        make(base, out, version)
+        contents.append(content(out))
     counted = tmp_path.parent / f"{tmp_path.name} steps"
 
     def run(number: int) -> int:
-        given = (base, out, number, sent, 1 + number % 2, exchange, counted)
+        given = (make, base, out, number, sent, 1 + number % 2, exchange, counted)
         child = processes.Process(target=stage_in_a_process, args=given)
         child.start()
         child.join(120)
@@ -102,7 +128,7 @@ def test_a_stage_that_ends_at_any_step_leaves_old_or_new(
             assert content(out) in contents, f"half written at step {number}"
         if sent != signal.SIGKILL and (tmp_path / SPACE).exists():  # it came while the lock was taken
             assert {path.name for path in (tmp_path / SPACE).iterdir()} <= {"lock"}
-    stage(base, out, Recipe({"vision_token_budget": 1}), check=False, overwrite=True)
+    make(base, out, 1)
     assert content(out) == contents[0]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -16,6 +16,7 @@ from huggingface_hub import close_session, file_download
 from huggingface_hub.utils import _http
 from published_models import BASE, TARGET
 
+from mmtok.cli.pushing import tidy_end
 from mmtok.publish import PublishError
 from mmtok.publish.push import Release, prepare, publish
 from mmtok.publish.recipe import Destination, Recipe
@@ -168,30 +169,44 @@ def test_a_base_that_cannot_be_read_is_reported(hub: HubDouble, tmp_path: Path, 
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
 
 
-def test_a_process_killed_at_any_request_leaves_main_old_or_complete(hub: HubDouble, release: Release) -> None:
-    # The server process keeps the imports, so that each push is a fork that takes no seconds to start.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmtok.publish.push"])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_push_that_ends_at_any_request_leaves_main_old_or_complete(
+    hub: HubDouble, release: Release, tmp_path: Path, sent: signal.Signals
+) -> None:
+    """Also of its own files nothing is left, after SIGKILL once the next push has ended."""
+    context = forks()
+    (tmp_path / "scratch").mkdir()
+
+    def push_in_a_process(end: Callable[[Any], Fault | None]) -> int:
+        child = context.Process(target=_push_in_a_process, args=(hub.url, tmp_path))
+        fault = end(child)
+        hub.arm(*([fault] if fault else []))
+        child.start()
+        child.join(120)
+        return int(child.exitcode)
+
+    start_over(hub)
+    assert push_in_a_process(lambda child: None) == 0  # the base is in the cache then
     for number in range(1, MOST_REQUESTS):
         old = start_over(hub)
-        child = context.Process(target=_push_in_a_process, args=(release, hub.url))
-        hub.arm(Fault(number, "drop", before=killing(child)))
-        child.start()
-        child.join(60)
-        assert child.exitcode in (-signal.SIGKILL, 0), child.exitcode
-        assert hub.tree(TARGET) == old or complete(hub, release), f"half published by a kill at request {number}"
-        push_again(hub, release)
-        if child.exitcode == 0:
+        ended = push_in_a_process(lambda child, at=number: Fault(at, "drop", before=ending(child, sent)))
+        # 1 is Python's own for KeyboardInterrupt.
+        assert ended in ({signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGKILL: -9}[sent], 0), ended
+        assert hub.tree(TARGET) == old or complete(hub, release), f"half published by {sent.name} at request {number}"
+        assert sent == signal.SIGKILL or not list((tmp_path / "scratch").iterdir())
+        if ended == 0:
             break
     assert number > 10
+    push_again(hub, release)
+    assert push_in_a_process(lambda child: None) == 0
+    assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_a_process_killed_after_the_commit_is_completed(hub: HubDouble, release: Release) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmtok.publish.push"])
+def test_a_process_killed_after_the_commit_is_completed(hub: HubDouble, release: Release, tmp_path: Path) -> None:
     start_over(hub)
-    child = context.Process(target=_push_in_a_process, args=(release, hub.url))
-    hub.arm(Fault(1, "drop", only="/tag/", before=killing(child)))
+    (tmp_path / "scratch").mkdir()
+    child = forks().Process(target=_push_in_a_process, args=(hub.url, tmp_path))
+    hub.arm(Fault(1, "drop", only="/tag/", before=ending(child, signal.SIGKILL)))
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
@@ -200,16 +215,32 @@ def test_a_process_killed_after_the_commit_is_completed(hub: HubDouble, release:
     push_again(hub, release)
 
 
-def killing(process: Any) -> Callable[[], None]:
-    """What kills a started process, at once and without a goodbye."""
-    return lambda: os.kill(process.pid, signal.SIGKILL)
+def forks() -> Any:
+    """Makes processes; a server keeps the imports, so that each push is a fork that takes no seconds to start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmtok.publish.push"])
+    return context
 
 
-def _push_in_a_process(release: Release, url: str) -> None:
-    """Runs in a forked process, which does not have the test's patches."""
+def ending(process: Any, sent: signal.Signals) -> Callable[[], None]:
+    """What sends a signal to a started process."""
+    return lambda: os.kill(process.pid, sent)
+
+
+def _push_in_a_process(url: str, folder: Path) -> None:
+    """Runs in a forked process, which does not have the test's patches; its files are below `folder`."""
+    import tempfile
+
     from huggingface_hub import constants
+
+    from mmtok.publish import push
 
     constants.ENDPOINT = url
     constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_DISABLE_XET = True
-    publish(release, Destination(TARGET, tag="v1.0", overwrite_card=True, delete_others=True), verify_after=False)
+    constants.HF_HUB_CACHE = str(folder / "cache")
+    tempfile.tempdir = str(folder / "scratch")
+    _http.time = file_download.time = types.SimpleNamespace(sleep=lambda seconds: None)  # type: ignore[assignment]
+    destination = Destination(TARGET, tag="v1.0", overwrite_card=True, delete_others=True)
+    with tidy_end():
+        push(BASE, destination, verify_after=False, check=False)

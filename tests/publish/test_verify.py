@@ -13,12 +13,13 @@ import pytest
 import transformers
 from hub_double import HubDouble
 from published_models import BASE, TARGET, hub_for_this_process, upload_folder
-from small_checkpoints import make_llava_checkpoint
+from small_checkpoints import VICUNA_TEMPLATE, make_llava_checkpoint, make_llava_next_checkpoint
 
 import hub_upload
-from mmtok.publish import PublishError, Verification, published_code, stage, verify
+from configuration_mmtok import OPTION_NAMES
+from mmtok.publish import PublishError, Recipe, Verification, published_code, stage, verify
 from mmtok.publish.clean_process import run_clean
-from mmtok.publish.repository import leads_away, shown
+from mmtok.publish.repository import LICENSE_FILES, leads_away, shown
 
 LOADERS = Path(__file__).parents[1] / "support" / "marked_loaders.py"
 
@@ -139,7 +140,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
         "processor_config.json: image_processor.auto_map is",
     ),
     "nested in config": (
-        lambda f: edit(f, "config.json", text_config={"auto_map": {"AutoConfig": "a/b--c.D"}}),
+        # The rest of the part stays: without it loaders would make a language model of the default size.
+        replaced("config.json", '"text_config": {', '"text_config": {"auto_map": {"AutoConfig": "a/b--c.D"},'),
         "config.json: text_config.auto_map is",
     ),
     "kernel": (lambda f: edit(f, "config.json", _attn_implementation="evil/kernel"), "_attn_implementation is"),
@@ -243,14 +245,13 @@ def test_every_change_is_a_problem_by_name(name: str, base: Path, staged_once: P
     assert all(line.isprintable() for line in found.describe(verbose=True).splitlines())
 
 
-@pytest.mark.parametrize("names", [sorted(RUNS), pytest.param(sorted(TAMPERED), marks=pytest.mark.heavy)])
-def test_what_runs_foreign_code_is_never_what_is_published(names: list[str], staged_once: Path, tmp_path: Path) -> None:
+def test_what_runs_foreign_code_is_never_what_is_published(staged_once: Path, tmp_path: Path) -> None:
     """Every loader, on every tampered folder: where code of the folder leaves its mark, `verify` had a problem."""
     marks, folders = tmp_path / "marks", {"untouched": Path(shutil.copytree(staged_once, tmp_path / "untouched"))}
     marks.mkdir()
-    folders |= {name: tampered(name, staged_once, tmp_path) for name in names if name != "fifo"}
+    folders |= {name: tampered(name, staged_once, tmp_path) for name in TAMPERED if name != "fifo"}
     named = [str(folder) for folder in folders.values()]
-    ended = run_clean([str(LOADERS), *named], environment={"MARKS": str(marks)}, timeout=3000)
+    ended = run_clean([str(LOADERS), *named], environment={"MARKS": str(marks)}, timeout=600)
     assert ended.returncode == 0, ended.stderr[-2000:]
     loaded = json.loads(ended.stdout.splitlines()[-1])
     assert loaded[str(folders["untouched"])] == []  # every loader works there
@@ -273,6 +274,91 @@ def test_a_staged_folder_is_as_released(base: Path, staged: Path) -> None:
     assert [file.found for file in found.files if file.kind == "weights"] == ["sha256 of the base's"]
     assert len(found.describe().splitlines()) <= 8
     assert found.describe().endswith("It is what mmtok 0.1.0 publishes.")
+
+
+# What a stage may write, beside the defaults.
+WRITTEN: dict[str, list[Any]] = {
+    "vision_token_budget": [1, 10**6, 0.5, 1.0, None],
+    "budget_scope": ["image"],
+    "text_coverage_weight": [0, 1e-6, 1e6],
+    "vision_coverage_weight": [0.0, 3],
+    "text_temperature": [1e-6, 10],
+    "vision_temperature": [0.3],
+    "exclude_padding": [True],
+    "coverage_target": [0.5],
+    "keep_image_newline": [True],
+    "select_before_unpadding": [True],
+    "covered_text": ["yes/no", "~/x", "../x", "https://a/b", "a--b", "a \u202eb\n", "org/kernel@main"],
+    "question_format": [
+        {"user_turns": ["USER:"], "assistant_turns": ["ASSISTANT:"], "other_turns": ["owner/name@main", "/INST"]},
+        {"instructions": ["Answer yes/no.", "../x"], "stop_words": ["https://a"]},
+    ],
+}
+
+
+def test_every_option_is_written() -> None:
+    assert list(WRITTEN) == list(OPTION_NAMES)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRITTEN for value in WRITTEN[name]])
+def test_what_a_stage_writes_is_as_released(name: str, value: Any, tmp_path: Path) -> None:
+    make = (
+        make_llava_next_checkpoint
+        if name in ("keep_image_newline", "select_before_unpadding")
+        else make_llava_checkpoint
+    )
+    base = make(tmp_path / "base")
+    found = verify(stage(base, tmp_path / "out", Recipe({name: value}), check=False).path, base=base)
+    assert found.ok, found.problems
+
+
+def with_licence(folder: Path) -> None:
+    for name in LICENSE_FILES:
+        (folder / name).write_text("Do what you want.")
+
+
+BASES: dict[str, Callable[[Path], Any]] = {
+    "no template": lambda f: (f / "chat_template.json").unlink(),
+    "another template": lambda f: edit(
+        f,
+        "chat_template.json",
+        chat_template=VICUNA_TEMPLATE.replace("': '", "'>> '").replace("'ASSISTANT:'", "'ASSISTANT>>'"),
+    ),
+    "a licence": with_licence,
+    "an origin": lambda f: edit(
+        f,
+        "config.json",
+        _name_or_path="other/repo",
+        text_config={**json.loads((f / "config.json").read_text())["text_config"], "_name_or_path": "a/b"},
+    ),
+    "a generation": lambda f: edit(f, "generation_config.json", temperature=0.5, do_sample=True),
+    "an odd number": lambda f: edit(f, "config.json", initializer_range=1e-5, anything=[1.0, 2, 1e300]),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_a_stage_makes_of_a_base_is_as_released(name: str, sharded: bool, tmp_path: Path) -> None:
+    base = make_llava_checkpoint(tmp_path / "base", sharded=sharded)
+    BASES[name](base)
+    found = verify(stage(base, tmp_path / "out", check=False).path, base=base)
+    assert found.ok, found.problems
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ({}, None),
+        ({"images": 4, "decode_seconds": 3}, None),
+        ({"images": 0}, "config.json: The limit images is 0"),
+        ({"auto_map": "a/b--c.D"}, "config.json: handler_limits.auto_map is 'a/b--c.D', which leads out"),
+        (["a/b"], "config.json: handler_limits is ['a/b']: give an object"),
+    ],
+)
+def test_limits_of_the_handler_are_an_operators(base: Path, staged: Path, limits: Any, problem: str | None) -> None:
+    edit(staged, "config.json", handler_limits=limits)
+    problems = verify(staged, base=base).problems
+    assert any(each.startswith(problem) for each in problems) if problem else not problems, problems
 
 
 def test_the_report_has_25_lines_at_most(staged: Path) -> None:

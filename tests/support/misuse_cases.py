@@ -301,6 +301,11 @@ PROMPTS = [
         "inputs_embeds has shape (2, 3, 32), but input_ids",
     ),
     Misuse(
+        "embeddings of another width than the model's",
+        lambda shop: shop.generate(inputs_embeds=torch.zeros(*shop.inputs["input_ids"].shape, 7)),
+        ", 7): give (2, ",
+    ),
+    Misuse(
         "labels of another length",
         lambda shop: shop.model(**shop.inputs, labels=torch.zeros(2, 3, dtype=torch.long)),
         "labels has shape (2, 3)",

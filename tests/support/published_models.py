@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import transformers
 from hub_double import TOKEN, HubDouble
 from huggingface_hub import constants, file_download
 
@@ -36,6 +37,8 @@ def hub_for_this_process(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterat
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         # huggingface_hub before 1.0 has a copy of the name.
         monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        # transformers keeps a client, with the address that it was made for.
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)

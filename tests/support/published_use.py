@@ -2,7 +2,7 @@
 
 published_use.py answer MODEL[@REVISION]...  loads models in every way and prints their answers as JSON
 published_use.py tune MODEL TARGET           trains one step, pushes the result to TARGET and prints its answers
-published_use.py cards CARD                  runs the Python examples of a model card, one after the other
+published_use.py cards CARD                  runs the Python examples of a card, and asks the same one by one
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +96,35 @@ def cards(card: str) -> None:
     for file in ("photo.jpg", "table.jpg", "garden.jpg"):
         image().save(file)
     blocks = re.findall(r"```python\n(.*?)```", Path(card).read_text(encoding="utf-8"), re.DOTALL)
+    found: dict[str, Any] = {"printed": [], "lengths": [], "batch": [], "single": []}
     for block in blocks:
-        exec(compile(block, card, "exec"), {})
-    print(json.dumps(len(blocks)))
+        names: dict[str, Any] = {}
+        with redirect_stdout(StringIO()) as said:
+            exec(compile(block, card, "exec"), names)
+        found["printed"].append(said.getvalue().strip())
+        if "questions" in names:
+            found |= batch_and_single(names)
+    print(json.dumps(found))
+
+
+def batch_and_single(names: dict[str, Any]) -> dict[str, Any]:
+    """The answers of the batch of a card's example and of each of its prompts alone, with two budgets."""
+    model, processor, batch = names["model"], names["processor"], names["inputs"]
+    alone = [
+        processor(images=one, text=prompt, return_tensors="pt").to(model.device, model.dtype)
+        for one, prompt in zip(names["images"], names["prompts"], strict=True)
+    ]
+    budgets: tuple[dict[str, Any], ...] = ({}, {"vision_token_budget": 2})
+
+    def said(inputs: Any, budget: dict[str, Any]) -> list[str]:
+        output = model.generate(**inputs, max_new_tokens=32, do_sample=False, **budget)
+        return processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    return {
+        "lengths": batch["attention_mask"].sum(-1).tolist(),
+        "batch": [said(batch, budget) for budget in budgets],
+        "single": [[text for one in alone for text in said(one, budget)] for budget in budgets],
+    }
 
 
 if __name__ == "__main__":
