@@ -29,8 +29,7 @@ from mmtok.model_content import model_content
 from mmtok.publish.hub_names import check_model_name
 from mmtok.record_store import RecordStore
 
-from .answer import Budget
-from .answering import load_pipeline
+from .answering import Budget, load_pipeline
 from .batch_answers import answer_records, image_stamp
 from .question_file import read_questions
 

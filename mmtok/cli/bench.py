@@ -47,7 +47,7 @@ def add_command(commands: Any, name: str, help: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Times and prints."""
-    from mmtok.apps.explained import TOO_SMALL
+    from mmtok.apps.demo import TOO_SMALL
     from mmtok.apps.progress import steps
     from mmtok.apps.timing import setting, time_budgets
     from mmtok.images import read_image

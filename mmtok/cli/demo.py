@@ -38,15 +38,16 @@ def run(options: argparse.Namespace) -> None:
     """Runs the demo and prints its table."""
     from rich.console import Console
 
-    from mmtok.apps.demo import as_json, demo_table, run_demo, where_it_breaks
-    from mmtok.apps.explained import COVERAGE, TOO_SMALL
+    from mmtok.apps.demo import BUDGETS, COVERAGE, DPI, TOO_SMALL, as_json, demo_table, run_demo, where_it_breaks
+    from mmtok.apps.progress import steps
 
     if options.web:
         serve_page(options)
         return
     output = writable_image(options.output, "demo.png", overwrite=options.overwrite)
-    demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
-    demo.figure.savefig(output, dpi=150)
+    with steps(4 + 3 * len(BUDGETS)) as begin:
+        demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check, begin=begin)
+    demo.figure.savefig(output, dpi=DPI)
     if options.json:
         print_json({**as_json(demo), "image": str(output)})
         return

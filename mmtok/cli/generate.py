@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
     """Generates; 1 where a line has an error."""
     from accelerate import PartialState
 
+    from mmtok.apps.answering import counted
     from mmtok.apps.batch_generate import BatchSettings, generate_file
-    from mmtok.apps.wording import counted
 
     with staged_model(options.model) as model:
         settings = BatchSettings(

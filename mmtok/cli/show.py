@@ -19,23 +19,18 @@ from .tables import print_covered, print_table
 from .values import add_output_option, writable_image
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL import Image
     from transformers import ImageTextToTextPipeline
 
-    from mmtok.apps.answer import Explanation
-    from mmtok.apps.colors import ColorBy
-    from mmtok.apps.figure import Panel
-    from mmtok.apps.seen_image import SeenImage
-    from mmtok.apps.seen_video import SeenVideo
+    from mmtok.apps.answering import Explanation
+    from mmtok.apps.seen import Seen
     from mmtok.videos import Video
 
 _DESCRIPTION = """\
-Draws which vision tokens of an image the language model reads: one row for each question, one column for each budget.
-The patch of a kept token is framed in the colour of its gain; the bar in it splits the gain into what covers the
-question (orange) and what covers the image (blue). Crops are laid out as they were cut: tiles of
-LLaVA-NeXT, the mosaic of LLaVA-OneVision. Of a video there is a row of frames for each question and budget, at most 8;
-Qwen-VL reads frames in pairs, of which the first is drawn."""
+Draws which vision tokens of an image the language model reads: one row for each question, one drawing for each budget.
+The patches of kept tokens are outlined and stay bright, the others are dark; what the image processor cuts off is
+hatched. Crops are laid out as they were cut: overview and tiles of LLaVA-NeXT, overview and mosaic of LLaVA-OneVision.
+Of a video at most 8 frames are drawn; Qwen-VL reads frames in pairs, of which the first is drawn."""
 
 
 def add_command(commands: Any, name: str, help: str) -> None:
@@ -48,24 +43,24 @@ def add_command(commands: Any, name: str, help: str) -> None:
     add_question_options(parser, ["all", "16", "8", "4"], 32)
     add_video_options(parser)
     add_output_option(parser, "kept.png")
-    parser.add_argument("--color-by", choices=["gain", "text share"], default="gain", help="colour of the frames")
     parser.add_argument("--answers", action="store_true", help="answer the questions too")
+    explain = "draw for every kept token its gain, what of it covers the question and the image, and when it was picked"
+    parser.add_argument("--explain", action="store_true", help=explain)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Draws the image or video and prints what was kept."""
     from mmtok.apps.answering import model_inputs
+    from mmtok.apps.drawing import kept_figure
     from mmtok.apps.progress import steps
-    from mmtok.apps.seen_image import seen_images
-    from mmtok.apps.seen_video import SeenVideo, seen_video
+    from mmtok.apps.seen import frames_read, seen_images, seen_video
     from mmtok.images import cut_off
     from mmtok.videos import Video
 
     image = asked_about(options)
     output = writable_image(options.output, "kept.png", overwrite=options.overwrite, source=options.image)
-    seen: SeenImage | SeenVideo
-    lost = ""
+    title = lost = ""
     with steps(1 + len(options.questions) * len(options.budgets)) as begin:
         begin("Loading the model")
         with opened_pipeline(options) as pipe:
@@ -73,52 +68,58 @@ def run(options: argparse.Namespace) -> None:
             inputs = model_inputs(pipe, image, options.questions[0])
             if isinstance(image, Video):
                 seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor)
+                title = f"{options.image.name}: {frames_read(seen, image)}"
             else:
-                [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
+                [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image])
                 lost = cut_off(image.size, pipe.processor.image_processor)
-    _figure(seen, rows, options).savefig(output, dpi=150)
+    kept_figure(seen, rows, title=title, explain=options.explain).savefig(output, dpi=150)
     if options.json:
-        video = {"video": seen.as_json()} if isinstance(seen, SeenVideo) else {}
-        print_json(
-            {
-                "image": str(output),
-                "cut_off": lost,
-                **video,
-                "selections": [read.as_json() for row in rows for read in row],
-            }
-        )
+        video = {"video": _video_json(seen, image)} if isinstance(image, Video) else {}
+        selections = [read.as_json() for row in rows for read in row]
+        print_json({"image": str(output), "cut_off": lost, **video, "selections": selections})
         return
-    _print(seen, rows)
-    if lost:
-        print(lost)
-    print(f"Drawn in {output}.")
+    _print(seen, rows, options.answers)
+    for told in (title, lost, f"Drawn in {output}."):
+        if told:
+            print(told)
 
 
-def _print(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]]) -> None:
-    from mmtok.apps.seen_video import SeenVideo
-    from mmtok.apps.video_figure import tokens_per_frame
-
-    columns = ["question", "budget", "answer", "vision tokens", "tokens in the prompt", "coverage"]
-    cells = [
-        [
-            read.question,
-            budget_name(read.budget),
-            getattr(read, "answer", ""),
-            str(read.vision_tokens),
-            f"{read.prompt_tokens} of {read.full_prompt_tokens}",
-            f"{read.coverage:.1%}",
-        ]
-        for row in rows
-        for read in row
-    ]
-    if isinstance(seen, SeenVideo):
-        columns.insert(4, f"per {seen.unit}")
-        for cell, read in zip(cells, (read for row in rows for read in row), strict=True):
-            cell.insert(4, tokens_per_frame(read))
-    print_table(columns, cells, left=["question", "answer"])
+def _print(seen: Seen, rows: Sequence[Sequence[Explanation]], answers: bool) -> None:
+    columns: dict[str, Callable[[Any], str]] = {
+        "question": lambda read: read.question,
+        "budget": lambda read: budget_name(read.budget),
+        "answer": lambda read: read.answer,
+        "vision tokens": lambda read: f"{read.vision_tokens} of {read.all_vision_tokens}",
+        f"per {seen.unit}": _per_crop,
+        "tokens in the prompt": lambda read: f"{read.prompt_tokens} of {read.full_prompt_tokens}",
+        "coverage": lambda read: f"{read.coverage:.1%}",
+    }
+    if not answers:
+        del columns["answer"]
+    if seen.count == 1:
+        del columns[f"per {seen.unit}"]
+    cells = [[cell(read) for cell in columns.values()] for row in rows for read in row]
+    print_table(list(columns), cells, left=["question", "answer"])
     print_covered([row[0] for row in rows])
-    if isinstance(seen, SeenVideo):
-        print(f"{seen.described()}.")
+
+
+def _per_crop(read: Explanation) -> str:
+    """How many vision tokens stay of each crop, frame or pair: "4", or "3 to 5" where it differs."""
+    few, many = min(read.tokens_per_crop), max(read.tokens_per_crop)
+    return f"{few:,}" if few == many else f"{few:,} to {many:,}"
+
+
+def _video_json(seen: Seen, video: Video) -> dict[str, Any]:
+    """Which frames of the file were read, the crop that each is in, and the crops that are drawn."""
+    together = 1 if seen.unit == "frame" else 2
+    return {
+        "total_frames": video.total,
+        "frames": [
+            {"index": index, "seconds": round(seconds, 3), "crop": place // together}
+            for place, (index, seconds) in enumerate(zip(video.indices, video.seconds, strict=True))
+        ],
+        "drawn_crops": list(seen.numbers),
+    }
 
 
 def _read(
@@ -140,28 +141,3 @@ def _read(
         begin("Selecting")
         read.append(explain_inputs(pipe, inputs, question, budget, **pruning_options))
     return read
-
-
-def _figure(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]], options: argparse.Namespace) -> Figure:
-    from mmtok.apps.figure import comparison_figure
-    from mmtok.apps.seen_video import SeenVideo
-    from mmtok.apps.video_figure import video_figure
-
-    if isinstance(seen, SeenVideo):
-        title = f"{options.image.name}: {seen.described()}"
-        return video_figure(seen, rows, title=title, color_by=options.color_by)
-    panels = [[_panel(seen, read, options.color_by) for read in row] for row in rows]
-    return comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
-
-
-def _panel(seen: SeenImage, read: Explanation, color_by: ColorBy) -> Panel:
-    from mmtok.apps.answer import Answer
-    from mmtok.apps.figure import Panel
-    from mmtok.apps.overlay import overlay
-    from mmtok.apps.wording import counted
-
-    title = counted(read.vision_tokens, "token")
-    if isinstance(read, Answer):
-        title += f" → {read.answer or '(nothing)'}"
-    drawn = overlay(seen, None if read.budget is None else read.selection, color_by=color_by)
-    return Panel(drawn, title, f"prompt of {counted(read.prompt_tokens, 'token')} · coverage {read.coverage:.1%}")
