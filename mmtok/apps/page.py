@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -147,7 +146,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_m
         for name, tab in ((name, tab) for name, (tab, _) in zip(("image", "video"), sources, strict=False) if tab):
             tab.select(lambda name=name: name, outputs=kind, show_progress="hidden")
         changes = [question.input, *(event for _, source in sources for event in (source.upload, source.clear))]
-        gr.on(changes, lambda: page_text.headline(None, stale=True), outputs=outputs[0], show_progress="hidden")
+        gr.on(changes, lambda: page_text.headline(None, page_text.STALE), outputs=outputs[0], show_progress="hidden")
     return page
 
 
@@ -177,16 +176,14 @@ def answers(
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the outputs of the page as the answers grow.
 
+    Where there is no image or no question, or the model refuses them, the headline says so, with no older answer.
+
     Args:
         pipe, cache, control: of the model.
         kind: "image" or "video".
         path: of the uploaded file; None for none.
         question: as it was written.
         value: of the slider.
-
-    Raises:
-        gradio.Error: no image or no question, or what the model refused; the page shows the sentence, and no older
-            answer beside it.
     """
     yield CLEARED
     try:
@@ -199,9 +196,8 @@ def answers(
             raise ValueError("The question has half of a surrogate pair, which is no text: leave it out.")
         yield from _growing(pipe, cache, _opened(path, kind), question, budget)
     except ValueError as error:
-        yield CLEARED
-        # A mistake of the user is no failure of the program, and writes no traceback into its log.
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
+        # A mistake of the user is no failure of the program: Gradio's own errors would lie over every output.
+        yield page_text.headline(None, str(error)), *CLEARED[1:]
 
 
 def _opened(path: Any, kind: str) -> Image.Image | Video:

@@ -21,7 +21,7 @@ STYLE = """
 .html-container { padding: 0 !important; }
 .head h1 { margin: 0 !important; font-size: 1.3rem !important; }
 .head p { margin: 2px 0 !important; font-size: .85rem; }
-.headline { font-size: 1.2rem; font-weight: 600; } .headline.stale { color: var(--error-text-color); }
+.headline { font-size: 1.2rem; font-weight: 600; } .headline.told { color: var(--error-text-color); }
 .answer { min-height: 1.6rem; max-height: 16rem; overflow: auto; overflow-wrap: anywhere; white-space: pre-wrap; }
 .answer.short { font-size: 1.25rem; font-weight: 600; }
 .facts, .note, .legend { font-size: .8rem; } .facts { min-height: 3.2rem; }
@@ -29,6 +29,7 @@ STYLE = """
 .budgets { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; font-size: .85rem; }
 .budgets img { width: 100%; max-height: 160px; object-fit: contain; object-position: left; margin: 4px 0 !important; }
 .budgets .answer { font-size: .95rem; font-weight: 400; max-height: 9rem; }
+#image img { object-fit: contain !important; width: 100%; height: 100%; }
 #examples { gap: 8px !important; } #examples button { flex: 0 0 auto; }
 @media (max-width: 640px) {
   .gradio-container, .gradio-container .fillable { padding: 4px !important; }
@@ -58,12 +59,10 @@ def heading(model: str, model_address: str) -> str:
     )
 
 
-def headline(kept: Explanation | None, *, stale: bool = False) -> str:
-    """ "8 of 144 vision tokens, 18x fewer"; or that what is shown is an older answer."""
-    if stale:
-        return f'<div class="headline stale" role="status">{STALE}</div>'
+def headline(kept: Explanation | None, told: str = "") -> str:
+    """ "8 of 144 vision tokens, 18x fewer"; or what is told in its place, such as that the answer is an older one."""
     if kept is None:
-        return '<div class="headline">&nbsp;</div>'
+        return f'<div class="headline told" role="status">{html.escape(told, quote=False) or "&nbsp;"}</div>'
     total = counted(kept.all_vision_tokens, "vision token")
     text = f"{kept.vision_tokens:,} of {total}, {fewer(kept.vision_tokens, kept.all_vision_tokens)}"
     return f'<div class="headline">{text}</div>'

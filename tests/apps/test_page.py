@@ -45,10 +45,10 @@ def shown(pipe: Any, path: Any, question: Any = "Is there a dog?", value: Any = 
 
 def refused(path: Any, question: Any = "Is there a dog?", value: Any = 4, kind: str = "image") -> str:
     told = page.answers(None, None, TOKENS, kind, path, question, value)  # type: ignore[arg-type]
-    assert [next(told), next(told)] == [page.CLEARED] * 2
-    with pytest.raises(gr.Error) as error:
-        next(told)
-    return str(error.value.message)
+    first, second = told
+    assert first == page.CLEARED
+    assert second[1:] == page.CLEARED[1:]
+    return str(second[0])
 
 
 @pytest.mark.parametrize("value", [None, "x", "", "4", 0, -1, 1.5, float("nan"), float("inf"), True, [], {"a": 1}])
@@ -169,9 +169,7 @@ def test_an_answer_is_there_when_it_opens(embedded: bool, pipe: Any) -> None:
     image = example(7).image if embedded else Image.open(gr.get_image("cheetah1.jpg")).convert("RGB")
     expected = ask(pipe, image, question, 16).answer
     assert component(built, "pruned-answer").value == page_text.answer(expected)
-    assert component(built, "headline").value == page_text.headline(None).replace(
-        "&nbsp;", "16 of 16 vision tokens, all of them"
-    )
+    assert ">16 of 16 vision tokens, all of them<" in component(built, "headline").value
     assert component(built, "budgets").value.count('class="card"') == 5
     assert component(built, "budget").value == 16
     assert not [block for block in built.blocks.values() if isinstance(block, gr.Tab)], "LLaVA-1.5 prunes no videos"

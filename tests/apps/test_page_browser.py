@@ -192,12 +192,12 @@ def test_mistakes_are_explained(address) -> None:
     with browser(address) as driver:
         write(driver, " ")
         press(driver, "#ask")
-        until(lambda: "There is no question" in text_of(driver, "body"))
+        until(lambda: "There is no question" in text_of(driver, "#headline"))
         keep_screenshot(driver, "mistake")
         driver.find_element("css selector", "#image button[aria-label='Remove Image']").click()
         write(driver, "Is there a dog in the image?")
         press(driver, "#ask")
-        until(lambda: "There is no image: upload one first." in text_of(driver, "body"))
+        until(lambda: "There is no image: upload one first." in text_of(driver, "#headline"))
         assert not any("vision tokens" in text_of(driver, name) for name in ("#full-facts", "#pruned-facts"))
         press(driver, "#another")
         answered(driver)
@@ -215,7 +215,7 @@ def test_a_file_that_cannot_be_used(address, tmp_path, content, message) -> None
     with browser(address) as driver:
         upload(driver, tmp_path / "broken.png")
         press(driver, "#ask")
-        until(lambda: f"The image cannot be used: {message}" in text_of(driver, "body"))
+        until(lambda: f"The image cannot be used: {message}" in text_of(driver, "#headline"))
         upload(driver, tmp_path / "other.png")
         press(driver, "#ask")
         answered(driver)

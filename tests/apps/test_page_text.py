@@ -31,9 +31,9 @@ def test_the_headline(kept, text) -> None:
     assert f">{text}<" in page_text.headline(explained(kept))
 
 
-def test_a_stale_headline_says_so_and_no_number() -> None:
-    assert page_text.STALE in page_text.headline(explained(8), stale=True)
-    assert "144" not in page_text.headline(explained(8), stale=True)
+def test_a_headline_says_what_else_there_is_to_say() -> None:
+    assert f">{page_text.STALE}<" in page_text.headline(None, page_text.STALE)
+    assert "&lt;script&gt;" in page_text.headline(None, "<script>")
 
 
 @pytest.mark.parametrize(
