@@ -10,13 +10,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 @contextmanager
-def steps(total: int) -> Iterator[Callable[[str], None]]:
+def steps(total: int, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """Shows a bar of `total` steps with the time; without a terminal, one line for each new kind of step.
+
+    With `quiet` it shows nothing.
 
     Yields:
         What to call with the name of a step when it begins.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -10,8 +10,7 @@ from typing import Any
 
 import mmtok
 
-from .common import add_image_memory_option, add_json_option, add_parser, print_json
-from .values import add_output_option, port, writable_image
+from .arguments import add_image_memory, add_output, add_parser, port, print_json, writable_image
 
 _DESCRIPTION = """\
 Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
@@ -19,18 +18,17 @@ tokens and with fewer and fewer, prints a table and draws the kept vision tokens
 for each budget."""
 
 
-def add_command(commands: Any, name: str, help: str) -> None:
+def add_demo(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
     parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok demo --web")
     parser.add_argument("--base", help="stock checkpoint to stage (default: the embedded one)")
     parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
-    add_output_option(parser, "demo.png")
+    add_output(parser, "demo.png")
     parser.add_argument("--seed", type=int, default=40, help="of the image and the questions (default: %(default)s)")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
     parser.add_argument("--web", action="store_true", help="open a page instead: your own images and questions")
     parser.add_argument("--port", type=port, metavar="N", help="of the page (default: the first free one from 7860)")
-    add_image_memory_option(parser)
-    add_json_option(parser)
+    add_image_memory(parser)
     parser.set_defaults(run=run)
 
 
