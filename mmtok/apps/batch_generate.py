@@ -32,8 +32,7 @@ from mmtok.publish.hub_names import check_model_name
 from mmtok.record_store import RecordStore
 from mmtok.videos import FRAMES, require_videos
 
-from .answer import Budget
-from .answering import load_pipeline
+from .answering import Budget, load_pipeline
 from .batch_answers import answer_records, image_stamp
 
 if TYPE_CHECKING:

@@ -15,11 +15,9 @@ from mmtok.image_cache import EncodedImageCache
 from mmtok.images import cut_off
 
 from . import page_text
-from .answer import Budget
-from .answering import answer_inputs, explain_inputs, model_inputs
-from .overlay import overlay
-from .seen_image import seen_images
-from .streaming import stream_answer
+from .answering import Budget, answer_inputs, explain_inputs, model_inputs, stream_answer
+from .drawing import overlay
+from .seen import seen_images
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import html
 
-from .answer import Answer, Explanation
-from .colors import TEXT_COLOR, VISION_COLOR, gain_color
-from .streaming import PartialAnswer
-from .wording import counted, fewer
+from .answering import Answer, Explanation, PartialAnswer, counted, fewer
+from .drawing import READ
 
 TITLE = "MMTok: ask with fewer vision tokens"
 PAPER = "https://arxiv.org/abs/2508.18264"
@@ -47,7 +45,7 @@ def headline(kept: Explanation | None, *, stale: bool = False) -> str:
         return f'<div class="headline stale" role="status">{STALE}</div>'
     if kept is None:
         return '<div class="headline">&nbsp;</div>'
-    total = kept.vision_tokens + kept.full_prompt_tokens - kept.prompt_tokens
+    total = kept.all_vision_tokens
     text = f"{kept.vision_tokens} of {counted(total, 'vision token')}, {fewer(kept.vision_tokens, total)}"
     return f'<div class="headline">{text}</div>'
 
@@ -84,17 +82,9 @@ def budget_table(answers: list[Answer]) -> str:
 
 
 def legend() -> str:
-    """What the frames, bars and numbers in the image of the kept vision tokens mean."""
-    steps = ", ".join(_css(gain_color(step / 4)) for step in range(5))
-    bar = f'<span class="swatch" style="background:linear-gradient(90deg, {steps})"></span>'
-    colors = "".join(
-        f'<div><span class="swatch" style="background:{_css(color)}"></span>gain that covers the {what}</div>'
-        for color, what in ((TEXT_COLOR, "question"), (VISION_COLOR, "image"))
-    )
-    return (
-        f'<div class="legend"><div>Bright: what the language model reads; pale: what it does not.</div>'
-        f"<div>{bar}frame: gain, from small to the largest</div>{colors}<div>number: order of the picks</div></div>"
-    )
+    """What the outlines in the image of the kept vision tokens mean."""
+    swatch = f'<span class="swatch" style="border:2px solid {_css(READ)}"></span>'
+    return f'<div class="legend">{swatch}read by the language model; the rest, dark, is not</div>'
 
 
 def note(text: str) -> str:

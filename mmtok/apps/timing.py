@@ -15,8 +15,7 @@ import mmtok
 from mmtok.machine import processor
 from mmtok.prefill import prompt_lengths
 
-from .answer import Budget
-from .answering import model_inputs
+from .answering import Budget, model_inputs
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,8 +14,7 @@ from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 
 from . import page_text
 from .answering import warm_up
-from .embedded import KNOWS, example
-from .explained import COVERAGE, TIMES, TOO_SMALL
+from .demo import COVERAGE, KNOWS, TIMES, TOO_SMALL, example
 from .page_answers import LIMITS, answers
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What several commands share: their arguments and the values of them, the model of `--model`, and what is printed.
+"""Arguments that several commands share, their values, and the model of `--model`.
 
 What is refused here is refused before a model is loaded. The fields of `PruningOptions` are options with their own help
 texts: a new field is added nowhere else.
@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from itertools import chain, count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mmtok.hub.options import PruningOptions, check_option, check_weights, options_within
@@ -354,23 +351,12 @@ def base_of(base: str) -> str | Path:
     return checkpoint_path() if base == EMBEDDED else base
 
 
-@contextmanager
-def staged_model(model: str) -> Iterator[str | Path]:
-    """What `--model` loads; the embedded model is staged for the time of the command."""
-    from mmtok.publish import stage
-
-    with TemporaryDirectory(prefix="mmtok-") as scratch:
-        yield stage(base_of(model), Path(scratch) / "mmtok-tiny", check=False).path if model == EMBEDDED else model
-
-
-@contextmanager
-def opened_pipeline(options: argparse.Namespace) -> Iterator[ImageTextToTextPipeline]:
+def load_model(options: argparse.Namespace) -> ImageTextToTextPipeline:
     """The pipeline of `--model`."""
     from mmtok.apps.answering import load_pipeline
 
     given = {name: getattr(options, name) for name in ("revision", "dtype", "device")}
-    with staged_model(options.model) as model:
-        yield load_pipeline(model, **{name: value for name, value in given.items() if value is not None})
+    return load_pipeline(base_of(options.model), **{name: value for name, value in given.items() if value is not None})
 
 
 def budgets_of(given: Sequence[Budget | str], config: Any, generation_config: Any = None) -> list[Budget]:
@@ -386,52 +372,3 @@ def budgets_of(given: Sequence[Budget | str], config: Any, generation_config: An
     budgets = [own if each == MODEL else each for each in given]
     # 1 is one token and 1.0 all of them, and the two are equal.
     return [each for index, each in enumerate(budgets) if repr(each) not in map(repr, budgets[:index])]  # type: ignore[misc]
-
-
-def budget_name(value: Budget) -> str:
-    """A budget as it is written on a command line."""
-    return "all" if value is None else str(value)
-
-
-def print_json(value: Any) -> None:
-    """Indented JSON on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> None:
-    """A table on standard output.
-
-    Args:
-        columns: their names.
-        rows: as many texts each as there are columns.
-        left: names of the columns that hold text; the others are aligned on the right.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False).print(table)
-
-
-def explain(options: argparse.Namespace, *notes: str) -> None:
-    """What a result means, below it; on standard error beside JSON, and not at all with `--quiet`."""
-    if not options.quiet:
-        for note in filter(None, notes):
-            print(note, file=sys.stderr if options.json else sys.stdout)
-
-
-def nothing_pruned(budgets: Sequence[Budget | str]) -> str:
-    """A sentence on budgets that every vision token fits into; "" if there is none."""
-    names = ", ".join(str(each) for each in budgets if each is not None)
-    return names and f"Budget {names}: every vision token is kept, nothing was pruned. Give a smaller one."
-
-
-def about_the_model(model: str) -> str:
-    """What to know of the embedded model's answers; "" for another model."""
-    from mmtok.apps.embedded import KNOWS
-
-    return KNOWS if model == EMBEDDED else ""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import (
-    about_the_model,
     add_budgets,
     add_call_options,
     add_frames,
@@ -20,38 +19,29 @@ from .arguments import (
     add_parser,
     at_least,
     base_of,
-    budget_name,
     budgets_of,
     call_pruning_options,
-    explain,
-    nothing_pruned,
-    opened_pipeline,
-    print_json,
-    print_table,
+    load_model,
     question,
     writable_image,
 )
+from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL import Image
 
-    from mmtok.apps.answer import Explanation
-    from mmtok.apps.colors import ColorBy
-    from mmtok.apps.figure import Panel
-    from mmtok.apps.seen_image import SeenImage
-    from mmtok.apps.seen_video import SeenVideo
+    from mmtok.apps.answering import Explanation
+    from mmtok.apps.seen import Seen
     from mmtok.videos import Video
 
 _ASK = """\
 Answers questions about an image or video, each with every budget, and says how long a prompt the language model read,
 how much of the full coverage the kept tokens have, and how long it took."""
 _SHOW = """\
-Draws which vision tokens of an image the language model reads: one row for each question, one column for each budget.
-The patch of a kept token is framed in the colour of its gain; the bar in it splits the gain into what covers the
-question (orange) and what covers the image (blue). Crops are laid out as they were cut: tiles of
-LLaVA-NeXT, the mosaic of LLaVA-OneVision. Of a video there is a row of frames for each question and budget, at most 8;
-Qwen-VL reads frames in pairs, of which the first is drawn."""
+Draws which vision tokens of an image the language model reads: one row for each question, one drawing for each budget.
+The patches of kept tokens are outlined and stay bright, the others are dark; what the image processor cuts off is
+hatched. Crops are laid out as they were cut: overview and tiles of LLaVA-NeXT, overview and mosaic of LLaVA-OneVision.
+Of a video at most 8 frames are drawn; Qwen-VL reads frames in pairs, of which the first is drawn."""
 _BENCH = """\
 Times a model on this machine with several budgets: time to first token (vision tower, projector, selection, prefill)
 and total time of a longer answer. Medians over rounds in which every budget takes its turn, after one round that warms
@@ -75,8 +65,9 @@ def add_show(commands: Any, name: str, help: str) -> None:
     )
     parser = _with_questions(add_parser(commands, name, help, _SHOW, examples), "+", 32)
     add_output(parser, "kept.png")
-    parser.add_argument("--color-by", choices=["gain", "text share"], default="gain", help="colour of the frames")
     parser.add_argument("--answers", action="store_true", help="answer the questions too")
+    explain = "draw for every kept token its gain, what of it covers the question and the image, and when it was picked"
+    parser.add_argument("--explain", action="store_true", help=explain)
     parser.set_defaults(run=show)
 
 
@@ -138,21 +129,20 @@ def _asked_about(options: argparse.Namespace) -> Image.Image | Video:
 def ask(options: argparse.Namespace) -> None:
     """Asks and prints."""
     from mmtok.apps.answering import ask_with_budgets, warm_up
-    from mmtok.apps.explained import COVERAGE
-    from mmtok.apps.progress import steps
+    from mmtok.apps.demo import COVERAGE
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
     answers = []
     with steps(2 + len(options.questions) * len(options.budget), quiet=options.quiet) as begin:
         begin("Loading the model")
-        with opened_pipeline(options) as pipe:
-            begin("Warming up")
-            warm_up(pipe, image, options.questions[0])
-            lost = _lost(image, pipe)
-            budgets = budgets_of(options.budget, pipe.model.config, pipe.model.generation_config)
-            for each in options.questions:
-                given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
-                answers += ask_with_budgets(pipe, image, each, budgets, **given)
+        pipe = load_model(options)
+        begin("Warming up")
+        warm_up(pipe, image, options.questions[0])
+        lost = _lost(image, pipe)
+        budgets = budgets_of(options.budget, pipe.model.config, pipe.model.generation_config)
+        for each in options.questions:
+            given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
+            answers += ask_with_budgets(pipe, image, each, budgets, **given)
     if options.json:
         print_json([answer.as_json() for answer in answers])
     else:
@@ -178,86 +168,103 @@ def ask(options: argparse.Namespace) -> None:
 def show(options: argparse.Namespace) -> None:
     """Draws the image or video and prints what was kept."""
     from mmtok.apps.answering import ask_with_budgets, explain_inputs, model_inputs
-    from mmtok.apps.explained import COVERAGE
-    from mmtok.apps.progress import steps
-    from mmtok.apps.seen_image import seen_images
-    from mmtok.apps.seen_video import SeenVideo, seen_video
-    from mmtok.apps.video_figure import tokens_per_frame
+    from mmtok.apps.demo import COVERAGE
+    from mmtok.apps.drawing import kept_figure
+    from mmtok.apps.seen import frames_read, seen_images, seen_video
     from mmtok.videos import Video
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
     output = writable_image(options.output, "kept.png", overwrite=options.overwrite, source=Path(options.image))
-    seen: SeenImage | SeenVideo
     rows: list[Sequence[Explanation]] = []
+    title = ""
     with steps(1 + len(options.questions) * len(options.budget), quiet=options.quiet) as begin:
         begin("Loading the model")
-        with opened_pipeline(options) as pipe:
-            lost = _lost(image, pipe)
-            budgets = budgets_of(options.budget, pipe.model.config, pipe.model.generation_config)
-            for each in options.questions:
-                inputs = model_inputs(pipe, image, each)
-                if options.answers:
-                    given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
-                    rows.append(ask_with_budgets(pipe, image, each, budgets, **given))
-                    continue
-                begin("Selecting")
-                rows.append([explain_inputs(pipe, inputs, each, budget, **pruning_options) for budget in budgets])
-            if isinstance(image, Video):
-                seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor)
-            else:
-                [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
-    _figure(seen, rows, options).savefig(output, dpi=150)
+        pipe = load_model(options)
+        lost = _lost(image, pipe)
+        budgets = budgets_of(options.budget, pipe.model.config, pipe.model.generation_config)
+        for each in options.questions:
+            inputs = model_inputs(pipe, image, each)
+            if options.answers:
+                given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
+                rows.append(ask_with_budgets(pipe, image, each, budgets, **given))
+                continue
+            begin("Selecting")
+            rows.append([explain_inputs(pipe, inputs, each, budget, **pruning_options) for budget in budgets])
+        if isinstance(image, Video):
+            seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor)
+            title = f"{Path(options.image).name}: {frames_read(seen, image)}"
+        else:
+            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image])
+    kept_figure(seen, rows, title=title, explain=options.explain).savefig(output, dpi=150)
     flat = [read for row in rows for read in row]
     if options.json:
-        video = {"video": seen.as_json()} if isinstance(seen, SeenVideo) else {}
+        video = {"video": _video_json(seen, image)} if isinstance(image, Video) else {}
         print_json({"image": str(output), "cut_off": lost, **video, "selections": [read.as_json() for read in flat]})
         explain(options, _unpruned(flat), about_the_model(options.model))
         return
-    columns = ["question", "budget", "answer", "vision tokens", "tokens in the prompt", "coverage"]
-    cells = [
-        [
-            read.question,
-            budget_name(read.budget),
-            getattr(read, "answer", ""),
-            str(read.vision_tokens),
-            f"{read.prompt_tokens} of {read.full_prompt_tokens}",
-            f"{read.coverage:.1%}",
-        ]
-        for read in flat
-    ]
-    described = ""
-    if isinstance(seen, SeenVideo):
-        described = f"{seen.described()}."
-        columns.insert(4, f"per {seen.unit}")
-        for cell, read in zip(cells, flat, strict=True):
-            cell.insert(4, tokens_per_frame(read))
-    print_table(columns, cells, left=["question", "answer"])
-    explain(options, *_covered(flat), described, _PROMPT_LEGEND, COVERAGE)
-    explain(options, _unpruned(flat), lost, about_the_model(options.model))
-    print(f"Drawn in {output}.")
+    _print(seen, flat, options.answers)
+    explain(options, *_covered(flat), _PROMPT_LEGEND, COVERAGE, _unpruned(flat), about_the_model(options.model))
+    for told in filter(None, (title, lost, f"Drawn in {output}.")):
+        print(told)
+
+
+def _print(seen: Seen, read: Sequence[Explanation], answers: bool) -> None:
+    columns: dict[str, Callable[[Any], str]] = {
+        "question": lambda read: read.question,
+        "budget": lambda read: budget_name(read.budget),
+        "answer": lambda read: read.answer,
+        "vision tokens": lambda read: f"{read.vision_tokens} of {read.all_vision_tokens}",
+        f"per {seen.unit}": _per_crop,
+        "tokens in the prompt": lambda read: f"{read.prompt_tokens} of {read.full_prompt_tokens}",
+        "coverage": lambda read: f"{read.coverage:.1%}",
+    }
+    if not answers:
+        del columns["answer"]
+    if seen.count == 1:
+        del columns[f"per {seen.unit}"]
+    cells = [[cell(each) for cell in columns.values()] for each in read]
+    print_table(list(columns), cells, left=["question", "answer"])
+
+
+def _per_crop(read: Explanation) -> str:
+    """How many vision tokens stay of each crop, frame or pair: "4", or "3 to 5" where it differs."""
+    few, many = min(read.tokens_per_crop), max(read.tokens_per_crop)
+    return f"{few:,}" if few == many else f"{few:,} to {many:,}"
+
+
+def _video_json(seen: Seen, video: Video) -> dict[str, Any]:
+    """Which frames of the file were read, the crop that each is in, and the crops that are drawn."""
+    together = 1 if seen.unit == "frame" else 2
+    return {
+        "total_frames": video.total,
+        "frames": [
+            {"index": index, "seconds": round(seconds, 3), "crop": place // together}
+            for place, (index, seconds) in enumerate(zip(video.indices, video.seconds, strict=True))
+        ],
+        "drawn_crops": list(seen.numbers),
+    }
 
 
 def bench(options: argparse.Namespace) -> None:
     """Times and prints."""
-    from mmtok.apps.explained import TOO_SMALL
-    from mmtok.apps.progress import steps
+    from mmtok.apps.demo import TOO_SMALL
     from mmtok.apps.timing import setting, time_budgets
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
     with steps(2 + options.repeats, quiet=options.quiet) as begin:
         begin("Loading the model")
-        with opened_pipeline(options) as pipe:
-            timings = time_budgets(
-                pipe,
-                image,
-                options.questions[0],
-                budgets_of(options.budget, pipe.model.config, pipe.model.generation_config),
-                new_tokens=options.max_new_tokens,
-                repeats=options.repeats,
-                begin=begin,
-                **pruning_options,
-            )
-            measured_on = setting(pipe)
+        pipe = load_model(options)
+        timings = time_budgets(
+            pipe,
+            image,
+            options.questions[0],
+            budgets_of(options.budget, pipe.model.config, pipe.model.generation_config),
+            new_tokens=options.max_new_tokens,
+            repeats=options.repeats,
+            begin=begin,
+            **pruning_options,
+        )
+        measured_on = setting(pipe)
     unpruned = nothing_pruned([each.budget for each in timings if each.prompt_tokens == each.full_prompt_tokens])
     if options.json:
         print_json({"setting": measured_on, "options": pruning_options, "timings": [asdict(each) for each in timings]})
@@ -303,28 +310,3 @@ def _covered(read: Sequence[Explanation]) -> list[str]:
     """Which words of each question the kept tokens have to cover."""
     words = dict.fromkeys((each.question, each.words) for each in read)
     return [f"Covered words of {question!r}: {covered}" for question, covered in words]
-
-
-def _figure(seen: SeenImage | SeenVideo, rows: Sequence[Sequence[Explanation]], options: argparse.Namespace) -> Figure:
-    from mmtok.apps.figure import comparison_figure
-    from mmtok.apps.seen_video import SeenVideo
-    from mmtok.apps.video_figure import video_figure
-
-    if isinstance(seen, SeenVideo):
-        title = f"{Path(options.image).name}: {seen.described()}"
-        return video_figure(seen, rows, title=title, color_by=options.color_by)
-    panels = [[panel(seen, read, getattr(read, "answer", None), options.color_by) for read in row] for row in rows]
-    return comparison_figure(panels, row_titles=options.questions, color_by=options.color_by)
-
-
-def panel(seen: SeenImage, read: Explanation, answer: str | None, color_by: ColorBy = "gain") -> Panel:
-    """What is read of an image with one budget, and what is answered, where that is known."""
-    from mmtok.apps.figure import Panel
-    from mmtok.apps.overlay import overlay
-    from mmtok.apps.wording import counted
-
-    title = counted(read.vision_tokens, "token")
-    if answer is not None:
-        title += f" → {answer or '(nothing)'}"
-    drawn = overlay(seen, None if read.budget is None else read.selection, color_by=color_by)
-    return Panel(drawn, title, f"prompt of {counted(read.prompt_tokens, 'token')} · coverage {read.coverage:.1%}")

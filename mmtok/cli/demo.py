@@ -10,7 +10,8 @@ from typing import Any
 
 import mmtok
 
-from .arguments import add_image_memory, add_output, add_parser, port, print_json, writable_image
+from .arguments import add_image_memory, add_output, add_parser, port, writable_image
+from .output import print_json, steps
 
 _DESCRIPTION = """\
 Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
@@ -36,15 +37,15 @@ def run(options: argparse.Namespace) -> None:
     """Runs the demo and prints its table."""
     from rich.console import Console
 
-    from mmtok.apps.demo import as_json, demo_table, run_demo, where_it_breaks
-    from mmtok.apps.explained import COVERAGE, TOO_SMALL
+    from mmtok.apps.demo import BUDGETS, COVERAGE, DPI, TOO_SMALL, as_json, demo_table, run_demo, where_it_breaks
 
     if options.web:
         serve_page(options)
         return
     output = writable_image(options.output, "demo.png", overwrite=options.overwrite)
-    demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
-    demo.figure.savefig(output, dpi=150)
+    with steps(4 + 3 * len(BUDGETS), quiet=options.quiet) as begin:
+        demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check, begin=begin)
+    demo.figure.savefig(output, dpi=DPI)
     if options.json:
         print_json({**as_json(demo), "image": str(output)})
         return
@@ -67,7 +68,6 @@ def serve_page(options: argparse.Namespace) -> None:
     if find_spec("gradio") is None:
         raise ValueError(f"The page needs Gradio: {mmtok.install_line('web')}.")
     from mmtok.apps.answering import load_pipeline
-    from mmtok.apps.progress import steps
     from mmtok.apps.web import launch
     from mmtok.publish import stage
     from mmtok.tiny import checkpoint_path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_parser, print_json
+from .arguments import add_parser
+from .output import print_json, steps
 
 if TYPE_CHECKING:
     from mmtok.apps.doctor import Diagnosis
@@ -25,7 +26,6 @@ def add_doctor(commands: Any, name: str, help: str) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from mmtok.apps.doctor import diagnose
     from mmtok.apps.doctor_models import makers
-    from mmtok.apps.progress import steps
 
     with steps(len(makers()), quiet=arguments.quiet) as begin:
         found = diagnose(arguments.device, begin)

@@ -13,7 +13,6 @@ from .arguments import (
     EMBEDDED,
     MODEL,
     Budget,
-    about_the_model,
     add_batch_size,
     add_budgets,
     add_call_options,
@@ -24,15 +23,11 @@ from .arguments import (
     add_parser,
     at_least,
     base_of,
-    budget_name,
     budgets_of,
     call_pruning_options,
-    explain,
-    nothing_pruned,
-    print_json,
-    print_table,
     share,
 )
+from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps
 
 if TYPE_CHECKING:
     from mmtok.apps.timing import Timing
@@ -200,7 +195,6 @@ def compare(options: argparse.Namespace) -> None:
     """Compares, writes `results.json` and drawings into the output folder, and prints a table."""
     from accelerate import PartialState
 
-    from mmtok.apps.progress import steps
     from mmtok.apps.timing import time_budgets
     from mmtok.evaluation import run
     from mmtok.evaluation.agreement import agreements, smallest_budget
@@ -322,7 +316,7 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
 
 def _drawn_examples(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     """Draws scenes that the embedded model knows into a folder; the questions about each."""
-    from mmtok.apps.embedded import example
+    from mmtok.apps.demo import example
 
     folder.mkdir(parents=True, exist_ok=True)
     asked = []
@@ -342,41 +336,32 @@ def _drawn(
     begin: Callable[[str], None],
 ) -> list[str]:
     """Draws the images with the most answers that change: all tokens beside the largest budget that changes them."""
-    from mmtok.apps.answering import explain_inputs, model_inputs
-    from mmtok.apps.figure import comparison_figure
-    from mmtok.apps.seen_image import seen_images
+    from mmtok.apps.answering import Answer, explain_inputs, model_inputs
+    from mmtok.apps.drawing import kept_figure
+    from mmtok.apps.seen import seen_images
     from mmtok.images import read_image
 
-    from .ask import panel
-
     texts = {(each.budget, each.task, each.question_id): each.text for each in result.answers}
-    largest: dict[str, list[tuple[Question, Budget]]] = {}
+    largest: dict[str, dict[Question, Budget]] = {}
     for each in found:
         for question in each.changed:
-            own = largest.setdefault(question.image, [])
-            if all(question != known for known, _ in own):
-                own.append((question, each.budget))
+            largest.setdefault(question.image, {}).setdefault(question, each.budget)
     drawn = []
     (options.output / "drawings").mkdir(exist_ok=True)
     for name, broken in sorted(largest.items(), key=lambda item: -len(item[1]))[: options.drawings]:
         begin("Drawing")
-        image, rows = read_image(Path(settings.images) / name), []
-        for question, budget in broken[:3]:
+        image = read_image(Path(settings.images) / name)
+        rows: list[list[Answer]] = []
+        for question, budget in list(broken.items())[:3]:
             inputs = model_inputs(pipe, image, f"{question.prompt}\n{settings.instruction}".strip())
-            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
-            rows.append(
-                [
-                    panel(
-                        seen,
-                        explain_inputs(pipe, inputs, question.text, each, **call_pruning_options(options)),
-                        texts[each, question.task, question.question_id],
-                    )
-                    for each in (None, budget)
-                ]
-            )
-        figure = comparison_figure(rows, row_titles=[question.text for question, _ in broken[:3]])
+            rows.append([])
+            for own in (None, budget):
+                read = explain_inputs(pipe, inputs, question.text, own, **call_pruning_options(options))
+                answer = texts[own, question.task, question.question_id]
+                rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
+        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image])
         path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
-        figure.savefig(path, dpi=100)
+        kept_figure(seen, rows).savefig(path, dpi=100)
         drawn.append(str(path))
     return drawn
 

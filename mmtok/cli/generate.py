@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import (
-    about_the_model,
     add_batch_size,
     add_budget,
     add_call_options,
@@ -17,12 +16,10 @@ from .arguments import (
     add_length,
     add_model,
     add_parser,
+    base_of,
     call_pruning_options,
-    explain,
-    nothing_pruned,
-    print_json,
-    staged_model,
 )
+from .output import about_the_model, explain, nothing_pruned, print_json
 
 _DESCRIPTION = """\
 Answers a file of questions about images and videos: JSON lines, a JSON array or CSV, with these fields:
@@ -58,27 +55,26 @@ def generate(options: argparse.Namespace) -> int:
     """Generates; 1 where a line has an error."""
     from accelerate import PartialState
 
+    from mmtok.apps.answering import counted
     from mmtok.apps.batch_generate import BatchSettings, generate_file
-    from mmtok.apps.wording import counted
     from mmtok.videos import FRAMES
 
-    with staged_model(options.model) as model:
-        settings = BatchSettings(
-            model=str(model),
-            input=options.questions,
-            output=options.output,
-            budget=options.budget,
-            pruning_options=call_pruning_options(options),
-            batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
-            dtype=options.dtype,
-            revision=options.revision,
-            device=options.device,
-            image_memory=options.image_memory * 2**20,
-            images=options.images,
-            frames=options.frames or FRAMES,
-        )
-        result = generate_file(settings, progress=not options.quiet)
+    settings = BatchSettings(
+        model=str(base_of(options.model)),
+        input=options.questions,
+        output=options.output,
+        budget=options.budget,
+        pruning_options=call_pruning_options(options),
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        dtype=options.dtype,
+        revision=options.revision,
+        device=options.device,
+        image_memory=options.image_memory * 2**20,
+        images=options.images,
+        frames=options.frames or FRAMES,
+    )
+    result = generate_file(settings, progress=not options.quiet)
     if not PartialState().is_main_process:
         return 1 if result.errors else 0
     if options.json:

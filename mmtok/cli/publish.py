@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .arguments import add_parser, add_pruning_arguments, base_of, budget_name, new_model_options, print_json
+from .arguments import add_parser, add_pruning_arguments, base_of, new_model_options
+from .output import budget_name, print_json
 
 if TYPE_CHECKING:
     from mmtok.publish import Destination, PushReport, StagedModel

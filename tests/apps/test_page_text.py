@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmtok.apps import page_text
-from mmtok.apps.answer import Answer, Explanation
+from mmtok.apps.answering import Answer, Explanation
 from mmtok.images import cut_off
 
 CLIP = SimpleNamespace(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_center_crop=True)

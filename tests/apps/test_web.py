@@ -31,8 +31,7 @@ from web_browser import (
 )
 
 from mmtok.apps.answering import ask, load_pipeline
-from mmtok.apps.embedded import KNOWS, example
-from mmtok.apps.explained import COVERAGE, TIMES, TOO_SMALL
+from mmtok.apps.demo import COVERAGE, KNOWS, TIMES, TOO_SMALL, example
 from mmtok.apps.page_text import CODE, PAPER, answer
 from mmtok.image_cache import EncodedImageCache
 

@@ -253,7 +253,7 @@ def test_interrupted_is_130(command, message, image, capsys, monkeypatch) -> Non
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mmtok.apps.batch_generate, "generate_file", interrupt)
-    monkeypatch.setattr(mmtok.cli.ask, "opened_pipeline", interrupt)
+    monkeypatch.setattr(mmtok.cli.ask, "load_model", interrupt)
     given = {"generate": ["--model", "m", "--questions", "i", "--output", "o"], "ask": [image, "?"]}[command]
     assert main([command, *given]) == 130
     assert f"mmtok {command}: {message}" in capsys.readouterr().err

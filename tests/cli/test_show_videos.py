@@ -73,7 +73,7 @@ def test_show_and_ask(kind: str, model: Path, clip: Path, tmp_path: Path, capsys
     assert answers[1]["kept"] == pruned["kept"]
     assert main(["show", *map(str, asked), "--answers", "--overwrite", "--output", str(tmp_path / "kept.png")]) == 0
     told = capsys.readouterr().out
-    assert "6 of 12 frames read" in told
+    assert "6 of 12 frames are read" in told
     assert f"per {'frame' if together == 1 else 'pair of frames'}" in told
 
 
