@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TextIteratorStreamer, pipeline
-from transformers.video_utils import VideoMetadata
 
 from configuration_mmtok import OPTION_NAMES
 from mmtok.image_cache import EncodedImageCache
 from mmtok.prefill import prompt_lengths
 from mmtok.pruning import prune
 from mmtok.publish.hub_names import check_model_name
-from mmtok.videos import Video
+from mmtok.videos import Video, video_inputs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -170,29 +169,12 @@ def conversation(image: Image.Image, question: str) -> list[dict[str, Any]]:
 def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question: str) -> dict[str, Any]:
     """What the pipeline gives to `generate`, on the model's device."""
     if isinstance(image, Video):
-        return _video_inputs(pipe, image, question)
+        return dict(video_inputs(pipe.processor, image, question).to(pipe.model.device, dtype=pipe.model.dtype))
     read = pipe.processor.apply_chat_template(
         conversation(image, question),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
-        return_tensors="pt",
-    )
-    return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
-
-
-def _video_inputs(pipe: ImageTextToTextPipeline, video: Video, question: str) -> dict[str, Any]:
-    """The same for a video, whose frames are chosen."""
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    chat = [{"role": "user", "content": content}]
-    prompt = pipe.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    read = pipe.processor(
-        text=[prompt],
-        videos=[video.frames],
-        video_metadata=[VideoMetadata(**video.metadata)],
-        do_sample_frames=False,
-        # Of the frames that are read: the seconds between two of Qwen2.5-VL before transformers took the metadata's.
-        fps=len(video.indices) / video.total * video.fps,
         return_tensors="pt",
     )
     return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
@@ -323,6 +305,28 @@ def explain_inputs(
     )
 
 
+def batch_inputs(
+    pipe: ImageTextToTextPipeline, questions: Sequence[str], images: Sequence[Sequence[Image.Image | Video]]
+) -> dict[str, Any]:
+    """Prompts padded on the left, each about its own images, or a single one about a video, on the model's device."""
+    if images and images[0] and isinstance(images[0][0], Video):
+        [question], [[video]] = questions, images
+        return model_inputs(pipe, video, question)
+    chats = [
+        [{"role": "user", "content": [*({"type": "image"} for _ in own), {"type": "text", "text": question}]}]
+        for question, own in zip(questions, images, strict=True)
+    ]
+    inputs = pipe.processor(
+        # In one list for each question: LLaVA-OneVision cuts no tiles where a question has several images.
+        images=[list(own) for own in images if own] or None,
+        text=pipe.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True),
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    return dict(inputs.to(pipe.model.device, dtype=pipe.model.dtype))
+
+
 def stream_answer(
     pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], budget: Budget, *, max_new_tokens: int = 64
 ) -> Iterator[PartialAnswer]:
@@ -376,6 +380,19 @@ def _new_text(pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], output: 
 
 
 @torch.no_grad()
+def answer_prompts(
+    pipe: ImageTextToTextPipeline,
+    inputs: Mapping[str, Any],
+    cache: EncodedImageCache | None = None,
+    **generate_kwargs: Any,
+) -> list[str]:
+    """Answers to `batch_inputs`; the other arguments are those of `answer_batch`."""
+    read = dict(inputs) if cache is None else cache.inputs(inputs)
+    output = pipe.model.generate(**read, **{"do_sample": False, **generate_kwargs})
+    texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
 def answer_batch(
     pipe: ImageTextToTextPipeline,
     questions: Sequence[str],
@@ -395,20 +412,4 @@ def answer_batch(
     Returns:
         One answer for each question.
     """
-    chats = [
-        [{"role": "user", "content": [*({"type": "image"} for _ in own), {"type": "text", "text": question}]}]
-        for question, own in zip(questions, images, strict=True)
-    ]
-    prompts = pipe.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    inputs = pipe.processor(
-        # In one list for each question: LLaVA-OneVision cuts no tiles where a question has several images.
-        images=[list(own) for own in images if own] or None,
-        text=prompts,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    ).to(pipe.model.device, dtype=pipe.model.dtype)
-    read = dict(inputs) if cache is None else cache.inputs(inputs)
-    output = pipe.model.generate(**read, **{"do_sample": False, **generate_kwargs})
-    texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return answer_prompts(pipe, batch_inputs(pipe, questions, images), cache, **generate_kwargs)

@@ -1,7 +1,7 @@
 """Answers a file of questions about images: in order, each line once, on any number of processes, resumable.
 
     accelerate launch --num_processes 8 -m mmtok generate --model ./llava-mmtok \\
-        --input questions.jsonl --output answers.jsonl
+        --questions questions.jsonl --output answers.jsonl
 
 Every process appends its answers to a file of its own in `OUTPUT.parts`. Interrupted at any point, the same command
 goes on with what is missing, on as many processes as it is given then. When all is there, the parts become `OUTPUT` at
@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,15 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from configuration_mmtok import check_option
+from mmtok.evaluation.questions import Question, batches, read_questions
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.model_content import model_content
 from mmtok.publish.hub_names import check_model_name
 from mmtok.record_store import RecordStore
+from mmtok.videos import FRAMES, require_videos
 
 from .answering import Budget, load_pipeline
 from .batch_answers import answer_records, image_stamp
-from .question_file import read_questions
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
@@ -45,10 +47,11 @@ class BatchSettings:
 
     Attributes:
         model: staged folder or Hub repository.
-        input: a JSON object on each line, with `image` (a path, relative to the file) and `question`; further fields
-            are copied to the answer.
-        output: gets one line for each line of `input`, in its order, with `answer`, or with `error` where the image
-            cannot be read or the model refuses the question.
+        input: a file that `read_questions` reads; all fields are copied to the answer.
+        output: gets a JSON object on a line for each question, in their order, with `answer`, or with `error` where the
+            image cannot be read or the model refuses the question.
+        images: what the names of images and videos are relative to; None for the folder of `input`.
+        frames: of a video that are read at most.
         budget: `vision_token_budget`; "model" for what the model's configuration says.
         pruning_options: further options of the pruning, in place of the model's own.
         batch_size: questions at once in each process.
@@ -70,6 +73,13 @@ class BatchSettings:
     revision: str | None = None
     device: str | None = None
     image_memory: int = MEMORY_LIMIT
+    images: Path | None = None
+    frames: int = FRAMES
+
+    @property
+    def folder(self) -> Path:
+        """What the names of images are relative to."""
+        return self.input.parent if self.images is None else self.images
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -89,6 +99,7 @@ class BatchSettings:
             "vision_token_budget": self.budget,
             "max_new_tokens": self.max_new_tokens,
             "dtype": self.dtype,
+            "frames": self.frames,
             **self.pruning_options,
         }
 
@@ -114,18 +125,20 @@ class BatchResult:
         resumed: those that an earlier run had answered.
         errors: those with an error.
         cut_off: those whose image the processor cuts down to a middle square; 0 where only the end of a run was left.
+        unpruned: those of which the budget keeps every token; 0 where only the end of a run was left.
     """
 
     lines: int
     resumed: int
     errors: int
     cut_off: int = 0
+    unpruned: int = 0
 
 
-def generate_file(settings: BatchSettings) -> BatchResult:
+def generate_file(settings: BatchSettings, *, progress: bool = True) -> BatchResult:
     """Answers every line of `settings.input` that has no answer yet, and writes `settings.output` when all have one.
 
-    Called in every process of `accelerate launch`, or in one process.
+    Called in every process of `accelerate launch`, or in one process. `progress` shows a bar.
 
     Raises:
         ValueError: an option out of range, an input line that cannot be asked, an output that exists, a run on
@@ -134,7 +147,10 @@ def generate_file(settings: BatchSettings) -> BatchResult:
     """
     settings.check()
     state = PartialState(cpu=not torch.accelerator.is_available() or settings.device == "cpu")
-    questions = read_questions(settings.input, _image_token(settings, state))
+    token = _image_token(settings, state)
+    questions = read_questions(settings.input, settings.folder, labelled=False, image_token=token)
+    if any(question.is_video for question in questions):
+        require_videos(settings.model, settings.revision)
     with state.main_process_first():
         store = _opened(settings, state)
     if store is None:
@@ -145,16 +161,16 @@ def generate_file(settings: BatchSettings) -> BatchResult:
         # Nobody writes before everybody has read, or the processes would share out different work.
         state.wait_for_everyone()
         missing = [(number, question) for number, question in enumerate(questions) if number not in done]
-        missing.sort(key=lambda each: each[1]["image"])  # questions about one image find it encoded
+        missing.sort(key=lambda each: each[1].image)  # questions about one image find it encoded
         with state.split_between_processes(missing) as own:
             if own:
-                _answer_all(settings, state, store, own)
+                _answer_all(settings, state, store, own, progress)
         state.wait_for_everyone()
         records = _answered(settings, store, questions)
         state.wait_for_everyone()
         changed = [number for number in range(len(questions)) if number not in records]
         if changed:
-            image = questions[changed[0]]["image"]
+            image = questions[changed[0]].image
             raise ValueError(f"{image} has changed while it was asked about: run the same command again.")
         if state.is_main_process:
             store.finish(settings.output, (_output_line(question, records[n]) for n, question in enumerate(questions)))
@@ -164,41 +180,43 @@ def generate_file(settings: BatchSettings) -> BatchResult:
         len(done),
         sum("error" in record for record in records.values()),
         sum("cut_off" in record for record in records.values()),
+        sum("unpruned" in record for record in records.values()),
     )
 
 
 def _answer_all(
-    settings: BatchSettings, state: PartialState, store: RecordStore, questions: Sequence[tuple[int, dict[str, Any]]]
+    settings: BatchSettings,
+    state: PartialState,
+    store: RecordStore,
+    questions: Sequence[tuple[int, Question]],
+    progress: bool,
 ) -> None:
     """Answers this process's share of the questions, batch by batch."""
     pipe = _loaded(settings, state)
     cache = EncodedImageCache(pipe.model, settings.image_memory)
-    given = {"cache": cache, "max_new_tokens": settings.max_new_tokens, **settings.overrides}
-    progress = tqdm(total=len(questions), desc="answers", unit="line", disable=not state.is_main_process)
-    for start in range(0, len(questions), settings.batch_size):
-        batch = questions[start : start + settings.batch_size]
-        store.append(answer_records(pipe, settings.input.parent, batch, **given))
-        progress.update(len(batch))
-    progress.close()
+    given = {"cache": cache, "max_new_tokens": settings.max_new_tokens, "frames": settings.frames, **settings.overrides}
+    shown = progress and state.is_main_process
+    with tqdm(total=len(questions), desc="answers", unit="line", disable=not shown) as bar:
+        for batch in batches(questions, settings.batch_size, itemgetter(1)):
+            store.append(answer_records(pipe, settings.folder, batch, **given))
+            bar.update(len(batch))
 
 
-def _answered(
-    settings: BatchSettings, store: RecordStore, questions: Sequence[Mapping[str, Any]]
-) -> dict[int, dict[str, Any]]:
+def _answered(settings: BatchSettings, store: RecordStore, questions: Sequence[Question]) -> dict[int, dict[str, Any]]:
     """The records of the lines, by number, whose images are still what they were when they were asked about."""
     found = {}
     for record in store.read():
         number = record.get("line")
         if not isinstance(number, int) or not 0 <= number < len(questions):
             continue
-        if record.get("image") == image_stamp(settings.input.parent / questions[number]["image"]):
+        if record.get("image") == image_stamp(settings.folder / questions[number].image):
             found[number] = record
     return found
 
 
-def _output_line(question: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def _output_line(question: Question, record: Mapping[str, Any]) -> str:
     """The input's fields, and the answer or the error in place of those that an earlier output has left in it."""
-    kept = {name: value for name, value in question.items() if name not in ("answer", "error")}
+    kept = {name: value for name, value in question.fields.items() if name not in ("answer", "error")}
     found = {name: value for name, value in record.items() if name in ("answer", "error")}
     return json.dumps({**kept, **found}, ensure_ascii=False)
 

@@ -12,12 +12,12 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from mmtok.hub.handler import Limits, is_text, open_image
-from mmtok.hub.options import check_option
+from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, read_image
 from mmtok.publish.budget_table import budget_table
 from mmtok.publish.families import family_of
-from mmtok.videos import Video, read_video
+from mmtok.videos import FRAMES, Video, read_video
 
 from . import page_text
 from .answering import Answer, Budget, answer_inputs, explain_inputs, model_inputs, stream_answer, warm_up
@@ -35,7 +35,6 @@ _SEED = 7  # of the drawn image that the page of the embedded model begins with
 _PHOTO = "cheetah1.jpg"  # of Gradio: what the page of another model begins with
 _QUESTIONS = ("What animal is in the image? Answer with one word.", "Describe the image.", "What is behind it?")
 _ANSWER_TOKENS = 64
-_FRAMES = 8  # of a video
 _COMPARED: tuple[Budget, ...] = (0.25, 0.1, 0.05, 1)  # beside all tokens
 # Fonts of the user's own machine: the page fetches nothing from other servers.
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
@@ -58,11 +57,12 @@ class BudgetControl:
     percent: bool = False
 
     @classmethod
-    def of(cls, config: Any) -> BudgetControl:
-        """For the model of this configuration."""
+    def of(cls, config: Any, generation_config: Any = None) -> BudgetControl:
+        """For the model of these configurations."""
         family = family_of(config.model_type)
         full = budget_table(family.images, config.to_dict()).tokens_per_crop
-        own = config.vision_token_budget if config.vision_token_share is None else config.vision_token_share
+        found = PruningOptions.from_config(config, **options_within(generation_config))
+        own = found.vision_token_budget if found.vision_token_share is None else found.vision_token_share
         own = (full or 1.0) if own is None else own
         label = "Vision tokens to keep" + ("" if family.images in ("crop", "grid") else " of each crop")
         if full is not None:
@@ -98,7 +98,10 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_m
         embedded: whether it is the embedded model, of which the page says what it is and for which it draws images.
         image_memory: bytes of encoded images that are kept for further questions about them, of all users.
     """
-    control, cache = BudgetControl.of(pipe.model.config), EncodedImageCache(pipe.model, image_memory)
+    control, cache = (
+        BudgetControl.of(pipe.model.config, pipe.model.generation_config),
+        EncodedImageCache(pipe.model, image_memory),
+    )
     image, questions = _drawn(_SEED) if embedded else (read_image(gr.get_image(_PHOTO)), list(_QUESTIONS))
     warm_up(pipe, image, questions[0])
     begun: list[Any] = list(CLEARED)
@@ -212,7 +215,7 @@ def _opened(path: Any, kind: str) -> Image.Image | Video:
         raise ValueError(f"The {kind} has more than {LIMITS.image_bytes:,} bytes: upload a smaller one.")
     try:
         if kind == "video":
-            return read_video(path, _FRAMES)
+            return read_video(path, FRAMES)
         with Path(path).open("rb") as file:
             return open_image(file, LIMITS.pixels)
     except ValueError as error:

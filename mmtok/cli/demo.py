@@ -10,8 +10,8 @@ from typing import Any
 
 import mmtok
 
-from .common import EMBEDDED, add_image_memory_option, add_model_options, add_parser, base_of, print_json
-from .values import add_output_option, port, writable_image
+from .arguments import EMBEDDED, add_image_memory, add_model, add_output, add_parser, load_model, port, writable_image
+from .output import print_json, steps
 
 _DESCRIPTION = """\
 Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
@@ -19,17 +19,17 @@ tokens and with fewer and fewer, prints a table and draws the kept vision tokens
 for each budget. With --web, a page for the embedded model or any other."""
 
 
-def add_command(commands: Any, name: str, help: str) -> None:
+def add_demo(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
     parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok demo --web\nmmtok demo --web --model ./llava-mmtok")
     parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
-    add_output_option(parser, "demo.png")
+    add_output(parser, "demo.png")
     parser.add_argument("--seed", type=int, default=40, help="of the image and the questions (default: %(default)s)")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
     parser.add_argument("--web", action="store_true", help="open a page instead: your images, questions and --model")
     parser.add_argument("--port", type=port, metavar="N", help="of the page (default: the first free one from 7860)")
-    add_image_memory_option(parser)
-    add_model_options(parser)
+    add_image_memory(parser)
+    add_model(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,7 +38,6 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mmtok.apps.demo import BUDGETS, COVERAGE, DPI, TOO_SMALL, as_json, demo_table, run_demo, where_it_breaks
-    from mmtok.apps.progress import steps
 
     if options.web:
         serve_page(options)
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     if options.model != EMBEDDED:
         raise ValueError(f"--model {options.model} is for the page: give --web too, or ask it with mmtok ask.")
     output = writable_image(options.output, "demo.png", overwrite=options.overwrite)
-    with steps(4 + 3 * len(BUDGETS)) as begin:
+    with steps(4 + 3 * len(BUDGETS), quiet=options.quiet) as begin:
         demo = run_demo(folder=options.folder, seed=options.seed, check=not options.no_check, begin=begin)
     demo.figure.savefig(output, dpi=DPI)
     if options.json:
@@ -70,15 +69,12 @@ def serve_page(options: argparse.Namespace) -> None:
     """
     if find_spec("gradio") is None:
         raise ValueError(f"The page needs Gradio: {mmtok.install_line('web')}.")
-    from mmtok.apps.answering import load_pipeline
     from mmtok.apps.page import build_page, serve
-    from mmtok.apps.progress import steps
 
-    given = {name: getattr(options, name) for name in ("revision", "dtype", "device")}
-    with steps(2) as begin:
+    with steps(2, quiet=options.quiet) as begin:
         begin("Loading the model")
-        pipe = load_pipeline(base_of(options.model), **{name: each for name, each in given.items() if each is not None})
+        pipe = load_model(options)
         begin("Answering the first question")
         memory = options.image_memory * 2**20
         page = build_page(pipe, embedded=options.model == EMBEDDED, image_memory=memory)
-    serve(page, server_name="127.0.0.1", server_port=options.port)
+    serve(page, server_name="127.0.0.1", server_port=options.port, quiet=options.quiet)

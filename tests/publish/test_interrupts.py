@@ -47,7 +47,7 @@ def stage_in_a_process(
     base: Path, out: Path, number: int, sent: int, budget: int, exchange: bool, counted: Path
 ) -> None:
     """Stages over `out`, and gets a signal at the step of a number, counted below the folder of `out`."""
-    from mmtok.cli.pushing import tidy_end
+    from mmtok.cli.publish import tidy_end
 
     steps = 0
 
