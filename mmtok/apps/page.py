@@ -15,8 +15,6 @@ from mmtok.hub.handler import Limits, is_text, open_image
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, read_image
-from mmtok.publish.budget_table import budget_table
-from mmtok.publish.families import family_of
 from mmtok.videos import FRAMES, Video, read_video
 
 from . import page_text
@@ -42,7 +40,7 @@ _FONT = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
 
 @dataclass(frozen=True)
 class BudgetControl:
-    """The slider for the budget of a model: in tokens of a crop, or in percent where crops are of many sizes.
+    """The slider for the budget of a model: in tokens of a crop, or in percent where it is a share.
 
     Attributes:
         label: of the slider.
@@ -59,18 +57,17 @@ class BudgetControl:
     @classmethod
     def of(cls, config: Any, generation_config: Any = None) -> BudgetControl:
         """For the model of these configurations."""
-        family = family_of(config.model_type)
-        full = budget_table(family.images, config.to_dict()).tokens_per_crop
-        found = PruningOptions.from_config(config, **options_within(generation_config))
+        vision, found = config.vision_config, PruningOptions.from_config(config, **options_within(generation_config))
+        side = getattr(vision, "image_size", None)
+        full = (side // vision.patch_size) ** 2 if side else None
         own = found.vision_token_budget if found.vision_token_share is None else found.vision_token_share
         own = (full or 1.0) if own is None else own
-        label = "Vision tokens to keep" + ("" if family.images in ("crop", "grid") else " of each crop")
-        if full is not None:
-            own = max(1, round(own * full)) if isinstance(own, float) else min(own, full)
-            return cls(f"{label} (of {full})", full, own)
+        label = "Vision tokens to keep" + (" of each crop" if hasattr(config, "image_grid_pinpoints") else "")
         if isinstance(own, float):
             return cls(f"{label}, in percent", 100, round(100 * own, 2), percent=True)
-        return cls(label, max(1024, own), own)
+        if full is None:
+            return cls(label, max(1024, own), own)
+        return cls(f"{label} (of {full})", full, min(own, full))
 
     def budget(self, value: Any) -> int | float:
         """The `vision_token_budget` of a value of the slider.
@@ -263,7 +260,7 @@ def _sources(pipe: ImageTextToTextPipeline, image: Image.Image) -> list[tuple[An
         own |= {"sources": ["upload", "clipboard"], "elem_id": "image"}
         return _as_file(gr.Image(image, label="Image: upload or paste", **own, **settings))
 
-    if not family_of(pipe.model.config.model_type).frame or not is_torchvision_available():
+    if not pipe.model.video_arguments or not is_torchvision_available():
         return [(None, images())]
     with gr.Tabs():
         with gr.Tab("Image") as first:

@@ -111,8 +111,8 @@ VISION = {"image_size": 24, "patch_size": 6}
         (MMTokLlavaConfig(vision_config=VISION, vision_token_budget=8), (16, 8, False), 8),
         (MMTokLlavaConfig(vision_config=VISION), (16, 16, False), 16),  # 64 of its 16 tokens
         (MMTokLlavaConfig(vision_config=VISION, vision_token_budget=None), (16, 16, False), 16),
-        (MMTokLlavaConfig(vision_config=VISION, vision_token_budget=0.25), (16, 4, False), 4),
-        (MMTokLlavaConfig(vision_config=VISION, vision_token_share=0.5), (16, 8, False), 8),
+        (MMTokLlavaConfig(vision_config=VISION, vision_token_budget=0.25), (100, 25.0, True), 0.25),
+        (MMTokLlavaConfig(vision_config=VISION, vision_token_share=0.5), (100, 50.0, True), 0.5),
         (MMTokLlavaNextConfig(vision_config=VISION, vision_token_budget=3), (16, 3, False), 3),
         (MMTokQwen3VLConfig(), (100, 20.0, True), 0.2),
         (MMTokQwen3VLConfig(vision_token_budget=None), (100, 100.0, True), 1.0),
