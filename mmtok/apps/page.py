@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,6 +227,8 @@ def _growing(
     inputs, config = model_inputs(pipe, image, question), pipe.model.config
     if isinstance(image, Video):
         seen = seen_video(inputs, image, config, pipe.processor.video_processor)
+        columns = ceil(len(seen.crops) ** 0.5)  # as wide as high, for a phone too
+        seen = replace(seen, grid=(ceil(len(seen.crops) / columns), columns))
         lost, frames = "", frames_read(seen, image)
     else:
         [seen] = seen_images(inputs, config, pipe.processor.image_processor, [image])
