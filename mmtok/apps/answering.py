@@ -256,8 +256,7 @@ def answer_inputs(
                 seconds.append(time.perf_counter() - began)
         explained = explain_inputs(pipe, inputs, question, budget, **pruning_options)
         known = {field.name: getattr(explained, field.name) for field in fields(explained)}
-        new_tokens = output[0, inputs["input_ids"].shape[1] :]
-        text = pipe.processor.decode(new_tokens, skip_special_tokens=True).strip()
+        text = _new_text(pipe, inputs, output)
         answers.append(Answer(**{**known, "prompt_tokens": lengths[0]}, answer=text, seconds=median(seconds)))
     return answers
 
@@ -345,12 +344,13 @@ def stream_answer(
     streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     failures: list[BaseException] = []
     lengths: list[int] = []
+    outputs: list[torch.Tensor] = []
 
     def generate() -> None:
         settings: dict[str, Any] = {"vision_token_budget": budget, "max_new_tokens": max_new_tokens}
         try:
             with prompt_lengths(pipe.model) as seen:
-                pipe.model.generate(**inputs, **settings, do_sample=False, streamer=streamer)
+                outputs.append(pipe.model.generate(**inputs, **settings, do_sample=False, streamer=streamer))
             lengths.extend(seen)
         except BaseException as error:
             failures.append(error)
@@ -369,7 +369,14 @@ def stream_answer(
     worker.join()
     if failures:
         raise failures[0]
-    yield PartialAnswer(text.strip(), lengths[0], first, time.perf_counter() - began, finished=True)
+    seconds = time.perf_counter() - began
+    # Decoded as a whole, as every other answer is: pieces of a character are decoded otherwise.
+    yield PartialAnswer(_new_text(pipe, inputs, outputs[0]), lengths[0], first, seconds, finished=True)
+
+
+def _new_text(pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], output: torch.Tensor) -> str:
+    """The text that was generated behind the prompt of one row."""
+    return str(pipe.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
 
 
 @torch.no_grad()

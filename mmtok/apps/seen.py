@@ -12,7 +12,6 @@ from PIL import Image
 
 from mmtok.images import cut_off
 from mmtok.publish.budget_table import mosaic_grid
-from mmtok.publish.families import family_of
 from mmtok.videos import Video, evenly
 
 GAP = 12  # pixels of a drawing between two crops
@@ -125,8 +124,7 @@ def seen_images(
         return [Seen((crop,), patch_size, whole=whole) for crop, whole in zip(crops, wholes, strict=True)]
     if inputs.get("image_sizes") is None:
         raise ValueError(f"pixel_values has shape {tuple(pixels.shape)}: give image_sizes, which say how it was cut.")
-    model_type = getattr(config, "model_type", None)
-    read = _mosaic if model_type is not None and family_of(model_type).images == "mosaic" else _tiles
+    read = _mosaic if hasattr(config, "vision_aspect_ratio") else _tiles
     sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
     together = [int(count) for count in inputs.get("batch_num_images", [1] * len(sizes)) for _ in range(int(count))]
     side = _read_side(config)

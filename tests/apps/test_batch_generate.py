@@ -16,7 +16,7 @@ from PIL import Image
 from question_files import png_header, write_questions
 from small_checkpoints import make_llava_checkpoint
 
-from mmtok.apps import batch_answers, batch_generate
+from mmtok.apps import batch_generate
 from mmtok.apps.answering import ask, load_pipeline
 from mmtok.apps.batch_generate import BatchSettings, generate_file
 from mmtok.publish import Recipe, stage
@@ -238,7 +238,7 @@ def test_an_image_that_goes_missing_during_the_run_costs_only_its_own_line(setti
 
 def refusing(words: str, error: type[Exception]):
     """`batch_inputs`, but of a model that refuses every batch with a question of these words."""
-    read = batch_answers.batch_inputs
+    read = batch_generate.batch_inputs
 
     def refuse(pipe, questions, images):
         if any(words in question for question in questions):
@@ -250,7 +250,7 @@ def refusing(words: str, error: type[Exception]):
 
 @pytest.mark.parametrize("error", [ValueError, torch.OutOfMemoryError])
 def test_a_question_that_the_model_refuses_costs_only_its_own_line(settings, monkeypatch, error) -> None:
-    monkeypatch.setattr(batch_answers, "batch_inputs", refusing("dog and?", error))  # of line 3 alone
+    monkeypatch.setattr(batch_generate, "batch_inputs", refusing("dog and?", error))  # of line 3 alone
     assert generate_file(settings).errors == 1
     lines = read_lines(settings.output)
     assert kinds(lines) == "aaaeaaa"
@@ -258,7 +258,7 @@ def test_a_question_that_the_model_refuses_costs_only_its_own_line(settings, mon
 
 
 def test_a_model_that_refuses_everything_ends_the_run(settings, monkeypatch) -> None:
-    monkeypatch.setattr(batch_answers, "batch_inputs", refusing("", ValueError))
+    monkeypatch.setattr(batch_generate, "batch_inputs", refusing("", ValueError))
     with pytest.raises(ValueError, match="too much of it"):
         generate_file(settings)
     assert not settings.output.exists()
