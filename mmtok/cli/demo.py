@@ -11,7 +11,7 @@ from typing import Any
 import mmtok
 
 from .arguments import EMBEDDED, add_image_memory, add_model, add_output, add_parser, load_model, port, writable_image
-from .output import print_json, steps
+from .output import explain, print_json, steps
 
 _DESCRIPTION = """\
 Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
@@ -55,9 +55,7 @@ def run(options: argparse.Namespace) -> None:
     console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)
     console.print("The image shows " + ", ".join(demo.example.objects) + ".", soft_wrap=True)
     console.print(demo_table(demo))
-    notes = [where_it_breaks(demo), COVERAGE, TOO_SMALL]
-    for note in notes:
-        console.print(note, markup=False)
+    explain(options, where_it_breaks(demo), COVERAGE, TOO_SMALL)
     console.print(f"The vision tokens that were kept for each question: {output}", soft_wrap=True)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +200,7 @@ def compare(options: argparse.Namespace) -> None:
     from mmtok.evaluation import run
     from mmtok.evaluation.agreement import agreements, smallest_budget
     from mmtok.evaluation.checkpoint import pruning_config
-    from mmtok.evaluation.runner import load, questions_of
+    from mmtok.evaluation.runner import fingerprint, load, questions_of
     from mmtok.evaluation.selectors import ModelPruning
     from mmtok.images import read_image
     from mmtok.machine import machine
@@ -213,10 +214,13 @@ def compare(options: argparse.Namespace) -> None:
         questions=[questions],
         images=images,
         budgets=_without_all(budgets),
-        output=options.output / "answers",
+        output=options.output,
         methods=[ModelPruning(MODEL, pruning)],
         labelled=False,
     )
+    # Every set of questions, model and settings has a folder of its own, and so goes on where it was.
+    content = hashlib.sha256(json.dumps(fingerprint(settings), sort_keys=True).encode()).hexdigest()
+    settings = replace(settings, output=options.output / f"answers-{content[:12]}")
     asked = questions_of(settings)
     if any(question.is_video for question in asked):
         raise ValueError(f"{questions} asks about videos, and compare is about images: use eval, with answers.")
@@ -287,7 +291,7 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
     """The folder of images and the file of questions, which is made where none is given.
 
     Raises:
-        ValueError: no folder, one without images, or an output with questions about others.
+        ValueError: no folder, or one without images.
     """
     from PIL import Image
 
@@ -307,8 +311,6 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
     if not asked:
         raise ValueError(f"{folder} holds no images: give the folder that holds them.")
     lines = "".join(json.dumps({"image": name, "question": text}, ensure_ascii=False) + "\n" for name, text in asked)
-    if made.exists() and made.read_text(encoding="utf-8") != lines:
-        raise ValueError(f"{made} asks about other images: remove {options.output}, or name another --output.")
     made.parent.mkdir(parents=True, exist_ok=True)
     made.write_text(lines, encoding="utf-8")
     return folder, made

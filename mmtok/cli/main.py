@@ -147,7 +147,10 @@ def _run(prog: str, description: str, commands: dict[str, Command], arguments: S
         if unknown:
             added.choices[str(name)].refuse(unknown)
         shows_traceback = options.traceback
-        return options.run(options) or 0
+        if not options.quiet:
+            return options.run(options) or 0
+        with import_module("mmtok.cli.output").without_loading_bars():
+            return options.run(options) or 0
     except _REFUSALS as error:
         if shows_traceback:
             traceback.print_exc()

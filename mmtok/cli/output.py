@@ -62,6 +62,20 @@ def about_the_model(model: str) -> str:
 
 
 @contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Leaves out the progress bars of transformers while a model is loaded."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
 def steps(total: int, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """Shows a bar of `total` steps with the time; without a terminal, one line for each new kind of step.
 

@@ -147,7 +147,7 @@ def run(settings: RunSettings, *, progress: bool = True, checkpoint: Checkpoint 
     state, questions = _state(settings), questions_of(settings)
     cells = _cells(settings)
     with state.main_process_first():  # it says in the store what the run does
-        store = RecordStore(settings.output, _described(settings), process=state.process_index, may_grow="methods")
+        store = RecordStore(settings.output, fingerprint(settings), process=state.process_index, may_grow="methods")
     with store:
         done = recorded(store)
         state.wait_for_everyone()  # nobody adds to the files that others are still reading
@@ -256,7 +256,8 @@ def _seed(question: Question) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def _described(settings: RunSettings) -> Mapping[str, Any]:
+def fingerprint(settings: RunSettings) -> Mapping[str, Any]:
+    """What decides the answers of a run, as JSON values."""
     return {
         "model": model_content(settings.model, settings.revision),
         "questions": {Path(path).stem: _sha256(path) for path in settings.questions},

@@ -52,7 +52,7 @@ def test_an_option_is_everywhere(option: Field[Any], capsys: pytest.CaptureFixtu
     name = "budget" if option.name.startswith("vision_token_") else option.name.replace("_", "-")
     assert f"--{name}" in capsys.readouterr().out
     [row] = re.findall(
-        rf"^\| `{option.name}` \| (.+?) \| .+ \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+        rf"^\| `{option.name}` \| (.+?) \| .+ \|$", (ROOT / "docs" / "options.md").read_text("utf-8"), re.MULTILINE
     )
     shown = f'"{option.default}"' if isinstance(option.default, str) else str(option.default)
     assert row.strip("`") == shown
