@@ -12,7 +12,7 @@ RUNNER_2 := TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1
 ON_RUNNER_2 := adapters engine parity qwen_images server
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks compat noxfile.py
 
-.PHONY: help install demo test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
+.PHONY: help install demo picture test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewer and fewer tokens, write demo.png
 	$(BIN)/python -m mmtok demo
+
+picture: $(INSTALLED) ## the picture of the README, as `mmtok demo` draws it
+	$(BIN)/python -m mmtok demo --output docs/images/demo.png --overwrite
 
 # The models of the tests are so small that several threads would only wait for each other; a few processes do not.
 test: $(INSTALLED) ## the tests

@@ -1,4 +1,4 @@
-"""Publishes a LLaVA or LLaVA-NeXT checkpoint with MMTok pruning: `mmtok stage`, `mmtok push` and `mmtok verify`.
+"""Publishes a stock checkpoint with MMTok pruning: `mmtok stage`, `mmtok push` and `mmtok verify`.
 
 Exit codes: 0 done, 1 refused or failed (one sentence on standard error), 2 wrong usage, 130 interrupted.
 """

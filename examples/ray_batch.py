@@ -1,6 +1,6 @@
 """Answers a file of questions with Ray Data: one staged model in each worker, images read by the workers.
 
-    python examples/ray_batch.py --model ./llava-mmtok --input questions.jsonl --output answers --workers 2
+    python examples/ray_batch.py --model ./llava-mmtok --questions questions.jsonl --output answers --workers 2
 
 Each line of the input is {"image": path, "question": text}. The output folder gets JSON lines with `answer`. On a
 cluster, `ray.init()` finds the cluster that the script is submitted to; give --gpus 1 for one GPU to each worker.
@@ -48,7 +48,7 @@ def main() -> None:
     """Reads, answers, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--input", required=True, type=Path)
+    parser.add_argument("--questions", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gpus", type=float, default=0, help="for each worker")
@@ -56,12 +56,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args()
-    questions = ray.data.read_json(str(options.input.resolve()), lines=True)
+    questions = ray.data.read_json(str(options.questions.resolve()), lines=True)
     answers = questions.repartition(options.workers * 4).map_batches(
         Answerer,
         fn_constructor_args=(
             options.model,
-            str(options.input.resolve().parent),
+            str(options.questions.resolve().parent),
             options.budget,
             options.max_new_tokens,
         ),

@@ -49,18 +49,20 @@ class EncodedImageCache:
         self._lock = threading.Lock()
 
     def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of a model with `encoded_images` in place of the arguments of images.
+        """The inputs of a model with `encoded_images` in place of the arguments of images and videos.
 
-        A prompt without images, or with a video, stays as it is.
+        A prompt without any stays as it is. Videos are encoded each time, and what is encoded is not kept.
 
         Raises:
             ValueError: whatever `encode_images` refuses.
         """
-        images = {name: inputs[name] for name in self.model.image_arguments if inputs.get(name) is not None}
-        if not images or inputs.get("pixel_values_videos") is not None:
+        visuals = {name: inputs[name] for name in self.model.visual_arguments if inputs.get(name) is not None}
+        if not visuals:
             return dict(inputs)
-        text = {name: values for name, values in inputs.items() if name not in self.model.image_arguments}
-        return {**text, "encoded_images": self.encode(**images)}
+        text = {name: values for name, values in inputs.items() if name not in self.model.visual_arguments}
+        has_videos = not visuals.keys().isdisjoint(self.model.video_arguments)
+        encode = self.model.encode_images if has_videos else self.encode
+        return {**text, "encoded_images": encode(**visuals)}
 
     def encode(self, **image_inputs: Any) -> EncodedVision:
         """The images in their order; only those run through the vision tower that are not in the cache.

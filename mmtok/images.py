@@ -6,6 +6,7 @@ refuse the same files.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,20 @@ from PIL import Image
 from mmtok.hub.handler import FORMATS, open_image
 
 
+def is_address(path: str | Path) -> bool:
+    """Whether it is the address of something on the internet; a `Path` has lost one of the two slashes."""
+    return bool(re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE))
+
+
 def read_image(path: str | Path) -> Image.Image:
     """The image in a file, upright, as RGB.
 
     Raises:
-        ValueError: it cannot be decoded, or has more than `MAX_PIXELS` pixels or a side that is over
+        ValueError: it is an address, cannot be decoded, or has more than `MAX_PIXELS` pixels or a side that is over
             `MAX_ASPECT_RATIO` times the other. The message names the file.
     """
+    if is_address(path):
+        raise ValueError(f"{path} is an address, and only files are read: download it, and give the file.")
     try:
         with Path(path).open("rb") as file:
             return open_image(file)

@@ -147,8 +147,7 @@ class RecordStore:
             changes = _changes(before, fingerprint, may_grow)
             if changes:
                 raise ValueError(
-                    f"{self.folder} holds unfinished work of another run: {changes[0]}. Remove it, or name another "
-                    "output."
+                    f"{self.folder} holds the answers of another run: {changes[0]}. Remove it, or name another output."
                 )
         elif any(self.folder.glob("*.jsonl")):
             raise ValueError(f"{self.folder} has records, but no {_RUN_FILE}: remove it, or name another output.")

@@ -13,12 +13,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from transformers.utils import is_av_available
-from transformers.video_utils import load_video
+from transformers import PretrainedConfig
+from transformers.utils import is_av_available, is_torchvision_available
+from transformers.video_utils import VideoMetadata, load_video
 
+from mmtok import install_line
+from mmtok.hub.families import FAMILIES, family_of
 from mmtok.hub.handler import MAX_PIXELS, size_refusal
-from mmtok.images import read_image
+from mmtok.images import is_address, read_image
+from mmtok.publish.hub_names import check_model_name
 
+# Frames that are read unless it is said.
+FRAMES = 8
 # Frames a second of a folder, which says nothing of time, and of an animation that gives its frames no duration.
 _FOLDER_FPS, _ANIMATION_FPS = 1.0, 10.0
 
@@ -71,9 +77,11 @@ def read_video(path: str | Path, frames: int) -> Video:
         frames: how many are read at most.
 
     Raises:
-        ValueError: it cannot be decoded, has fewer than two frames, or frames that are too large, too thin or of
-            different sizes. The message names the file.
+        ValueError: it is an address, cannot be decoded, has fewer than two frames, or frames that are too large, too
+            thin or of different sizes. The message names the file.
     """
+    if is_address(path):
+        raise ValueError(f"{path} is an address, and only files are read: download it, and give the file.")
     path = Path(path)
     try:
         if path.is_dir():
@@ -86,6 +94,45 @@ def read_video(path: str | Path, frames: int) -> Video:
     except OSError as error:
         reason = f"{(error.strerror or str(error)).removesuffix('.')}."
     raise ValueError(f"{path} cannot be read as a video: {reason}")
+
+
+def require_videos(model: str | Path, revision: str | None = None, called: str = "") -> None:
+    """Raises a ValueError unless a model prunes videos and its processor can run.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        called: the model in the message; its folder or id unless given.
+    """
+    config, _ = PretrainedConfig.get_config_dict(check_model_name(model), revision=revision)
+    family = family_of(config.get("model_type"))
+    if not family.load_class().frame:
+        titles = [each.title for each in FAMILIES.values() if each.is_available() and each.load_class().frame]
+        raise ValueError(
+            f"{called or model} is a {family.title}, whose videos are not pruned: give a model of "
+            f"{', '.join(titles[:-1])} or {titles[-1]}, or ask about images."
+        )
+    if not is_torchvision_available():
+        raise ValueError(
+            f"transformers prepares videos with torchvision, which is missing: run {install_line('video')}."
+        )
+
+
+def video_inputs(processor: Any, video: Video, question: str) -> Any:
+    """What the processor makes of a question about a video, whose frames are chosen."""
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    return processor(
+        text=[prompt],
+        videos=[video.frames],
+        video_metadata=[VideoMetadata(**video.metadata)],
+        do_sample_frames=False,
+        # Of the frames that are read: the seconds between two of Qwen2.5-VL before transformers took the metadata's.
+        fps=len(video.indices) / video.total * video.fps,
+        return_tensors="pt",
+    )
 
 
 def evenly(total: int, most: int) -> list[int]:

@@ -5,5 +5,4 @@ restyle, sight, conversations, language, tuning      the stages of training
 loop, export, train                                  seeded and resumable training (a command)
 held_out                                             what the model is measured with, by `benchmarks.quality`
 rasterise                                            the sprite sheets, from icon sets (a command)
-readme_image                                         one scene, two questions, fewer and fewer tokens (a command)
 """

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.objects.held_out import CROWDED
-from mmtok.apps.overlay import overlay
-from mmtok.apps.seen_image import seen_images
+from mmtok.apps.drawing import overlay
+from mmtok.apps.seen import seen_images
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.selectors import METHODS
 from mmtok.tiny import checkpoint_path

@@ -1,50 +1,162 @@
-"""Asks a staged model about an image or video and records what it read, for the commands, the demo and the page.
-
-A staged folder or repository is loaded as every user loads it, through `pipeline(...)` with `trust_remote_code=True`.
-"""
+"""Asks a model about an image or video and records what it read, for the commands, the demo and the page."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import pipeline
-from transformers.video_utils import VideoMetadata
+from transformers import TextIteratorStreamer, pipeline
 
 from configuration_mmtok import OPTION_NAMES
 from mmtok.image_cache import EncodedImageCache
 from mmtok.prefill import prompt_lengths
+from mmtok.pruning import prune
 from mmtok.publish.hub_names import check_model_name
-from mmtok.videos import Video
-
-from .answer import Answer, Budget, Explanation
+from mmtok.videos import Video, video_inputs
 
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import ImageTextToTextPipeline
 
+    from mmtok.hub.selection import ImageSelection
+
+Budget = int | float | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a model reads of an image or video with one budget.
+
+    Attributes:
+        question: as text.
+        budget: `vision_token_budget` of the call; None for every token.
+        prompt_tokens: length of the prompt for the language model.
+        full_prompt_tokens: length of the prompt without pruning.
+        vision_tokens: vision tokens in the prompt for the language model.
+        coverage: coverage of the kept tokens relative to that of all tokens, 0 to 1.
+        selection: what was kept, with the gains.
+    """
+
+    question: str
+    budget: Budget
+    prompt_tokens: int
+    full_prompt_tokens: int
+    vision_tokens: int
+    coverage: float
+    selection: ImageSelection
+
+    @property
+    def words(self) -> str:
+        """The words of the question that the kept tokens have to cover, as one text."""
+        if not self.selection.word_ids:
+            return "none"
+        return " ".join(self.selection.words) or "every token of the prompt: there is no tokenizer to read it with"
+
+    @property
+    def all_vision_tokens(self) -> int:
+        """Vision tokens in the prompt without pruning."""
+        return self.vision_tokens + self.full_prompt_tokens - self.prompt_tokens
+
+    @property
+    def tokens_per_crop(self) -> list[int]:
+        """Kept vision tokens of each crop, which of a video is a frame, or a pair of frames."""
+        return self.selection.crop.bincount().tolist()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; the kept vision tokens with their gains, and of a video how many each frame has."""
+        kept = self.selection
+        columns = (kept.indices, kept.crop, kept.row, kept.column, kept.pick_order, kept.text_gain, kept.vision_gain)
+        names = ("index", "crop", "row", "column", "pick", "text_gain", "vision_gain")
+        return {
+            "question": self.question,
+            "vision_token_budget": self.budget,
+            "prompt_tokens": self.prompt_tokens,
+            "full_prompt_tokens": self.full_prompt_tokens,
+            "vision_tokens": self.vision_tokens,
+            **({"vision_tokens_per_frame": self.tokens_per_crop} if kept.is_video else {}),
+            "covered_words": list(kept.words),
+            "covered_ids": list(kept.word_ids),
+            "coverage": round(self.coverage, 6),
+            "kept": [
+                dict(zip(names, values, strict=True))
+                for values in zip(*(column.tolist() for column in columns), strict=True)
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Answer(Explanation):
+    """What a model answered with one budget; `prompt_tokens` was counted where it reached the language model.
+
+    Attributes:
+        answer: as text.
+        seconds: wall time of `generate`, from the processor's output to the tokens of the answer; a median.
+    """
+
+    answer: str
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; the kept vision tokens with their gains."""
+        return {**super().as_json(), "answer": self.answer, "seconds": round(self.seconds, 4)}
+
+
+@dataclass(frozen=True)
+class PartialAnswer:
+    """An answer so far.
+
+    Attributes:
+        text: what has been generated.
+        prompt_tokens: length of the prompt that reached the language model; 0 before it did.
+        first_token: seconds from the call to the first new text; 0 before that.
+        seconds: since the call.
+        finished: whether this is all.
+    """
+
+    text: str
+    prompt_tokens: int
+    first_token: float
+    seconds: float
+    finished: bool
+
+
+def counted(number: int, noun: str) -> str:
+    """The number and its noun, with an "s" unless it is 1."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def fewer(kept: int, all_of_them: int) -> str:
+    """How many times fewer, with one digit behind the point below 10; "all of them" if nothing was dropped."""
+    if kept >= all_of_them:
+        return "all of them"
+    if kept == 0:
+        return "none of them"
+    ratio = all_of_them / kept
+    return f"{ratio:.0f}x fewer" if ratio >= 9.95 else f"{ratio:.1f}x fewer"
+
 
 def load_pipeline(model: str | Path, **kwargs: Any) -> ImageTextToTextPipeline:
-    """The "image-text-to-text" pipeline of a staged folder or Hub repository.
+    """The "image-text-to-text" pipeline of a folder or Hub repository.
+
+    A staged one is loaded as every user loads it, with `trust_remote_code=True`; the model of a stock checkpoint
+    becomes one that prunes, as `mmtok.prune` makes it.
 
     Args:
         model: folder or Hub id.
         **kwargs: for `transformers.pipeline`, such as `revision`, `dtype` or `device`.
 
     Raises:
-        ValueError: neither a folder with a model nor a Hub id, or a model with no MMTok in it.
+        ValueError: neither a folder with a model nor a Hub id, or a model of no family of MMTok.
     """
     loaded = pipeline("image-text-to-text", model=check_model_name(model), trust_remote_code=True, **kwargs)
     if not hasattr(loaded.model, "select_vision_tokens"):
-        raise ValueError(
-            f"{model} holds a {type(loaded.model).__name__}, which prunes nothing: stage it first, with "
-            f"`mmtok stage {model} OUT`."
-        )
+        loaded.model = prune(loaded.model, loaded.processor)
     return loaded
 
 
@@ -57,29 +169,12 @@ def conversation(image: Image.Image, question: str) -> list[dict[str, Any]]:
 def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question: str) -> dict[str, Any]:
     """What the pipeline gives to `generate`, on the model's device."""
     if isinstance(image, Video):
-        return _video_inputs(pipe, image, question)
+        return dict(video_inputs(pipe.processor, image, question).to(pipe.model.device, dtype=pipe.model.dtype))
     read = pipe.processor.apply_chat_template(
         conversation(image, question),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
-        return_tensors="pt",
-    )
-    return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
-
-
-def _video_inputs(pipe: ImageTextToTextPipeline, video: Video, question: str) -> dict[str, Any]:
-    """The same for a video, whose frames are chosen."""
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    chat = [{"role": "user", "content": content}]
-    prompt = pipe.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    read = pipe.processor(
-        text=[prompt],
-        videos=[video.frames],
-        video_metadata=[VideoMetadata(**video.metadata)],
-        do_sample_frames=False,
-        # Of the frames that are read: the seconds between two of Qwen2.5-VL before transformers took the metadata's.
-        fps=len(video.indices) / video.total * video.fps,
         return_tensors="pt",
     )
     return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
@@ -161,8 +256,7 @@ def answer_inputs(
                 seconds.append(time.perf_counter() - began)
         explained = explain_inputs(pipe, inputs, question, budget, **pruning_options)
         known = {field.name: getattr(explained, field.name) for field in fields(explained)}
-        new_tokens = output[0, inputs["input_ids"].shape[1] :]
-        text = pipe.processor.decode(new_tokens, skip_special_tokens=True).strip()
+        text = _new_text(pipe, inputs, output)
         answers.append(Answer(**{**known, "prompt_tokens": lengths[0]}, answer=text, seconds=median(seconds)))
     return answers
 
@@ -211,7 +305,94 @@ def explain_inputs(
     )
 
 
+def batch_inputs(
+    pipe: ImageTextToTextPipeline, questions: Sequence[str], images: Sequence[Sequence[Image.Image | Video]]
+) -> dict[str, Any]:
+    """Prompts padded on the left, each about its own images, or a single one about a video, on the model's device."""
+    if images and images[0] and isinstance(images[0][0], Video):
+        [question], [[video]] = questions, images
+        return model_inputs(pipe, video, question)
+    chats = [
+        [{"role": "user", "content": [*({"type": "image"} for _ in own), {"type": "text", "text": question}]}]
+        for question, own in zip(questions, images, strict=True)
+    ]
+    inputs = pipe.processor(
+        # In one list for each question: LLaVA-OneVision cuts no tiles where a question has several images.
+        images=[list(own) for own in images if own] or None,
+        text=pipe.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True),
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    return dict(inputs.to(pipe.model.device, dtype=pipe.model.dtype))
+
+
+def stream_answer(
+    pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], budget: Budget, *, max_new_tokens: int = 64
+) -> Iterator[PartialAnswer]:
+    """Yields the answer as it grows; the last one is finished.
+
+    Args:
+        pipe: from `mmtok.apps.answering.load_pipeline`.
+        inputs: from `model_inputs`, with pixels or with `encoded_images`.
+        budget: `vision_token_budget`; None for every token.
+        max_new_tokens: most tokens of the answer.
+
+    Raises:
+        ValueError: whatever `generate` refuses.
+    """
+    streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failures: list[BaseException] = []
+    lengths: list[int] = []
+    outputs: list[torch.Tensor] = []
+
+    def generate() -> None:
+        settings: dict[str, Any] = {"vision_token_budget": budget, "max_new_tokens": max_new_tokens}
+        try:
+            with prompt_lengths(pipe.model) as seen:
+                outputs.append(pipe.model.generate(**inputs, **settings, do_sample=False, streamer=streamer))
+            lengths.extend(seen)
+        except BaseException as error:
+            failures.append(error)
+            streamer.end()
+
+    began = time.perf_counter()
+    worker = threading.Thread(target=generate, daemon=True)
+    worker.start()
+    text, first = "", 0.0
+    for piece in streamer:
+        if not piece:
+            continue
+        first = first or time.perf_counter() - began
+        text += piece
+        yield PartialAnswer(text.strip(), 0, first, time.perf_counter() - began, finished=False)
+    worker.join()
+    if failures:
+        raise failures[0]
+    seconds = time.perf_counter() - began
+    # Decoded as a whole, as every other answer is: pieces of a character are decoded otherwise.
+    yield PartialAnswer(_new_text(pipe, inputs, outputs[0]), lengths[0], first, seconds, finished=True)
+
+
+def _new_text(pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], output: torch.Tensor) -> str:
+    """The text that was generated behind the prompt of one row."""
+    return str(pipe.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+
+
 @torch.no_grad()
+def answer_prompts(
+    pipe: ImageTextToTextPipeline,
+    inputs: Mapping[str, Any],
+    cache: EncodedImageCache | None = None,
+    **generate_kwargs: Any,
+) -> list[str]:
+    """Answers to `batch_inputs`; the other arguments are those of `answer_batch`."""
+    read = dict(inputs) if cache is None else cache.inputs(inputs)
+    output = pipe.model.generate(**read, **{"do_sample": False, **generate_kwargs})
+    texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
 def answer_batch(
     pipe: ImageTextToTextPipeline,
     questions: Sequence[str],
@@ -231,20 +412,4 @@ def answer_batch(
     Returns:
         One answer for each question.
     """
-    chats = [
-        [{"role": "user", "content": [*({"type": "image"} for _ in own), {"type": "text", "text": question}]}]
-        for question, own in zip(questions, images, strict=True)
-    ]
-    prompts = pipe.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    inputs = pipe.processor(
-        # In one list for each question: LLaVA-OneVision cuts no tiles where a question has several images.
-        images=[list(own) for own in images if own] or None,
-        text=prompts,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    ).to(pipe.model.device, dtype=pipe.model.dtype)
-    read = dict(inputs) if cache is None else cache.inputs(inputs)
-    output = pipe.model.generate(**read, **{"do_sample": False, **generate_kwargs})
-    texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return answer_prompts(pipe, batch_inputs(pipe, questions, images), cache, **generate_kwargs)

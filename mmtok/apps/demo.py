@@ -1,35 +1,100 @@
-"""The embedded model, staged, loaded through `pipeline()`, asked with all vision tokens and with fewer and fewer."""
+"""The embedded model: what it knows, images and questions for it, and `mmtok demo`.
+
+Everything here that depends on what the model was trained on is in this module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
 from rich.table import Table
 
 from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
+from mmtok.tiny.catalogue import NAMES
+from mmtok.tiny.questions import Question, absent_question, count_question, present_question, what_question
+from mmtok.tiny.scenes import SceneSettings, sample_scene
 
-from .answer import Answer, Budget
-from .answering import ask_with_budgets, load_pipeline, model_inputs, warm_up
-from .embedded import Example, example
-from .figure import Panel, comparison_figure
-from .overlay import overlay
-from .progress import steps
-from .seen_image import seen_images
-from .wording import counted
+from .answering import Answer, Budget, ask_with_budgets, counted, load_pipeline, model_inputs, warm_up
+from .drawing import kept_figure
+from .seen import seen_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from transformers import ImageTextToTextPipeline
 
 # Down to so few that the last question of the demo, which is about all objects, is answered wrongly.
 BUDGETS: tuple[Budget, ...] = (None, 16, 4)
 # Enough for a description of five objects; answers of a word end after it.
 ANSWER_TOKENS = 32
-_RIGHT, _WRONG = "#1a7f37", "#b3261e"
+DPI = 100
+SCENE = SceneSettings(4, 5, 44.0, 60.0)
+# Images are drawn this many times as large as the model reads them, for people to look at.
+SCALE = 4
+KNOWS = (
+    f"This is the small model that comes with the package. It was trained on drawn images alone and knows "
+    f"{len(NAMES)} everyday objects in the drawings of a few emoji sets. What it answers about a photo means nothing, "
+    "and how well it does with few vision tokens says nothing about a LLaVA of 7B."
+)
+COVERAGE = (
+    "Coverage says how well the kept vision tokens stand in for all of them: for each word of the question and each "
+    "part of the image, how similar the nearest kept token is. All tokens have 100%. It is what the method maximises, "
+    "and no accuracy: an answer can be wrong at a high coverage."
+)
+
+TIMES = (
+    "Times are those of a question about an image that has been encoded: the vision tower runs once for all answers "
+    "and is in none of them."
+)
+
+# Model: (vision tokens kept, of how many, how many times earlier the first token comes), of docs/reports/speed.md.
+SPEEDUPS = {"LLaVA-1.5-7B": (64, 576, 4.6), "LLaVA-NeXT-7B": (160, 2880, 10.0)}
+
+TOO_SMALL = (
+    "The embedded model is too small for pruning to pay: choosing the tokens takes about as long as reading them. In "
+    "the shapes of real models, on two CPU cores, the first token comes "
+    + " and ".join(
+        f"{times} times earlier with {kept} of {total:,} vision tokens ({model})"
+        for model, (kept, total, times) in SPEEDUPS.items()
+    )
+    + ". docs/reports/speed.md has all of it."
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and questions about it.
+
+    Attributes:
+        image: RGB.
+        objects: names of what it shows.
+        questions: with their right answers.
+    """
+
+    image: Image.Image
+    objects: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+def example(seed: int | None = None) -> Example:
+    """Draws an image and asks what animal (or the like) it shows, for an object that is not there, and for a count.
+
+    Args:
+        seed: of the image and the questions; None for another one each time.
+    """
+    rng = np.random.default_rng(seed)
+    scene = sample_scene(SCENE, rng)
+    asked = (
+        # Where no category has exactly one object, the first question asks for an object by its name.
+        what_question(scene, rng) or present_question(scene, rng),
+        absent_question(scene, rng, "adversarial"),
+        count_question(scene),
+    )
+    return Example(scene.image(SCALE), scene.names, tuple(each for each in asked if each is not None))
 
 
 @dataclass(frozen=True)
@@ -57,6 +122,7 @@ def run_demo(
     budgets: Sequence[Budget] = BUDGETS,
     check: bool = True,
     calls: int = 3,
+    begin: Callable[[str], None] = lambda _: None,
 ) -> Demo:
     """Stages `base` into `folder`, loads that and asks.
 
@@ -67,48 +133,32 @@ def run_demo(
         budgets: values of `vision_token_budget`.
         check: staging loads the folder in a clean process and compares it with its base.
         calls: how often each question is asked with each budget, for the median of the times.
+        begin: called with the name of each of 4 steps, and before each answer.
 
     Raises:
         ValueError: no usable base, or `folder` holds something else.
     """
     shown = example(seed)
-    with steps(4 + len(shown.questions) * len(budgets)) as begin:
-        begin(f"Staging into {folder}")
-        staged = stage(checkpoint_path() if base is None else base, folder, overwrite=True, check=check)
-        begin("Loading it through pipeline()")
-        pipe = load_pipeline(staged.path)
-        begin("Warming up")
-        warm_up(pipe, shown.image, shown.questions[0].text)
-        given: dict[str, Any] = {"max_new_tokens": ANSWER_TOKENS, "calls": calls, "begin": begin}
-        answers = [ask_with_budgets(pipe, shown.image, each.text, budgets, **given) for each in shown.questions]
-        begin("Drawing")
-        figure = demo_figure(pipe, shown, answers)
+    begin(f"Staging into {folder}")
+    staged = stage(checkpoint_path() if base is None else base, folder, overwrite=True, check=check)
+    begin("Loading it through pipeline()")
+    pipe = load_pipeline(staged.path)
+    begin("Warming up")
+    warm_up(pipe, shown.image, shown.questions[0].text)
+    given: dict[str, Any] = {"max_new_tokens": ANSWER_TOKENS, "calls": calls, "begin": begin}
+    answers = [ask_with_budgets(pipe, shown.image, each.text, budgets, **given) for each in shown.questions]
+    begin("Drawing")
+    inputs = model_inputs(pipe, shown.image, shown.questions[0].text)
+    [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [shown.image])
+    figure = kept_figure(
+        seen,
+        answers,
+        title="What the language model reads of the image: vision tokens kept by MMTok for each question",
+        right=[question.answer for question in shown.questions],
+    )
     model_class = type(pipe.model)
     name = f"{model_class.__module__}.{model_class.__name__}"
     return Demo(shown, tuple(tuple(row) for row in answers), name, figure)
-
-
-def demo_figure(pipe: ImageTextToTextPipeline, shown: Example, answers: Sequence[Sequence[Answer]]) -> Figure:
-    """One row for each question, one column for each budget; right answers are green."""
-    inputs = model_inputs(pipe, shown.image, shown.questions[0].text)
-    [image] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor)
-    rows = [
-        [
-            Panel(
-                overlay(image, None if answer.budget is None else answer.selection),
-                f"{_tokens(answer)} → {answer.answer or '(nothing)'}",
-                f"prompt of {counted(answer.prompt_tokens, 'token')} · coverage {answer.coverage:.1%}",
-                _RIGHT if answer.answer == question.answer else _WRONG,
-            )
-            for answer in row
-        ]
-        for question, row in zip(shown.questions, answers, strict=True)
-    ]
-    return comparison_figure(
-        rows,
-        row_titles=[question.text for question in shown.questions],
-        title="What the language model reads of the image: vision tokens kept by MMTok for each question",
-    )
 
 
 def demo_table(demo: Demo) -> Table:
@@ -155,8 +205,3 @@ def as_json(demo: Demo) -> dict[str, Any]:
             for question, row in zip(demo.example.questions, demo.answers, strict=True)
         ],
     }
-
-
-def _tokens(answer: Answer) -> str:
-    kept = counted(answer.vision_tokens, "token")
-    return f"all {kept}" if answer.budget is None else kept

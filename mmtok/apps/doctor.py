@@ -76,16 +76,18 @@ class Diagnosis:
         return {**asdict(self), "right": self.right}
 
 
-def diagnose(device: str | torch.device | None = None) -> Diagnosis:
+def diagnose(device: str | torch.device | None = None, begin: Callable[[str], object] = lambda name: None) -> Diagnosis:
     """Runs every check.
 
     Args:
         device: where to run; None for CUDA where it is available, else the CPU.
+        begin: called with the name of each model when its checks begin.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     way = greedy_way(place, 600, 576, 64)
     found = Diagnosis(machine("transformers", "accelerate", "mmtok"), str(place), (OLDEST_TESTED, NEWEST_TESTED), way)
     for name, make in makers().items():
+        begin(f"Checking {name}")
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _random_prompts():
             model, stock, inputs = make(place)
             for what, check in _checks(model, stock, inputs):
@@ -95,7 +97,7 @@ def diagnose(device: str | torch.device | None = None) -> Diagnosis:
         found.unchecked.extend(
             f"{family.title}: its processor needs torchvision, which is missing: run pip install torchvision"
             for family in FAMILIES.values()
-            if family.load_class().frame
+            if family.is_available() and family.load_class().frame
         )
     return found
 

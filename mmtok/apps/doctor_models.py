@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import transformers
 from transformers import LlavaForConditionalGeneration
 
 from configuration_mmtok import MMTokLlavaConfig
@@ -62,7 +61,7 @@ def makers() -> dict[str, Maker]:
     """
     made: dict[str, Maker] = {"embedded LLaVA-1.5": _embedded}
     for model_type, family in FAMILIES.items():
-        if family.stock_class not in dir(transformers) or model_type == "llava":
+        if not family.is_available() or model_type == "llava":
             continue
         model_class = family.load_class()
         make = _with_grids if issubclass(model_class, GridModel) else _with_tiles

@@ -15,12 +15,13 @@ import mmtok
 from mmtok.machine import processor
 from mmtok.prefill import prompt_lengths
 
-from .answer import Budget
-from .answering import model_inputs
+from .answering import Budget, model_inputs
 
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import ImageTextToTextPipeline
+
+    from mmtok.videos import Video
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Timing:
     Attributes:
         budget: `vision_token_budget`; None for every token.
         prompt_tokens: length of the prompt that reached the language model.
+        full_prompt_tokens: length of the whole prompt.
         first_token: from the processor's output to the first new token: vision tower, projector, selection, prefill.
         total: to the last new token.
         new_tokens: how many were made; the end of a sequence does not end them.
@@ -37,6 +39,7 @@ class Timing:
 
     budget: Budget
     prompt_tokens: int
+    full_prompt_tokens: int
     first_token: float
     total: float
     new_tokens: int
@@ -44,7 +47,7 @@ class Timing:
 
 def time_budgets(
     pipe: ImageTextToTextPipeline,
-    image: Image.Image,
+    image: Image.Image | Video,
     question: str,
     budgets: Sequence[Budget],
     *,
@@ -85,7 +88,7 @@ def time_budgets(
             else:
                 lengths.append(seen[0])
     return [
-        Timing(budget, length, median(firsts), median(totals), new_tokens)
+        Timing(budget, length, inputs["input_ids"].shape[1], median(firsts), median(totals), new_tokens)
         for budget, length, firsts, totals in zip(budgets, lengths, short, long, strict=True)
     ]
 

@@ -10,27 +10,26 @@ from typing import Any
 
 import mmtok
 
-from .common import add_image_memory_option, add_json_option, add_parser, print_json
-from .values import add_output_option, port, writable_image
+from .arguments import EMBEDDED, add_image_memory, add_model, add_output, add_parser, load_model, port, writable_image
+from .output import explain, print_json, steps
 
 _DESCRIPTION = """\
 Stages the embedded model, loads it as every user loads a model, asks questions about a drawn image with all vision
 tokens and with fewer and fewer, prints a table and draws the kept vision tokens: one row for each question, one column
-for each budget."""
+for each budget. With --web, a page for the embedded model or any other."""
 
 
-def add_command(commands: Any, name: str, help: str) -> None:
+def add_demo(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
-    parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok demo --web")
-    parser.add_argument("--base", help="stock checkpoint to stage (default: the embedded one)")
+    parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok demo --web\nmmtok demo --web --model ./llava-mmtok")
     parser.add_argument("--folder", type=Path, default=Path("demo-model"), help="where to stage (default: %(default)s)")
-    add_output_option(parser, "demo.png")
+    add_output(parser, "demo.png")
     parser.add_argument("--seed", type=int, default=40, help="of the image and the questions (default: %(default)s)")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
-    parser.add_argument("--web", action="store_true", help="open a page instead: your own images and questions")
+    parser.add_argument("--web", action="store_true", help="open a page instead: your images, questions and --model")
     parser.add_argument("--port", type=port, metavar="N", help="of the page (default: the first free one from 7860)")
-    add_image_memory_option(parser)
-    add_json_option(parser)
+    add_image_memory(parser)
+    add_model(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,15 +37,17 @@ def run(options: argparse.Namespace) -> None:
     """Runs the demo and prints its table."""
     from rich.console import Console
 
-    from mmtok.apps.demo import as_json, demo_table, run_demo, where_it_breaks
-    from mmtok.apps.explained import COVERAGE, TOO_SMALL
+    from mmtok.apps.demo import BUDGETS, COVERAGE, DPI, TOO_SMALL, as_json, demo_table, run_demo, where_it_breaks
 
     if options.web:
         serve_page(options)
         return
+    if options.model != EMBEDDED:
+        raise ValueError(f"--model {options.model} is for the page: give --web too, or ask it with mmtok ask.")
     output = writable_image(options.output, "demo.png", overwrite=options.overwrite)
-    demo = run_demo(options.base, options.folder, seed=options.seed, check=not options.no_check)
-    demo.figure.savefig(output, dpi=150)
+    with steps(4 + 3 * len(BUDGETS), quiet=options.quiet) as begin:
+        demo = run_demo(folder=options.folder, seed=options.seed, check=not options.no_check, begin=begin)
+    demo.figure.savefig(output, dpi=DPI)
     if options.json:
         print_json({**as_json(demo), "image": str(output)})
         return
@@ -54,31 +55,24 @@ def run(options: argparse.Namespace) -> None:
     console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)
     console.print("The image shows " + ", ".join(demo.example.objects) + ".", soft_wrap=True)
     console.print(demo_table(demo))
-    notes = [where_it_breaks(demo), COVERAGE, *([TOO_SMALL] if options.base is None else [])]
-    for note in notes:
-        console.print(note, markup=False)
+    explain(options, where_it_breaks(demo), COVERAGE, TOO_SMALL)
     console.print(f"The vision tokens that were kept for each question: {output}", soft_wrap=True)
 
 
 def serve_page(options: argparse.Namespace) -> None:
-    """Stages, and serves the page on loopback until it is interrupted.
+    """Serves the page on loopback until it is interrupted.
 
     Raises:
         ValueError: Gradio is not installed.
     """
     if find_spec("gradio") is None:
         raise ValueError(f"The page needs Gradio: {mmtok.install_line('web')}.")
-    from mmtok.apps.answering import load_pipeline
-    from mmtok.apps.progress import steps
-    from mmtok.apps.web import launch
-    from mmtok.publish import stage
-    from mmtok.tiny import checkpoint_path
+    from mmtok.apps.page import build_page, serve
 
-    with steps(2) as begin:
-        begin(f"Staging into {options.folder}")
-        base = checkpoint_path() if options.base is None else options.base
-        staged = stage(base, options.folder, overwrite=True, check=not options.no_check)
-        begin("Loading it through pipeline()")
-        pipe = load_pipeline(staged.path)
-    memory = options.image_memory * 2**20
-    launch(pipe, embedded=options.base is None, image_memory=memory, server_name="127.0.0.1", server_port=options.port)
+    with steps(2, quiet=options.quiet) as begin:
+        begin("Loading the model")
+        pipe = load_model(options)
+        begin("Answering the first question")
+        memory = options.image_memory * 2**20
+        page = build_page(pipe, embedded=options.model == EMBEDDED, image_memory=memory)
+    serve(page, server_name="127.0.0.1", server_port=options.port, quiet=options.quiet)

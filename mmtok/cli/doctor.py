@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .common import add_parser, print_json
+from .arguments import add_parser
+from .output import print_json, steps
 
 if TYPE_CHECKING:
     from mmtok.apps.doctor import Diagnosis
@@ -15,18 +16,19 @@ Compares pruning with stock transformers on the installed releases and the devic
 network. Exit code 0 where everything is right, 1 where something differs."""
 
 
-def add_command(commands: Any, name: str, help: str) -> None:
+def add_doctor(commands: Any, name: str, help: str) -> None:
     """Adds the command."""
     parser = add_parser(commands, name, help, _DESCRIPTION, "mmtok doctor --device cuda")
     parser.add_argument("--device", help="where to run (default: cuda where it is available, else cpu)")
-    parser.add_argument("--json", action="store_true", help="print versions and checks as JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from mmtok.apps.doctor import diagnose
+    from mmtok.apps.doctor_models import makers
 
-    found = diagnose(arguments.device)
+    with steps(len(makers()), quiet=arguments.quiet) as begin:
+        found = diagnose(arguments.device, begin)
     if arguments.json:
         print_json(found.as_dict())
     else:

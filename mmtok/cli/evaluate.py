@@ -1,49 +1,74 @@
-"""`mmtok eval`."""
+"""`mmtok eval`, accuracy on questions with answers, and `mmtok compare`, agreement with all tokens without them."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .common import (
-    add_image_memory_option,
-    add_length_option,
-    add_model_options,
+from .arguments import (
+    EMBEDDED,
+    MODEL,
+    Budget,
+    add_batch_size,
+    add_budgets,
+    add_call_options,
+    add_frames,
+    add_image_memory,
+    add_length,
+    add_model,
     add_parser,
+    at_least,
     base_of,
+    budgets_of,
     call_pruning_options,
-    print_json,
+    share,
 )
-from .pruning_arguments import add_call_options
-from .values import at_least, budget
+from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps
 
-_DESCRIPTION = """\
-Accuracy on question files in POPE's format with the images in a folder: all tokens, and every method with every
-budget. Answers are kept in the output folder, so that an interrupted run goes on; under `accelerate launch -m mmtok`
-the questions are shared between the processes."""
+if TYPE_CHECKING:
+    from mmtok.apps.timing import Timing
+    from mmtok.evaluation import RunResult, RunSettings
+    from mmtok.evaluation.agreement import Agreement
+    from mmtok.evaluation.questions import Question
+
+_EVAL = """\
+Accuracy on files of questions about the images and videos in a folder: all tokens, and every method with every budget.
+The files are JSON lines (POPE's among them), JSON arrays or CSV, with these fields:
+
+  {"image": "1.jpg", "question": "Is there a dog?", "answer": "no"}
+  {"video": "clip.mp4", "question": "Who wins?", "choices": ["red", "blue"], "answer": "B"}
+
+Tasks of yes and no are scored in F1, others in accuracy. Answers are kept in the output folder, so that an interrupted
+run goes on; under `accelerate launch -m mmtok` the questions are shared between the processes."""
+_COMPARE = """\
+Finds the smallest budget that keeps a model's answers about your own images, without labels: every question is answered
+with all tokens and with each budget, and the answers are compared. Also measures the time to the first token and the
+cache, and draws the images whose answers change. Answers are kept in the output folder, so that an interrupted run goes
+on, and each image is encoded once.
+
+FOLDER holds images. The questions are those of --questions, or three about each image. Without FOLDER the embedded
+model is asked about drawings of its own kind."""
 # What results call the model's own settings with the options of the command line in their place.
 _GIVEN = "given"
+GENERIC = ("What is in the image?", "Is there a person in the image?", "How many objects are in the image?")
+_EXAMPLES = 24
+_SCORES = {"exact": "answers that are the same", "f1": "F1 of the words of the answers"}
 
 
-def add_command(commands: Any, name: str, help: str) -> None:
-    """Adds the command."""
+def add_eval(commands: Any, name: str, help: str) -> None:
+    """Adds `mmtok eval`."""
     example = (
-        "mmtok eval --model ./llava-mmtok --questions coco_pope_random.json --images val2014 --budgets 192 128 64 4"
+        "mmtok eval --model ./llava-mmtok --questions coco_pope_random.json --images val2014 --budget 192 128 64 4"
     )
-    parser = add_parser(commands, name, help, _DESCRIPTION, example)
-    parser.add_argument("--questions", required=True, nargs="+", type=Path, metavar="FILE", help="in POPE's format")
-    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the images")
-    parser.add_argument(
-        "--budgets",
-        required=True,
-        nargs="+",
-        metavar="N",
-        type=budget,
-        help="vision tokens kept per crop: numbers, shares such as 0.25, or all, which is measured in any case",
-    )
+    parser = add_parser(commands, name, help, _EVAL, example)
+    parser.add_argument("--questions", required=True, nargs="+", type=Path, metavar="FILE", help="a task each")
+    parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the images or videos")
+    add_budgets(parser)
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -51,46 +76,69 @@ def add_command(commands: Any, name: str, help: str) -> None:
         default=["MMTok"],
         help="such as MMTok, DivPrune or uniform; another name is refused with the list (default: MMTok)",
     )
+    _add_run(parser, "runs/evaluation", 16)
+    parser.add_argument(
+        "--instruction",
+        help="written behind every question (default: to answer with a single word or phrase, or with a letter)",
+    )
+    add_frames(parser)
+    add_model(parser, required=True)
+    add_call_options(parser, f"for one more method, {_GIVEN}: the model's own settings with these in their place")
+    parser.set_defaults(run=evaluate)
+
+
+def add_compare(commands: Any, name: str, help: str) -> None:
+    """Adds `mmtok compare`."""
+    example = "mmtok compare photos --model ./llava-mmtok --questions questions.jsonl --budget 128 64 32 16"
+    parser = add_parser(commands, name, help, _COMPARE, example)
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="folder of images")
+    parser.add_argument("--questions", type=Path, metavar="FILE", help="JSON lines, JSON or CSV; answers are not read")
+    add_budgets(parser, "the model's own, twice, half, a quarter and an eighth of it")
+    parser.add_argument(
+        "--agreement",
+        type=share,
+        default=0.95,
+        metavar="SHARE",
+        help="how much of the answers a budget has to keep (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--score",
+        choices=list(_SCORES),
+        default="exact",
+        help="what --agreement is of: answers that are the same, or the F1 of their words (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drawings", type=at_least(0), default=8, metavar="N", help="images to draw at most (default: %(default)s)"
+    )
+    _add_run(parser, "runs/compare", 32)
+    parser.add_argument("--instruction", default="", help="written behind every question (default: nothing)")
+    add_model(parser)
+    add_call_options(parser)
+    parser.set_defaults(run=compare)
+
+
+def _add_run(parser: argparse.ArgumentParser, output: str, max_new_tokens: int) -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("runs/evaluation"),
-        help="folder for answers and results (default: %(default)s)",
+        default=Path(output),
+        metavar="FOLDER",
+        help="for answers and results (default: %(default)s)",
     )
-    parser.add_argument(
-        "--instruction", help="written behind every question (default: to answer with a single word or phrase)"
-    )
-    parser.add_argument(
-        "--batch-size", metavar="N", type=at_least(1), default=16, help="questions at once (default: %(default)s)"
-    )
-    add_length_option(parser, 16)
-    add_image_memory_option(parser)
     parser.add_argument("--limit", metavar="N", type=at_least(1), help="only the first questions of each file")
-    add_model_options(parser, required=True)
-    add_call_options(parser, f"for one more method, {_GIVEN}: the model's own settings with these in their place")
-    parser.set_defaults(run=run)
+    add_batch_size(parser, 16)
+    add_length(parser, max_new_tokens)
+    add_image_memory(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Evaluates, writes `results.json` into the output folder, and prints a table."""
+def _run_settings(options: argparse.Namespace, **given: Any) -> RunSettings:
     import torch
-    from accelerate import PartialState
 
-    from mmtok.evaluation import INSTRUCTION, RunSettings, methods_named, summarize, table
-    from mmtok.evaluation import run as run_evaluation
-    from mmtok.evaluation.selectors import ModelPruning
-    from mmtok.machine import machine
+    from mmtok.evaluation import RunSettings
 
-    model, pruning = base_of(options.model), call_pruning_options(options)
-    given = [ModelPruning(_GIVEN, pruning)] if pruning else []
-    settings = RunSettings(
-        model=model,
-        questions=options.questions,
-        images=options.images,
-        budgets=_token_counts(options.budgets, model, options.revision),
-        output=options.output,
-        methods=[*methods_named(options.methods, model, options.revision), *given],
-        instruction=INSTRUCTION if options.instruction is None else options.instruction,
+    return RunSettings(
+        model=base_of(options.model),
+        instruction=options.instruction,
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,
         limit=options.limit,
@@ -98,32 +146,267 @@ def run(options: argparse.Namespace) -> None:
         revision=options.revision,
         device=options.device,
         image_memory=options.image_memory * 2**20,
+        **given,
     )
-    result = run_evaluation(settings)
+
+
+def _write(results: dict[str, Any], output: Path) -> None:
+    (output / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Evaluates, writes `results.json` into the output folder, and prints a table."""
+    from accelerate import PartialState
+
+    from mmtok.evaluation import legend, methods_named, run, summarize, table
+    from mmtok.evaluation.checkpoint import pruning_config
+    from mmtok.evaluation.selectors import ModelPruning
+    from mmtok.machine import machine
+    from mmtok.videos import FRAMES
+
+    model, pruning = base_of(options.model), call_pruning_options(options)
+    given = [ModelPruning(_GIVEN, pruning)] if pruning else []
+    settings = _run_settings(
+        options,
+        questions=options.questions,
+        images=options.images,
+        budgets=_without_all(budgets_of(options.budget, pruning_config(model, options.revision)[1])),
+        output=options.output,
+        methods=[*methods_named(options.methods, model, options.revision), *given],
+        frames=options.frames or FRAMES,
+    )
+    result = run(settings, progress=not options.quiet)
     if not PartialState().is_main_process:
         return
     results = {"machine": machine("mmtok", "transformers"), **summarize(result)}
-    (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    _write(results, options.output)
     if options.json:
         print_json(results)
     else:
         print(table(results))
+    explain(options, *legend(results), about_the_model(options.model))
 
 
-def _token_counts(budgets: Sequence[int | float | None], model: str | Path, revision: str | None) -> list[int]:
-    """The budgets as numbers of tokens: selectors take no shares."""
-    counts = [value for value in budgets if isinstance(value, int)]
-    shares = [value for value in budgets if isinstance(value, float)]
-    if shares:
-        from transformers import PretrainedConfig
+def _without_all(budgets: Sequence[Budget]) -> list[int | float]:
+    """All tokens, which are measured in any case, are no budget of a run."""
+    return [each for each in budgets if each is not None and repr(each) != "1.0"]
 
-        config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
-        vision = config["vision_config"]
-        if "image_size" not in vision:
-            raise ValueError(
-                f"The budget {shares[0]} is a share, and images of a {config['model_type']} have no fixed number of "
-                "tokens: give numbers of tokens."
-            )
-        tokens = (vision["image_size"] // vision["patch_size"]) ** 2
-        counts += [max(1, round(share * tokens)) for share in shares]
-    return sorted(set(counts), reverse=True)
+
+def compare(options: argparse.Namespace) -> None:
+    """Compares, writes `results.json` and drawings into the output folder, and prints a table."""
+    from accelerate import PartialState
+
+    from mmtok.apps.timing import time_budgets
+    from mmtok.evaluation import run
+    from mmtok.evaluation.agreement import agreements, smallest_budget
+    from mmtok.evaluation.checkpoint import pruning_config
+    from mmtok.evaluation.runner import fingerprint, load, questions_of
+    from mmtok.evaluation.selectors import ModelPruning
+    from mmtok.images import read_image
+    from mmtok.machine import machine
+
+    pruning = call_pruning_options(options)
+    config = pruning_config(base_of(options.model), options.revision)[1]
+    budgets = budgets_of(options.budget, config) if options.budget else _ladder(*budgets_of([MODEL], config))
+    images, questions = _asked(options)
+    settings = _run_settings(
+        options,
+        questions=[questions],
+        images=images,
+        budgets=_without_all(budgets),
+        output=options.output,
+        methods=[ModelPruning(MODEL, pruning)],
+        labelled=False,
+    )
+    # Every set of questions, model and settings has a folder of its own, and so goes on where it was.
+    content = hashlib.sha256(json.dumps(fingerprint(settings), sort_keys=True).encode()).hexdigest()
+    settings = replace(settings, output=options.output / f"answers-{content[:12]}")
+    asked = questions_of(settings)
+    if any(question.is_video for question in asked):
+        raise ValueError(f"{questions} asks about videos, and compare is about images: use eval, with answers.")
+    with steps(3, quiet=options.quiet) as begin:
+        begin("Loading the model")
+        checkpoint = load(settings)
+    result = run(settings, progress=not options.quiet, checkpoint=checkpoint)
+    if not PartialState().is_main_process:
+        return
+    found = agreements(result)
+    kept = smallest_budget(found, options.agreement, options.score)
+    pipe: Any = checkpoint  # it has a model and a processor, which is all that is asked of a pipeline here
+    with steps(4 + options.drawings, quiet=options.quiet) as begin:
+        timings = time_budgets(
+            pipe,
+            read_image(images / asked[0].image),
+            asked[0].prompt,
+            [None, *(each.budget for each in found)],
+            new_tokens=max(2, options.max_new_tokens),
+            repeats=3,
+            begin=begin,
+            **pruning,
+        )
+        drawings = _drawn(pipe, settings, result, found, options, begin)
+    results = {
+        "machine": machine("mmtok", "transformers"),
+        "model": options.model,
+        "questions": len(asked),
+        "images": len({question.image for question in asked}),
+        "agreement": options.agreement,
+        "score": options.score,
+        "smallest": None if kept is None else kept.budget,
+        "budgets": [each.as_json() for each in found],
+        "timings": [asdict(timing) for timing in timings],
+        "drawings": drawings,
+    }
+    _write(results, options.output)
+    if options.json:
+        print_json(results)
+    else:
+        _print_compared(options, found, timings)
+        print(_verdict(options, results, found, kept))
+    explain(
+        options,
+        "" if options.json else _LEGEND.format(images=results["images"], questions=len(asked)),
+        nothing_pruned([each.budget for each in timings if each.prompt_tokens == each.full_prompt_tokens]),
+        f"Answers that changed are drawn in {options.output / 'drawings'}." if drawings else "",
+        about_the_model(options.model),
+    )
+
+
+_LEGEND = """\
+same answers, words: agreement with the answers of all tokens, in %, with the 95 % interval of a bootstrap over the
+{images} images ({questions} questions). It says what a budget changes, not what is right.
+first token, whole answer: time with all tokens over that with the budget, of the first question, with the vision tower.
+cache: how much smaller the key-value cache of that prompt is."""
+
+
+def _ladder(own: Budget) -> list[Budget]:
+    """Budgets around the model's own one."""
+    whole = 64 if own is None else own
+    if isinstance(whole, int):
+        return list(dict.fromkeys(max(1, round(whole * factor)) for factor in (2, 1, 0.5, 0.25, 0.125)))
+    return [min(1.0, whole * factor) for factor in (2, 1, 0.5, 0.25, 0.125)]
+
+
+def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The folder of images and the file of questions, which is made where none is given.
+
+    Raises:
+        ValueError: no folder, or one without images.
+    """
+    from PIL import Image
+
+    folder, made = options.folder, options.output / "questions.jsonl"
+    asked: list[tuple[str, str]] = []
+    if folder is None and options.model == EMBEDDED and options.questions is None:
+        folder, asked = _drawn_examples(options.output / "images")
+    if folder is None or not folder.is_dir():
+        raise ValueError(f"{folder or 'FOLDER'} is not a folder: give the one that holds your images.")
+    if options.questions is not None:
+        return folder, options.questions
+    if not asked:
+        Image.init()
+        known = Image.registered_extensions()
+        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in known)
+        asked = [(name, question) for name in names for question in GENERIC]
+    if not asked:
+        raise ValueError(f"{folder} holds no images: give the folder that holds them.")
+    lines = "".join(json.dumps({"image": name, "question": text}, ensure_ascii=False) + "\n" for name, text in asked)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text(lines, encoding="utf-8")
+    return folder, made
+
+
+def _drawn_examples(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
+    """Draws scenes that the embedded model knows into a folder; the questions about each."""
+    from mmtok.apps.demo import example
+
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = []
+    for seed in range(_EXAMPLES):
+        shown = example(seed)
+        shown.image.save(folder / f"{seed:02}.png")
+        asked += [(f"{seed:02}.png", question.text) for question in shown.questions]
+    return folder, asked
+
+
+def _drawn(
+    pipe: Any,
+    settings: RunSettings,
+    result: RunResult,
+    found: Sequence[Agreement],
+    options: argparse.Namespace,
+    begin: Callable[[str], None],
+) -> list[str]:
+    """Draws the images with the most answers that change: all tokens beside the largest budget that changes them."""
+    from mmtok.apps.answering import Answer, explain_inputs, model_inputs
+    from mmtok.apps.drawing import kept_figure
+    from mmtok.apps.seen import seen_images
+    from mmtok.images import read_image
+
+    texts = {(each.budget, each.task, each.question_id): each.text for each in result.answers}
+    largest: dict[str, dict[Question, Budget]] = {}
+    for each in found:
+        for question in each.changed:
+            largest.setdefault(question.image, {}).setdefault(question, each.budget)
+    drawn = []
+    (options.output / "drawings").mkdir(exist_ok=True)
+    for name, broken in sorted(largest.items(), key=lambda item: -len(item[1]))[: options.drawings]:
+        begin("Drawing")
+        image = read_image(Path(settings.images) / name)
+        rows: list[list[Answer]] = []
+        for question, budget in list(broken.items())[:3]:
+            inputs = model_inputs(pipe, image, f"{question.prompt}\n{settings.instruction}".strip())
+            rows.append([])
+            for own in (None, budget):
+                read = explain_inputs(pipe, inputs, question.text, own, **call_pruning_options(options))
+                answer = texts[own, question.task, question.question_id]
+                rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
+        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image])
+        path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
+        kept_figure(seen, rows).savefig(path, dpi=100)
+        drawn.append(str(path))
+    return drawn
+
+
+def _print_compared(options: argparse.Namespace, found: Sequence[Agreement], timings: Sequence[Timing]) -> None:
+    def percent(interval: Any) -> str:
+        return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+    full, *pruned = timings
+    print_table(
+        ["budget", "vision tokens", "same answers", "words", "first token", "whole answer", "cache"],
+        [
+            [
+                budget_name(each.budget),
+                f"{each.vision_tokens:.1f}",
+                percent(each.exact),
+                percent(each.f1),
+                f"{full.first_token / timing.first_token:.2f} x",
+                f"{full.total / timing.total:.2f} x",
+                f"{1 - timing.prompt_tokens / full.prompt_tokens:.0%} less",
+            ]
+            for each, timing in zip(found, pruned, strict=True)
+        ],
+    )
+
+
+def _verdict(
+    options: argparse.Namespace, results: dict[str, Any], found: Sequence[Agreement], kept: Agreement | None
+) -> str:
+    """The smallest budget that keeps the agreement, and how sure that is."""
+    wanted, what = f"{options.agreement:.0%}", _SCORES[options.score]
+    if kept is None:
+        return f"No budget here keeps {wanted} ({what}): give larger ones, or a smaller --agreement."
+    interval = getattr(kept, options.score)
+    sentence = (
+        f"Smallest budget that keeps {wanted} ({what}): {budget_name(kept.budget)}, with {interval.estimate:.1%} "
+        f"[{interval.low:.1%}, {interval.high:.1%}]."
+    )
+    if interval.low < options.agreement:
+        sure = [each for each in found if getattr(each, options.score).low >= options.agreement]
+        sentence += " The interval reaches below: " + (
+            f"{budget_name(sure[-1].budget)} keeps it with the whole interval."
+            if sure
+            else f"{results['images']} images are too few to be sure of any of these budgets."
+        )
+    return sentence

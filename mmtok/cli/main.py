@@ -10,9 +10,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 import mmtok
 
@@ -31,9 +32,17 @@ Make a model repository of your own checkpoint, and use it with --model:
   mmtok show --model ./llava-mmtok photo.jpg "Is there a dog?"
 """
 _PUBLISHING_DESCRIPTION = """\
-Publishes a LLaVA or LLaVA-NeXT checkpoint so that it prunes its vision tokens, or the code that prunes a stock one: the
+Publishes a LLaVA or Qwen-VL checkpoint so that it prunes its vision tokens, or the code that prunes a stock one: the
 same as the commands of `mmtok` with these names.
 """
+# What an option was taken for -> what it is called here.
+_OTHER_NAMES = {
+    "--vision-token-budget": "--budget",
+    "--vision-token-share": "--budget",
+    "--input": "--questions",
+    "--question-file": "--questions",
+    "--max-tokens": "--max-new-tokens",
+}
 # Extra of the package -> the modules that its commands import.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "publish": ("PIL", "accelerate", "filelock", "huggingface_hub", "jinja2", "safetensors", "tqdm"),
@@ -53,7 +62,7 @@ class Command:
 
     Attributes:
         help: its line in the help.
-        module: of this package; its `add_command` adds the command.
+        module: of this package; its `add_` and the name of the command adds it.
         extra: the extra of the package that it needs.
         resumes: interrupted, the same command goes on.
     """
@@ -67,19 +76,18 @@ class Command:
 # In the order of the help. A module is imported when its command is given, so that the help is there at once.
 COMMANDS: dict[str, Command] = {
     "demo": Command("the embedded model, with fewer and fewer tokens; --web opens a page", "demo"),
-    "show": Command("draw the patches that are kept of an image or video for a question", "show"),
+    "show": Command("draw the patches that are kept of an image or video for a question", "ask"),
     "ask": Command("answer questions about an image or video with several budgets", "ask"),
+    "compare": Command("find the smallest budget that keeps the answers about your images", "evaluate", resumes=True),
     "generate": Command("answer a file of questions, in order, resumable, on many processes", "generate", resumes=True),
-    "eval": Command("accuracy on POPE-style question files, per method and budget", "evaluate", resumes=True),
-    "bench": Command("time to first token and total time on this machine", "bench"),
+    "eval": Command("accuracy on files of questions with answers, per method and budget", "evaluate", resumes=True),
+    "bench": Command("time to first token and total time on this machine", "ask"),
     "doctor": Command("compare pruning with stock on the installed releases, in seconds", "doctor"),
-    "stage": Command("make a model repository of a stock checkpoint, on this machine", "stage", "publish"),
-    "push": Command("publish a stock checkpoint on the Hub, in one commit", "push", "publish"),
-    "stage-generate": Command(
-        "make the code repository for custom_generate, on this machine", "stage_generate", "publish"
-    ),
-    "push-generate": Command("publish the code for custom_generate on the Hub", "push_generate", "publish"),
-    "verify": Command("compare a published repository with the installed release", "verify", "publish"),
+    "stage": Command("make a model repository of a stock checkpoint, on this machine", "publish", "publish"),
+    "push": Command("publish a stock checkpoint on the Hub, in one commit", "publish", "publish"),
+    "stage-generate": Command("make the code repository for custom_generate, on this machine", "publish", "publish"),
+    "push-generate": Command("publish the code for custom_generate on the Hub", "publish", "publish"),
+    "verify": Command("compare a published repository with the installed release", "publish", "publish"),
 }
 PUBLISHING = ("stage", "push", "stage-generate", "push-generate", "verify")
 
@@ -96,6 +104,16 @@ class CommandParser(argparse.ArgumentParser):
         """The whole help."""
         self._shorten()
         return super().format_help()
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Ends with the usage and what was not understood; of an option, which one is meant."""
+        known = [option for action in self._actions for option in action.option_strings]
+        sentences = []
+        for option in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+            meant = [_OTHER_NAMES.get(option, ""), *get_close_matches(option, known, 1, 0.75)]
+            right = next((each for each in meant if each in known), "")
+            sentences.append(f"{option} is not an option" + (f": give {right}." if right else "."))
+        self.error(" ".join(sentences) or f"{' '.join(unknown)}: not understood.")
 
     def _shorten(self) -> None:
         formatter = argparse.HelpFormatter(self.prog, width=1000)
@@ -121,13 +139,18 @@ def _run(prog: str, description: str, commands: dict[str, Command], arguments: S
     command = commands.get(str(name))
     told, shows_traceback = f"{prog} {name}" if command else prog, "--traceback" in given
     try:
-        parser = _build_parser(prog, description, commands, name)
+        parser, added = _build_parser(prog, description, commands, name)
         if not given:
             parser.print_help(sys.stderr)
             raise SystemExit(2)
-        options = parser.parse_args(given)
+        options, unknown = parser.parse_known_args(given)
+        if unknown:
+            added.choices[str(name)].refuse(unknown)
         shows_traceback = options.traceback
-        return options.run(options) or 0
+        if not options.quiet:
+            return options.run(options) or 0
+        with import_module("mmtok.cli.output").without_loading_bars():
+            return options.run(options) or 0
     except _REFUSALS as error:
         if shows_traceback:
             traceback.print_exc()
@@ -143,14 +166,14 @@ def _run(prog: str, description: str, commands: dict[str, Command], arguments: S
 
 def _build_parser(
     prog: str, description: str, commands: dict[str, Command], given: str | None
-) -> argparse.ArgumentParser:
-    """The parser; only the command `given` has its arguments."""
+) -> tuple[CommandParser, Any]:
+    """The parser and its commands, of which only `given` has its arguments."""
     parser = CommandParser(
         prog=prog,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"`{prog} COMMAND --help` explains a command; --json makes its result readable for programs,\n"
-        "--traceback shows where an error comes from.\n"
+        "--quiet prints the result alone, --traceback shows where an error comes from.\n"
         "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"mmtok {mmtok.__version__}")
@@ -160,7 +183,7 @@ def _build_parser(
             _add_command(added, name, command)
         else:
             added.add_parser(name, help=command.help, add_help=False)
-    return parser
+    return parser, added
 
 
 def _add_command(added: Any, name: str, command: Command) -> None:
@@ -168,7 +191,8 @@ def _add_command(added: Any, name: str, command: Command) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise ExtraMissing(f"{', '.join(missing)} {verb} not installed: run {mmtok.install_line(command.extra)}.")
-    import_module(f"mmtok.cli.{command.module}").add_command(added, name, command.help)
+    module = import_module(f"mmtok.cli.{command.module}")
+    getattr(module, f"add_{name.replace('-', '_')}")(added, name, command.help)
     added.choices[name].add_argument("--traceback", action="store_true", help="show where an error comes from")
 
 

@@ -1,6 +1,6 @@
-"""Measured quality: POPE-style questions, every method on the same model, prompts and budgets.
+"""Measured quality: every method on the same model, prompts and budgets.
 
-    questions    POPE's file format
+    questions    files of questions: JSON lines, JSON, CSV; POPE's among them
     checkpoint   the model under test
     selectors    the methods, a file each
     encoded      a batch as selectors see it, and the prompts that they make of it
@@ -9,13 +9,13 @@
     runner       the whole run, resumable and in parallel
     metrics, bootstrap, summary   what the answers are worth
 
-A run is `mmtok eval --model MODEL --questions FILE ... --images FOLDER --budgets 64 16`.
+A run is `mmtok eval --model MODEL --questions FILE ... --images FOLDER --budget 64 16`.
 """
 
 from __future__ import annotations
 
 from .runner import FULL, INSTRUCTION, RunResult, RunSettings, methods_named, run
-from .summary import compare, lead, summarize, table
+from .summary import compare, lead, legend, summarize, table
 
 __all__ = [
     "FULL",
@@ -24,6 +24,7 @@ __all__ = [
     "RunSettings",
     "compare",
     "lead",
+    "legend",
     "methods_named",
     "run",
     "summarize",

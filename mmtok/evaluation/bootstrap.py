@@ -24,8 +24,8 @@ class TaskOutcomes:
 
     metric: Metric
     images: Sequence[str]
-    full: NDArray[np.int64]
-    pruned: NDArray[np.int64]
+    full: NDArray
+    pruned: NDArray
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def _shares(tasks: Sequence[TaskOutcomes], resamples: int, seed: int) -> tuple[f
     return float(np.mean(estimates)), np.mean(draws, axis=0)
 
 
-def _per_image(images: Sequence[str], outcomes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _per_image(images: Sequence[str], outcomes: NDArray) -> NDArray:
     """(Q, 4) or (B, Q, 4) -> (B, images, 4): the sums of the outcomes of each image's questions."""
     names, owner = np.unique(np.asarray(images), return_inverse=True)
     tables = outcomes.reshape(-1, len(images), 4)
-    total: NDArray[np.int64] = np.zeros((len(tables), len(names), 4), dtype=np.int64)
+    total: NDArray = np.zeros((len(tables), len(names), 4), dtype=outcomes.dtype)
     for sums, table in zip(total, tables, strict=True):
         np.add.at(sums, owner, table)
     return total

@@ -14,6 +14,7 @@ from transformers import AutoProcessor, PretrainedConfig
 from mmtok.auto_classes import register
 from mmtok.hub.families import FAMILIES, PREFIX
 from mmtok.publish.hub_names import check_model_name
+from mmtok.videos import Video, video_inputs
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Checkpoint:
         Raises:
             ValueError: a model of another type, or a processor without a chat template.
         """
-        model_class, stored = _model_class(path, revision)
+        model_class, config = pruning_config(path, revision)
         # A tokenizer asks for the configuration's class, and warns where the model type is none that is known.
         register(model_class.config_class, model_class)
         # Told that no remote code is wanted, for which it would else ask on the terminal: the classes are ours.
@@ -53,9 +54,6 @@ class Checkpoint:
         if not processor.chat_template:
             raise ValueError(f"The processor of {path} has no chat template, which the prompts are written with.")
         processor.tokenizer.padding_side = "left"
-        # A stock configuration names another model type; read as ours it would be warned about.
-        own = {name: value for name, value in stored.items() if name != "model_type"}
-        config = model_class.config_class.from_dict(own)
         model = model_class.from_pretrained(
             path, config=config, revision=revision, dtype=dtype if dtype is not None else "auto"
         )
@@ -70,6 +68,10 @@ class Checkpoint:
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
         return dict(batch)
 
+    def video_inputs(self, text: str, video: Video) -> dict[str, torch.Tensor]:
+        """A prompt about a video, on the model's device."""
+        return dict(video_inputs(self.processor, video, text).to(self.model.device, dtype=self.model.dtype))
+
     def _prompt(self, text: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": text}]
         rendered = self.processor.apply_chat_template(
@@ -78,7 +80,12 @@ class Checkpoint:
         return str(rendered)
 
 
-def _model_class(path: str | Path, revision: str | None = None) -> tuple[Any, dict[str, Any]]:
+def pruning_config(path: str | Path, revision: str | None = None) -> tuple[Any, Any]:
+    """The class with pruning of a stock or staged checkpoint, and the configuration that it is loaded with.
+
+    Raises:
+        ValueError: a model of another type.
+    """
     config, _ = PretrainedConfig.get_config_dict(check_model_name(path), revision=revision)
     model_type = str(config.get("model_type")).removeprefix(PREFIX)
     if model_type not in FAMILIES:
@@ -86,4 +93,7 @@ def _model_class(path: str | Path, revision: str | None = None) -> tuple[Any, di
             f"{path} is a model of type {config.get('model_type')!r}: give one of {', '.join(FAMILIES)}, or a staged "
             "model."
         )
-    return FAMILIES[model_type].load_class(), config
+    model_class = FAMILIES[model_type].load_class()
+    # A stock configuration names another model type; read as ours it would be warned about.
+    own = {name: value for name, value in config.items() if name != "model_type"}
+    return model_class, model_class.config_class.from_dict(own)

@@ -100,13 +100,19 @@ class EncodedBatch:
         return cls(prompt, encoded, crops)
 
     @torch.no_grad()
-    def pruned(self, model: Any, selector: Selector, budget: int) -> PrunedPrompt:
-        """The prompts with `budget` tokens per crop; row separators stay in images that lose no token."""
+    def pruned(self, model: Any, selector: Selector, budget: int | float) -> PrunedPrompt:
+        """The prompts with `budget` tokens, or that share, of each crop; row separators stay where no token goes."""
         kept_vision = [torch.zeros(len(image.source), dtype=torch.bool) for image in self.encoded.layouts]
         projected = list(self.encoded.projected)
         for image, group in groupby(self.crops, key=lambda crop: crop.image):
             crops = list(group)
-            for crop, kept in zip(crops, selector.select_together([c.view for c in crops], budget), strict=True):
+            views = [crop.view for crop in crops]
+            if isinstance(budget, float):
+                counts = [PruningOptions(vision_token_budget=budget).budget_of(len(crop.tokens)) for crop in crops]
+                selected = [selector.select(view, count) for view, count in zip(views, counts, strict=True)]
+            else:
+                selected = selector.select_together(views, budget)
+            for crop, kept in zip(crops, selected, strict=True):
                 tokens = crop.tokens[kept.indices.cpu()]
                 kept_vision[image][tokens] = True
                 if kept.raw_vision is not None:

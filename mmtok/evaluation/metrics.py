@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -82,6 +83,33 @@ def matches(answer: str, label: str) -> bool:
     return _plain(answer) == _plain(label)
 
 
+def letter_of(answer: str, choices: Sequence[str]) -> str:
+    """The letter of the choice that an answer names, by itself, by its letter or by both; "" for none.
+
+    "B", "(b)", "B. a dog" and "a dog" are all the second of ["a cat", "a dog"].
+    """
+    plain = [_plain(choice) for choice in choices]
+    if _plain(answer) in plain:
+        return chr(65 + plain.index(_plain(answer)))
+    found = re.match(r"\(?([A-Za-z])(?:[).:,]|\s*$)", answer.strip())
+    letter = found[1].upper() if found else ""
+    return letter if letter and ord(letter) - 65 < len(choices) else ""
+
+
+def token_f1(answer: str, expected: str) -> float:
+    """F1 of the words that two answers share, each as often as it is in both; 1 where neither has one (as in SQuAD).
+
+    Case, punctuation and articles do not count.
+    """
+    one, other = (
+        Counter(word for word in re.findall(r"\w+", text.lower()) if word not in ("a", "an", "the"))
+        for text in (answer, expected)
+    )
+    if not one or not other:
+        return float(one == other)
+    return 2 * (one & other).total() / (one.total() + other.total())
+
+
 def outcomes(answers: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """Per-question outcomes that metrics are sums of: (questions, 4), true and false positives, then negatives.
 
@@ -112,6 +140,15 @@ def score(counts: NDArray, metric: Metric) -> NDArray:
 def metric_of(labels: Sequence[str]) -> Metric:
     """The metric of a task: F1 for yes/no questions, as in the paper, else accuracy."""
     return "f1" if set(labels) <= {"yes", "no"} else "accuracy"
+
+
+def metric_reason(labels: Sequence[str]) -> str:
+    """Which metric a task has, and why."""
+    others = sorted(label for label in labels if label not in ("yes", "no"))
+    if not others:
+        return 'F1 of "yes", as all labels are yes or no'
+    some = f"{len(others)} of {len(labels)} labels are" if len(others) < len(labels) else "the labels are"
+    return f"accuracy, the share of answers that are the label, as {some} neither yes nor no, such as {others[0]!r}"
 
 
 def _plain(text: str) -> str:

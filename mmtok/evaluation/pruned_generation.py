@@ -12,6 +12,7 @@ from mmtok.prefill import prompt_lengths
 
 from .checkpoint import Checkpoint
 from .encoded import EncodedBatch
+from .recorded_answers import Budget
 from .selectors import ModelPruning, Selector
 
 
@@ -20,7 +21,7 @@ def generate_by_model(
     checkpoint: Checkpoint,
     inputs: Mapping[str, Any],
     method: ModelPruning | None,
-    budget: int | None,
+    budget: Budget,
     max_new_tokens: int,
 ) -> tuple[list[str], list[int]]:
     """The model's own `generate`, end to end.
@@ -49,7 +50,7 @@ def generate_by_selector(
     inputs: Mapping[str, torch.Tensor],
     encoded: EncodedBatch,
     selector: Selector,
-    budget: int,
+    budget: int | float,
     max_new_tokens: int,
 ) -> tuple[list[str], list[int]]:
     """The model's own `generate`, from where it has selected, with the tokens that a selector keeps.
@@ -58,7 +59,7 @@ def generate_by_selector(
         checkpoint, inputs, max_new_tokens: as in `generate_by_model`.
         encoded: of `inputs`.
         selector: the method.
-        budget: tokens per crop.
+        budget: tokens of each crop, or a share of them.
 
     Returns:
         As `generate_by_model`.
@@ -78,6 +79,7 @@ def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:
 
 def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:
     """What was read but is no text."""
-    image = inputs["input_ids"] == checkpoint.model.config.image_token_id
-    text = (inputs["attention_mask"].bool() & ~image).sum(1).tolist()
+    config, ids = checkpoint.model.config, inputs["input_ids"]
+    vision = (ids == config.image_token_id) | (ids == getattr(config, "video_token_id", config.image_token_id))
+    text = (inputs["attention_mask"].bool() & ~vision).sum(1).tolist()
     return [length - words for length, words in zip(lengths, text, strict=True)]

@@ -9,7 +9,7 @@ from mmtok.record_store import RecordStore
 
 # Tokens kept of each crop, or a share of them as a float; None for the full prompt.
 Budget: TypeAlias = int | float | None
-Key: TypeAlias = tuple[str, Budget, str, int]
+Key: TypeAlias = tuple[str, Budget, str, int | str]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RecordedAnswer:
     method: str
     budget: Budget
     task: str
-    question_id: int
+    question_id: int | str
     text: str
     vision_tokens: int
 

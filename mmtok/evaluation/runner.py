@@ -14,20 +14,23 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from mmtok.hub.options import check_option
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, image_size, read_image
 from mmtok.model_content import model_content
 from mmtok.publish.presets import preset_options
 from mmtok.record_store import RecordStore
+from mmtok.videos import FRAMES, read_video, require_videos
 
 from .checkpoint import Checkpoint
 from .encoded import EncodedBatch
 from .pruned_generation import generate_by_model, generate_by_selector
-from .questions import Question, read_questions, require_images
+from .questions import Question, batches, read_questions
 from .recorded_answers import Budget, Key, RecordedAnswer, recorded
 from .selectors import METHODS, NAMED_METHODS, PAPER_SETTINGS, Method, ModelPruning, Selector
 
 INSTRUCTION = "Answer the question using a single word or phrase."
+CHOICE_INSTRUCTION = "Answer with the option's letter from the given choices directly."
 FULL = "all"
 
 
@@ -36,13 +39,14 @@ class RunSettings:
     """What is run.
 
     Attributes:
-        model: folder or Hub id of a staged or stock LLaVA checkpoint.
-        questions: files in POPE's format, a task each.
-        images: folder of their images.
-        budgets: tokens kept per crop.
+        model: folder or Hub id of a staged or stock checkpoint.
+        questions: files that `read_questions` reads, a task each.
+        images: folder of their images and videos.
+        budgets: tokens kept of each crop, or of each frame, or shares of them as floats.
         output: folder for the answers; a run that was interrupted goes on from what it finds there.
         methods: what is compared.
-        instruction: written on a line of its own behind every question; "" for none.
+        instruction: written on a line of its own behind every question; "" for none, and None for `INSTRUCTION`, or
+            `CHOICE_INSTRUCTION` where there are choices.
         batch_size: questions at once.
         max_new_tokens: length of an answer.
         limit: only the first questions of each file.
@@ -50,15 +54,17 @@ class RunSettings:
         image_memory: bytes of encoded images that are kept for further questions about them.
         revision: branch, tag or commit of a model on the Hub.
         device: of a run with one process; None for the accelerator, if there is one.
+        frames: of a video that are read at most.
+        labelled: whether the questions have answers to compare with.
     """
 
     model: str | Path
     questions: Sequence[str | Path]
     images: str | Path
-    budgets: Sequence[int]
+    budgets: Sequence[int | float]
     output: str | Path
     methods: Sequence[Method] = tuple(METHODS.values())
-    instruction: str = INSTRUCTION
+    instruction: str | None = None
     batch_size: int = 16
     max_new_tokens: int = 16
     limit: int | None = None
@@ -66,11 +72,14 @@ class RunSettings:
     image_memory: int = MEMORY_LIMIT
     revision: str | None = None
     device: str | None = None
+    frames: int = FRAMES
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         for budget in self.budgets:
-            if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-                raise ValueError(f"The budget is {budget!r}: give a number of tokens of at least 1.")
+            check_option("vision_token_budget", budget)
+            if budget is None or repr(budget) == "1.0":
+                raise ValueError(f"The budget {budget} is all tokens, which are measured in any case: leave it out.")
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1.")
@@ -93,21 +102,52 @@ class RunResult:
     answers: list[RecordedAnswer]
 
 
-def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
+def questions_of(settings: RunSettings) -> list[Question]:
+    """The questions of all files.
+
+    Raises:
+        ValueError: a line that cannot be asked, or a video for a method that reads images alone.
+    """
+    given: dict[str, Any] = {"labelled": settings.labelled, "limit": settings.limit}
+    questions = [each for path in settings.questions for each in read_questions(path, settings.images, **given)]
+    selectors = [method.name for method in settings.methods if isinstance(method, Selector)]
+    videos = [question.image for question in questions if question.is_video]
+    if selectors and videos:
+        raise ValueError(f"{videos[0]} is a video, and {selectors[0]} chooses from images alone: leave it out.")
+    if videos:
+        require_videos(settings.model, settings.revision)
+    return questions
+
+
+def load(settings: RunSettings) -> Checkpoint:
+    """The model of a run, where this process runs it."""
+    state = _state(settings)
+    device = settings.device if settings.device and state.num_processes == 1 else state.device
+    return Checkpoint.load(settings.model, device=device, dtype=settings.dtype, revision=settings.revision)
+
+
+def _state(settings: RunSettings) -> PartialState:
+    return PartialState(cpu=not torch.cuda.is_available() or settings.device == "cpu")
+
+
+def run(settings: RunSettings, *, progress: bool = True, checkpoint: Checkpoint | None = None) -> RunResult:
     """Answers every question that has no answer yet.
 
     Under `accelerate launch` the questions are shared out over the processes, each with its own copy of the model.
+
+    Args:
+        settings: what is run.
+        progress: whether to show a bar.
+        checkpoint: the model, if it is loaded already.
 
     Raises:
         ValueError: settings, questions or images that do not fit together, before the model is loaded; an output
             folder that belongs to another run.
     """
-    state = PartialState(cpu=not torch.cuda.is_available() or settings.device == "cpu")
-    questions = [question for path in settings.questions for question in read_questions(path)[: settings.limit]]
-    require_images(questions, settings.images)
+    state, questions = _state(settings), questions_of(settings)
     cells = _cells(settings)
     with state.main_process_first():  # it says in the store what the run does
-        store = RecordStore(settings.output, _described(settings), process=state.process_index, may_grow="methods")
+        store = RecordStore(settings.output, fingerprint(settings), process=state.process_index, may_grow="methods")
     with store:
         done = recorded(store)
         state.wait_for_everyone()  # nobody adds to the files that others are still reading
@@ -116,7 +156,8 @@ def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
         new: list[RecordedAnswer] = []
         if todo:
             with state.split_between_processes(todo) as share:
-                new = _answer(settings, share, cells, set(done), store, state, progress)
+                checkpoint = checkpoint or load(settings)
+                new = _answer(settings, checkpoint, share, cells, set(done), store, progress and state.is_main_process)
     gathered = gather_object(new) if state.num_processes > 1 else new
     done.update((answer.key, answer) for answer in gathered)
     wanted = [_key(cell, question) for question in questions for cell in cells]
@@ -125,36 +166,31 @@ def run(settings: RunSettings, *, progress: bool = True) -> RunResult:
 
 def _answer(
     settings: RunSettings,
+    checkpoint: Checkpoint,
     questions: Sequence[Question],
     cells: Sequence[tuple[Method | None, Budget]],
     done: set[Key],
     store: RecordStore,
-    state: PartialState,
     progress: bool,
 ) -> list[RecordedAnswer]:
-    device = settings.device if settings.device and state.num_processes == 1 else state.device
-    checkpoint = Checkpoint.load(settings.model, device=device, dtype=settings.dtype, revision=settings.revision)
     cache = EncodedImageCache(checkpoint.model, settings.image_memory)
-    if state.is_main_process:
+    if progress:
         _tell_cut_off(checkpoint, settings, questions)
     new: list[RecordedAnswer] = []
-    bar = tqdm(total=len(questions), desc="questions", disable=not (progress and state.is_main_process), mininterval=5)
-    for start in range(0, len(questions), settings.batch_size):
-        batch = questions[start : start + settings.batch_size]
-        wanted = [cell for cell in cells if any(_key(cell, question) not in done for question in batch)]
-        answers = [
-            answer for answer in _batch_answers(settings, checkpoint, cache, batch, wanted) if answer.key not in done
-        ]
-        store.append(answer.as_record() for answer in answers)
-        new += answers
-        bar.update(len(batch))
-    bar.close()
+    with tqdm(total=len(questions), desc="questions", disable=not progress, mininterval=5) as bar:
+        for batch in batches(questions, settings.batch_size, lambda question: question):
+            wanted = [cell for cell in cells if any(_key(cell, question) not in done for question in batch)]
+            answers = _batch_answers(settings, checkpoint, cache, batch, wanted)
+            answers = [answer for answer in answers if answer.key not in done]
+            store.append(answer.as_record() for answer in answers)
+            new += answers
+            bar.update(len(batch))
     return new
 
 
 def _tell_cut_off(checkpoint: Checkpoint, settings: RunSettings, questions: Sequence[Question]) -> None:
     """Says of how many images the processor leaves out a part, which no method can read."""
-    names = sorted({question.image for question in questions})
+    names = sorted({question.image for question in questions if not question.is_video})
     processor = checkpoint.processor.image_processor
     sizes = [image_size(Path(settings.images) / name) for name in names]
     lost = sum(size is not None and bool(cut_off(size, processor)) for size in sizes)
@@ -170,8 +206,12 @@ def _batch_answers(
     cells: Sequence[tuple[Method | None, Budget]],
 ) -> list[RecordedAnswer]:
     """The answers of all `cells` to a batch, whose images are encoded once for all of them."""
-    texts = [f"{question.text}\n{settings.instruction}".strip() for question in batch]
-    inputs = checkpoint.inputs(texts, [read_image(Path(settings.images) / question.image) for question in batch])
+    texts = [f"{question.prompt}\n{_instruction(settings, question)}".strip() for question in batch]
+    paths = [Path(settings.images) / question.image for question in batch]
+    if batch[0].is_video:
+        inputs = checkpoint.video_inputs(texts[0], read_video(paths[0], settings.frames))
+    else:
+        inputs = checkpoint.inputs(texts, [read_image(path) for path in paths])
     encoded_inputs = cache.inputs(inputs)
     selectors = [method for method, _ in cells if isinstance(method, Selector)]
     encoded: EncodedBatch | None = None
@@ -194,12 +234,18 @@ def _batch_answers(
     return answers
 
 
+def _instruction(settings: RunSettings, question: Question) -> str:
+    if settings.instruction is not None:
+        return settings.instruction
+    return CHOICE_INSTRUCTION if question.choices else INSTRUCTION
+
+
 def _cells(settings: RunSettings) -> list[tuple[Method | None, Budget]]:
     pruned = [(method, budget) for method in settings.methods for budget in settings.budgets]
     return [(None, None), *pruned]
 
 
-def _key(cell: tuple[Method | None, Budget], question: Question) -> tuple[str, Budget, str, int]:
+def _key(cell: tuple[Method | None, Budget], question: Question) -> Key:
     method, budget = cell
     return FULL if method is None else method.name, budget, question.task, question.question_id
 
@@ -210,13 +256,15 @@ def _seed(question: Question) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def _described(settings: RunSettings) -> Mapping[str, Any]:
+def fingerprint(settings: RunSettings) -> Mapping[str, Any]:
+    """What decides the answers of a run, as JSON values."""
     return {
         "model": model_content(settings.model, settings.revision),
         "questions": {Path(path).stem: _sha256(path) for path in settings.questions},
-        "instruction": settings.instruction,
+        "instruction": INSTRUCTION if settings.instruction is None else settings.instruction,
         "max_new_tokens": settings.max_new_tokens,
         "dtype": str(settings.dtype),
+        "frames": settings.frames,
         "methods": {method.name: _method_settings(method) for method in settings.methods},
     }
 

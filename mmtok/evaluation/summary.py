@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bootstrap import Interval, TaskOutcomes, retention, retention_lead
-from .metrics import Counts, metric_of, outcomes, score
+from .metrics import Counts, letter_of, metric_of, metric_reason, outcomes, score
 from .questions import Question
 from .recorded_answers import Budget, RecordedAnswer
 from .runner import FULL, RunResult
@@ -27,10 +27,10 @@ def summarize(result: RunResult, *, resamples: int = 2000) -> dict[str, Any]:
         resamples: of the bootstrap.
 
     Returns:
-        {"tasks": {task: {"metric", "questions", "images"}}, "cells": [cell, ...]}; a cell holds `method`, `budget`,
-        `vision_tokens` (a mean over the questions), the `metrics` of each task, and for pruned prompts the `retention`
-        of each task and of their mean, each with `estimate`, `low` and `high`. Tasks that the model answers wrong
-        altogether with the full prompt have no retention and are left out of the mean.
+        {"tasks": {task: {"metric", "reason", "questions", "images"}}, "cells": [cell, ...]}; a cell holds `method`,
+        `budget`, `vision_tokens` (a mean over the questions), the `metrics` of each task, and for pruned prompts the
+        `retention` of each task and of their mean, each with `estimate`, `low` and `high`. Tasks that the model
+        answers wrong altogether with the full prompt have no retention and are left out of the mean.
     """
     tables = _Tables(result)
     cells = list(dict.fromkeys((answer.method, answer.budget) for answer in result.answers))
@@ -38,6 +38,7 @@ def summarize(result: RunResult, *, resamples: int = 2000) -> dict[str, Any]:
         "tasks": {
             task: {
                 "metric": metric_of([question.label for question in questions]),
+                "reason": metric_reason([question.label for question in questions]),
                 "questions": len(questions),
                 "images": len({question.image for question in questions}),
             }
@@ -94,6 +95,13 @@ class _Tables:
         """In the order of the task's questions."""
         return [self._answers[method, budget, task, question.question_id] for question in self.by_task[task]]
 
+    def texts(self, method: str, budget: Budget, task: str) -> list[str]:
+        """The same answers as they are compared with the labels: of multiple choice the letter."""
+        return [
+            letter_of(answer.text, question.choices) if question.choices else answer.text
+            for answer, question in zip(self.answers(method, budget, task), self.by_task[task], strict=True)
+        ]
+
     def outcomes(self, method: str, budgets: Sequence[Budget]) -> dict[str, TaskOutcomes]:
         """For each task whose full-prompt score is not 0, the outcomes at all `budgets`."""
         found = {}
@@ -107,7 +115,7 @@ class _Tables:
         return found
 
     def _table(self, method: str, budget: Budget, task: str, labels: Sequence[str]) -> NDArray[np.int64]:
-        return outcomes([answer.text for answer in self.answers(method, budget, task)], labels)
+        return outcomes(self.texts(method, budget, task), labels)
 
 
 def _cell(method: str, budget: Budget, tables: _Tables, resamples: int) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def _cell(method: str, budget: Budget, tables: _Tables, resamples: int) -> dict[
     for task, questions in tables.by_task.items():
         given = tables.answers(method, budget, task)
         tokens += [answer.vision_tokens for answer in given]
-        metrics[task] = _metrics([answer.text for answer in given], [question.label for question in questions])
+        metrics[task] = _metrics(tables.texts(method, budget, task), [question.label for question in questions])
     cell = {
         "method": method,
         "budget": budget,
@@ -140,6 +148,23 @@ def table(results: dict[str, Any]) -> str:
         lines.append([cell["method"], budget, f"{cell['vision_tokens']:.1f}", *scores, _kept(cell)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(_aligned(line, widths) for line in lines)
+
+
+def legend(results: dict[str, Any]) -> list[str]:
+    """What the columns of `table` are, a line each; the metric of every task, and budgets that pruned nothing."""
+    full, *cells = results["cells"]
+    unpruned = [cell for cell in cells if cell["vision_tokens"] >= full["vision_tokens"]]
+    names = ", ".join(dict.fromkeys(str(cell["budget"]) for cell in unpruned))
+    return [
+        "tokens: vision tokens that the language model read, a mean over the questions.",
+        *(
+            f"{task}: {found['reason']}, in %; {found['questions']} questions about {found['images']} images or videos."
+            for task, found in results["tasks"].items()
+        ),
+        "kept: the score as a share of that with all tokens, a mean over the tasks in %, with the 95 % interval of a "
+        "bootstrap over the images.",
+        *([f"Budget {names}: every vision token is kept, nothing was pruned. Give a smaller one."] if names else []),
+    ]
 
 
 def _kept(cell: dict[str, Any]) -> str:

@@ -44,6 +44,10 @@ class Family:
         """Name of its configuration class, in `configuration_mmtok`."""
         return f"MMTok{self.stock}Config"
 
+    def is_available(self) -> bool:
+        """Whether the installed transformers has the family."""
+        return self.stock_class in dir(import_module("transformers"))
+
     def load_class(self) -> Any:
         """The class that prunes.
 

@@ -111,6 +111,17 @@ class Geometry:
     def require_supported(config: Mapping[str, Any]) -> None:
         """Raises a ValueError where images of a `config.json` with this content cannot be pruned."""
 
+    def pictures(self, inputs: Mapping[str, Any]) -> list[tuple[list[torch.Tensor], tuple[int, int]]]:
+        """What the tower saw, for drawings: for each image its crops by number, and rows and columns of those behind 0.
+
+        A crop is (channels, height, width) of normalised pixels, with as many rows and columns of equal squares as its
+        layout has.
+
+        Args:
+            inputs: of a model.
+        """
+        return [([crop], (0, 0)) for crop in inputs["pixel_values"]]
+
     def tiled(self, images: int) -> bool:
         """Whether each image of a prompt with so many is seen in tiles, where the family has tiles."""
         return True

@@ -23,6 +23,11 @@ class Gemma4Geometry(Geometry):
     """An image is one crop of its own shape. A size is (rows, columns) of tokens, each of a square of patches."""
 
     @property
+    def side(self) -> int:
+        """Pixels along the side of a vision token."""
+        return int(self.config.vision_config.patch_size) * int(self.config.vision_config.pooling_kernel_size)
+
+    @property
     def largest_image(self) -> Sequence[int]:
         """Of the most tokens that the processor makes by default."""
         return (14, 20)
@@ -46,6 +51,14 @@ class Gemma4Geometry(Geometry):
                 "ids of the prompt, also of images, beside their features. Give a checkpoint without, such as 26B or "
                 "31B."
             )
+
+    def pictures(self, inputs: Mapping[str, Any]) -> list[tuple[list[torch.Tensor], tuple[int, int]]]:
+        patch, drawn = int(self.config.vision_config.patch_size), []
+        for patches, positions in zip(inputs["pixel_values"], inputs["image_position_ids"], strict=True):
+            columns, rows = (positions.amax(0) + 1).tolist()
+            own = patches[(positions >= 0).all(-1)].view(rows, columns, patch, patch, -1)
+            drawn.append(([own.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)], (0, 0)))
+        return drawn
 
     def layout(self, size: Sequence[int], tiled: bool = True) -> Layout:
         rows, columns = size

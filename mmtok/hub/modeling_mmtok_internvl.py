@@ -52,6 +52,16 @@ class InternVLGeometry(Geometry):
     def columns(self, tokens: int) -> int:
         return math.isqrt(tokens)
 
+    def pictures(self, inputs: Mapping[str, Any]) -> list[tuple[list[torch.Tensor], tuple[int, int]]]:
+        """The whole image and its tiles; how these were cut is the way in which together they look most like it."""
+        marks = torch.nn.functional.pad(inputs["input_ids"] == self.config.image_token_id, (0, 1)).flatten().cpu()
+        kinds, counts = marks.unique_consecutive(return_counts=True)
+        drawn = []
+        for own in inputs["pixel_values"].split((counts[kinds] // self.tokens_per_crop).tolist()):
+            *tiles, whole = own
+            drawn.append(([whole, *tiles], _likeliest_grid(own[:-1], whole) if tiles else (0, 0)))
+        return drawn
+
     def crops(self, size: Sequence[int], tiled: bool = True) -> int:
         return size[0]
 
@@ -63,6 +73,18 @@ class InternVLGeometry(Geometry):
         source = torch.arange(crops * tokens)
         layout = Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
         return replace(layout, crop=(layout.crop + 1) % crops)
+
+
+def _likeliest_grid(tiles: torch.Tensor, whole: torch.Tensor) -> tuple[int, int]:
+    """Rows and columns in which the tiles, put together and shrunk, look like the whole image."""
+
+    def difference(grid: tuple[int, int]) -> float:
+        joined = tiles.float().unflatten(0, grid).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
+        shrunk = torch.nn.functional.interpolate(joined[None], whole.shape[-2:], mode="area")[0]
+        return float((shrunk - whole.float()).square().mean())
+
+    grids = [(rows, len(tiles) // rows) for rows in range(1, len(tiles) + 1) if len(tiles) % rows == 0]
+    return min(grids, key=difference)
 
 
 class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalGeneration, GenerationMixin):

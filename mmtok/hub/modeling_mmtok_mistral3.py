@@ -43,6 +43,11 @@ class Mistral3Geometry(Geometry):
             "A number keeps as many tokens of every image, a share as large a part."
         )
 
+    def pictures(self, inputs: Mapping[str, Any]) -> list[tuple[list[torch.Tensor], tuple[int, int]]]:
+        sizes = [[side // self.side * self.side for side in size] for size in checked_sizes(inputs["image_sizes"])]
+        pixels = inputs["pixel_values"]
+        return [([own[:, :rows, :columns]], (0, 0)) for own, (rows, columns) in zip(pixels, sizes, strict=True)]
+
     def grid(self, size: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of vision tokens."""
         return size[0] // self.side, size[1] // self.side

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -96,10 +97,10 @@ def push_generate(destination: Destination | str, *, verify_after: bool = True, 
         folder = space / "new" / "mmtok"
         folder.mkdir(parents=True)
         _write(folder, destination)
-        check_generate(folder, space)
         files = files_inside(folder)
         card = files.pop(CARD_FILE).read_text(encoding="utf-8")
-        sending = Sending(files, card, f"MMTok {mmtok.__version__} for custom_generate")
+        check = partial(check_generate, folder, space)
+        sending = Sending(files, card, f"MMTok {mmtok.__version__} for custom_generate", check=check)
         return send(sending, destination, verify_after=verify_after, dry_run=dry_run)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -37,6 +38,7 @@ from .weights import TensorHeader, sha256_of
 
 log = logging.getLogger(__name__)
 
+_CARD_KEPT = "The card there was edited by hand and stays; --overwrite-card replaces it."
 Action = Literal["send", "copy", "delete", "same", "kept"]
 
 
@@ -70,6 +72,7 @@ class Release:
         base: what it was made of.
         weights: the base's weight files on the Hub; empty for a base in a folder.
         known: what the card says beyond the folder, attributes of `CardFacts`.
+        check: loads the release in a clean process and compares it with the base.
     """
 
     folder: Path
@@ -77,6 +80,7 @@ class Release:
     base: BaseCheckpoint
     weights: tuple[HubWeight, ...]
     known: Mapping[str, Any]
+    check: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class PushPlan:
                 more = f" and {len(files) - 4} more" if len(files) > 4 else ""
                 lines.append(f"  {action:7}{_size(sum(file.size for file in files)):>10}  {names}{more}")
         if self.card_kept:
-            lines.append("  The card there was edited by hand and stays; --overwrite-card replaces it.")
+            lines.append(f"  {_CARD_KEPT}")
         return "\n".join(lines)
 
 
@@ -158,6 +162,26 @@ class PushReport:
     uploaded: bool = False
     verification: Verification | None = None
 
+    def describe(self) -> str:
+        """What was done as text, in at most ten lines."""
+        plan = self.plan
+        if self.commit is None:
+            return f"{plan.describe()}\nNothing was sent."
+        lines = []
+        if plan.card_kept:
+            lines.append(_CARD_KEPT)
+        if not plan.changes:
+            lines.append(f"{plan.repo_id} holds all of this already, as commit {self.commit}.")
+        elif self.pull_request:
+            lines.append(f"Opened {self.pull_request} with {len(plan.changes)} files.")
+        else:
+            lines.append(f"Published {len(plan.changes)} files as commit {self.commit} of {plan.repo_id}.")
+        if self.tag:
+            lines.append(f"Tagged as {self.tag}.")
+        if self.verification is not None:
+            lines.append(self.verification.verdict())
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Sending:
@@ -169,6 +193,7 @@ class Sending:
         message, description: of the commit.
         weights: those that come from the base's repo.
         download: gets local copies of these by path, called where the server does not copy them.
+        check: what has to hold before anything is sent; called once nothing on the Hub stands in the way.
     """
 
     files: Mapping[str, Path]
@@ -177,6 +202,7 @@ class Sending:
     description: str = ""
     weights: tuple[HubWeight, ...] = ()
     download: Callable[[], Mapping[str, Path]] = field(default=dict)
+    check: Callable[[], object] = field(default=tuple)
 
 
 def push(
@@ -222,7 +248,7 @@ def push_workspace(repo_id: str) -> Any:
 def prepare(
     base: str | os.PathLike[str], recipe: Recipe, folder: Path, *, check: bool | Literal["full"] = True
 ) -> Release:
-    """Makes what `publish` sends, and checks it in a clean process.
+    """Makes what `publish` sends, and the check of it, which `publish` runs before anything is sent.
 
     The check is that of `stage`. The weights of a base on the Hub are not here: names, types and shapes are compared
     by the headers of their files, and the logits are not.
@@ -243,21 +269,21 @@ def prepare(
     log.info("Reading the base %s", base)
     found = _open(base, recipe.base_revision, weights=Path(base).is_dir())
     headers, weights = (found.headers, ()) if found.repo_id is None else _weights_on_the_hub(found)
-    with tempfile.TemporaryDirectory(prefix="check-", dir=folder.parent) as temporary:
-        scratch = Path(temporary)
-        base_copy, model = found.copied_to(scratch / "base"), scratch / "model"
-        model.mkdir()
-        known = write_repository(base_copy, model, recipe)
-        for path in model.iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        if check:
-            log.info("Checking weights, code and settings in a clean process")
+    with tempfile.TemporaryDirectory(prefix="base-", dir=folder.parent) as temporary:
+        known = write_repository(found.copied_to(Path(temporary) / "base"), folder, recipe)
+
+    def check_release() -> None:
+        log.info("Checking weights, code and settings in a clean process")
+        with tempfile.TemporaryDirectory(prefix="check-", dir=folder.parent) as temporary:
+            base_copy, model = found.copied_to(Path(temporary) / "base"), Path(temporary) / "model"
+            shutil.copytree(folder, model)
             for name, source in found.weights.items():
                 (model / name).symlink_to(source)
-            check_staged(model, base_copy, scratch, headers=headers, full=check == "full")
+            check_staged(model, base_copy, Path(temporary), headers=headers, full=check == "full")
+
     files = {**files_inside(folder), **found.weights}
     files.pop(CARD_FILE)
-    return Release(folder, files, found, weights, known)
+    return Release(folder, files, found, weights, known, check_release if check else tuple)
 
 
 def _open(base: str | os.PathLike[str], revision: str | None, *, weights: bool) -> BaseCheckpoint:
@@ -314,6 +340,7 @@ def publish(
         description=f"Weights of {base.repo_id} at {base.commit}." if base.repo_id else "",
         weights=release.weights,
         download=partial(_download_weights, release),
+        check=release.check,
     )
     return send(sending, destination, verify_after=verify_after, dry_run=dry_run)
 
@@ -335,6 +362,7 @@ def send(sending: Sending, destination: Destination, *, verify_after: bool = Tru
     repo = HubRepo(destination.repo_id, destination.branch)
     plan = _plan(repo, _parent(repo, destination.private, create=False), sending, destination)
     _check_tag(repo, destination.tag, plan)
+    sending.check()
     if dry_run:
         return PushReport(plan)
     created = _parent(repo, destination.private, create=True)

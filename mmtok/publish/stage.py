@@ -86,6 +86,7 @@ def stage(
     _refuse_base(Path(out), Path(base))
     target = checked_target(Path(out), overwrite, foreign_model_files)
     recipe.check_base(base)
+    log.info("Reading the base %s", base)
     found = open_base(base, revision=recipe.base_revision)
     with target_workspace(target) as space:
         folder, base_copy = space / "new", found.copied_to(space / "base")
@@ -94,6 +95,7 @@ def stage(
         linked = place_weights(found.weights, folder, link=link_weights)
         report = {}
         if check:
+            log.info("Checking weights, code and settings in a clean process")
             report = check_staged(folder, base_copy, space, headers=found.headers, full=check == "full")
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
         files = tuple(sorted(path.name for path in folder.iterdir()))

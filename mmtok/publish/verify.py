@@ -61,7 +61,8 @@ from .settings import published_config, write_settings
 from .weights import sha256_of
 
 NOTHING_VERIFIED = "Nothing was verified; run the same command again."
-_MOST_PROBLEMS = 14
+# With these a report has ten lines.
+_MOST_PROBLEMS = 3
 # An operator writes it into config.json.
 _LIMITS = "handler_limits"
 # Fields of config.json that `_check_config` checks: they lead nowhere, whatever they hold.
@@ -112,7 +113,7 @@ class Verification:
         return not self.problems
 
     def describe(self, *, verbose: bool = False) -> str:
-        """The findings as text, in at most 25 lines unless `verbose`; the last line is the verdict."""
+        """The findings as text, in at most ten lines unless `verbose`; the last line is the verdict."""
         at = f" at {self.commit}" if self.commit else ""
         lines = [f"{shown(self.name)}{at}, against mmtok {self.release}:"]
         if verbose:
@@ -125,13 +126,17 @@ class Verification:
         }
         told = ", ".join(f"{name} {value}" for name, value in changed.items() if verbose or len(value) <= 40)
         lines += [f"  options  {told or 'the defaults'}"] if self.pruning_options else []
-        lines += [f"  {self.origin}"]
+        return "\n".join([*lines, f"  {self.origin}", self.verdict(verbose=verbose)])
+
+    def verdict(self, *, verbose: bool = False) -> str:
+        """Whether it is the release, on the last line, below the problems: the first few, or with `verbose` all."""
+        if self.ok:
+            return f"It is what mmtok {self.release} publishes."
         most = len(self.problems) if verbose else _MOST_PROBLEMS
-        lines += [f"Problem: {shown(problem)}" for problem in self.problems[:most]]
-        if self.problems[most:]:
-            lines.append(f"... and {len(self.problems) - most} more problems: --verbose shows them.")
-        verdict = f"NOT what mmtok {self.release} publishes: {len(self.problems)} problems."
-        lines.append(f"It is {f'what mmtok {self.release} publishes.' if self.ok else verdict}")
+        lines = [f"Problem: {shown(problem)}" for problem in self.problems[:most]]
+        rest = len(self.problems) - most
+        more = f", {rest} of them not shown: mmtok verify --verbose shows all" if rest > 0 else ""
+        lines.append(f"It is NOT what mmtok {self.release} publishes: {len(self.problems)} problems{more}.")
         return "\n".join(lines)
 
     def _summary(self) -> Iterable[tuple[str, str]]:

@@ -16,10 +16,9 @@ from PIL import Image
 from question_files import png_header, write_questions
 from small_checkpoints import make_llava_checkpoint
 
-from mmtok.apps import batch_answers, batch_generate
+from mmtok.apps import batch_generate
 from mmtok.apps.answering import ask, load_pipeline
 from mmtok.apps.batch_generate import BatchSettings, generate_file
-from mmtok.apps.question_file import read_questions
 from mmtok.publish import Recipe, stage
 from mmtok.record_store import RecordStore
 
@@ -50,7 +49,7 @@ def test_answers_in_order_equal_those_of_single_questions(settings) -> None:
     result = generate_file(settings)
     assert (result.lines, result.resumed, result.errors) == (7, 0, 0)
     pipe = load_pipeline(settings.model)
-    for question, line in zip(read_questions(settings.input), read_lines(settings.output), strict=True):
+    for question, line in zip(read_lines(settings.input), read_lines(settings.output), strict=True):
         image = Image.open(settings.input.parent / question["image"])
         alone = ask(pipe, image, question["question"], 4, max_new_tokens=3)
         assert line == {**question, "answer": alone.answer}
@@ -131,7 +130,7 @@ def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
 def test_unfinished_work_of_other_settings_is_refused(settings, before, now, message) -> None:
     RecordStore(settings.parts, replace(settings, **before).fingerprint()).close()
     names = sorted(path.name for path in settings.parts.iterdir())
-    with pytest.raises(ValueError, match=f"unfinished work of another run: {message}. Remove it"):
+    with pytest.raises(ValueError, match=f"the answers of another run: {message}. Remove it"):
         generate_file(replace(settings, **now))
     assert sorted(path.name for path in settings.parts.iterdir()) == names
 
@@ -238,19 +237,20 @@ def test_an_image_that_goes_missing_during_the_run_costs_only_its_own_line(setti
 
 
 def refusing(words: str, error: type[Exception]):
-    """`answer_batch`, but of a model that refuses every batch with a question of these words."""
+    """`batch_inputs`, but of a model that refuses every batch with a question of these words."""
+    read = batch_generate.batch_inputs
 
-    def answer(pipe, questions, images, **given):
+    def refuse(pipe, questions, images):
         if any(words in question for question in questions):
             raise error("too much of it")
-        return ["fine" for _ in questions]
+        return read(pipe, questions, images)
 
-    return answer
+    return refuse
 
 
 @pytest.mark.parametrize("error", [ValueError, torch.OutOfMemoryError])
 def test_a_question_that_the_model_refuses_costs_only_its_own_line(settings, monkeypatch, error) -> None:
-    monkeypatch.setattr(batch_answers, "answer_batch", refusing("dog and?", error))  # of line 3 alone
+    monkeypatch.setattr(batch_generate, "batch_inputs", refusing("dog and?", error))  # of line 3 alone
     assert generate_file(settings).errors == 1
     lines = read_lines(settings.output)
     assert kinds(lines) == "aaaeaaa"
@@ -258,7 +258,7 @@ def test_a_question_that_the_model_refuses_costs_only_its_own_line(settings, mon
 
 
 def test_a_model_that_refuses_everything_ends_the_run(settings, monkeypatch) -> None:
-    monkeypatch.setattr(batch_answers, "answer_batch", refusing("", ValueError))
+    monkeypatch.setattr(batch_generate, "batch_inputs", refusing("", ValueError))
     with pytest.raises(ValueError, match="too much of it"):
         generate_file(settings)
     assert not settings.output.exists()
@@ -289,12 +289,11 @@ GOOD = '{"image": "0.png", "question": "?"}\n'
     ("text", "message"),
     [
         ("", "is empty"),
-        (GOOD + "{", "line 2: no JSON"),
-        (GOOD + "\n" + GOOD, "line 2: no JSON"),
-        (GOOD + '{"image": "0.png"}', "line 2: give an object with the texts `image` and `question`"),
-        (GOOD + '{"image": "none.png", "question": "?"}', "line 2: the image 'none.png' is not there"),
-        (GOOD + '{"image": "a\\u0000b", "question": "?"}', "line 2: the image 'a.x00b' is not there"),
-        (GOOD + '{"image": "", "question": "?"}', "line 2: the image '' is not there"),
+        (GOOD + "{", "line 2: it is not JSON"),
+        (GOOD + '{"image": "0.png"}', "line 2: give the texts `image` "),
+        (GOOD + '{"image": "none.png", "question": "?"}', "line 2: the image 'none.png' is not in "),
+        (GOOD + '{"image": "a\\u0000b", "question": "?"}', "line 2: the image 'a.x00b' is not in "),
+        (GOOD + '{"image": "", "question": "?"}', "line 2: the image '' is not in "),
         (GOOD + '{"image": "0.png", "question": " "}', "line 2: the question is empty: write one"),
         (GOOD + '{"image": "0.png", "question": "an <image>?"}', "line 2: the question contains <image>, which"),
         (GOOD + '{"image": "0.png", "question": "\\ud800?"}', "line 2: it has half of a surrogate pair"),
@@ -321,7 +320,7 @@ def test_two_processes_of_which_one_is_killed(model, tmp_path) -> None:
     # accelerate starts several processes on one machine only under the name of GPUs; without any they use gloo.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", "0", "-m", "mmtok", "generate"]
-    command += ["--model", model, "--input", str(questions), "--output", str(output), "--json"]
+    command += ["--model", model, "--questions", str(questions), "--output", str(output), "--json"]
     command += ["--budget", "4", "--batch-size", "2", "--max-new-tokens", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
@@ -367,7 +366,7 @@ def test_an_image_that_was_replaced_is_asked_about_again(settings, monkeypatch) 
     result = generate_file(settings)
     assert (whole.lines, result.lines, result.resumed) == (7, 7, 5)
     pipe = load_pipeline(settings.model)
-    question = read_questions(settings.input)[0]["question"]
+    question = read_lines(settings.input)[0]["question"]
     assert read_lines(settings.output)[0]["answer"] == ask(pipe, other, question, 4, max_new_tokens=3).answer
 
 

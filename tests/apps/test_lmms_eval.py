@@ -68,7 +68,7 @@ def base(folder: Path) -> Path:
 
 
 def test_the_command_agrees_with_the_pipeline(tmp_path) -> None:
-    from mmtok.apps.embedded import SCENE
+    from mmtok.apps.demo import SCENE
     from mmtok.tiny.questions import absent_question, present_question
 
     staged = stage(base(tmp_path / "base"), tmp_path / "lmms_staged", check=False).path

@@ -5,16 +5,18 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from mmtok.apps import page_text
-from mmtok.apps.answer import Answer, Explanation
+from mmtok.apps.answering import Answer, Explanation
 from mmtok.images import cut_off
 
 CLIP = SimpleNamespace(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_center_crop=True)
+KEPT = SimpleNamespace(words=("dog",), word_ids=(5,))
 
 
 def explained(vision_tokens: int, total: int = 144) -> Explanation:
-    return Explanation("?", vision_tokens, 14 + vision_tokens, 14 + total, vision_tokens, 0.9, selection=None)
+    return Explanation("?", vision_tokens, 14 + vision_tokens, 14 + total, vision_tokens, 0.9, selection=KEPT)
 
 
 @pytest.mark.parametrize(
@@ -29,9 +31,9 @@ def test_the_headline(kept, text) -> None:
     assert f">{text}<" in page_text.headline(explained(kept))
 
 
-def test_a_stale_headline_says_so_and_no_number() -> None:
-    assert page_text.STALE in page_text.headline(explained(8), stale=True)
-    assert "144" not in page_text.headline(explained(8), stale=True)
+def test_a_headline_says_what_else_there_is_to_say() -> None:
+    assert f">{page_text.STALE}<" in page_text.headline(None, page_text.STALE)
+    assert "&lt;script&gt;" in page_text.headline(None, "<script>")
 
 
 @pytest.mark.parametrize(
@@ -53,17 +55,49 @@ def test_tiles_and_padding_cut_nothing_off() -> None:
     assert cut_off((600, 400), tiles) == cut_off((600, 400), whole) == ""
 
 
-def test_what_a_model_or_a_reader_writes_is_no_html() -> None:
-    answers = [Answer("?", None, 158, 158, 144, 1.0, None, "<script>", 0.0123)]
-    assert "&lt;script&gt;" in page_text.budget_table(answers)
-    assert "&lt;script&gt;" in page_text.answer("<script>")
-    assert "&lt;b&gt;" in page_text.heading("https://example.com", "<b>")
+def test_below_the_drawing_coverage_is_in_plain_words_with_the_words_that_count() -> None:
+    told = page_text.below(explained(8), "", "")
+    assert "The kept tokens stand for 90% of the question and the image (coverage)." in told
+    assert "Words of the question that they cover: dog." in told
+    assert "hatched" not in told
+    assert "hatched" in page_text.below(explained(8), "100 pixels are cut off.", "")
 
 
-def test_the_table_of_budgets() -> None:
-    answers = [
-        Answer("?", None, 158, 158, 144, 1.0, None, "yes", 0.0123),
-        Answer("?", 1, 15, 158, 1, 0.558, None, "no", 0.009),
+def test_a_long_answer_is_in_ordinary_type() -> None:
+    assert 'class="answer short"' in page_text.answer("yes")
+    assert 'class="answer"' in page_text.answer("The image shows a cheetah in front of a dark background.")
+
+
+ANSWERS = [
+    Answer("?", None, 158, 158, 144, 1.0, None, "yes", 0.0123),
+    Answer("?", 1, 15, 158, 1, 0.558, None, "<script>", 0.009),
+    Answer("?", 4, 18, 158, 4, 0.7, None, "yes", 1.5),
+]
+
+
+def test_several_budgets_side_by_side() -> None:
+    cards = page_text.budget_cards(ANSWERS, [Image.new("RGB", (8, 8))] * 3).split('class="card"')[1:]
+    assert [card.split("</b>")[0].split("<b>")[1] for card in cards] == [
+        "all 144 vision tokens",
+        "1 vision token",
+        "4 vision tokens",
     ]
-    assert "<td>all 144</td><td>yes</td><td>100.0%</td><td>12 ms</td>" in page_text.budget_table(answers)
-    assert "<td>1</td><td>no</td><td>55.8%</td><td>9 ms</td>" in page_text.budget_table(answers)
+    told = [card.split('class="note">')[1].split("<")[0] for card in cards]
+    assert told == [
+        "coverage 100% · 12 ms",
+        "coverage 56% · 9 ms · another answer",
+        "coverage 70% · 1,500 ms · same answer",
+    ]
+    assert all("data:image/jpeg;base64," in card for card in cards)
+
+
+def test_what_a_model_or_a_reader_writes_is_no_html() -> None:
+    drawings = [Image.new("RGB", (8, 8))] * 3
+    for told in (
+        page_text.budget_cards(ANSWERS, drawings),
+        page_text.answer("<script>"),
+        page_text.heading("<script>", "https://example.com/<script>"),
+        page_text.note("<script>"),
+    ):
+        assert "<script>" not in told
+        assert "&lt;script&gt;" in told

@@ -32,7 +32,7 @@ def test_two_workers_answer_as_the_pipeline_does(tmp_path: Path) -> None:
         records.append({"image": f"{number}.png", "question": f"Is there a snowboard in image {number}?"})
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps(record) + "\n" for record in records))
-    command = [sys.executable, ROOT / "examples" / "ray_batch.py", "--model", model, "--input", questions]
+    command = [sys.executable, ROOT / "examples" / "ray_batch.py", "--model", model, "--questions", questions]
     command += ["--output", tmp_path / "answers", "--workers", "2", "--batch-size", "2"]
     command += ["--budget", BUDGET, "--max-new-tokens", "4"]
     environment = {

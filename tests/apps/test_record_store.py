@@ -79,7 +79,7 @@ def test_a_run_with_another_fingerprint_is_refused(tmp_path) -> None:
     with RecordStore(tmp_path / "run", RUN) as store:
         store.append([{"line": 0}])
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(ValueError, match="unfinished work of another run: model was 'a' and is 'b'"):
+    with pytest.raises(ValueError, match="the answers of another run: model was 'a' and is 'b'"):
         RecordStore(tmp_path / "run", {**RUN, "model": "b"})
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 

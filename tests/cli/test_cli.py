@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
+from transformers import GenerationConfig
 
 import mmtok
-from configuration_mmtok import PruningOptions
+from configuration_mmtok import MMTokLlavaConfig, PruningOptions
+from mmtok.cli.arguments import budgets_of, writable_image
 from mmtok.cli.main import COMMANDS, PUBLISHING, main, publishing_main
-from mmtok.cli.values import writable_image
 from mmtok.hub.options import PAPER_OPTIONS
 from mmtok.publish import stage
 
@@ -29,8 +30,20 @@ MISTYPED = [
     ["ask", "a.png", "?", "--device", "xla"],
     ["bench", "a.png", "?", "--repeats", "0"],
     ["bench", "a.png", "?", "--text-temperature", "0"],
-    ["generate", "--model", "m", "--input", "i", "--output", "o", "--budget-scope", "row"],
-    ["eval", "--model", "m", "--questions", "q", "--images", "i", "--budgets", "4", "--vision-temperature", "-1"],
+    ["generate", "--model", "m", "--questions", "i", "--output", "o", "--budget-scope", "row"],
+    ["eval", "--model", "m", "--questions", "q", "--images", "i", "--budget", "4", "--vision-temperature", "-1"],
+]
+OLD = [
+    ("ask a.png ? --budgets all 16", "--budgets is not an option: give --budget."),
+    ("bench a.png ? --new-tokens=4", "--new-tokens is not an option: give --max-new-tokens."),
+    ("stage a b --vision-token-budget 64", "--vision-token-budget is not an option: give --budget."),
+    ("generate --model m --questions q --output o --vision-token-share 0.1", "give --budget."),
+    (
+        "generate --model m --questions q --output o --input q --batches 3",
+        "--input is not an option: give --questions.",
+    ),
+    ("doctor --budget 3", "--budget is not an option."),
+    ("verify a b", "b: not understood."),
 ]
 NO_WEIGHTS = ["--text-coverage-weight", "0", "--vision-coverage-weight", "0"]
 
@@ -53,7 +66,7 @@ def printed(capsys) -> object:
 
 
 def test_ask_gives_an_answer_for_each_budget(model, image, capsys) -> None:
-    arguments = ["ask", image, QUESTION, "--budgets", "all", "0.25", "2", "--max-new-tokens", "2", "--model", model]
+    arguments = ["ask", image, QUESTION, "--budget", "all", "0.25", "2", "--max-new-tokens", "2", "--model", model]
     assert main([*arguments, "--json"]) == 0
     answers = printed(capsys)
     assert [answer["vision_token_budget"] for answer in answers] == [None, 0.25, 2]
@@ -67,7 +80,7 @@ def test_ask_gives_an_answer_for_each_budget(model, image, capsys) -> None:
 
 def test_show_draws_every_budget(model, image, capsys, tmp_path) -> None:
     output = tmp_path / "kept.png"
-    arguments = ["show", image, QUESTION, "Where is the dog?", "--budgets", "all", "2", "--output", str(output)]
+    arguments = ["show", image, QUESTION, "Where is the dog?", "--budget", "all", "2", "--output", str(output)]
     assert main([*arguments, "--model", model, "--json"]) == 0
     result = printed(capsys)
     assert [len(selection["kept"]) for selection in result["selections"]] == [
@@ -79,7 +92,7 @@ def test_show_draws_every_budget(model, image, capsys, tmp_path) -> None:
 
 
 def test_bench_times_every_budget(model, image, capsys) -> None:
-    arguments = ["bench", image, QUESTION, "--budgets", "all", "2", "--repeats", "1", "--new-tokens", "2"]
+    arguments = ["bench", image, QUESTION, "--budget", "all", "2", "--repeats", "1", "--max-new-tokens", "2"]
     assert main([*arguments, "--model", model, "--json"]) == 0
     result = printed(capsys)
     assert result["setting"]["attention"] == "sdpa"
@@ -91,7 +104,7 @@ def test_bench_times_every_budget(model, image, capsys) -> None:
 
 def test_stage_and_verify_as_json(tmp_path, capsys) -> None:
     base, out = make_llava_next_checkpoint(tmp_path / "base"), tmp_path / "staged_here"
-    assert main(["stage", str(base), str(out), "--no-check", "--vision-token-budget", "3", "--json"]) == 0
+    assert main(["stage", str(base), str(out), "--no-check", "--budget", "3", "--json"]) == 0
     staged = printed(capsys)
     assert staged["vision_token_budget"] == 3
     assert sorted(staged["files"]) == sorted(path.name for path in out.iterdir())
@@ -114,7 +127,7 @@ def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
 
 def test_options_of_a_call_count(model, image, capsys, tmp_path) -> None:
     output = ["--output", str(tmp_path / "kept.png"), "--overwrite"]
-    show = ["show", image, QUESTION, "--budgets", "4", *output, "--model", model, "--json"]
+    show = ["show", image, QUESTION, "--budget", "4", *output, "--model", model, "--json"]
     gains = []
     for pruning_options in ([], ["--vision-coverage-weight", "0"], ["--text-temperature-unit", "spread"]):
         assert main([*show, *pruning_options]) == 0
@@ -126,7 +139,7 @@ def test_options_of_a_call_count(model, image, capsys, tmp_path) -> None:
 
 def test_bench_and_generate_take_options(model, image, capsys, tmp_path) -> None:
     preset = ["--preset", "paper", "--coverage-target", "0.5"]
-    bench = ["bench", image, QUESTION, "--budgets", "8", "--repeats", "1", "--new-tokens", "2", "--model", model]
+    bench = ["bench", image, QUESTION, "--budget", "8", "--repeats", "1", "--max-new-tokens", "2", "--model", model]
     lengths = []
     for pruning_options in ([], preset):
         assert main([*bench, *pruning_options, "--json"]) == 0
@@ -136,24 +149,27 @@ def test_bench_and_generate_take_options(model, image, capsys, tmp_path) -> None
     assert lengths[1] < lengths[0]
     questions, output, own = (tmp_path / f"{name}.jsonl" for name in ("questions", "answers", "own"))
     questions.write_text(json.dumps({"image": image, "question": QUESTION}) + "\n")
-    generate = ["generate", "--model", model, "--input", str(questions), "--output", str(output), "--budget", "4"]
+    generate = ["generate", "--model", model, "--questions", str(questions), "--output", str(output), "--budget", "4"]
     assert main([*generate, "--max-new-tokens", "3", "--json", *preset]) == 0
-    ask = ["ask", image, QUESTION, "--model", model, "--budgets", "4", "--max-new-tokens", "3", "--json", *preset]
+    ask = ["ask", image, QUESTION, "--model", model, "--budget", "4", "--max-new-tokens", "3", "--json", *preset]
     assert printed(capsys)["lines"] == 1
     assert main(ask) == 0
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
-    assert main(["generate", "--model", model, "--input", str(questions), "--output", str(own)]) == 0, "no budget given"
+    assert main(["generate", "--model", model, "--questions", str(questions), "--output", str(own)]) == 0, (
+        "no budget given"
+    )
 
 
-@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate", "eval", "stage", "push"])
+@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate", "eval", "compare", "stage", "push"])
 def test_every_option_but_the_tables_is_one_of_the_command_line(command, capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     told = re.sub(r"\s+", " ", capsys.readouterr().out)
     for field in fields(PruningOptions):
-        expected = command in ("stage", "push") or field.name != "vision_token_budget"
+        expected = not field.name.startswith("vision_token_")  # which are `--budget`
         # The dash of a word that is broken at the end of a line is followed by a space.
         assert (f"--{field.name.replace('_', '-')}" in told.replace("- ", "-")) == expected, field.name
+        assert " --budget " in told
         if expected:
             assert re.sub(r"\W", "", field.metadata["help"]) in re.sub(r"\W", "", told)
 
@@ -162,15 +178,16 @@ def test_every_option_but_the_tables_is_one_of_the_command_line(command, capsys)
     ("arguments", "message"),
     [
         (["ask", "no-such.png", "?"], "mmtok ask: no-such.png cannot be read as an image"),
+        (["ask", "https://a.b/c.png", "?"], "https://a.b/c.png is an address, and only files are read: download it"),
         (["show", "IMAGE", "?", "--output", "kept.xyz"], "kept.xyz names no image format"),
         (["show", "IMAGE", "?", "--output", "no/such/kept.png"], "is not there: make it first"),
         (["stage", "no such base", "out"], "mmtok stage: .no such base. is neither a folder nor a Hub id"),
         (["demo", "--output", "no/such/demo.png"], "is not there: make it first"),
         (["ask", "IMAGE", "?", "--model", "./no such"], "'./no such' is neither a folder nor a Hub id"),
         (["ask", "IMAGE", "?", "--model", "FOLDER"], "has no config.json: give the folder of a staged model"),
-        (["generate", "--model", "FOLDER", "--input", "IMAGE", "--output", "o"], "has no config.json"),
-        (["generate", "--model", "MODEL", "--input", "IMAGE", "--output", "o"], "cannot be read as text"),
-        (["generate", "--model", "MODEL", "--input", "no-such", "--output", "o"], "no-such cannot be read as text"),
+        (["generate", "--model", "FOLDER", "--questions", "IMAGE", "--output", "o"], "has no config.json"),
+        (["generate", "--model", "MODEL", "--questions", "IMAGE", "--output", "o"], "cannot be read as text"),
+        (["generate", "--model", "MODEL", "--questions", "no-such", "--output", "o"], "no-such cannot be read as text"),
         (["ask", "IMAGE", "?", "--model", "no-such-model", *NO_WEIGHTS], "are both 0, which leaves nothing to cover"),
     ],
 )
@@ -181,7 +198,7 @@ def test_refusals_are_one_sentence(arguments, message, model, image, capsys) -> 
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budgets", "0"], *MISTYPED]
+    "arguments", [[], ["no-such"], ["show", "a.png"], ["ask", "a.png", "?", "--budget", "0"], *MISTYPED]
 )
 def test_wrong_usage_is_2(arguments, capsys) -> None:
     """Of a command with its usage, which fits on a line: the message is not lost behind the options."""
@@ -190,6 +207,39 @@ def test_wrong_usage_is_2(arguments, capsys) -> None:
     told = capsys.readouterr().err
     assert told.startswith("usage: mmtok")
     assert len(told.splitlines()) == 2 or not arguments
+
+
+@pytest.mark.parametrize(("line", "message"), OLD)
+def test_a_wrong_option_is_answered_with_the_right_one(line: str, message: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(line.split())
+    usage, told = capsys.readouterr().err.splitlines()
+    assert usage.startswith(f"usage: mmtok {line.split()[0]} ")
+    assert message in told
+
+
+def test_budgets_are_all_and_the_models_own_unless_given(model, image, capsys) -> None:
+    asked = ["ask", image, QUESTION, "--max-new-tokens", "1", "--model", model, "--json"]
+    assert main(asked) == 0
+    assert [answer["vision_token_budget"] for answer in printed(capsys)] == [None, 64]
+    assert main([*asked, "--budget", "model", "2", "64", "2"]) == 0
+    told = capsys.readouterr()
+    assert [answer["vision_token_budget"] for answer in json.loads(told.out)] == [64, 2]
+    assert "Budget 64: every vision token is kept, nothing was pruned." in told.err
+    assert main([*asked, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_budgets_of_a_model_are_those_of_a_call_without_one() -> None:
+    config, shared = MMTokLlavaConfig(vision_token_budget=8), MMTokLlavaConfig(vision_token_budget=0.5)
+    assert budgets_of([None, "model", 1, 1.0, 8], config) == [None, 8, 1, 1.0]
+    assert budgets_of(["model"], shared) == [0.5]
+    assert budgets_of(["model"], config, GenerationConfig(vision_token_budget=None)) == [None]
+
+
+def test_the_embedded_model_says_what_it_knows(image, capsys) -> None:
+    assert main(["ask", image, "Is there a dog?", "--budget", "2", "--max-new-tokens", "1"]) == 0
+    assert "What it answers about a photo means nothing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -203,8 +253,8 @@ def test_interrupted_is_130(command, message, image, capsys, monkeypatch) -> Non
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mmtok.apps.batch_generate, "generate_file", interrupt)
-    monkeypatch.setattr(mmtok.cli.ask, "opened_pipeline", interrupt)
-    given = {"generate": ["--model", "m", "--input", "i", "--output", "o"], "ask": [image, "?"]}[command]
+    monkeypatch.setattr(mmtok.cli.ask, "load_model", interrupt)
+    given = {"generate": ["--model", "m", "--questions", "i", "--output", "o"], "ask": [image, "?"]}[command]
     assert main([command, *given]) == 130
     assert f"mmtok {command}: {message}" in capsys.readouterr().err
 
@@ -236,25 +286,40 @@ def test_hub_upload_is_the_publishing_part_of_the_command(capsys) -> None:
 def test_generate_takes_the_embedded_model_and_where_to_run_it(image, tmp_path, capsys) -> None:
     questions, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
     questions.write_text(json.dumps({"image": image, "question": "Is there a dog in the image?"}) + "\n")
-    generate = ["generate", "--model", "tiny", "--input", str(questions), "--output", str(output), "--budget", "0.25"]
+    generate = [
+        "generate",
+        "--model",
+        "tiny",
+        "--questions",
+        str(questions),
+        "--output",
+        str(output),
+        "--budget",
+        "0.25",
+    ]
     where = ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "2", "--json"]
     assert main([*generate, *where]) == 0
-    assert printed(capsys) == {"lines": 1, "resumed": 0, "errors": 0, "cut_off": 1, "output": str(output)}
-    ask = ["ask", image, "Is there a dog in the image?", "--model", "tiny", "--budgets", "0.25", *where]
+    assert printed(capsys) == {
+        "lines": 1,
+        "resumed": 0,
+        "errors": 0,
+        "cut_off": 1,
+        "unpruned": 0,
+        "output": str(output),
+    }
+    ask = ["ask", image, "Is there a dog in the image?", "--model", "tiny", "--budget", "0.25", *where]
     assert main(ask) == 0
     assert json.loads(output.read_text())["answer"] == printed(capsys)[0]["answer"]
 
 
-@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate", "eval"])
+@pytest.mark.parametrize("command", ["ask", "show", "bench", "generate", "eval", "compare"])
 def test_commands_that_load_a_model_have_the_same_options(command, capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     told = capsys.readouterr().out
-    assert all(f"  --{name}" in told for name in ("model", "revision", "dtype", "device", "json", "traceback"))
+    assert all(f"  --{name}" in told for name in ("model", "revision", "dtype", "device", "json", "quiet", "traceback"))
     assert "tiny is the embedded model" in re.sub(r"\s+", " ", told)
-    assert "a share such as 0.25, or all" in re.sub(r"\s+", " ", told) or "shares such as 0.25, or all" in re.sub(
-        r"\s+", " ", told
-    )
+    assert "a number, a share such as 0.25, all, or model for the model's own" in re.sub(r"\s+", " ", told)
 
 
 def test_nothing_is_drawn_over(tmp_path, monkeypatch, capsys) -> None:
@@ -282,7 +347,7 @@ def test_nothing_is_drawn_over(tmp_path, monkeypatch, capsys) -> None:
 def test_a_question_that_is_no_utf_8_is_refused(image, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["ask", image, "Is there a \udcff?"])
-    assert "the question 'Is there a \\udcff?' is no UTF-8" in capsys.readouterr().err
+    assert "the question 'Is there a \\udcff?' is not UTF-8" in capsys.readouterr().err
 
 
 def test_what_the_processor_cuts_off_is_said(tmp_path, capsys) -> None:
@@ -290,8 +355,8 @@ def test_what_the_processor_cuts_off_is_said(tmp_path, capsys) -> None:
     photo, output = tmp_path / "panorama.png", tmp_path / "kept.png"
     Image.effect_noise((60, 24), 90).convert("RGB").save(photo)
     sentence = "The model sees the middle square of 24 x 24 pixels alone: 18 pixels are cut off on the left"
-    asked = [str(photo), QUESTION, "--budgets", "2", "--model", model]
+    asked = [str(photo), QUESTION, "--budget", "2", "--model", model]
     assert main(["ask", *asked, "--max-new-tokens", "1"]) == 0
-    assert sentence in capsys.readouterr().err
+    assert sentence in capsys.readouterr().out
     assert main(["show", *asked, "--output", str(output)]) == 0
     assert sentence in capsys.readouterr().out

@@ -123,9 +123,9 @@ def test_publishing_needs_no_more_than_its_extra(tmp_path: Path) -> None:
     of_transformers = {"filelock"}
     others = sorted({*EXTRAS["demo"], "gradio", "pandas", "sentencepiece"} - set(EXTRAS["publish"]) - of_transformers)
     assert "rich" in others
-    ended = without(others, "stage", "tiny", "staged", "--vision-token-budget", "all", cwd=tmp_path)
+    ended = without(others, "stage", "tiny", "staged", "--budget", "all", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "vision_token_budget all" in ended.stdout
+    assert "budget all" in ended.stdout
     assert "tensors and" in ended.stdout
     ended = without(others, "verify", "staged", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -49,7 +49,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
 
 
 def test_ask_show_and_bench(folder: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [image, QUESTION, "--model", folder, "--budgets", "all", "0.25", "2"]
+    asked = [image, QUESTION, "--model", folder, "--budget", "all", "0.25", "2"]
     answers = printed(capsys, "ask", *asked, "--max-new-tokens", "2")
     counts = [answer["vision_tokens"] for answer in answers]
     assert counts[0] > counts[1] > counts[2] > 0
@@ -58,14 +58,14 @@ def test_ask_show_and_bench(folder: Path, image: Path, tmp_path: Path, capsys: p
     assert [len(each["kept"]) for each in shown["selections"]][1:] == counts[1:]
     with Image.open(tmp_path / "kept.png") as drawn:
         assert drawn.format == "PNG"
-    timings = printed(capsys, "bench", *asked, "--repeats", "1", "--new-tokens", "2")["timings"]
+    timings = printed(capsys, "bench", *asked, "--repeats", "1", "--max-new-tokens", "2")["timings"]
     assert [each["prompt_tokens"] for each in timings] == [answer["prompt_tokens"] for answer in answers]
 
 
 def test_generate_and_eval(folder: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [{"image": str(image), "question": question} for question in (QUESTION, "Who walks?")]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    files = ["--input", tmp_path / "questions.jsonl", "--output", tmp_path / "answers.jsonl"]
+    files = ["--questions", tmp_path / "questions.jsonl", "--output", tmp_path / "answers.jsonl"]
     done = printed(capsys, "generate", "--model", folder, *files, "--budget", "2", "--max-new-tokens", "2")
     assert (done["lines"], done["errors"]) == (2, 0)
     pope = [
@@ -74,7 +74,7 @@ def test_generate_and_eval(folder: Path, image: Path, tmp_path: Path, capsys: py
     ]
     (tmp_path / "pope.json").write_text("".join(json.dumps(line) + "\n" for line in pope), encoding="utf-8")
     asked = ["eval", "--model", folder, "--questions", tmp_path / "pope.json", "--images", image.parent]
-    asked += ["--budgets", "2", "--max-new-tokens", "2"]
+    asked += ["--budget", "2", "--max-new-tokens", "2"]
     methods = ["MMTok", "paper", "uniform", "divprune", "cdpruner", "fastv"]
     results = printed(capsys, *asked, "--methods", *methods, "--output", tmp_path / "runs")
     counts = {cell["method"]: cell["vision_tokens"] for cell in results["cells"]}

@@ -12,6 +12,7 @@ from chat_checkpoints import make_chat_checkpoint
 from PIL import Image
 from small_checkpoints import write_json
 
+import mmtok
 from mmtok.apps.answering import load_pipeline, model_inputs
 from mmtok.cli.main import main
 from mmtok.publish import stage
@@ -53,7 +54,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
 def test_show_and_ask(kind: str, model: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     together = KINDS[kind]
     crops = 6 // together
-    asked = [clip, QUESTION, "--video", "--frames", "6", "--model", model, "--budgets", "all", "3"]
+    asked = [clip, QUESTION, "--video", "--frames", "6", "--model", model, "--budget", "all", "3"]
     shown = printed(capsys, "show", *asked, "--output", tmp_path / "kept.png")
     assert shown["video"]["total_frames"] == 12
     assert [frame["index"] for frame in shown["video"]["frames"]] == [0, 2, 4, 6, 8, 10]
@@ -72,7 +73,7 @@ def test_show_and_ask(kind: str, model: Path, clip: Path, tmp_path: Path, capsys
     assert answers[1]["kept"] == pruned["kept"]
     assert main(["show", *map(str, asked), "--answers", "--overwrite", "--output", str(tmp_path / "kept.png")]) == 0
     told = capsys.readouterr().out
-    assert "6 of 12 frames read" in told
+    assert "6 of 12 frames are read" in told
     assert f"per {'frame' if together == 1 else 'pair of frames'}" in told
 
 
@@ -81,7 +82,7 @@ def test_an_odd_number_of_frames(
     kind: str, model: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the last pair there is one frame, which stock reads twice."""
-    asked = [clip, QUESTION, "--video", "--frames", "5", "--model", model, "--budgets", "2"]
+    asked = [clip, QUESTION, "--video", "--frames", "5", "--model", model, "--budget", "2"]
     shown = printed(capsys, "show", *asked, "--output", tmp_path / "kept.png")
     crops = [frame["crop"] for frame in shown["video"]["frames"]]
     assert crops == ([0, 1, 2, 3, 4] if kind == "llava_onevision" else [0, 0, 1, 1, 2])
@@ -110,6 +111,40 @@ def test_the_pixels_are_those_of_the_frames(kind: str, model: Path, clip: Path) 
     assert (inputs["pixel_values_videos"] == stock["pixel_values_videos"]).all()
 
 
+@pytest.mark.torchvision
+def test_generate_eval_and_bench_read_videos(
+    kind: str, model: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside images; multiple choice is scored by the letter."""
+    Image.new("RGB", (48, 24), "red").save(clip.parent / "photo.png")
+    choices = {"video": clip.name, "question": "Who walks?", "choices": ["a dog", "a cat"], "answer": "a cat"}
+    lines = [choices, {"image": "photo.png", "question": QUESTION, "answer": "no"}, {**choices, "answer": "A"}]
+    questions = tmp_path / "clips.json"
+    questions.write_text(json.dumps(lines))
+    given = ["--model", str(model), "--questions", str(questions), "--images", str(clip.parent), "--frames", "4"]
+    given += ["--max-new-tokens", "2", "--json", "--quiet"]
+    assert main(["generate", *given, "--output", str(tmp_path / "answers.jsonl"), "--budget", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["errors"] == 0
+    answers = [json.loads(line)["answer"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    asked = [str(clip), "Who walks?\nA. a dog\nB. a cat", "--video", "--frames", "4", "--model", str(model), "--json"]
+    assert main(["ask", *asked, "--budget", "2", "--max-new-tokens", "2"]) == 0
+    [alone] = json.loads(capsys.readouterr().out)
+    assert answers[0] == answers[2] == alone["answer"]
+    assert main(["eval", *given, "--output", str(tmp_path / "runs"), "--budget", "2"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["tasks"]["clips"]["metric"] == "accuracy"
+    full, pruned = results["cells"]
+    # Two videos of 4 frames, or 2 pairs of them, with 2 tokens each, and the crops of an image.
+    assert pruned["vision_tokens"] < full["vision_tokens"]
+    bench = ["bench", *asked, "--repeats", "1", "--max-new-tokens", "2", "--budget", "all", "2"]
+    assert main(bench) == 0
+    timings = json.loads(capsys.readouterr().out)["timings"]
+    assert timings[1]["prompt_tokens"] == alone["prompt_tokens"] < timings[0]["prompt_tokens"]
+    selectors = ["eval", *given, "--output", str(tmp_path / "other"), "--methods", "uniform"]
+    assert main(selectors) == 1
+    assert "clip.gif is a video, and uniform chooses from images alone: leave it out." in capsys.readouterr().err
+
+
 def named_model(folder: Path, model_type: str) -> str:
     """A folder of which nothing but the model type is read."""
     folder.mkdir()
@@ -128,7 +163,7 @@ def test_a_family_that_prunes_no_videos_is_refused_first(
     assert main([command, str(clip), QUESTION, "--video", "--model", named]) == 1
     message = (
         f"mmtok {command}: --model {named} is a {title}, whose videos are not pruned: give a model of LLaVA-OneVision, "
-        "Qwen2.5-VL or Qwen3-VL, or ask about an image, without --video.\n"
+        "Qwen2.5-VL or Qwen3-VL, or ask about images.\n"
     )
     assert capsys.readouterr().err == message
 
@@ -141,6 +176,7 @@ def test_a_family_that_prunes_no_videos_is_refused_first(
         (["FOLDER", "?"], "is a folder: give --video to ask about its frames."),
         (["CLIP", "?", "--video", "--model", "no such"], "'no such' is neither a folder nor a Hub id"),
         (["CLIP", "?", "--video", "--model", "MODEL", "--exclude-padding"], "--exclude-padding means nothing for a"),
+        (["https://a.b/c.mp4", "?", "--video", "--model", "MODEL"], "is an address, and only files are read: download"),
         (["none.mp4", "?", "--video", "--model", "MODEL"], "none.mp4 cannot be read as a video: No such file"),
     ],
 )
@@ -154,7 +190,7 @@ def test_refusals_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: True)
+    monkeypatch.setattr("mmtok.videos.is_torchvision_available", lambda: True)
     places = {"CLIP": clip, "FOLDER": tmp_path, "MODEL": named_model(tmp_path / "m", "mmtok_qwen3_vl")}
     assert main([command, *(str(places.get(argument, argument)) for argument in arguments)]) == 1
     assert message in capsys.readouterr().err
@@ -163,11 +199,12 @@ def test_refusals_are_one_sentence(
 def test_torchvision_is_named_where_it_is_missing(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
+    monkeypatch.setattr("mmtok.videos.is_torchvision_available", lambda: False)
     named = named_model(tmp_path / "m", "mmtok_llava_onevision")
     assert main(["show", str(clip), QUESTION, "--video", "--model", named]) == 1
     assert capsys.readouterr().err == (
-        "mmtok show: transformers prepares videos with torchvision, which is missing: run pip install torchvision.\n"
+        "mmtok show: transformers prepares videos with torchvision, which is missing: run "
+        f"{mmtok.install_line('video')}.\n"
     )
 
 

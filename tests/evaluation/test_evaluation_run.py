@@ -229,7 +229,7 @@ def test_a_finished_run_loads_no_model(settings: RunSettings, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"instruction": "Be brief."}, "holds unfinished work of another run: instruction was .*Be brief"),
+        ({"instruction": "Be brief."}, "holds the answers of another run: instruction was .*Be brief"),
         ({"methods": [ModelPruning("MMTok", {"vision_coverage_weight": 2.0})]}, "methods had 'MMTok' as"),
     ],
     ids=["instruction", "method"],
@@ -245,14 +245,15 @@ def test_an_output_folder_of_another_run_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budgets": [0]}, "The budget is 0"),
-        ({"budgets": [True]}, "The budget is True"),
+        ({"budgets": [0]}, "vision_token_budget is 0"),
+        ({"budgets": [True]}, "vision_token_budget is True"),
+        ({"budgets": [1.0]}, "The budget 1.0 is all tokens, which are measured in any case"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"limit": 0}, "limit is 0: give at least 1"),
         ({"methods": [UniformGrid(), UniformGrid()]}, "Two methods are called 'uniform'"),
         ({"questions": ["a/x.json", "b/x.json"]}, "Two question files have the same name"),
     ],
-    ids=["zero", "bool", "batch", "limit", "methods", "questions"],
+    ids=["zero", "bool", "all", "batch", "limit", "methods", "questions"],
 )
 def test_settings_out_of_range_are_refused(settings: RunSettings, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -264,7 +265,7 @@ def test_missing_images_are_named_before_the_model_is_loaded(
 ) -> None:
     (Path(settings.images) / "1.png").unlink()
     monkeypatch.setattr(Checkpoint, "load", lambda *args, **kwargs: pytest.fail("loaded"))
-    with pytest.raises(ValueError, match=r"1 of 3 images are not in .*, the first is 1\.png"):
+    with pytest.raises(ValueError, match=r"exists.json, line 2: the image '1\.png' is not in "):
         run(settings, progress=False)
 
 
@@ -307,7 +308,7 @@ def test_a_staged_folder_is_loaded_without_a_warning(folder: Path, tmp_path: Pat
 def command(settings: RunSettings, output: Path) -> list[str]:
     return [
         *("eval", "--model", str(settings.model), "--questions", *map(str, settings.questions)),
-        *("--images", str(settings.images), "--budgets", "4", "2", "--methods", "mmtok", "uniform"),
+        *("--images", str(settings.images), "--budget", "4", "2", "--methods", "mmtok", "uniform"),
         *("--output", str(output), "--batch-size", "2", "--max-new-tokens", "3"),
     ]
 
@@ -355,10 +356,10 @@ def test_options_of_the_command_line_are_one_more_method(settings, tmp_path, cap
 
 def test_the_command_takes_shares_and_all_where_it_runs_and_json(settings, tmp_path, capsys) -> None:
     arguments = command(settings, tmp_path / "out")
-    start, end = arguments.index("--budgets") + 1, arguments.index("--methods")
+    start, end = arguments.index("--budget") + 1, arguments.index("--methods")
     arguments[start:end] = ["all", "0.25", "2"]
-    vision = json.loads((Path(settings.model) / "config.json").read_text())["vision_config"]
-    quarter = round(0.25 * (vision["image_size"] // vision["patch_size"]) ** 2)
     assert main([*arguments, "--device", "cpu", "--dtype", "float32", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
-    assert [cell["budget"] for cell in results["cells"]] == [None, quarter, 2, quarter, 2]
+    assert [cell["budget"] for cell in results["cells"]] == [None, 0.25, 2, 0.25, 2]
+    read = [cell["vision_tokens"] for cell in results["cells"]]
+    assert read[1] == read[3] <= read[0] / 3

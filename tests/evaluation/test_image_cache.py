@@ -43,6 +43,7 @@ class Counted:
 
     def __init__(self, model: Any) -> None:
         self.model, self.images = model, 0
+        self.visual_arguments, self.video_arguments = model.visual_arguments, model.video_arguments
         self.image_arguments = model.image_arguments
 
     def encode_images(self, **inputs: torch.Tensor) -> Any:

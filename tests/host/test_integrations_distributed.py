@@ -87,7 +87,7 @@ def test_a_file_is_answered_by_two_machines(make: Callable[..., Path], tmp_path:
     questions, output = write_questions(tmp_path, 11), tmp_path / "answers.jsonl"
     alone = BatchSettings(str(model), questions, tmp_path / "alone.jsonl", budget=4, batch_size=2, max_new_tokens=3)
     generate_file(alone)
-    command = ["-m", "mmtok", "generate", "--model", str(model), "--input", str(questions), "--output", str(output)]
+    command = ["-m", "mmtok", "generate", "--model", str(model), "--questions", str(questions), "--output", str(output)]
     command += ["--budget", "4", "--batch-size", "2", "--max-new-tokens", "3", "--json"]
     port = free_port()
     printed = run_together([[*of_two_machines("data", rank, port), *command] for rank in range(2)], tmp_path)

@@ -58,13 +58,13 @@ def test_there_are_sixty_cases() -> None:
 
 
 def test_the_page_is_what_the_mistakes_answer(workshops: dict[str, Workshop]) -> None:
-    docs = Path(__file__).resolve().parents[2] / "docs"
+    docs = Path(__file__).resolve().parents[2] / "docs" / "reports"
     render = runpy.run_path(str(docs / "errors_page.py"))["render"]
     written, found = (docs / "errors.md").read_text(encoding="utf-8").splitlines(), render(workshops).splitlines()
     changed = [row for row, wanted in zip(found, written, strict=True) if row != wanted]
     if transformers.__version__ != NEWEST_TESTED:  # the words of transformers differ between its releases
         changed = [row for row in changed if not row.startswith("| no weights | OSError | Error no file named ")]
-    assert not changed, "run docs/errors_page.py"
+    assert not changed, "run docs/reports/errors_page.py"
 
 
 def test_a_disk_that_fills_up_leaves_nothing(

@@ -312,11 +312,15 @@ def test_half_precision(family: Family, dtype: torch.dtype) -> None:
         assert bool(torch.isfinite(model(**inputs, vision_token_budget=2).logits).all())
 
 
-def test_a_cache_of_images_leaves_videos_alone(family: Family, models: Any) -> None:
+def test_a_cache_of_images_encodes_videos_and_keeps_none(family: Family, models: Any) -> None:
     model, _ = models
     inputs = family.inputs(ROWS, model)
-    given = EncodedImageCache(model, 10**6).inputs(inputs)
-    assert given.keys() == inputs.keys()
+    cache = EncodedImageCache(model, 10**6)
+    given = cache.inputs(inputs)
+    assert given.keys().isdisjoint(model.visual_arguments)
+    settings = {"vision_token_budget": 2, **GREEDY}
+    assert torch.equal(model.generate(**given, **settings), model.generate(**inputs, **settings))
+    assert not cache._kept
     with pytest.raises(ValueError, match="pixel_values_videos holds a video, and selectors choose from images alone"):
         EncodedBatch.of(model, inputs, (), [0] * len(ROWS))
 

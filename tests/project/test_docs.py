@@ -9,12 +9,11 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from mmtok.apps.demo import demo_table, run_demo
+import mmtok
 from mmtok.cli.main import main
 from mmtok.publish import stage, stage_generate
 from mmtok.tiny import checkpoint_path
@@ -87,7 +86,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (96, 96), "red").save(place / "photo.jpg")
     (place / "questions.jsonl").write_text('{"image": "photo.jpg", "question": "Is there a dog?"}\n')
     (place / "photos").mkdir()
-    Image.new("RGB", (96, 96), "red").save(place / "photos" / "1.jpg")
+    for name in ("1.jpg", "2.jpg"):
+        Image.new("RGB", (96, 96), "red").save(place / "photos" / name)
     asked = {"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}
     (place / "pope.json").write_text(json.dumps(asked) + "\n")
     return place
@@ -120,17 +120,23 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = [path for folder in ("docs", "docs/reports") for path in (ROOT / folder).iterdir()]
-    pages = [str(path.relative_to(ROOT)) for path in found if path.suffix in (".md", ".ipynb")]
-    assert not [page for page in pages if f"]({page})" not in readme]
+def test_the_start_page_leads_to_every_page() -> None:
+    docs = ROOT / "docs"
+    start = (docs / "README.md").read_text(encoding="utf-8")
+    found = [path for folder in (docs, docs / "reports") for path in folder.iterdir()]
+    pages = [str(path.relative_to(docs)) for path in found if path.suffix in (".md", ".ipynb")]
+    assert not [page for page in pages if page != "README.md" and f"]({page})" not in start]
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1100
 
 
 def test_make_targets_of_the_docs_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = {name for page in PAGES for name in re.findall(r"`?make ([a-z-]+)`?", page.read_text(encoding="utf-8"))}
-    prose = {"it", "a", "them", "the", "sure", "no", "up", "of", "every", "small", "that", "all"}
+    prose = {"it", "a", "them", "the", "sure", "no", "up", "of", "every", "small", "that", "all", "and"}
     assert {"demo", "test"} <= named
     assert not [name for name in named - prose if not re.search(rf"^{name}:", makefile, re.MULTILINE)]
 
@@ -155,72 +161,33 @@ def test_commands_of_the_docs_run(page: Path, folder: Path, monkeypatch: pytest.
             made = MAKES.get(given[0])
             assert main([f"{place}-{made.strip('./')}" if word == made else word for word in given]) == 0
         elif words[:2] == ["pip", "install"]:
-            named = re.search(r"(?:mmtok|\.)(?:\[(.+)\])?", command)
-            assert named is not None
-            assert named[1] is None or named[1] in extras["options.extras_require"]
+            if "--index-url" in words:
+                continue
+            # Of the checkout or of the repository: the name on the package index is not ours.
+            source = re.escape(mmtok.CODE_REPOSITORY)
+            named = re.fullmatch(rf"(?:\.|mmtok)(?:\[([a-z,]+)\])?( @ git\+{source})?", words[2])
+            assert named is not None, command
+            assert words[2].startswith(".") != bool(named[2]), command
+            assert set((named[1] or "demo").split(",")) <= set(extras["options.extras_require"])
         elif not command.startswith(SETTING_UP):
             [(test, word)] = [found for start, found in RUN_ELSEWHERE.items() if command.startswith(start)]
             assert word in next((ROOT / "tests").rglob(test)).read_text(encoding="utf-8")
 
 
-def test_the_table_of_the_readme_is_that_of_the_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the times, which are of one machine."""
-    monkeypatch.chdir(folder)
-    columns = [list(column.cells) for column in demo_table(run_demo(folder="demo-table", check=False, calls=1)).columns]
+def test_the_figures_of_the_readme_are_measured() -> None:
+    """The paper's, those of the embedded model, and those of speed, in one table."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in readme.splitlines() if line.startswith("│")]
-    printed = [[re.sub(r"\[.*?\]", "", str(cell)) for cell in row] for row in zip(*columns, strict=True)]
-    assert [row[:-1] for row in shown] == [row[:-1] for row in printed]
-
-
-def quality(case: str) -> dict[str, Any]:
-    return json.loads((ROOT / "benchmarks" / "results" / f"quality-{case}.json").read_text(encoding="utf-8"))
-
-
-def row_of_the_readme(readme: str, first: str) -> list[str]:
-    """The names of a table's columns, behind the first."""
-    heading = next(line for line in readme.splitlines() if line.startswith(f"| {first} |"))
-    return [name.strip() for name in heading.strip("|").split("|")][1:]
-
-
-def test_figures_of_the_embedded_model_are_those_of_its_results() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    results = quality("scenes")
-    cells = {(cell["method"], cell["budget"]): cell["metrics"] for cell in results["cells"]}
-
-    def right(method: str, budget: int | None, *tasks: str) -> str:
-        return f"{100 * sum(cells[method, budget][task]['accuracy'] for task in tasks) / len(tasks):.1f}"
-
-    pope = ("random", "popular", "adversarial")
-    methods = row_of_the_readme(readme, "tokens")
-    for budget in (64, 32, 16, 8, 4, 2):
-        assert f"| {budget} | {' | '.join(right(name, budget, *pope) for name in methods)} |" in readme
-    assert f"all 144 tokens: {right('all', None, *pope)}." in readme
-    counts = [right(name, budget, "count") for budget in (64, 16) for name in ("MMTok", "CDPruner")]
-    said = "{} % right with all tokens, {} % with 64 of MMTok and {} % with 64 of CDPruner, {} % with 16 of MMTok and "
-    said = (said + "{} % with 16 of CDPruner").format(right("all", None, "count"), *counts)
-    assert said in " ".join(readme.split())
-    assert f"to {sum(results['tasks'][task]['questions'] for task in pope)} questions of POPE's form" in readme
-
-
-def test_figures_of_the_comparison_are_those_of_its_results() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    methods = row_of_the_readme(readme, "images")
-    assert methods[0] == "MMTok"
-    for case in ("scenes", "crowded", "tiles"):
-        kept = {row["method"]: row["retention"]["estimate"] for row in quality(case)["compared"]}
-        assert " | " + " | ".join(f"{100 * kept[name]:.1f}" for name in methods) + " |" in readme
-    assert f'(`budget_scope="image"`), MMTok keeps {100 * kept["shared budget"]:.1f} %.' in readme
-
-
-def test_the_readme_s_speed_is_measured() -> None:
-    rows = {"two language layers": ["prefill-cpu"], "full depth": ["prefill-cpu-full", "prefill-cpu-next"]}
-    models = ["LLaVA-1.5-7B", "LLaVA-1.5-13B", "LLaVA-NeXT-7B", "LLaVA-NeXT-13B"]
-    for row, files in rows.items():
-        measured = {
-            case["model"]: f"{case['mmtok_times_faster']['1']:.1f} x"
-            for file in files
-            for case in json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text())["measured"]
-        }
-        cells = [measured.get(model, "not measured") for model in models]
-        assert f"| {row} | {' | '.join(cells)} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    results = ROOT / "benchmarks" / "results"
+    facts = json.loads((ROOT / "mmtok" / "publish" / "facts" / "paper_results.json").read_text(encoding="utf-8"))
+    tables = facts["models"]["llava-hf/llava-1.5-7b-hf"]
+    paper = {str(row[0]): row[table["columns"].index("POPE") + 1] for table in tables for row in table["rows"]}
+    assert f"| {paper['all']} with 576 | {paper['64']} with 64 |" in readme
+    cells = json.loads((results / "quality-scenes.json").read_text(encoding="utf-8"))["cells"]
+    right = {}
+    for cell in cells:
+        tasks = [cell["metrics"][task]["accuracy"] for task in ("random", "popular", "adversarial")]
+        right[cell["method"], cell["budget"]] = f"{100 * sum(tasks) / 3:.1f}"
+    assert f"| {right['all', None]} with 144 | {right['MMTok', 16]} with 16 |" in readme
+    [case] = json.loads((results / "prefill-cpu-full.json").read_text(encoding="utf-8"))["measured"]
+    assert (case["model"], case["budget_per_crop"]) == ("LLaVA-1.5-7B", 64)
+    assert f"| 1 | {case['mmtok_times_faster']['1']:.1f} x with 64 |" in readme

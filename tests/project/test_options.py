@@ -22,7 +22,7 @@ NEW = '    new_option: bool = _option(False, _flag, "what the new option does")\
 USES_IT = """
 import argparse
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions
-from mmtok.cli.pruning_arguments import add_pruning_arguments, pruning_options_of
+from mmtok.cli.arguments import add_pruning_arguments, pruning_options_of
 from mmtok.hub.options import call_options
 from mmtok.hub.options import PAPER_OPTIONS
 
@@ -49,9 +49,10 @@ def test_an_option_is_everywhere(option: Field[Any], capsys: pytest.CaptureFixtu
     assert getattr(call_options({option.name: option.default}, config), option.name) == option.default
     with pytest.raises(SystemExit, match="0"):
         main(["stage", "--help"])
-    assert f"--{option.name.replace('_', '-')}" in capsys.readouterr().out
+    name = "budget" if option.name.startswith("vision_token_") else option.name.replace("_", "-")
+    assert f"--{name}" in capsys.readouterr().out
     [row] = re.findall(
-        rf"^\| `{option.name}` \| (.+?) \| .+ \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+        rf"^\| `{option.name}` \| (.+?) \| .+ \|$", (ROOT / "docs" / "options.md").read_text("utf-8"), re.MULTILINE
     )
     shown = f'"{option.default}"' if isinstance(option.default, str) else str(option.default)
     assert row.strip("`") == shown

@@ -27,7 +27,7 @@ def quoted_messages() -> list[str]:
 def texts() -> str:
     """The strings of the sources, docstrings left out, and the page of errors; what is filled in is "…"."""
     inside = Path(transformers.__file__).parent
-    found = [(ROOT / "docs" / "errors.md").read_text("utf-8")]  # itself held by tests/host/test_misuse.py
+    found = [(ROOT / "docs" / "reports" / "errors.md").read_text("utf-8")]  # itself held by tests/host/test_misuse.py
     for path in [*(ROOT / "mmtok").rglob("*.py"), *(inside / name for name in THEIRS)]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Expr):

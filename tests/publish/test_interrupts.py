@@ -66,7 +66,7 @@ def stage_in_a_process(
     counted: Path,
 ) -> None:
     """Stages over `out`, and gets a signal at the step of a number, counted below the folder of `out`."""
-    from mmtok.cli.pushing import tidy_end
+    from mmtok.cli.publish import tidy_end
 
     steps = 0
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from model_cases import Family
 
-from mmtok.cli.common import EMBEDDED, call_pruning_options
-from mmtok.cli.pruning_arguments import add_call_options
+from mmtok.cli.arguments import EMBEDDED, add_call_options, call_pruning_options
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
 from mmtok.hub.options import PAPER_OPTIONS, PruningOptions

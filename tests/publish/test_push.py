@@ -6,6 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,17 @@ def test_another_branch_begins_at_main(hub: HubDouble, release: Release) -> None
     assert commits(hub, branch="experiment/one") == [f"MMTok 0.1.0 on {BASE}", "initial commit"]
 
 
+def test_an_occupied_tag_is_refused_before_the_checks(hub: HubDouble, release: Release) -> None:
+    first = publish(release, Destination(TARGET, tag="v1.0"))
+    checked: list[int] = []
+    changed = replace(release, files=dict(list(release.files.items())[1:]), check=lambda: checked.append(1))
+    with pytest.raises(PublishError, match=f"tag v1.0 of {TARGET} names commit {first.commit} already"):
+        publish(changed, Destination(TARGET, tag="v1.0", delete_others=True))
+    assert not checked
+    publish(changed, Destination(TARGET, tag="v1.1", delete_others=True))
+    assert checked
+
+
 def test_a_tag_is_never_moved(hub: HubDouble, release: Release) -> None:
     first = publish(release, Destination(TARGET, tag="v1.0"))
     hub.store.seed(TARGET, {"config.json": b"{}"})
@@ -327,7 +339,7 @@ def test_the_token_is_in_no_message_and_no_log(
 def test_the_command_line_publishes_and_tells_failures_by_exit_code(
     hub: HubDouble, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["push", BASE, TARGET, "--tag", "v1.0", "--vision-token-budget", "8"]
+    command = ["push", BASE, TARGET, "--tag", "v1.0", "--budget", "8"]
     assert hub_upload.main(command) == 0
     shown = capsys.readouterr().out
     assert "files as commit" in shown

@@ -467,7 +467,7 @@ def test_json_is_readable_and_the_same() -> None:
 def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = {"stop_words": ["the", "dog"]}
     out = tmp_path / "out"
-    options = ["--vision-token-budget", "0.25", "--exclude-padding", "--vision-coverage-weight", "0.3", "--no-check"]
+    options = ["--budget", "0.25", "--exclude-padding", "--vision-coverage-weight", "0.3", "--no-check"]
     assert hub_upload.main(["stage", str(base), str(out), *options, "--question-format", json.dumps(words)]) == 0
     config = json.loads((out / "config.json").read_text())
     assert [config[name] for name in ("vision_token_budget", "exclude_padding", "vision_coverage_weight")] == [
@@ -482,12 +482,12 @@ def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith(f"hub_upload.py stage: {out} is not empty")
     for usage in (
         ["stage"],
-        ["stage", "a", "b", "--vision-token-budget", "-1"],
+        ["stage", "a", "b", "--budget", "-1"],
         ["stage", "a", "b", "--text-temperature", "x"],
     ):
         with pytest.raises(SystemExit, match="2"):
             hub_upload.main(["stage", *usage])
     assert "text_temperature is 'x'" in capsys.readouterr().err
-    keep_all = ["--vision-token-budget", "none", "--no-check", "--overwrite"]
+    keep_all = ["--budget", "all", "--no-check", "--overwrite"]
     assert hub_upload.main(["stage", str(base), str(out), *keep_all]) == 0
     assert json.loads((out / "config.json").read_text())["vision_token_budget"] is None

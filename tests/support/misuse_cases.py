@@ -1,4 +1,4 @@
-"""What a caller can do wrong, and the sentence that answers: the table of `test_misuse.py` and `docs/errors.md`."""
+"""What a caller can do wrong, and the sentence that answers: the table of `test_misuse.py` and the page of errors."""
 
 from __future__ import annotations
 

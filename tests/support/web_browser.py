@@ -1,11 +1,11 @@
-"""Chromium on the page of `mmtok demo --web`: what the tests in `test_web.py` do in it and read from it."""
+"""Chromium on the page of `mmtok demo --web`: what the tests in `test_page_browser.py` do in it and read from it."""
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,18 +16,33 @@ from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-PATIENCE = 180  # seconds
+PATIENCE = 60  # seconds
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "runs" / "screenshots"
+# Contrast ratio of WCAG 2 of an element's text with what is behind it.
+CONTRAST = """
+const rgb = text => text.match(/[\\d.]+/g).map(Number);
+const luminance = color => color.slice(0, 3).map(value => value / 255)
+    .map(share => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, share, channel) => sum + share * [0.2126, 0.7152, 0.0722][channel], 0);
+let behind = arguments[0], color = [0, 0, 0, 0];
+while (behind && color[3] === 0) {
+    color = rgb(getComputedStyle(behind).backgroundColor);
+    if (color.length === 3) color.push(1);
+    behind = behind.parentElement;
+}
+const pair = [luminance(rgb(getComputedStyle(arguments[0]).color)), luminance(color)].sort((a, b) => a - b);
+return (pair[1] + 0.05) / (pair[0] + 0.05);
+"""
 
 
 @contextmanager
 def browser(address: str, width: int = 1200, height: int = 1400) -> Iterator[Any]:
-    """A window of its own with the page loaded and its image drawn."""
+    """A window of its own with the page loaded."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
@@ -36,10 +51,8 @@ def browser(address: str, width: int = 1200, height: int = 1400) -> Iterator[Any
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
         )
         driver.get(address)
-        until(lambda: driver.find_elements("css selector", "#question textarea"))
-        until(lambda: driver.find_elements("css selector", "#canvas canvas"))
-        until(lambda: seen_on_canvas(driver).std() > 10)
-        canvas_rests(driver)
+        answered(driver)
+        until(lambda: loaded(driver, "#image img"))
         yield driver
     finally:
         driver.quit()
@@ -66,28 +79,50 @@ def text_of(driver: Any, name: str) -> str:
 
 
 def press(driver: Any, name: str) -> None:
-    driver.find_element("css selector", name).click()
+    button = driver.find_element("css selector", name)
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+
+
+def loaded(driver: Any, name: str) -> bool:
+    """Whether an image is there and drawn."""
+    script = "const i = document.querySelector(arguments[0]); return i && i.complete && i.naturalWidth > 0"
+    return bool(driver.execute_script(script, name))
 
 
 def answered(driver: Any) -> tuple[str, str]:
-    """Waits for both answers, the drawing and the table of budgets, and returns the facts."""
+    """Waits for both answers, the drawing and the budgets side by side, and returns the facts."""
 
     def told(name: str) -> bool:
         # While an answer goes on, Gradio lays how long it takes over the facts.
         return "all after" in (facts := text_of(driver, f"#{name}-facts")) and "processing" not in facts
 
-    until(lambda: told("pruned") and told("full"))
-    until(lambda: "coverage" in text_of(driver, "#budgets"))
-    loaded = "const i = document.querySelector('#pruned-image img'); return i && i.complete && i.naturalWidth > 0"
-    until(lambda: driver.execute_script(loaded))
+    until(lambda: told("pruned") and told("full") and "coverage" in text_of(driver, "#budgets"))
+    until(lambda: loaded(driver, "#pruned-image img"))
     return text_of(driver, "#full-facts"), text_of(driver, "#pruned-facts")
 
 
+def ask(driver: Any, name: str = "#ask") -> tuple[str, str]:
+    """Presses a button that asks, and waits for the new answers."""
+    before = driver.find_element("css selector", "#budgets .card")
+    press(driver, name)
+    until(lambda: _gone(before))
+    return answered(driver)
+
+
+def _gone(element: Any) -> bool:
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    try:
+        return not element.is_displayed()
+    except StaleElementReferenceException:
+        return True
+
+
 def read_with_all_tokens(driver: Any) -> np.ndarray:
-    """What the model reads with all vision tokens, as 96 x 96 pixels."""
-    address = until(lambda: driver.find_element("css selector", "#full-image img").get_attribute("src"))
-    with urllib.request.urlopen(address) as answer:
-        return as_seen(Image.open(io.BytesIO(answer.read())))
+    """What the model reads with all vision tokens, of the drawing beside the other budgets, as 96 x 96 pixels."""
+    address = driver.find_element("css selector", "#budgets img").get_attribute("src")
+    return as_seen(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
 
 
 def as_seen(image: Image.Image) -> np.ndarray:
@@ -105,42 +140,12 @@ def write(driver: Any, question: str) -> Any:
 
 
 def upload(driver: Any, file: Path) -> None:
-    """Through the file input behind the button; waits until the canvas shows something else."""
-    before = seen_on_canvas(driver)
-    driver.find_element("css selector", "#canvas input[type=file]").send_keys(str(file))
-    until(lambda: (seen_on_canvas(driver) != before).any())
-    canvas_rests(driver)
-
-
-def draw(driver: Any, start: tuple[int, int], end: tuple[int, int]) -> None:
-    """A stroke with the mouse button held, in pixels from the middle of the canvas."""
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    before = seen_on_canvas(driver)
-    canvas = driver.find_elements("css selector", "#canvas canvas")[-1]
-    half = ((end[0] - start[0]) // 2, (end[1] - start[1]) // 2)
-    stroke = ActionChains(driver).move_to_element_with_offset(canvas, *start).click_and_hold()
-    stroke.move_by_offset(*half).move_by_offset(*half).release().perform()
-    until(lambda: (seen_on_canvas(driver) != before).any())
-    canvas_rests(driver)
-
-
-def seen_on_canvas(driver: Any) -> np.ndarray:
-    """Pixels of the middle of the canvas, without tools and labels."""
-    image = Image.open(io.BytesIO(driver.find_element("css selector", "#canvas").screenshot_as_png)).convert("RGB")
-    left, top = image.width // 2 - 80, image.height // 2 - 80
-    return np.asarray(image.crop((left, top, left + 160, top + 160))).astype(int)
-
-
-def canvas_rests(driver: Any) -> None:
-    """The canvas says nowhere that it is done: two looks half a second apart see the same."""
-
-    def rests() -> bool:
-        before = seen_on_canvas(driver)
-        time.sleep(0.5)
-        return bool((seen_on_canvas(driver) == before).all())
-
-    until(rests)
+    """Through the file input behind the button, after what is there has been removed."""
+    if driver.find_elements("css selector", "#image img"):
+        driver.find_element("css selector", "#image button[aria-label='Remove Image']").click()
+    until(lambda: driver.find_elements("css selector", "#image input[type=file]"))
+    driver.find_element("css selector", "#image input[type=file]").send_keys(str(file))
+    until(lambda: driver.find_elements("css selector", "#image img"))
 
 
 def keep_screenshot(driver: Any, name: str) -> Path:

@@ -1,6 +1,6 @@
 """Makes every mistake of the table and writes what the errors say.
 
-`PYTHONPATH=.:tests/support python docs/errors_page.py` writes `docs/errors.md`.
+`PYTHONPATH=.:tests/support python docs/reports/errors_page.py` writes `docs/reports/errors.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def render(workshops: dict[str, Workshop]) -> str:
     lines = [
         "# What goes wrong, and what the error says",
         "",
-        "Written by `PYTHONPATH=.:tests/support python docs/errors_page.py`. Every row is a test",
+        "Written by `PYTHONPATH=.:tests/support python docs/reports/errors_page.py`. Every row is a test",
         "(`tests/host/test_misuse.py`), which also checks that the model stays as it was and that the next valid",
         "call gives what it gave before.",
     ]

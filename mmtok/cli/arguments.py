@@ -1,0 +1,371 @@
+"""Arguments that several commands share, their values, and the model of `--model`.
+
+What is refused here is refused before a model is loaded. The fields of `PruningOptions` are options with their own help
+texts: a new field is added nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmtok.hub.options import PruningOptions, check_option, check_weights, options_within
+
+if TYPE_CHECKING:
+    from transformers import ImageTextToTextPipeline
+
+EMBEDDED = "tiny"
+# The budget that a model has by itself; as an argument it stands beside numbers, shares and None, which is all tokens.
+MODEL = "model"
+Budget = int | float | None
+
+_FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(PruningOptions)}
+_NONE = "none"
+_BUDGET_HELP = "vision tokens kept of each crop: a number, a share such as 0.25, all, or model for the model's own"
+
+
+def add_parser(commands: Any, name: str, help: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of a command, with examples, one a line, at the end of its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n  ".join(["examples:" if "\n" in examples else "example:", *examples.splitlines()]),
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print the result alone: no progress, no explanations")
+    return parser
+
+
+def add_budgets(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """`--budget` with one value or several; without one all tokens and the model's own, or None where `otherwise`."""
+    help = f"{_BUDGET_HELP}; one or several (default: {otherwise or 'all model'})"
+    default = None if otherwise else [None, MODEL]
+    parser.add_argument("--budget", nargs="+", type=budget, default=default, metavar="N", help=help)
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """`--budget` with one value."""
+    parser.add_argument("--budget", type=budget, default=MODEL, metavar="N", help=f"{_BUDGET_HELP} (default: model)")
+
+
+def add_length(parser: argparse.ArgumentParser, default: int, least: int = 1) -> None:
+    """`--max-new-tokens`."""
+    help = "of an answer at most (default: %(default)s)"
+    parser.add_argument("--max-new-tokens", metavar="N", type=at_least(least), default=default, help=help)
+
+
+def add_image_memory(parser: argparse.ArgumentParser) -> None:
+    """`--image-memory`."""
+    help = "memory for images that are kept encoded for further questions about them (default: %(default)s)"
+    parser.add_argument("--image-memory", metavar="MIB", type=at_least(0), default=1024, help=help)
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    """`--batch-size`."""
+    help = "questions at once (default: %(default)s)"
+    parser.add_argument("--batch-size", metavar="N", type=at_least(1), default=default, help=help)
+
+
+def add_frames(parser: argparse.ArgumentParser) -> None:
+    """`--frames`."""
+    help = "frames of a video that are read at most, evenly chosen (default: 8)"
+    parser.add_argument("--frames", metavar="N", type=at_least(2), help=help)
+
+
+def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """`--model`, `--revision`, `--dtype` and `--device`.
+
+    Args:
+        parser: of the command.
+        required: whether the model has to be named; it is the embedded one otherwise.
+    """
+    help = "staged folder or Hub repository; tiny is the embedded model, which knows 58 everyday objects"
+    given: dict[str, Any] = {"required": True} if required else {"default": EMBEDDED}
+    parser.add_argument("--model", **given, help=help + ("" if required else " (default: %(default)s)"))
+    parser.add_argument("--revision", help="branch, tag or commit of a --model on the Hub")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: the model's own)"
+    )
+    parser.add_argument(
+        "--device", type=device, help="such as cuda:0 or cpu (default: the accelerator, if there is one)"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--output` and `--overwrite`, for `writable_image`."""
+    wanted = Path(default)
+    help = f"the drawing (default: {wanted}, or the first of {wanted.stem}-2{wanted.suffix}, ... that is not there)"
+    parser.add_argument("-o", "--output", type=Path, help=help)
+    parser.add_argument("--overwrite", action="store_true", help="replace an --output that is there")
+
+
+def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--budget` and an argument for each option of a model that is made."""
+    add_budget(parser)
+    group = parser.add_argument_group("pruning options", "what config.json says; every one can be overridden in a call")
+    _add_options(group, {name: f" (default: {each.default})" for name, each in _FIELDS.items()})
+
+
+def add_call_options(
+    parser: argparse.ArgumentParser, description: str = "for these calls, in place of the model's own"
+) -> None:
+    """An argument for each option of calls."""
+    _add_options(parser.add_argument_group("pruning options", description), dict.fromkeys(_FIELDS, ""))
+
+
+def _add_options(group: Any, defaults: dict[str, str]) -> None:
+    """`--preset` and an argument for each option, with what its help says of the default."""
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        type=_preset,
+        help="sets several options, beside which others can be given: paper is the selection of the paper's code, "
+        "identical picks; recommended is what is ahead in our measurements",
+    )
+    for name, suffix in defaults.items():
+        if name == "vision_token_budget":  # which `--budget` gives
+            continue
+        option, text = "--" + name.replace("_", "-"), (_FIELDS[name].metadata["help"] + suffix).replace("%", "%%")
+        if isinstance(_FIELDS[name].default, bool):
+            group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            group.add_argument(option, dest=name, metavar="VALUE", type=_reader(name), default=None, help=text)
+
+
+def pruning_options_of(
+    arguments: argparse.Namespace, model: str | os.PathLike[str], revision: str | None = None
+) -> dict[str, Any]:
+    """The options that were given, and those of the preset that were not.
+
+    Args:
+        arguments: of a command with these options.
+        model: the model that they are for, folder or Hub id.
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        ValueError: both weights are 0, or a preset for a model of another family.
+        OSError: a preset for a model that is not there.
+    """
+    given = {name: getattr(arguments, name, None) for name in _FIELDS}
+    options: dict[str, Any] = {
+        name: (None if value == _NONE else value) for name, value in given.items() if value is not None
+    }
+    check_weights(options.get("text_coverage_weight", 1), options.get("vision_coverage_weight", 1))
+    if not arguments.preset:
+        return options
+    from mmtok.publish.presets import preset_options
+
+    return {**preset_options(arguments.preset, model, revision=revision), **options}
+
+
+def call_pruning_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options for calls of `--model`."""
+    return pruning_options_of(options, base_of(options.model), options.revision)
+
+
+def new_model_options(options: argparse.Namespace, base: str | Path, revision: str | None) -> dict[str, Any]:
+    """The options of a model that is made of `base`, `--budget` among them."""
+    own = {} if options.budget == MODEL else {"vision_token_budget": options.budget}
+    return {**pruning_options_of(options, base, revision), **own}
+
+
+def _reader(name: str) -> Any:
+    """A function from the text of an argument to the value of the option `name`."""
+    default = _FIELDS[name].default
+
+    def read(text: str) -> Any:
+        value: Any = text
+        if text.lower() == _NONE and _accepts_none(name):
+            return _NONE  # argparse takes None for an option that was not given
+        if name == "question_format":
+            try:
+                value = json.loads(text)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+        elif not isinstance(default, str) and name != "covered_text":
+            try:
+                value = int(text) if not isinstance(default, float) and text.lstrip("+-").isdigit() else float(text)
+            except ValueError:
+                value = text
+        try:
+            check_option(name, value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return value
+
+    return read
+
+
+def _accepts_none(name: str) -> bool:
+    try:
+        check_option(name, None)
+    except ValueError:
+        return False
+    return True
+
+
+def _preset(text: str) -> str:
+    from mmtok.publish.presets import PRESETS
+
+    if text not in PRESETS:
+        raise argparse.ArgumentTypeError(f"there is no preset {text!r}: choose from {', '.join(PRESETS)}.")
+    return text
+
+
+def budget(text: str) -> Budget | str:
+    """A budget: a number of tokens, a share of them, None for "all", or `MODEL`.
+
+    Raises:
+        argparse.ArgumentTypeError: not a budget; the message says what is one.
+    """
+    if text.lower() in ("all", MODEL):
+        return None if text.lower() == "all" else MODEL
+    try:
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
+        check_option("vision_token_budget", value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a budget: give 16, 0.25, all or model.") from error
+    return value
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers of at least `least`."""
+
+    def read(text: str) -> int:
+        if not text.lstrip("+-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least {least}.")
+        return int(text)
+
+    return read
+
+
+def share(text: str) -> float:
+    """A share above 0 and up to 1.
+
+    Raises:
+        argparse.ArgumentTypeError: another number, or not a number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a share above 0 and up to 1, such as 0.95.")
+    return value
+
+
+def question(text: str) -> str:
+    """A question, which says something.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, or not UTF-8.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the question is empty: write one.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"the question {text!a} is not UTF-8: check the terminal's encoding."
+        ) from error
+    return text
+
+
+def port(text: str) -> int:
+    """A port of this machine.
+
+    Raises:
+        argparse.ArgumentTypeError: not a number from 1 to 65535.
+    """
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 1 to 65535.")
+    return int(text)
+
+
+def device(text: str) -> str:
+    """A device that is there.
+
+    Raises:
+        argparse.ArgumentTypeError: not the name of a device, or of one that torch cannot use here.
+    """
+    import torch
+
+    try:
+        named = torch.device(text)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device: give one such as cpu, cuda or cuda:1.") from error
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if named.type != "cpu" and (accelerator is None or accelerator.type != named.type):
+        raise argparse.ArgumentTypeError(
+            f"torch finds no {named.type} on this machine: leave --device out, or give cpu."
+        )
+    if named.type != "cpu" and named.index is not None and named.index >= torch.accelerator.device_count():
+        count = torch.accelerator.device_count()
+        raise argparse.ArgumentTypeError(f"there are {count} {named.type} devices, counted from 0: {text} is none.")
+    return text
+
+
+def writable_image(path: Path | None, default: str, *, overwrite: bool = False, source: Path | None = None) -> Path:
+    """Where an image can be written.
+
+    Args:
+        path: as it was given; None for the first of DEFAULT, DEFAULT-2, ... that is not there.
+        default: name of the file where none was given.
+        overwrite: whether a file that is there may be replaced.
+        source: what is read, which is never written.
+
+    Raises:
+        ValueError: an ending that stands for no format, a folder that is not there, a file that is there, or `source`.
+    """
+    from PIL import Image
+
+    if path is None:
+        wanted = Path(default)
+        numbered = (wanted.with_stem(f"{wanted.stem}-{number}") for number in count(2))
+        return next(each for each in chain([wanted], numbered) if not each.exists())
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path} names no image format: let it end in .png.")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"The folder of {path} is not there: make it first.")
+    if source is not None and path.exists() and path.samefile(source):
+        raise ValueError(f"{path} is what is asked about: name another output.")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already: give --overwrite, or name another output.")
+    return path
+
+
+def base_of(base: str) -> str | Path:
+    """A BASE as it is written on a command line: the folder of the embedded checkpoint for its name."""
+    from mmtok.tiny import checkpoint_path
+
+    return checkpoint_path() if base == EMBEDDED else base
+
+
+def load_model(options: argparse.Namespace) -> ImageTextToTextPipeline:
+    """The pipeline of `--model`."""
+    from mmtok.apps.answering import load_pipeline
+
+    given = {name: getattr(options, name) for name in ("revision", "dtype", "device")}
+    return load_pipeline(base_of(options.model), **{name: value for name, value in given.items() if value is not None})
+
+
+def budgets_of(given: Sequence[Budget | str], config: Any, generation_config: Any = None) -> list[Budget]:
+    """The budgets of `--budget`, each once, with the model's own in the place of `MODEL`.
+
+    Args:
+        given: as they were given.
+        config: of the model.
+        generation_config: of the model, which counts before `config`.
+    """
+    found = PruningOptions.from_config(config, **options_within(generation_config))
+    budgets = [found.vision_token_budget if each == MODEL else each for each in given]
+    # 1 is one token and 1.0 all of them, and the two are equal.
+    return [each for index, each in enumerate(budgets) if repr(each) not in map(repr, budgets[:index])]  # type: ignore[misc]
