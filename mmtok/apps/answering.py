@@ -14,9 +14,9 @@ import torch
 from transformers import TextIteratorStreamer, pipeline
 
 from configuration_mmtok import OPTION_NAMES
+from mmtok.hub.prune import prune
 from mmtok.image_cache import EncodedImageCache
 from mmtok.prefill import prompt_lengths
-from mmtok.pruning import prune
 from mmtok.publish.hub_names import check_model_name
 from mmtok.videos import Video, video_inputs
 
