@@ -292,14 +292,14 @@ def explain_inputs(
     They can hold `encoded_images` in place of pixels, so that it runs once through the vision tower.
     """
     selected = pipe.model.select_vision_tokens(**inputs, **pruning_options, vision_token_budget=budget)
-    kept, config = selected.images[0], pipe.model.config
-    is_vision = inputs["input_ids"] == (config.video_token_id if kept.is_video else config.image_token_id)
+    kept, (_, length) = selected.images[0], inputs["input_ids"].shape
+    prompt_tokens = int(selected.kept_mask.sum())
     return Explanation(
         question=question,
         budget=budget,
-        prompt_tokens=int(selected.kept_mask.sum()),
-        full_prompt_tokens=inputs["input_ids"].shape[1],
-        vision_tokens=int((selected.kept_mask & is_vision).sum()),
+        prompt_tokens=prompt_tokens,
+        full_prompt_tokens=length,
+        vision_tokens=kept.num_tokens - (length - prompt_tokens),
         coverage=kept.coverage / kept.full_coverage if kept.full_coverage else 1.0,
         selection=kept,
     )
