@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -19,6 +20,8 @@ from .base import BaseCheckpoint
 from .families import installed_modules
 from .repository import CONFIG_FILE, shown
 from .weights import TensorHeader, write_hollow
+
+log = logging.getLogger(__name__)
 
 # Importing a name that stands for None fails, wherever mmtok may be installed. The process ends with its parent, whose
 # end of the pipe is closed even when it is killed.
@@ -55,6 +58,7 @@ def check_staged(
         ValueError: the base does not work with transformers' own class.
         CheckFailed: what was staged differs, or does not load.
     """
+    log.info("Checking weights, code and settings in a clean process")
     fit = [
         _hollow(scratch / f"fit-{side}", source, headers)
         for side, source in (("base", base.folder), ("staged", folder))
@@ -100,6 +104,7 @@ def check_generate(folder: Path, scratch: Path) -> tuple[str, ...]:
     Raises:
         CheckFailed: it does not load, or the full budget is not stock.
     """
+    log.info("Checking the code in a clean process")
     read = _checked(folder, scratch)
     _require_none(read["problems"], "The staged code does not work")
     return tuple(read["classes"])
