@@ -287,8 +287,8 @@ def bench(options: argparse.Namespace) -> None:
     )
     explain(
         options,
-        f"Medians of {options.repeats} rounds; totals are of {options.max_new_tokens} tokens; compared with the first "
-        "budget of the table.",
+        f"first token: vision tower, projector, selection, prefill; total: with an answer of {options.max_new_tokens} "
+        f"tokens. Medians of {options.repeats} rounds, compared with the first budget of the table.",
         unpruned,
         TOO_SMALL if about_the_model(options.model) else "",
     )

@@ -8,6 +8,7 @@
     recorded_answers    the answers in the store of a run
     runner       the whole run, resumable and in parallel
     metrics, bootstrap, summary   what the answers are worth
+    agreement    how often they are those of all tokens, without labels
 
 A run is `mmtok eval --model MODEL --questions FILE ... --images FOLDER --budget 64 16`.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -18,6 +19,8 @@ from . import clean_load
 from .base import BaseCheckpoint
 from .repository import CONFIG_FILE, shown
 from .weights import TensorHeader, write_hollow
+
+log = logging.getLogger(__name__)
 
 # The importable modules of this project.
 HIDDEN = ["mmtok", "hub_upload", "configuration_mmtok", "modeling_mmtok_llava"]
@@ -56,6 +59,7 @@ def check_staged(
         ValueError: the base does not work with transformers' own class.
         CheckFailed: what was staged differs, or does not load.
     """
+    log.info("Checking weights, code and settings in a clean process")
     fit = [
         _hollow(scratch / f"fit-{side}", source, headers)
         for side, source in (("base", base.folder), ("staged", folder))
@@ -101,6 +105,7 @@ def check_generate(folder: Path, scratch: Path) -> tuple[str, ...]:
     Raises:
         CheckFailed: it does not load, or the full budget is not stock.
     """
+    log.info("Checking the code in a clean process")
     read = _checked(folder, scratch)
     _require_none(read["problems"], "The staged code does not work")
     return tuple(read["classes"])

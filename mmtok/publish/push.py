@@ -273,7 +273,6 @@ def prepare(
         known = write_repository(found.copied_to(Path(temporary) / "base"), folder, recipe)
 
     def check_release() -> None:
-        log.info("Checking weights, code and settings in a clean process")
         with tempfile.TemporaryDirectory(prefix="check-", dir=folder.parent) as temporary:
             base_copy, model = found.copied_to(Path(temporary) / "base"), Path(temporary) / "model"
             shutil.copytree(folder, model)

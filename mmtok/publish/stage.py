@@ -95,7 +95,6 @@ def stage(
         linked = place_weights(found.weights, folder, link=link_weights)
         report = {}
         if check:
-            log.info("Checking weights, code and settings in a clean process")
             report = check_staged(folder, base_copy, space, headers=found.headers, full=check == "full")
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
         files = tuple(sorted(path.name for path in folder.iterdir()))

@@ -339,7 +339,7 @@ def test_two_processes_of_which_one_is_killed(model, tmp_path) -> None:
     second = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stderr[-2000:]
     summary = json.loads(second.stdout)
-    assert summary == {"lines": 100, "resumed": len(before), "errors": 0, "output": str(output)}
+    assert (summary["lines"], summary["resumed"], summary["errors"]) == (100, len(before), 0)
     lines = read_lines(output)
     assert [line["id"] for line in lines] == [f"é{number}" for number in range(100)]
     for number, answered in before.items():
