@@ -25,10 +25,10 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 import mmtok
+from benchmarks.checkpoint_shapes import NAMES, Member, _write_code
 from benchmarks.measure import machine, save
 from benchmarks.question_words import tokenizer_of
 from configuration_mmtok import MMTokLlavaConfig
-from mmtok.publish.family import NAMES, Member, _write_code
 from mmtok.publish.repository import as_json
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 

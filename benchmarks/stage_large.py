@@ -4,12 +4,16 @@
 shapes and types of that model's tensors (`benchmarks/facts`) and random weights into FOLDER, in three shards, stages
 it with `mmtok stage`, verifies it with `mmtok verify`, and writes what it measured. The tokenizer is a small one, and
 the ids of the configuration are its ids. FOLDER takes as much room as the model, and is deleted at the end.
+
+`--layers 6 --check full` takes the first 6 layers of the language model, and compares two whole models of that size.
+`--copy GB` instead copies a file of GB gigabytes as a stage does that may not link: it is hashed twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -26,7 +30,7 @@ import transformers
 
 from benchmarks.checkpoint_shapes import NAMES, Member
 from mmtok.publish.repository import INDEX_FILE
-from mmtok.publish.weights import TensorHeader, encode_header
+from mmtok.publish.weights import TensorHeader, encode_header, place_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 3
@@ -35,24 +39,57 @@ BLOCK = 2**24
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=NAMES, nargs="?")
+    parser.add_argument("--layers", type=int, help="of the language model; all without it")
+    parser.add_argument("--check", choices=["quick", "full"], default="quick")
+    parser.add_argument("--copy", type=float, metavar="GB")
     parser.add_argument("--folder", type=Path, required=True, help="a new folder")
     parser.add_argument("--results", type=Path, required=True, help="a JSON file, to which this model is added")
     parsed = parser.parse_args()
-    member = Member.read(parsed.name)
     parsed.folder.mkdir()
     try:
-        base, out = parsed.folder / "base", parsed.folder / "out"
-        write_checkpoint(member, base)
-        stage = measured("stage", base, out)
-        verify = measured("verify", out, "--base", base)
+        if parsed.copy:
+            name, found = f"copy of {parsed.copy:g} GB", copied(parsed.folder, parsed.copy)
+        else:
+            name, found = staged(Member.read(parsed.name), parsed.folder, parsed.layers, parsed.check)
     finally:
         shutil.rmtree(parsed.folder)
     results = json.loads(parsed.results.read_text(encoding="utf-8")) if parsed.results.exists() else {}
-    gigabytes = sum(tensor.size for tensor in member.tensors().values()) / 1e9
-    results[parsed.name] = {"weights_gb": round(gigabytes, 1), "stage": stage, "verify": verify, **versions()}
+    results[name] = {**found, **versions()}
     parsed.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(results[parsed.name], indent=2))
+    print(json.dumps(results[name], indent=2))
+
+
+def staged(member: Member, folder: Path, layers: int | None, check: str) -> tuple[str, dict[str, Any]]:
+    """What it takes to stage and verify a model, under its name in the results."""
+    name = member.hub_id.partition("/")[2].lower()
+    if layers is not None:
+        name += f", {layers} layers, --check {check}"
+        member.config["text_config"]["num_hidden_layers"] = layers
+    base, out = folder / "base", folder / "out"
+    write_checkpoint(member, base)
+    stage = measured("stage", base, out, "--check", check)
+    verify = measured("verify", out, "--base", base)
+    sizes = [math.prod(tensor.shape) for tensor in member.tensors().values()]
+    gigabytes = sum(tensor.size for tensor in member.tensors().values()) / 1e9
+    return name, {
+        "weights_gb": round(gigabytes, 1),
+        "parameters": sum(sizes),
+        "stage": stage,
+        "verify": verify,
+    }
+
+
+def copied(folder: Path, gigabytes: float) -> dict[str, Any]:
+    """Seconds to copy a weight file and to compare both hashes, and what 14 GB take at the same rate."""
+    tensor = TensorHeader("F16", (round(gigabytes * 5e8),))
+    write_random(folder / "model.safetensors", {"weight": tensor}, seed=0)
+    (folder / "copy").mkdir()
+    began, cpu = time.perf_counter(), time.process_time()
+    place_weights({"model.safetensors": folder / "model.safetensors"}, folder / "copy", link=False)
+    seconds = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+    found = {key: round(value, 1) for key, value in seconds.items()}
+    return {**found, "for_14_gb": {key: round(value * 14 / gigabytes) for key, value in seconds.items()}}
 
 
 def versions() -> dict[str, Any]:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import chain, compress, count
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ _LETTER = re.compile(rf"[AI](?<!\w[AI])(?!\w|{_CONTRACTION.format('')})")
 # Stands for an image, a frame, or a special token that is not part of a turn's marker.
 _OBJECT = "\ufffc"
 # What processors and templates write in front of an image or a frame.
+_LABELS = ("Picture", "Image", "Video", "Frame", " seconds>")
 _LABEL = re.compile(
-    rf"(?:(?:Picture|Image|Video|Frame)(?:[ -]?\d{{1,9}})?:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)\s{{0,4}}(?={_OBJECT})"
+    rf"(?:(?:{'|'.join(_LABELS[:4])})(?:[ -]?\d{{1,9}})?:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)\s{{0,4}}(?={_OBJECT})"
 )
 _KNOWN_WORDS = 10_000
 _BLOCK = re.compile(r"(<(/?)(?:think|tool_call|tool_response)>|<<(/?)SYS>>)")
@@ -165,9 +167,11 @@ _ENDS = frozenset(".?!:;。？！" + _OBJECT)  # noqa: RUF001
 
 
 def _marker(text: str) -> str:
-    before, behind = (r"(?<!\w)" if text[0].isalnum() else ""), (r"(?!\w)" if text[-1].isalnum() else "")
+    first, behind = re.escape(text[0]), (r"(?!\w)" if text[-1].isalnum() else "")
+    # Behind the first character, so that a search for markers looks at nothing but these characters.
+    before = rf"(?<!\w{first})" if text[0].isalnum() else ""
     # Decoders of whole words put spaces between the tokens of a marker.
-    return before + " ?".join(map(re.escape, _parts(text))) + behind
+    return first + before + " ?".join(map(re.escape, _parts(text)))[len(first) :] + behind
 
 
 def _parts(marker: str) -> list[str]:
@@ -250,22 +254,26 @@ class QuestionReader:
 
     def read_text(self, text: str) -> Question:
         """The question that is this text."""
-        text = _LABEL.sub("", unicodedata.normalize("NFC", _without_blocks(text)))
+        text = unicodedata.normalize("NFC", _without_blocks(text))
+        if any(each in text for each in _LABELS):
+            text = _LABEL.sub("", text)
         question = text
         for instruction in self._instructions:
             question = instruction.sub(" ", question)
+        # Text of one byte a character is searched faster.
+        question = question.replace(_OBJECT, "\n")
         words = self._worth_covering(question)
         if not words:
             # As it stands, as in the reference: stop words and punctuation are covered.
-            words = question.replace(_OBJECT, " ").split() or self._worth_covering(text)
-        known = self._known
-        return Question(tuple(words), tuple([index for word in words for index in known.get(word) or self._ids(word)]))
+            words = question.split() or self._worth_covering(text)
+        ids = {word: self._known.get(word) or self._ids(word) for word in {*words}}
+        return Question(tuple(words), tuple(chain.from_iterable(map(ids.__getitem__, words))))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a prompt; images and special tokens that open or close no turn are U+FFFC."""
         parts: list[str] = []
         start = 0
-        for position in [position for position, index in enumerate(ids) if index in self._special]:
+        for position in compress(count(), map(self._special.__contains__, ids)):
             if start < position:
                 parts.append(self._tokenizer.decode(ids[start:position], skip_special_tokens=False))
             parts.append(self._special[ids[position]])
@@ -285,7 +293,10 @@ class QuestionReader:
         return ids
 
     def _worth_covering(self, text: str) -> list[str]:
-        found = _word_pattern(text).findall(text)
+        pattern, pieces = _word_pattern(text), text.split()
+        # No word has white space in it, and pieces recur.
+        within = {piece: pattern.findall(piece) for piece in {*pieces}}
+        found = [*chain.from_iterable(map(within.__getitem__, pieces))]
         words = set(found)
         stop_words = self._stop_words(words)
         left_out = {word for word in words if _stem(word) in stop_words}
@@ -294,6 +305,8 @@ class QuestionReader:
             left_out = {word for word in left_out if len(word) == 1 or not (word.isalpha() and word.isupper())}
         kept = {word: _without_possessive(word) for word in words - left_out}
         letters = left_out & {"A", "I"}
+        if not letters:
+            return [each for each in map(kept.get, found) if each]
         options = _options(text, words, letters)
         return [
             each
