@@ -22,7 +22,7 @@ from mmtok.hub.families import FAMILIES
 from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.machine import machine
 
-from .doctor_models import makers
+from .doctor_models import COMPARED, makers
 
 _BUDGET, _ALL = 4, 10**6
 _GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": 10**6, "pad_token_id": 0}
@@ -93,6 +93,8 @@ def diagnose(device: str | torch.device | None = None, begin: Callable[[str], ob
             for what, check in _checks(model, stock, inputs):
                 found.checks.append(Check(name, what, _problem(check)))
     found.unchecked.append("processors: the models are given tensors, and no image or video is read")
+    others = ", ".join(family.title for name, family in FAMILIES.items() if name not in COMPARED)
+    found.unchecked.append(f"families that are not compared here: {others}")
     if not is_torchvision_available():
         found.unchecked.extend(
             f"{family.title}: its processor needs torchvision, which is missing: run pip install torchvision"

@@ -17,6 +17,8 @@ from mmtok.hub.prune import stock_class_of
 from mmtok.tiny import checkpoint_path
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
+# Families that every supported release has: one crop, tiles, a mosaic, grids, grids with DeepStack.
+COMPARED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
 _TEXT: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -55,17 +57,12 @@ Maker = Callable[[torch.device], tuple[Any, Any, dict[str, torch.Tensor]]]
 
 
 def makers() -> dict[str, Maker]:
-    """What makes the models, by their names: the embedded one, and a small one of each further family.
-
-    A family that the installed transformers lacks has none.
-    """
+    """What makes the models, by their names: the embedded one, and a small one for each further kind of images."""
     made: dict[str, Maker] = {"embedded LLaVA-1.5": _embedded}
-    for model_type, family in FAMILIES.items():
-        if not family.is_available() or model_type == "llava":
-            continue
-        model_class = family.load_class()
+    for model_type in COMPARED[1:]:
+        model_class = FAMILIES[model_type].load_class()
         make = _with_grids if issubclass(model_class, GridModel) else _with_tiles
-        made[f"small {family.title}"] = partial(make, model_class)
+        made[f"small {FAMILIES[model_type].title}"] = partial(make, model_class)
     return made
 
 

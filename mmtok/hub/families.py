@@ -46,7 +46,9 @@ class Family:
 
     def is_available(self) -> bool:
         """Whether the installed transformers has the family."""
-        return self.stock_class in dir(import_module("transformers"))
+        import transformers  # not before: the table alone costs nothing
+
+        return self.stock_class in dir(transformers)
 
     def load_class(self) -> Any:
         """The class that prunes.

@@ -250,8 +250,13 @@ def _require_numbers(config: dict[str, Any], name: str) -> None:
 
     for path in _POSITIVE:
         value = at(path)
-        sides = value if isinstance(value, list) and path.endswith("_size") else [value]  # InternVL's height and width
-        if value is not None and not all(type(side) is int and side >= 1 for side in sides or [0]):
+        # Some towers have height and width.
+        sides = (
+            value
+            if isinstance(value, list) and len(value) == 2 and path.endswith(("image_size", "patch_size"))
+            else [value]
+        )
+        if value is not None and not all(type(side) is int and side >= 1 for side in sides):
             refuse(path, "a positive whole number is needed")
     size, patch = at("vision_config.image_size"), at("vision_config.patch_size")
     if isinstance(size, int) and isinstance(patch, int) and size < patch:

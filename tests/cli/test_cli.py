@@ -129,7 +129,7 @@ def test_options_of_a_call_count(model, image, capsys, tmp_path) -> None:
     output = ["--output", str(tmp_path / "kept.png"), "--overwrite"]
     show = ["show", image, QUESTION, "--budget", "4", *output, "--model", model, "--json"]
     gains = []
-    for pruning_options in ([], ["--vision-coverage-weight", "0"], ["--text-temperature-unit", "spread"]):
+    for pruning_options in ([], ["--vision-coverage-weight", "0"], ["--text-temperature", "0.5"]):
         assert main([*show, *pruning_options]) == 0
         gains.append([[patch["text_gain"], patch["vision_gain"]] for patch in printed(capsys)["selections"][0]["kept"]])
     assert all(vision == 0 for _, vision in gains[1])

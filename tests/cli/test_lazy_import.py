@@ -53,9 +53,10 @@ def test_every_public_name_is_there_and_is_known_to_type_checkers() -> None:
         assert getattr(mmtok, name) is not None
     assert dir(mmtok) == sorted(mmtok.__all__)
     tree = ast.parse(Path(mmtok.__file__).read_text(encoding="utf-8"))
-    [checking, _] = [node for node in tree.body if isinstance(node, ast.If)]
+    [checking] = [node for node in tree.body if isinstance(node, ast.If)]
     imported = {alias.asname for node in checking.body for alias in node.names}
-    assert imported == set(mmtok.__all__) - {"__version__"} == set(mmtok._MODULES)
+    assert imported == set(mmtok._MODULES)
+    assert set(mmtok.__all__) == {*imported, *mmtok._CLASSES, "__version__"}
 
 
 def test_the_names_are_the_modules_own() -> None:
