@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_m
         gr.HTML(page_text.note(KNOWS), visible=embedded, elem_id="notice")
         with gr.Row():
             with gr.Column(min_width=300, scale=4):
-                kind, sources = gr.State("image"), _sources(pipe, image)
+                kind, *sources = _sources(pipe, image)
                 # One line at first: Enter then asks, where in a box of several it would begin a new line.
                 question = gr.Textbox(questions[0], label="Question", lines=1, max_lines=4, elem_id="question")
                 budget = gr.Slider(
@@ -130,23 +131,22 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_m
         gr.HTML(page_text.note(f"{COVERAGE} {TIMES}" + (f" {TOO_SMALL}" if embedded else "")), elem_id="explained")
         answer: dict[str, Any] = {
             "fn": respond,
-            "inputs": [kind, *(source for _, source in sources), question, budget],
+            "inputs": [kind, *sources, question, budget],
             "outputs": outputs,
             "concurrency_limit": 2,
             "concurrency_id": "answers",
         }
-        if len(sources) == 1:
-            answer["inputs"].insert(2, gr.State(None))
-        gr.on([ask.click, question.submit], **answer)
+        within: dict[str, Any] = {"api_visibility": "private"}
+        gr.on([ask.click, question.submit], **answer, api_name="ask")
         # The slider answers while it is moved: of the moves that come meanwhile, the last one counts.
-        budget.change(**answer, trigger_mode="always_last", show_progress="hidden")
+        budget.change(**answer, **within, trigger_mode="always_last", show_progress="hidden")
         for button in examples:
-            button.click(lambda text: text, button, question).then(**answer)
-        another.click(_another, outputs=[sources[0][1], question]).then(**answer)
-        for name, tab in ((name, tab) for name, (tab, _) in zip(("image", "video"), sources, strict=False) if tab):
-            tab.select(lambda name=name: name, outputs=kind, show_progress="hidden")
-        changes = [question.input, *(event for _, source in sources for event in (source.upload, source.clear))]
-        gr.on(changes, lambda: page_text.headline(None, page_text.STALE), outputs=outputs[0], show_progress="hidden")
+            button.click(lambda text: text, button, question, **within).then(**answer, **within)
+        another.click(_another, outputs=[sources[0], question], **within).then(**answer, **within)
+        uploads = [event for source in sources if isinstance(source, gr.Image | gr.Video)
+                   for event in (source.upload, source.clear)]  # fmt: skip
+        within |= {"outputs": outputs[0], "show_progress": "hidden"}
+        gr.on([question.input, *uploads], lambda: page_text.headline(None, page_text.STALE), **within)
     return page
 
 
@@ -227,6 +227,8 @@ def _growing(
     inputs, config = model_inputs(pipe, image, question), pipe.model.config
     if isinstance(image, Video):
         seen = seen_video(inputs, image, config, pipe.processor.video_processor)
+        columns = ceil(len(seen.crops) ** 0.5)  # as wide as high, for a phone too
+        seen = replace(seen, grid=(ceil(len(seen.crops) / columns), columns))
         lost, frames = "", frames_read(seen, image)
     else:
         [seen] = seen_images(inputs, config, pipe.processor.image_processor, [image])
@@ -251,8 +253,9 @@ def _growing(
     yield *(gr.skip(),) * 7, page_text.budget_cards(compared, drawings)
 
 
-def _sources(pipe: ImageTextToTextPipeline, image: Image.Image) -> list[tuple[Any, Any]]:
-    """(tab, component) of images, and of videos for a family whose videos are pruned; one alone has no tab."""
+def _sources(pipe: ImageTextToTextPipeline, image: Any) -> tuple[Any, Any, Any]:
+    """Which of the two is asked about, "image" or "video", and both; of a family that prunes no videos the image."""
+    kind = gr.State("image")
     settings: dict[str, Any] = {"height": 300, "buttons": []}
 
     def images() -> Any:
@@ -261,13 +264,15 @@ def _sources(pipe: ImageTextToTextPipeline, image: Image.Image) -> list[tuple[An
         return _as_file(gr.Image(image, label="Image: upload or paste", **own, **settings))
 
     if not pipe.model.video_arguments or not is_torchvision_available():
-        return [(None, images())]
+        return kind, images(), gr.State(None)
     with gr.Tabs():
         with gr.Tab("Image") as first:
             source = images()
         with gr.Tab("Video") as second:
             video = _as_file(gr.Video(label="Video: upload", sources=["upload"], elem_id="video", **settings))
-    return [(first, source), (second, video)]
+    for name, tab in (("image", first), ("video", second)):
+        tab.select(lambda name=name: name, outputs=kind, show_progress="hidden", api_visibility="private")
+    return kind, source, video
 
 
 def _as_file(component: Any) -> Any:
