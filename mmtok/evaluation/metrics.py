@@ -138,17 +138,21 @@ def score(counts: NDArray, metric: Metric) -> NDArray:
 
 
 def metric_of(labels: Sequence[str]) -> Metric:
-    """The metric of a task: F1 for yes/no questions, as in the paper, else accuracy."""
-    return "f1" if set(labels) <= {"yes", "no"} else "accuracy"
+    """The metric of a task: F1 for yes/no questions, as in the paper, else accuracy.
+
+    Without a "yes" among the labels F1 would be 0 whatever the answers are.
+    """
+    return "f1" if "yes" in labels and set(labels) <= {"yes", "no"} else "accuracy"
 
 
 def metric_reason(labels: Sequence[str]) -> str:
     """Which metric a task has, and why."""
-    others = sorted(label for label in labels if label not in ("yes", "no"))
-    if not others:
+    if metric_of(labels) == "f1":
         return 'F1 of "yes", as all labels are yes or no'
+    others = sorted(label for label in labels if label not in ("yes", "no"))
     some = f"{len(others)} of {len(labels)} labels are" if len(others) < len(labels) else "the labels are"
-    return f"accuracy, the share of answers that are the label, as {some} neither yes nor no, such as {others[0]!r}"
+    why = f"{some} neither yes nor no, such as {others[0]!r}" if others else "no label is yes"
+    return f"accuracy, the share of answers that are the label, as {why}"
 
 
 def _plain(text: str) -> str:

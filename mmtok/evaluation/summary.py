@@ -158,7 +158,7 @@ def legend(results: dict[str, Any]) -> list[str]:
     return [
         "tokens: vision tokens that the language model read, a mean over the questions.",
         *(
-            f"{task}: {found['reason']}, in %; {found['questions']} questions about {found['images']} images or videos."
+            f"{task}: {found['reason']}, in %. Questions: {found['questions']}; images and videos: {found['images']}."
             for task, found in results["tasks"].items()
         ),
         "kept: the score as a share of that with all tokens, a mean over the tasks in %, with the 95 % interval of a "
@@ -181,7 +181,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _metrics(texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
     if metric_of(labels) == "accuracy":
         table = outcomes(texts, labels)
-        return {"accuracy": round(float(table[:, 0].mean()), _DIGITS)}
+        return {"accuracy": round(float(score(table.sum(0), "accuracy")), _DIGITS)}
     counts = Counts.of(texts, labels)
     names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
     return {name: round(getattr(counts, name), _DIGITS) for name in names}

@@ -43,6 +43,7 @@ def test_the_letter_of_a_choice(answer: str, letter: str) -> None:
     [
         (["yes", "no"], 'F1 of "yes", as all labels are yes or no'),
         (["yes", "red", "no"], "accuracy, the share of .*, as 1 of 3 labels are neither yes nor no, such as 'red'"),
+        (["no", "no"], "accuracy, the share of answers that are the label, as no label is yes"),
         (["red", "blue"], "as the labels are neither yes nor no, such as 'blue'"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmtok.evaluation.bootstrap import TaskOutcomes, retention, retention_lead
-from mmtok.evaluation.metrics import Counts, matches, outcomes, score, yes_or_no
+from mmtok.evaluation.metrics import Counts, matches, metric_of, outcomes, score, yes_or_no
 
 
 def test_popes_metrics_on_ten_answers() -> None:
@@ -140,3 +140,10 @@ def test_what_has_no_share_is_refused(tasks: list[TaskOutcomes], message: str) -
 
 def test_f1_of_nothing_is_zero() -> None:
     assert np.array_equal(score(np.zeros((2, 4), dtype=np.int64), "f1"), [0, 0])
+
+
+def test_without_a_yes_among_the_labels_the_metric_is_accuracy() -> None:
+    labels = ["no", "no", "no", "no"]
+    assert metric_of(labels) == "accuracy"
+    assert score(outcomes(["no", "No.", "yes", ""], labels).sum(0), metric_of(labels)) == 0.5
+    assert metric_of([*labels, "yes"]) == "f1"
