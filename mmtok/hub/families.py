@@ -87,8 +87,8 @@ FAMILIES: dict[str, Family] = {
     "gemma4": Family("Gemma 4", "Gemma4", "modeling_mmtok_gemma4", _SHARE),
     "mistral3": Family("Mistral 3", "Mistral3", "modeling_mmtok_mistral3", _SHARE),
     "glm4v": Family("GLM-4.1V", "Glm4v", "modeling_mmtok_glm4v", _SHARE),
-    "glm4v_moe": Family("GLM-4.5V", "Glm4vMoe", "modeling_mmtok_glm4v", _SHARE),
-    "glm46v": Family("GLM-4.6V", "Glm46V", "modeling_mmtok_glm4v", _SHARE),
+    "glm4v_moe": Family("GLM-4.5V", "Glm4vMoe", "modeling_mmtok_glm4v_moe", _SHARE),
+    "glm46v": Family("GLM-4.6V", "Glm46V", "modeling_mmtok_glm46v", _SHARE),
 }
 
 

@@ -235,6 +235,17 @@ class DeepStackModel(TimestampModel):
         return replace(encoded, deepstack=deepstack)
 
 
+class ConvolvedModel(GridModel):
+    """As `GridModel` with images alone; a convolution makes a vector of each square of patches, then comes `merger`."""
+
+    video_arguments = ()
+    frame = ""
+
+    def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
+        """For each image (T, d), its tokens before the projector, which are its input."""
+        return given.split([len(layout.source) for layout in layouts])
+
+
 def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
     """For each image (T, d), the mean of each token's patches, tokens in the prompt's order.
 

@@ -24,6 +24,10 @@ KINDS = [
     pytest.param("llava_onevision", marks=pytest.mark.torchvision),
     pytest.param("qwen2_5_vl", marks=pytest.mark.torchvision),
     pytest.param("qwen3_vl", marks=pytest.mark.torchvision),
+    *(
+        pytest.param(kind, marks=pytest.mark.torchvision)
+        for kind in ("qwen2_vl", "qwen3_vl_moe", "qwen3_5", "internvl", "gemma3", "mistral3", "glm4v")
+    ),
     "llava, interleaved",
     "llava_next, llama3",
 ]

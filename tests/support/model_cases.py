@@ -881,24 +881,26 @@ class ConvolvedExperts(Convolved):
     vision: ClassVar[dict[str, Any]] = {"model_type": "glm4v_moe_vision", "image_size": IMAGE_SIZE}
 
 
-FAMILIES: dict[str, Family] = {
-    "llava": Family("llava"),
-    "llava_next": Tiled("llava_next"),
-    "llava_onevision": Mosaic("llava_onevision"),
-    "qwen2_vl": PlainGrids("qwen2_vl"),
-    "qwen2_5_vl": Grids("qwen2_5_vl"),
-    "qwen3_vl": DeepGrids("qwen3_vl"),
-    "qwen3_vl_moe": DeepExpertGrids("qwen3_vl_moe"),
-    "qwen3_5": RecurrentGrids("qwen3_5"),
-    "qwen3_5_moe": RecurrentExpertGrids("qwen3_5_moe"),
-    "internvl": Shuffled("internvl"),
-    "gemma3": Pooled("gemma3"),
-    "gemma4": Positioned("gemma4"),
-    "mistral3": Pixtral("mistral3"),
-    "glm4v": Convolved("glm4v"),
-    "glm4v_moe": ConvolvedExperts("glm4v_moe"),
-    "glm46v": Convolved("glm46v"),
+_CASES: dict[str, type[Family]] = {
+    "llava": Family,
+    "llava_next": Tiled,
+    "llava_onevision": Mosaic,
+    "qwen2_vl": PlainGrids,
+    "qwen2_5_vl": Grids,
+    "qwen3_vl": DeepGrids,
+    "qwen3_vl_moe": DeepExpertGrids,
+    "qwen3_5": RecurrentGrids,
+    "qwen3_5_moe": RecurrentExpertGrids,
+    "internvl": Shuffled,
+    "gemma3": Pooled,
+    "gemma4": Positioned,
+    "mistral3": Pixtral,
+    "glm4v": Convolved,
+    "glm4v_moe": ConvolvedExperts,
+    "glm46v": Convolved,
 }
+# Those that the installed release has.
+FAMILIES = {name: case(name) for name, case in _CASES.items() if PUBLISHED[name].is_available()}
 
 
 def numbered_words(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
