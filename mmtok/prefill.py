@@ -31,8 +31,13 @@ def prompt_lengths(model: Any) -> Iterator[list[int]]:
         if threading.get_ident() != caller or embeds is None or embeds.shape[1] == 1:
             return
         mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):  # one for each type of layer
+            mask = mask.get("full_attention")
         if mask is not None and mask.dim() == 2:
             lengths.extend(mask.sum(1).tolist())
+        elif mask is not None:  # (B, 1, L, L): what the last token sees
+            seen = mask[:, 0, -1]
+            lengths.extend((seen if seen.dtype == torch.bool else seen == 0).sum(1).tolist())
         else:
             lengths.extend([embeds.shape[1]] * len(embeds))
 

@@ -75,7 +75,7 @@ def language_attention(model: Any, inputs: Mapping[str, Any], layer: int = 1) ->
     Args:
         model: a model of a family; its language model is switched to "eager" attention, which returns weights.
         inputs: arguments of the language model for prompts of L tokens, padded on the left.
-        layer: 0 for the first.
+        layer: 0 for the first; of a model with recurrent layers, those with attention are counted.
 
     Returns:
         (B, L) float32.
@@ -86,7 +86,8 @@ def language_attention(model: Any, inputs: Mapping[str, Any], layer: int = 1) ->
     def record(_module: torch.nn.Module, _args: Any, output: Any) -> None:
         found.append(output[1][:, :, -1].float().mean(1))
 
-    handle = _attention_layers(language_model)[layer].register_forward_hook(record)
+    layers = _attention_layers(language_model)
+    handle = layers[min(layer, len(layers) - 1)].register_forward_hook(record)
     before = language_model.config._attn_implementation
     language_model.set_attn_implementation("eager")
     try:

@@ -78,8 +78,10 @@ def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:
 
 
 def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:
-    """What was read but is no text."""
+    """What was read but is no text. The tokens that end the rows of an image belong to it."""
     config, ids = checkpoint.model.config, inputs["input_ids"]
-    vision = (ids == config.image_token_id) | (ids == getattr(config, "video_token_id", config.image_token_id))
+    others = (getattr(config, "video_token_id", None), getattr(checkpoint.processor, "image_break_token_id", None))
+    known = [config.image_token_id, *(each for each in others if each is not None)]
+    vision = torch.isin(ids, torch.tensor(known, device=ids.device))
     text = (inputs["attention_mask"].bool() & ~vision).sum(1).tolist()
     return [length - words for length, words in zip(lengths, text, strict=True)]
