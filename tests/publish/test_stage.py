@@ -477,7 +477,7 @@ def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         0.3,
     ]
     assert config["question_format"] == words
-    assert "vision_token_budget 0.25" in capsys.readouterr().out
+    assert "budget 0.25" in capsys.readouterr().out
 
     assert hub_upload.main(["stage", str(base), str(out)]) == 1
     assert capsys.readouterr().err.startswith(f"hub_upload.py stage: {out} is not empty")
