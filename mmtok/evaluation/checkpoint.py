@@ -62,7 +62,7 @@ class Checkpoint:
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """A padded batch of prompts, each an image with a text, on the model's device."""
         prompts = [self._prompt(text) for text in texts]
-        batch = self.processor(images=list(images), text=prompts, padding=True, return_tensors="pt")
+        batch = self.processor(images=[[image] for image in images], text=prompts, padding=True, return_tensors="pt")
         batch = batch.to(self.model.device)
         # Images in the dtype of the weights: processors write float32.
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
