@@ -6,15 +6,15 @@ import pytest
 import transformers
 from model_cases import FAMILIES, Family
 
-# Families with the code of another, and the tests that run for them too without --all-families.
-ALIKE = {"qwen2_vl", "qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "glm46v"}
+# Families whose code others run too, and the tests that run for them too without --all-families.
+ALIKE = {"qwen2_vl", "qwen3_vl_moe", "qwen3_5_moe", "gemma4", "glm4v", "glm4v_moe", "glm46v"}
 FOR_ALL = ("test_models.py", "test_stock_parity.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", action="store_true", help="more random prompts, calls and requests")
     parser.addoption(
-        "--all-families", action="store_true", help="also the families with the code of another, everywhere"
+        "--all-families", action="store_true", help="also the families whose code others run, everywhere"
     )
 
 
