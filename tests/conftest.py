@@ -13,9 +13,7 @@ FOR_ALL = ("test_models.py", "test_stock_parity.py")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", action="store_true", help="more random prompts, calls and requests")
-    parser.addoption(
-        "--all-families", action="store_true", help="also the families whose code others run, everywhere"
-    )
+    parser.addoption("--all-families", action="store_true", help="also the families whose code others run, everywhere")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -22,12 +22,14 @@ class Family:
         stock: how the names of its classes in transformers begin.
         module: the module of the class that prunes.
         defaults: options whose default is not that of `PruningOptions`.
+        since: the first release of transformers that it was tested with; (0, 0) for all that this package supports.
     """
 
     title: str
     stock: str
     module: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    since: tuple[int, int] = (0, 0)
 
     @property
     def stock_class(self) -> str:
@@ -45,10 +47,11 @@ class Family:
         return f"MMTok{self.stock}Config"
 
     def is_available(self) -> bool:
-        """Whether the installed transformers has the family."""
+        """Whether the installed transformers has the family, and is not older than what it was tested with."""
         import transformers  # not before: the table alone costs nothing
 
-        return self.stock_class in dir(transformers)
+        release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+        return release >= self.since and self.stock_class in dir(transformers)
 
     def load_class(self) -> Any:
         """The class that prunes.
@@ -56,6 +59,14 @@ class Family:
         Raises:
             ImportError: the installed transformers lacks the family, or something that the class relies on.
         """
+        if not self.is_available():
+            import transformers
+
+            needed = ".".join(map(str, self.since)) if any(self.since) else "a release"
+            raise ImportError(
+                f"{self.title} needs transformers {needed} or newer that has {self.stock_class}, and "
+                f"{transformers.__version__} is installed: install a newer release."
+            )
         # Beside this file: in a published repository always, in the package all but the root file of LLaVA.
         here = f"{__package__}.{self.module}"
         return getattr(import_module(here if find_spec(here) else self.module), self.model_class)
@@ -68,6 +79,9 @@ _GRID = {"vision_token_budget": 0.2, "text_temperature": 0.01}
 # Images have any size, and nothing has been measured or published for the method on these models.
 _SHARE = {"vision_token_budget": 0.2}
 
+# Families that were added later were tested from this release on.
+_NEW = (5, 9)
+
 # model_type of a stock checkpoint -> its family.
 FAMILIES: dict[str, Family] = {
     "llava": Family("LLaVA-1.5", "Llava", "modeling_mmtok_llava"),
@@ -76,19 +90,19 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(
         "LLaVA-OneVision", "LlavaOnevision", "modeling_mmtok_llava_onevision", {"vision_token_budget": 0.2}
     ),
-    "qwen2_vl": Family("Qwen2-VL", "Qwen2VL", "modeling_mmtok_qwen2_vl", _GRID),
+    "qwen2_vl": Family("Qwen2-VL", "Qwen2VL", "modeling_mmtok_qwen2_vl", _GRID, since=_NEW),
     "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VL", "modeling_mmtok_qwen2_5_vl", _GRID),
     "qwen3_vl": Family("Qwen3-VL", "Qwen3VL", "modeling_mmtok_qwen3_vl", _GRID),
-    "qwen3_vl_moe": Family("Qwen3-VL-MoE", "Qwen3VLMoe", "modeling_mmtok_qwen3_vl_moe", _GRID),
-    "qwen3_5": Family("Qwen3.5", "Qwen3_5", "modeling_mmtok_qwen3_5", _GRID),
-    "qwen3_5_moe": Family("Qwen3.5-MoE", "Qwen3_5Moe", "modeling_mmtok_qwen3_5", _GRID),
-    "internvl": Family("InternVL", "InternVL", "modeling_mmtok_internvl"),
-    "gemma3": Family("Gemma 3", "Gemma3", "modeling_mmtok_gemma3"),
-    "gemma4": Family("Gemma 4", "Gemma4", "modeling_mmtok_gemma4", _SHARE),
-    "mistral3": Family("Mistral 3", "Mistral3", "modeling_mmtok_mistral3", _SHARE),
-    "glm4v": Family("GLM-4.1V", "Glm4v", "modeling_mmtok_glm4v", _SHARE),
-    "glm4v_moe": Family("GLM-4.5V", "Glm4vMoe", "modeling_mmtok_glm4v_moe", _SHARE),
-    "glm46v": Family("GLM-4.6V", "Glm46V", "modeling_mmtok_glm46v", _SHARE),
+    "qwen3_vl_moe": Family("Qwen3-VL-MoE", "Qwen3VLMoe", "modeling_mmtok_qwen3_vl_moe", _GRID, since=_NEW),
+    "qwen3_5": Family("Qwen3.5", "Qwen3_5", "modeling_mmtok_qwen3_5", _GRID, since=_NEW),
+    "qwen3_5_moe": Family("Qwen3.5-MoE", "Qwen3_5Moe", "modeling_mmtok_qwen3_5", _GRID, since=_NEW),
+    "internvl": Family("InternVL", "InternVL", "modeling_mmtok_internvl", since=_NEW),
+    "gemma3": Family("Gemma 3", "Gemma3", "modeling_mmtok_gemma3", since=_NEW),
+    "gemma4": Family("Gemma 4", "Gemma4", "modeling_mmtok_gemma4", _SHARE, since=_NEW),
+    "mistral3": Family("Mistral 3", "Mistral3", "modeling_mmtok_mistral3", _SHARE, since=_NEW),
+    "glm4v": Family("GLM-4.1V", "Glm4v", "modeling_mmtok_glm4v", _SHARE, since=_NEW),
+    "glm4v_moe": Family("GLM-4.5V", "Glm4vMoe", "modeling_mmtok_glm4v_moe", _SHARE, since=_NEW),
+    "glm46v": Family("GLM-4.6V", "Glm46V", "modeling_mmtok_glm46v", _SHARE, since=_NEW),
 }
 
 

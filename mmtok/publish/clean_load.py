@@ -317,7 +317,6 @@ def every_token(model: Any) -> dict[str, Any]:
 def check_generate(request: Request, report: dict[str, Any]) -> None:
     """Every class loads; a small LLaVA answers with few tokens, and as stock with pruning off and the full budget."""
     import torch
-    import transformers
 
     model, inputs = _small_model()
     ours = {"custom_generate": request.folder, "trust_remote_code": True, "do_sample": False, "max_new_tokens": 4}
@@ -329,7 +328,7 @@ def check_generate(request: Request, report: dict[str, Any]) -> None:
         report["problems"].append("with a budget generate returns another shape than stock")
     loaded = sys.modules[model.load_custom_generate(request.folder, trust_remote_code=True).__module__]
     families = sys.modules[f"{loaded.__package__}.families"].FAMILIES.values()
-    there = [family for family in families if hasattr(transformers, family.stock_class)]
+    there = [family for family in families if family.is_available()]
     report["classes"] = [each.stock_class for each in there if each.load_class().__name__ == each.model_class]
 
 
