@@ -20,13 +20,11 @@ from typing import Any
 
 import mmtok
 from mmtok.hub.families import FAMILIES
-from mmtok.publish.base import BaseCheckpoint
+from mmtok.publish.base import BaseCheckpoint, TensorHeader
 from mmtok.publish.card import CardFacts, render_card
 from mmtok.publish.clean_process import CheckFailed, check_fit
-from mmtok.publish.published_files import published_code
-from mmtok.publish.repository import CONFIG_FILE, as_json
+from mmtok.publish.repository import CONFIG_FILE, as_json, published_code
 from mmtok.publish.settings import published_config
-from mmtok.publish.weights import TensorHeader
 
 _FACTS = Path(__file__).with_name("facts")
 # Files of the folder that describe no checkpoint.

@@ -29,8 +29,8 @@ import torch
 import transformers
 
 from benchmarks.checkpoint_shapes import NAMES, Member
+from mmtok.publish.base import TensorHeader, encode_header, place_weights
 from mmtok.publish.repository import INDEX_FILE
-from mmtok.publish.weights import TensorHeader, encode_header, place_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 3

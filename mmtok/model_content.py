@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from mmtok.publish.hub_names import check_model_name
+from mmtok.publish.hub import check_model_name
 
 # A file of up to this many bytes is hashed whole, a larger one in samples that are spread over it.
 _WHOLE = 2**25

@@ -21,7 +21,7 @@ from mmtok import install_line
 from mmtok.hub.families import FAMILIES, family_of
 from mmtok.hub.handler import MAX_PIXELS, size_refusal
 from mmtok.images import is_address, read_image
-from mmtok.publish.hub_names import check_model_name
+from mmtok.publish.hub import check_model_name
 
 # Frames that are read unless it is said.
 FRAMES = 8

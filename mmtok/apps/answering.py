@@ -17,7 +17,7 @@ from configuration_mmtok import OPTION_NAMES
 from mmtok.hub.prune import prune
 from mmtok.image_cache import EncodedImageCache
 from mmtok.prefill import prompt_lengths
-from mmtok.publish.hub_names import check_model_name
+from mmtok.publish.hub import check_model_name
 from mmtok.videos import Video, video_inputs
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, read_image
 from mmtok.model_content import model_content
 from mmtok.prefill import prompt_lengths
-from mmtok.publish.hub_names import check_model_name
+from mmtok.publish.hub import check_model_name
 from mmtok.record_store import RecordStore
 from mmtok.videos import FRAMES, Video, read_video, require_videos
 

@@ -161,7 +161,7 @@ def pruning_options_of(
     check_weights(options.get("text_coverage_weight", 1), options.get("vision_coverage_weight", 1))
     if not arguments.preset:
         return options
-    from mmtok.publish.presets import preset_options
+    from mmtok.publish.recipe import preset_options
 
     return {**preset_options(arguments.preset, model, revision=revision), **options}
 
@@ -213,7 +213,7 @@ def _accepts_none(name: str) -> bool:
 
 
 def _preset(text: str) -> str:
-    from mmtok.publish.presets import PRESETS
+    from mmtok.publish.recipe import PRESETS
 
     if text not in PRESETS:
         raise argparse.ArgumentTypeError(f"there is no preset {text!r}: choose from {', '.join(PRESETS)}.")

@@ -13,7 +13,7 @@ from transformers import AutoProcessor, PretrainedConfig
 
 from mmtok.auto_classes import register
 from mmtok.hub.families import FAMILIES, PREFIX
-from mmtok.publish.hub_names import check_model_name
+from mmtok.publish.hub import check_model_name
 from mmtok.videos import Video, video_inputs
 
 

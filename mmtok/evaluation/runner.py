@@ -18,7 +18,7 @@ from mmtok.hub.options import check_option
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, image_size, read_image
 from mmtok.model_content import model_content
-from mmtok.publish.presets import preset_options
+from mmtok.publish.recipe import preset_options
 from mmtok.record_store import RecordStore
 from mmtok.videos import FRAMES, read_video, require_videos
 

@@ -6,10 +6,10 @@ from .base import BaseCheckpoint, open_base
 from .card import CardFacts, Measurements, render_card
 from .clean_process import CheckFailed
 from .generate_repo import StagedGenerate, push_generate, stage_generate
-from .hub_errors import PublishError
-from .published_files import published_code
+from .hub import PublishError
 from .push import PushReport, push
 from .recipe import Destination, Recipe
+from .repository import published_code
 from .stage import StagedModel, stage
 from .verify import Verification, verify
 

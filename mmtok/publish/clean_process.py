@@ -16,9 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from . import clean_load
-from .base import BaseCheckpoint
+from .base import BaseCheckpoint, TensorHeader, write_hollow
 from .repository import CONFIG_FILE, shown
-from .weights import TensorHeader, write_hollow
 
 log = logging.getLogger(__name__)
 

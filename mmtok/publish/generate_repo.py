@@ -20,16 +20,19 @@ from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 
 from .card import AUTHORS, CODE_REPOSITORY, marked
 from .clean_process import check_generate
-from .published_files import (
+from .push import PushReport, Sending, push_workspace, send
+from .recipe import Destination
+from .repository import (
+    CARD_FILE,
+    CONFIG_FILE,
     GENERATE_FILE,
     GENERATE_FOLDER,
     REQUIREMENTS,
     REQUIREMENTS_FILE,
+    files_inside,
     generate_code,
+    is_known_file,
 )
-from .push import PushReport, Sending, push_workspace, send
-from .recipe import Destination
-from .repository import CARD_FILE, CONFIG_FILE, files_inside, is_known_file
 from .stage import checked_target, put, target_workspace
 
 _TEMPLATE = Path(__file__).with_name("generate_card_template.md")

@@ -24,17 +24,14 @@ from huggingface_hub.utils import sha
 
 import mmtok
 
-from .base import BaseCheckpoint, open_base
+from .base import BaseCheckpoint, TensorHeader, open_base, sha256_of
 from .card import CardFacts, edited_by_hand, render_card
 from .clean_process import check_staged
-from .hub_errors import HUB_ERRORS, PublishError, publish_error
-from .hub_names import check_repo_path
-from .hub_repo import UNTOUCHED, CopyRefused, HubRepo
+from .hub import HUB_ERRORS, UNTOUCHED, CopyRefused, HubRepo, PublishError, check_repo_path, publish_error
 from .recipe import Destination, Recipe
 from .repository import CARD_FILE, files_inside, is_known_file, shown
 from .stage import workspace, write_repository
 from .verify import Verification, verify
-from .weights import TensorHeader, sha256_of
 
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,22 @@ from filelock import FileLock, Timeout
 import mmtok
 from mmtok.hub.families import PREFIX
 
-from .base import BaseCheckpoint, open_base
+from .base import BaseCheckpoint, open_base, place_weights
 from .card import CardFacts, render_card
-from .chat_format import chat_template_of, question_format_of
 from .clean_process import check_staged
-from .published_files import published_code
 from .recipe import Recipe
-from .repository import CARD_FILE, CONFIG_FILE, INDEX_FILE, as_json, files_inside, is_known_file, read_json, shown
-from .settings import image_text, load_processor, published_config, write_settings
-from .weights import place_weights
+from .repository import (
+    CARD_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    as_json,
+    files_inside,
+    is_known_file,
+    published_code,
+    read_json,
+    shown,
+)
+from .settings import chat_template_of, image_text, load_processor, published_config, question_format_of, write_settings
 
 log = logging.getLogger(__name__)
 

@@ -27,38 +27,33 @@ from mmtok import __version__
 from mmtok.hub.families import FAMILIES, PREFIX
 from mmtok.hub.handler import Limits
 
-from .base import BaseCheckpoint, open_base
+from .base import BaseCheckpoint, open_base, sha256_of
 from .card import metadata_of
-from .hub_errors import PublishError
-from .hub_names import check_reference, check_repo_id, check_repo_path
-from .hub_repo import HubRepo
-from .published_files import (
-    GENERATE_FILE,
-    GENERATE_FOLDER,
-    HANDLER_FILE,
-    REQUIREMENTS,
-    REQUIREMENTS_FILE,
-    auto_map,
-    generate_code,
-    published_code,
-)
+from .hub import HubRepo, PublishError, check_reference, check_repo_id, check_repo_path
 from .repository import (
     CARD_FILE,
     CONFIG_FILE,
+    GENERATE_FILE,
+    GENERATE_FOLDER,
+    HANDLER_FILE,
     INDEX_FILE,
     MOST_JSON_BYTES,
+    REQUIREMENTS,
+    REQUIREMENTS_FILE,
     SETTING_FILES,
     SINGLE_FILE,
     as_json,
+    auto_map,
     files_inside,
+    generate_code,
     is_known_file,
     leads_away,
     parse_json,
+    published_code,
     shown,
     weight_names,
 )
 from .settings import published_config, write_settings
-from .weights import sha256_of
 
 NOTHING_VERIFIED = "Nothing was verified; run the same command again."
 # With these a report has ten lines.

@@ -16,7 +16,7 @@ from transformers.models.auto import auto_factory
 import mmtok
 from mmtok.hub.families import FAMILIES as PUBLISHED
 from mmtok.publish import published_code, stage
-from mmtok.publish.published_files import auto_map
+from mmtok.publish.repository import auto_map
 
 ROOT = Path(__file__).resolve().parents[2]
 # Whether classes that are registered win over a folder's own ones that are trusted.

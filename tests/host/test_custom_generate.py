@@ -24,8 +24,8 @@ from mmtok import MMTokLlavaForConditionalGeneration
 from mmtok.hub.families import FAMILIES
 from mmtok.publish import push_generate, stage_generate
 from mmtok.publish.clean_process import HIDDEN, run_clean
-from mmtok.publish.published_files import GENERATE_FILE, generate_code
 from mmtok.publish.recipe import Destination
+from mmtok.publish.repository import GENERATE_FILE, generate_code
 
 SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 ROWS = [[3, SIZE, 4], [SIZE, 2]]

@@ -15,7 +15,6 @@ from model_cases import FAMILIES
 
 from mmtok.hub.releases import NEWEST_TESTED
 from mmtok.publish import stage, verify
-from mmtok.publish import weights as publish_weights
 
 CASES = [case for cases in GROUPS.values() for case in cases]
 
@@ -73,8 +72,8 @@ def test_a_disk_that_fills_up_leaves_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish_weights.shutil, "copyfile", full)
-    monkeypatch.setattr(publish_weights.shutil, "copy2", full)
+    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr("shutil.copy2", full)
     with pytest.raises(OSError, match="No space left on device"):
         stage(workshops["llava"].base, tmp_path / "out", link_weights=False, check=False)
     assert list(tmp_path.iterdir()) == []

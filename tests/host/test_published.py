@@ -15,9 +15,9 @@ from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
 from mmtok.publish import stage
 from mmtok.publish.clean_process import run_clean
-from mmtok.publish.published_files import HANDLER_FILE
 from mmtok.publish.push import prepare, publish
 from mmtok.publish.recipe import Destination, Recipe
+from mmtok.publish.repository import HANDLER_FILE
 
 NEXT_BASE, NEXT_TARGET = "llava-hf/small-llava-next", "org/llava-next-mmtok"
 PROGRAM = str(Path(__file__).parents[1].joinpath("support", "published_use.py"))

@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from mmtok.hub.tokenizer_source import TokenizerSource
-from mmtok.publish.chat_format import question_format_of
+from mmtok.publish.settings import question_format_of
 
 CHATML = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 MARKERS = (*CHATML, "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>")

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from benchmarks.checkpoint_shapes import NAMES, Member, check_member, example_card, known_checkpoints, main
 from mmtok.publish import CheckFailed
-from mmtok.publish.weights import TensorHeader
+from mmtok.publish.base import TensorHeader
 
 CARDS = Path(__file__).parents[2] / "docs" / "cards"
 

@@ -16,8 +16,8 @@ from mmtok.hub.families import FAMILIES
 from mmtok.publish import CheckFailed, PublishError, generate_repo, push_generate, stage_generate, verify
 from mmtok.publish.card import edited_by_hand
 from mmtok.publish.clean_process import check_generate
-from mmtok.publish.published_files import generate_code
 from mmtok.publish.recipe import Destination
+from mmtok.publish.repository import generate_code
 
 REPO = "org/mmtok"
 FILES = {*generate_code(), "custom_generate/requirements.txt", "README.md"}

@@ -13,7 +13,7 @@ from mmtok.cli.arguments import EMBEDDED, add_call_options, call_pruning_options
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
 from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
-from mmtok.publish.presets import PRESETS, preset_options
+from mmtok.publish.recipe import PRESETS, preset_options
 
 
 def config_of(model_type: str, folder: Path) -> Path:

@@ -19,7 +19,7 @@ from small_checkpoints import make_llava_checkpoint
 import hub_upload
 from mmtok.publish import PublishError, push, verify
 from mmtok.publish.card import edited_by_hand
-from mmtok.publish.hub_names import check_reference, check_repo_id, check_repo_path
+from mmtok.publish.hub import check_reference, check_repo_id, check_repo_path
 from mmtok.publish.push import Release, prepare, publish
 from mmtok.publish.recipe import Destination, Recipe
 from mmtok.publish.repository import files_inside

@@ -16,7 +16,7 @@ from huggingface_hub import close_session, file_download
 from huggingface_hub.utils import _http
 from published_models import BASE, TARGET
 
-from mmtok.cli.pushing import tidy_end
+from mmtok.cli.publish import tidy_end
 from mmtok.publish import PublishError
 from mmtok.publish.push import Release, prepare, publish
 from mmtok.publish.recipe import Destination, Recipe

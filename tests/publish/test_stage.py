@@ -26,8 +26,7 @@ from configuration_mmtok import OPTION_NAMES, MMTokLlavaConfig
 from mmtok.publish import CheckFailed, Recipe, StagedModel, open_base, published_code, stage, verify
 from mmtok.publish.clean_load import tokenizer_differences
 from mmtok.publish.clean_process import HIDDEN, check_staged, run_clean
-from mmtok.publish.published_files import HANDLER_FILE
-from mmtok.publish.repository import as_json
+from mmtok.publish.repository import HANDLER_FILE, as_json
 
 PUBLISHED_FILES = frozenset(published_code("llava"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from mmtok.hub.families import FAMILIES
 from mmtok.publish.clean_process import HIDDEN
-from mmtok.publish.published_files import HANDLER_FILE, generate_code, published_code
+from mmtok.publish.repository import HANDLER_FILE, generate_code, published_code
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -14,7 +14,7 @@ import torch
 
 from mmtok.hub.families import FAMILIES
 from mmtok.publish import published_code
-from mmtok.publish.published_files import generate_code
+from mmtok.publish.repository import generate_code
 
 ROOT = Path(__file__).resolve().parents[2]
 # What draws the images of the demo, and nothing that trains.

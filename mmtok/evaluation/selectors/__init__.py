@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from mmtok.publish.presets import PRESETS
+from mmtok.publish.recipe import PRESETS
 
 from .base import CropView, Kept, Need, Selector
 from .cdpruner import CDPruner

@@ -1,21 +1,21 @@
-"""One model repository on the Hub: what is there, the few requests that change it, and what the Hub answers.
+"""The Hub: names that reach it, one repository with the requests that change it, and what it answers, as a sentence.
 
 No credential gets into a message.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
-
-from .hub_errors import HUB_ERRORS, publish_error, status_of
+from huggingface_hub.utils import validate_repo_id
 
 try:
     from huggingface_hub.errors import FileDuplicationError
@@ -23,6 +23,127 @@ except ImportError:  # a huggingface_hub that does not copy between repos
     FileDuplicationError = HfHubHTTPError  # type: ignore[misc,assignment]
 
 UNTOUCHED = "Nothing was changed; run the same command again."
+# Answers of the Hub, trouble with the connection, and trouble with the disk.
+HUB_ERRORS: tuple[type[Exception], ...] = tuple(HfHubHTTPError.__bases__)
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9_]{8,}|(?i:bearer)\s+\S+")
+_REFERENCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,99}")
+
+
+def check_repo_id(repo_id: str) -> str:
+    """Returns a repo id with its namespace; anything else is a ValueError."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no Hub id: give ORGANISATION/NAME. {error}") from None
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{repo_id!r} has no organisation or user: give ORGANISATION/NAME.")
+    return repo_id
+
+
+def check_model_name(model: str | Path) -> str:
+    """Returns what a model can be loaded from: a folder with a configuration, or a Hub id; else a ValueError."""
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} has no config.json: give the folder of a staged model.")
+        return str(model)
+    try:
+        validate_repo_id(str(model))
+    except HFValidationError as error:
+        raise ValueError(f"{str(model)!r} is neither a folder nor a Hub id such as org/llava-mmtok.") from error
+    return str(model)
+
+
+def check_reference(name: str, what: str) -> str:
+    """Returns the name of a branch or tag; anything that git or a path could misread is a ValueError.
+
+    Args:
+        name: such as "main" or "v1.0".
+        what: what it names, for the message.
+    """
+    bad_parts = ("..", "//", "@{")
+    if (
+        not _REFERENCE.fullmatch(name)
+        or any(part in name for part in bad_parts)
+        or name.endswith(("/", ".", ".lock"))
+        or name.startswith("refs/")
+    ):
+        raise ValueError(f"{name!r} is no name for a {what}: give letters, digits and . _ - + such as 'v1.0'.")
+    return name
+
+
+def check_repo_path(path: str) -> str:
+    """Returns a path inside a repo or folder: relative, without "..", "." or a backslash; else a ValueError."""
+    parts = PurePosixPath(path).parts
+    inside = path and not path.startswith("/") and "\\" not in path and "\0" not in path and ":" not in path
+    if not inside or any(part in ("..", ".") for part in path.split("/")) or ".git" in parts or "" in path.split("/"):
+        raise ValueError(f"{path!r} is no path inside a repository: give a relative path without '..'.")
+    return path
+
+
+class PublishError(RuntimeError):
+    """A publication or verification that was refused or failed; the message says what is there now and what to do."""
+
+
+def publish_error(error: Exception, doing: str, state: str) -> PublishError:
+    """The error to raise for what a call of huggingface_hub raised.
+
+    Args:
+        error: an `HfHubHTTPError`, a connection error, or the ValueError and RuntimeError that wrap them.
+        doing: what was tried, as in "reading org/model".
+        state: what holds now, and what to do about it, in a sentence.
+    """
+    return PublishError(without_tokens(f"{_reason(error, doing)} {state}"))
+
+
+def without_tokens(text: str) -> str:
+    """`text` with everything that looks like a token of the Hub blacked out."""
+    return _TOKEN.sub("hf_***", text)
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status behind an error, also when it is wrapped; None where no answer came."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, HfHubHTTPError):
+            return seen.response.status_code
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _reason(error: Exception, doing: str) -> str:
+    status = status_of(error)
+    if status == 401 or isinstance(error, RepositoryNotFoundError):
+        return (
+            f"The Hub does not know the repository or refuses these credentials ({status}) while {doing}: check the "
+            "name, and log in with `hf auth login` using a token that may write there."
+        )
+    if status == 403:
+        return f"The Hub forbids it (403) while {doing}: the token needs write permission there. {_server(error)}"
+    if status == 412:
+        return f"The branch has moved since it was read (412) while {doing}: there is a new commit."
+    if status == 429:
+        return f"The Hub asks to wait{_waiting_time(error)} (429, too many requests) while {doing}."
+    if status is not None:
+        return f"The Hub answered {status} while {doing}. {_server(error)}"
+    return f"The connection to the Hub broke, or its answer made no sense, while {doing}: {_first_line(error)}."
+
+
+def _server(error: Exception) -> str:
+    message = getattr(error, "server_message", None)
+    return f"It says: {message.strip().rstrip('.')}." if message else ""
+
+
+def _waiting_time(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    seconds = response.headers.get("Retry-After") if response is not None else None
+    return f" {seconds} seconds" if seconds else ""
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return (lines[0] if lines else type(cause).__name__).rstrip(".")
 
 
 class CopyRefused(Exception):
