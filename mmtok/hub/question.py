@@ -15,6 +15,8 @@ from functools import lru_cache
 from itertools import chain, compress, count
 from typing import TYPE_CHECKING, Any
 
+from tokenizers.decoders import ByteLevel
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -53,7 +55,11 @@ _LABELS = ("Picture", "Image", "Video", "Frame", " seconds>")
 _LABEL = re.compile(
     rf"(?:(?:{'|'.join(_LABELS[:4])})(?:[ -]?\d{{1,9}})?:|<\d{{1,9}}(?:\.\d{{1,9}})? seconds>)\s{{0,4}}(?={_OBJECT})"
 )
-_KNOWN_WORDS = 10_000
+_KNOWN_WORDS, _LONGEST_KNOWN = 10_000, 100
+# Byte-level vocabularies write each byte as a printable character: itself, or one behind Latin-1.
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE}
+_BYTE_OF |= {chr(256 + number): byte for number, byte in enumerate(sorted({*range(256)} - {*_PRINTABLE}))}
 _BLOCK = re.compile(r"(<(/?)(?:think|tool_call|tool_response)>|<<(/?)SYS>>)")
 
 
@@ -205,6 +211,8 @@ class QuestionReader:
         self, tokenizer: Tokenizer, question_format: QuestionFormat, object_ids: Iterable[int], name: str = ""
     ) -> None:
         self._tokenizer, self._format, self._name = tokenizer, question_format, name
+        # The library takes longer, character by character, for what a byte-level decoder does.
+        self._bytes: dict[int, bytes] | None = {} if isinstance(tokenizer.decoder, ByteLevel) else None
         markers = {marker for turns in question_format.turns for group in turns for marker in group}
         added = tokenizer.get_added_tokens_decoder().items()
         # An id that no text is made of, and what it reads as.
@@ -227,6 +235,7 @@ class QuestionReader:
             re.compile(r"\s+".join(map(re.escape, each.split()))) for each in question_format.instructions
         ]
         self._known: dict[str, list[int]] = {}
+        self._words_of: dict[str, list[str]] = {}
         self._warned = False
 
     def read(self, ids: Sequence[int]) -> Question:
@@ -275,27 +284,37 @@ class QuestionReader:
         start = 0
         for position in compress(count(), map(self._special.__contains__, ids)):
             if start < position:
-                parts.append(self._tokenizer.decode(ids[start:position], skip_special_tokens=False))
+                parts.append(self._decode(ids[start:position]))
             parts.append(self._special[ids[position]])
             start = position + 1
         if start < len(ids):
-            parts.append(self._tokenizer.decode(ids[start:], skip_special_tokens=False))
+            parts.append(self._decode(ids[start:]))
         return "".join(parts)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        if self._bytes is None:
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
+        return b"".join([self._bytes.get(index) or self._bytes_of(index) for index in ids]).decode(errors="replace")
+
+    def _bytes_of(self, index: int) -> bytes:
+        """The bytes of a piece of a byte-level vocabulary; of an added token those of its text."""
+        assert self._bytes is not None
+        piece = self._tokenizer.id_to_token(index) or ""
+        own = [_BYTE_OF.get(each, -1) for each in piece]
+        content = self._bytes[index] = piece.encode() if -1 in own else bytes(own)
+        return content
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def _ids(self, word: str) -> list[int]:
-        """The ids of a word behind a space; those of the last words are kept, since words recur."""
-        if len(self._known) >= _KNOWN_WORDS:
-            self._known.clear()
-        ids = self._known[word] = self._encode(self._space + word)
-        return ids
+        """The ids of a word behind a space."""
+        return _noted(self._known, word, self._encode(self._space + word))
 
     def _worth_covering(self, text: str) -> list[str]:
-        pattern, pieces = _word_pattern(text), text.split()
         # No word has white space in it, and pieces recur.
-        within = {piece: pattern.findall(piece) for piece in {*pieces}}
+        pattern, pieces, known = _word_pattern(text), text.split(), self._words_of
+        within = {piece: known.get(piece) or _noted(known, piece, pattern.findall(piece)) for piece in {*pieces}}
         found = [*chain.from_iterable(map(within.__getitem__, pieces))]
         words = set(found)
         stop_words = self._stop_words(words)
@@ -326,6 +345,15 @@ class QuestionReader:
         )
         foreign = len(lowered & _NOT_ENGLISH) + accented / 2
         return STOP_WORDS if foreign <= len(lowered & _ENGLISH) else frozenset()
+
+
+def _noted(known: dict[str, Any], key: str, value: Any) -> Any:
+    """The value, which is kept for the next time: words recur. Long texts are not, and what is full begins anew."""
+    if len(key) <= _LONGEST_KNOWN:
+        if len(known) >= _KNOWN_WORDS:
+            known.clear()
+        known[key] = value
+    return value
 
 
 def _last_question(turns: Sequence[tuple[str, str]]) -> str:

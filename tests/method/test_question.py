@@ -4,6 +4,7 @@ real ones, and what a format may say."""
 from __future__ import annotations
 
 import json
+import random
 from functools import cache
 from typing import Any
 
@@ -146,3 +147,14 @@ def test_ids_do_not_depend_on_the_words_that_were_read_before(monkeypatch: pytes
 def test_what_a_format_may_not_say(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QuestionFormat.of(values)
+
+
+def test_byte_level_text_is_what_the_library_decodes() -> None:
+    """Any ids: torn characters, added tokens in other alphabets, ids behind the vocabulary."""
+    tokenizer = Tokenizer.from_str(byte_level_tokenizer().to_str())
+    tokenizer.add_tokens([AddedToken("<é 日>", normalized=False), "Ġĉ plain"])
+    reader, source = QuestionReader(tokenizer, QuestionFormat(), ()), random.Random(0)
+    plain = [index for index in range(tokenizer.get_vocab_size() + 3) if index not in reader._special]
+    for length in [1] * 100 + [30] * 300:
+        ids = source.choices(plain, k=length)
+        assert reader.text(ids) == tokenizer.decode(ids, skip_special_tokens=False)
