@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_double import Fault, HubDouble
+from hub_double import TOKEN, Fault, HubDouble
 from huggingface_hub import close_session, file_download
 from huggingface_hub.utils import _http
 from published_models import BASE, TARGET
@@ -235,6 +235,7 @@ def _push_in_a_process(url: str, folder: Path) -> None:
 
     from mmtok.publish import push
 
+    os.environ["HF_TOKEN"] = TOKEN  # the server that it was forked from may be older than the test
     constants.ENDPOINT = url
     constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_DISABLE_XET = True
