@@ -22,7 +22,7 @@ def test_questions_about_one_image_run_the_tower_once(name: str, folders: dict[s
         Case(f"is it {index} dogs ?", [image], {"vision_token_budget": budget}) for index, budget in enumerate(budgets)
     ]
     assert engine.differences(cases, together=1) == []
-    assert engine.tower_crops == [engine.model.layout.crops(SQUARE)]
+    assert engine.tower_crops == [engine.model.geometry.crops(SQUARE)]
 
 
 def test_features_of_evicted_images_are_computed_again(folders: dict[str, Path]) -> None:
@@ -41,15 +41,15 @@ def test_an_image_alone_and_among_others_are_two_to_onevision(folders: dict[str,
     for budget in (None, 4):
         cases = [Case("dog", [images[index] for index in each], {"vision_token_budget": budget}) for each in prompts]
         assert engine.differences(cases, together=1) == []
-    alone = engine.model.layout.crops(SQUARE)
+    alone = engine.model.geometry.crops(SQUARE)
     assert engine.tower_crops == [alone, 2, alone, 1]
 
 
 @pytest.mark.parametrize("name", ["llava", "next", "onevision"])
 def test_the_tower_gets_no_more_crops_than_vllm_measured(name: str, folders: dict[str, Path]) -> None:
     engine = Engine(folders[name], max_num_batched_tokens=256, max_num_seqs=64)
-    layout, bound = engine.model.layout, engine.model.crops_at_once
-    assert bound == engine.budget().mm_max_items_per_batch["image"] * layout.crops(layout.largest_image)
+    geometry, bound = engine.model.geometry, engine.model.crops_at_once
+    assert bound == engine.budget().mm_max_items_per_batch["image"] * geometry.crops(geometry.largest_image)
     came: list[int] = []
     embed = engine.model.embed_multimodal
 
@@ -212,7 +212,7 @@ def test_options_of_the_engine_count_where_a_request_has_none(folders: dict[str,
 @pytest.mark.parametrize("name", ["llava", "next", "onevision", "qwen2_5_vl"])
 def test_bfloat16_keeps_as_many_tokens_and_nearly_the_same(name: str, folders: dict[str, Path]) -> None:
     engine = Engine(folders[name], dtype="bfloat16")
-    cases = [case for case in random_cases(5, 60, engine.model.layout.refused_options) if case.images]
+    cases = [case for case in random_cases(5, 60, engine.reference.refused_options) if case.images]
     got, wanted = engine.run(cases), [engine.expected(case) for case in cases]
     assert [outcome.prompt_length for outcome in got] == [outcome.prompt_length for outcome in wanted]
     pairs = [

@@ -24,7 +24,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def cases_of(engine: Engine, seed: int, count: int) -> list[Case]:
-    return random_cases(seed, count, engine.model.layout.refused_options)
+    return random_cases(seed, count, engine.reference.refused_options)
 
 
 @pytest.mark.parametrize(

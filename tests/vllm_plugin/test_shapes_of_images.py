@@ -50,7 +50,7 @@ def engines(folders: dict[str, Path]) -> dict[str, Engine]:
 def test_placeholders_equal_kept_tokens(
     name: str, engines: dict[str, Engine], size: tuple[int, int], options: dict[str, Any]
 ) -> None:
-    refused = engines[name].model.layout.refused_options
+    refused = engines[name].reference.refused_options
     meant = {option: value for option, value in options.items() if option not in refused}
     case = Case("is there a dog ?", [noise(size, 1)], meant)
     [kept] = engines[name].expected(case, new_tokens=1).kept
