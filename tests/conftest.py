@@ -6,14 +6,17 @@ import pytest
 import transformers
 from model_cases import FAMILIES, Family
 
-# Families whose code others run too, and the tests that run for them too without --all-families.
-ALIKE = {"qwen2_vl", "qwen3_vl_moe", "qwen3_5_moe", "gemma4", "glm4v", "glm4v_moe", "glm46v"}
+# Families that the tests of parity run for; the other tests run for the rest, and for these too with --all-families.
+ALIKE = {
+    "gemma3", "gemma4", "glm4v", "glm4v_moe", "glm46v", "internvl", "mistral3", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
+    "qwen3_vl_moe",
+}  # fmt: skip
 FOR_ALL = ("test_models.py", "test_stock_parity.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", action="store_true", help="more random prompts, calls and requests")
-    parser.addoption("--all-families", action="store_true", help="also the families whose code others run, everywhere")
+    parser.addoption("--all-families", action="store_true", help="all tests for all families")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -65,7 +65,8 @@ def generate_by_selector(
         As `generate_by_model`.
     """
     pruned = encoded.pruned(checkpoint.model, selector, budget)
-    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    types = (name for name in ("token_type_ids", "mm_token_type_ids") if name in inputs)
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask", *types)}
     settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
     call = GenerationCall.read({**text, **settings}, checkpoint.model.generation_config)
     with prompt_lengths(checkpoint.model) as lengths:

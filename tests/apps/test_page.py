@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from chat_checkpoints import make_chat_checkpoint
@@ -193,6 +192,8 @@ def test_a_video_is_asked_about(tmp_path: Path) -> None:
 
 def test_the_queue_is_bounded(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two questions are answered and 32 wait; what is asked then is refused."""
+    import httpx
+
     asked, end = threading.Semaphore(0), threading.Event()
     built = page.build_page(pipe)
 
@@ -205,15 +206,15 @@ def test_the_queue_is_bounded(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     _, address, _ = page.serve(built, prevent_thread_lock=True, quiet=True)
     [endpoint] = [each["id"] for each in built.config["dependencies"] if each["api_name"] == "ask"]
 
-    def ask(number: int) -> httpx.Response:
+    def ask_again(number: int) -> Any:
         given = ["image", None, "Is there a dog?", 4]
         data = {"data": given, "fn_index": endpoint, "session_hash": f"s{number}"}
         return httpx.post(f"{address}gradio_api/queue/join", json=data, timeout=60)
 
     try:
-        assert [ask(number).status_code for number in range(2)] == [200, 200]
+        assert [ask_again(number).status_code for number in range(2)] == [200, 200]
         assert all(asked.acquire(timeout=60) for _ in range(2))
-        found = [ask(number) for number in range(2, 40)]
+        found = [ask_again(number) for number in range(2, 40)]
         assert [each.status_code for each in found] == [200] * 32 + [503] * 6
         assert "Queue is full" in found[-1].text
     finally:

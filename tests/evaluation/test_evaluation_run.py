@@ -81,7 +81,7 @@ def test_what_the_processor_cuts_off_is_said(
     settings: RunSettings, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """LLaVA-1.5's centre crop; LLaVA-NeXT reads all of an image in tiles."""
-    run(settings, progress=False)
+    run(settings)
     said = "Of 2 of 3 images the model sees the middle square alone."
     assert (said in capsys.readouterr().err) == (folder.name == "llava")
 

@@ -20,7 +20,10 @@ from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.publish import Destination, Recipe, push, stage, verify
 from mmtok.publish.clean_process import HIDDEN, run_clean
 
-KINDS = [pytest.param(kind, marks=[pytest.mark.torchvision] if parts.video else []) for kind, parts in PARTS.items()]
+KINDS = [
+    pytest.param(kind, marks=[pytest.mark.torchvision] if parts.needs_torchvision else [])
+    for kind, parts in PARTS.items()
+]
 
 USE = """
 import json, sys

@@ -161,6 +161,7 @@ class Parts:
         image: fields of `preprocessor_config.json`.
         video: fields of `video_preprocessor_config.json`; None for a model without videos.
         tower, language: further fields of the configurations of tower and language model.
+        needs_torchvision: whether its processor does in transformers.
         processor_class: where it is not named as the model's.
     """
 
@@ -174,6 +175,7 @@ class Parts:
     video: dict[str, Any] | None = None
     tower: dict[str, Any] = field(default_factory=dict)
     processor_class: str = ""
+    needs_torchvision: bool = True
     language: dict[str, Any] = field(default_factory=dict)
 
 
@@ -404,6 +406,7 @@ PARTS: dict[str, Parts] = {
         {**_SIGLIP_PIXELS, "image_processor_type": "SiglipImageProcessor", "size": _SQUARE},
         None,
         {"vision_use_head": False},
+        needs_torchvision=False,
     ),
     # llava-hf/llama3-llava-next-8b-hf
     "llava_next, llama3": Parts(
@@ -414,6 +417,7 @@ PARTS: dict[str, Parts] = {
         {**_DEFAULT, **_NEXT},
         _NEXT_PROCESSOR,
         _NEXT_PIXELS,
+        needs_torchvision=False,
     ),
     # llava-hf/llava-v1.6-34b-hf
     "llava_next, yi": Parts(
@@ -424,6 +428,7 @@ PARTS: dict[str, Parts] = {
         {**_DEFAULT, **_NEXT},
         _NEXT_PROCESSOR,
         _NEXT_PIXELS,
+        needs_torchvision=False,
     ),
 }
 
