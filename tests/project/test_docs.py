@@ -15,8 +15,12 @@ from PIL import Image
 
 import mmtok
 from mmtok.cli.main import main
+from mmtok.hub.families import FAMILIES
+from mmtok.hub.options import PruningOptions
+from mmtok.hub.releases import OLDEST_TESTED
 from mmtok.publish import stage, stage_generate
 from mmtok.tiny import checkpoint_path
+from mmtok.vllm.models import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -191,3 +195,15 @@ def test_the_figures_of_the_readme_are_measured() -> None:
     [case] = json.loads((results / "prefill-cpu-full.json").read_text(encoding="utf-8"))["measured"]
     assert (case["model"], case["budget_per_crop"]) == ("LLaVA-1.5-7B", 64)
     assert f"| 1 | {case['mmtok_times_faster']['1']:.1f} x with 64 |" in readme
+
+
+def test_the_page_on_families_is_the_table() -> None:
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
+    expected = []
+    for model_type, family in FAMILIES.items():
+        since = ".".join(map(str, family.since)) if any(family.since) else OLDEST_TESTED
+        budget = str(family.defaults.get("vision_token_budget", PruningOptions().vision_token_budget))
+        served = "yes" if family.model_class in MODULES else "no"
+        expected.append([family.title, f"`{model_type}`", since, budget, served])
+    assert [[*row[:4], row[5]] for row in rows] == expected
