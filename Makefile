@@ -12,7 +12,7 @@ RUNNER_2 := TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1
 ON_RUNNER_2 := adapters engine parity qwen_images server
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks compat noxfile.py
 
-.PHONY: help install demo picture test test-oldest test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
+.PHONY: help install demo picture test test-oldest test-families test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-oldest: ## parity with stock, publishing and the command line under the old
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests/host/test_stock_parity.py tests/cli/test_lazy_import.py \
 	    tests/cli/test_cli.py::test_every_command_has_its_help tests/project/test_docs.py::test_python_of_the_docs_runs \
 	    $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
+
+test-families: $(INSTALLED) ## the tests of models and of parity with stock for every family
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --all-families --numprocesses logical --maxprocesses 4 tests/host/test_models.py tests/host/test_stock_parity.py
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
