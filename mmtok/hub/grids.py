@@ -24,7 +24,8 @@ MOST_TOKENS = 16_384
 class GridGeometry(Geometry):
     """An image of any size is one crop; a video has one for each temporal patch, which is a pair of frames.
 
-    Sizes are (rows, columns) of tokens; of a video (frames, rows, columns, seconds of a frame or None).
+    Sizes are (rows, columns) or (1, rows, columns) of tokens; of a video (frames, rows, columns, seconds of a frame or
+    None).
     """
 
     @property
@@ -122,7 +123,8 @@ class GridModel(PrunedModel):
         pixels = inputs["pixel_values"]
         self._require_patches(pixels, "pixel_values")
         # Read here, so that nothing waits for the vision tower later.
-        layouts = list(map(self.geometry.layout, self.geometry.sizes(inputs.get("image_grid_thw"), len(pixels))))
+        sizes = checked_grids(inputs.get("image_grid_thw"), self.geometry.merged, len(pixels))
+        layouts = list(map(self.geometry.layout, sizes))
         inputs = {**inputs, "image_grid_thw": _as_tensor(inputs["image_grid_thw"], pixels)}
         outputs, patches, _ = encode(self, self.model.visual.merger, inputs)
         raw = self.raw_of(patches, layouts)
@@ -142,16 +144,16 @@ class GridModel(PrunedModel):
         inputs = dict(inputs)
         pixels, grids = inputs["pixel_values_videos"], inputs.get("video_grid_thw")
         self._require_patches(pixels, "pixel_values_videos")
-        count = len(checked_grids(grids, self.geometry.merged, len(pixels), videos=True))
+        sizes = checked_grids(grids, self.geometry.merged, len(pixels), videos=True)
         seconds = inputs.pop("second_per_grid_ts", None)
         if isinstance(seconds, torch.Tensor):
             seconds = seconds.cpu()
-        seconds = [None] * count if seconds is None else list(seconds)
-        if len(seconds) != count:
+        seconds = [None] * len(sizes) if seconds is None else list(seconds)
+        if len(seconds) != len(sizes):
             raise ValueError(
-                f"second_per_grid_ts has {len(seconds)} values for {count} videos: give one value for each video."
+                f"second_per_grid_ts has {len(seconds)} values for {len(sizes)} videos: give one value for each video."
             )
-        layouts = list(map(self.geometry.layout, self.geometry.sizes(grids, len(pixels), seconds=seconds)))
+        layouts = [self.geometry.layout((*size, own)) for size, own in zip(sizes, seconds, strict=True)]
         inputs["video_grid_thw"] = _as_tensor(grids, pixels)
         outputs, patches, _ = encode(self, self.model.visual.merger, inputs, self.get_video_features)
         projected = projected_features(outputs, "get_video_features")

@@ -287,8 +287,12 @@ class EncodedVision:
         return replace(self[numbers], outputs=self.outputs, video_outputs=self.video_outputs)
 
     def projected_of(self, *, videos: bool) -> list[torch.Tensor]:
-        """The projected tokens of each video, or else of each image."""
-        return [tokens for tokens, video in zip(self.projected, self.videos, strict=True) if video == videos]
+        """The projected tokens of each video, or else of each image, as stock encodes them."""
+        return [
+            tokens[(layout.source >= 0).to(tokens.device)] if layout.ends_rows else tokens
+            for tokens, layout in zip(self.projected, self.layouts, strict=True)
+            if layout.is_video == videos
+        ]
 
     @property
     def videos(self) -> list[bool]:

@@ -88,7 +88,7 @@ class MMTokGemma4ForConditionalGeneration(PrunedModel, Gemma4ForConditionalGener
                 reads the ids of the prompt in each layer.
         """
         pixels, positions = inputs["pixel_values"], inputs.get("image_position_ids")
-        self.geometry.require_supported(self.config.to_dict())
+        self.geometry.require_supported({"text_config": vars(self.config.get_text_config())})
         require_pixels(pixels, ("images, patches, values",))
         if not isinstance(positions, torch.Tensor) or positions.shape != (*pixels.shape[:2], 2):
             shape = tuple(positions.shape) if isinstance(positions, torch.Tensor) else type(positions).__name__

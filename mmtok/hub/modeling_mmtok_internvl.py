@@ -92,37 +92,49 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
 
     geometry_class = InternVLGeometry
     geometry: InternVLGeometry
-    image_arguments = ("pixel_values", "tiles", "vision_feature_layer", "vision_feature_select_strategy")
+    image_arguments = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
     # Images are stretched to their tiles and have no row separators.
     refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("internvl_vision",)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
-        """The crops of all images; which form an image is found in the prompt, unless it is said.
+    def encode_images(self, *, tiles: Sequence[int] | None = None, **image_inputs: Any) -> EncodedVision:
+        """As `PrunedModel.encode_images`, one item for each image where `tiles` says how many crops it has.
+
+        Without, there is one item for each crop, and the prompt says which of them form an image.
 
         Args:
-            inputs: `pixel_values` (crops, channels, height, width), `tiles` with the number of crops of each image, or
-                none, and further arguments of `get_image_features`.
+            tiles: the number of crops of each image, the whole image among them.
+            **image_inputs: `pixel_values` (crops, channels, height, width) and further arguments of `forward`.
+
+        Raises:
+            ValueError: numbers that do not add up to the crops; as `PrunedModel.encode_images`.
+        """
+        encoded = super().encode_images(**image_inputs)
+        if tiles is None:
+            return encoded
+        counts = [int(count) for count in tiles]
+        if sum(counts) != len(encoded) or min(counts) < 1:
+            raise ValueError(
+                f"tiles is {counts}, and pixel_values holds {len(encoded)} crops: give the number of crops of each "
+                "image."
+            )
+        return self._joined(encoded, counts)
+
+    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+        """One item for each crop of all images.
+
+        Args:
+            inputs: `pixel_values` (crops, channels, height, width) and further arguments of `get_image_features`.
             padding: without effect, these images have none.
 
         Raises:
-            ValueError: pixels that are no images, NaN or infinite; numbers that do not add up to the crops.
+            ValueError: pixels that are no images, NaN or infinite.
         """
-        inputs = dict(inputs)
-        pixels, tiles = inputs["pixel_values"], inputs.pop("tiles", None)
-        require_pixels(pixels, ("crops, channels, height, width",))
-        if tiles is not None:
-            tiles = [int(count) for count in tiles]
-            if sum(tiles) != len(pixels) or min(tiles) < 1:
-                raise ValueError(
-                    f"tiles is {tiles}, and pixel_values holds {len(pixels)} crops: give the number of crops of each "
-                    "image."
-                )
+        require_pixels(inputs["pixel_values"], ("crops, channels, height, width",))
         outputs, raw, _ = encode(self, self.model.multi_modal_projector, inputs)
         projected = projected_features(outputs)
         layouts = [self.geometry.crops_layout(1, len(tokens)) for tokens in projected]
-        encoded = EncodedVision(projected, raw.unbind(), layouts, outputs=outputs)
-        return encoded if tiles is None else self._joined(encoded, tiles)
+        return EncodedVision(projected, raw.unbind(), layouts, outputs=outputs)
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
         """The crops whose tokens stand in one run of the prompt are an image.
@@ -152,7 +164,7 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
             return encoded
         ends = torch.tensor(tiles).cumsum(0).tolist()
         parts = [encoded[end - count : end] for end, count in zip(ends, tiles, strict=True)]
-        counts = [sum(len(layout.source) // self.geometry.tokens_per_crop for layout in part.layouts) for part in parts]
+        counts = [sum(part.lengths) // self.geometry.tokens_per_crop for part in parts]
         return replace(
             encoded,
             projected=[torch.cat(list(part.projected)) for part in parts],

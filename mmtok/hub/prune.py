@@ -55,7 +55,7 @@ def prune(model: Any, processor: Any = None, **options: Any) -> Any:
 
 
 def pruned(model: Any, options: Mapping[str, Any], source: TokenizerSource | None = None) -> Any:
-    """As `prune`, for a tokenizer that is somewhere; without a source it is the one beside the weights."""
+    """As `prune`, with the source of the tokenizer; without one, the tokenizer is the one beside the weights."""
     stock = _unwrapped(model)
     model_class: Any = type(stock) if is_mmtok(stock) else _class_for(stock)
     config = _config_of(stock, model_class)
