@@ -11,7 +11,7 @@ ALIKE = {
     "gemma3", "gemma4", "glm4v", "glm4v_moe", "glm46v", "internvl", "mistral3", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
     "qwen3_vl_moe",
 }  # fmt: skip
-FOR_ALL = ("test_stock_parity.py",)
+FOR_ALL = ("test_stock_parity.py", "test_evaluation_parity.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

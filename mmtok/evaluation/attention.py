@@ -74,13 +74,16 @@ def language_attention(model: Any, inputs: Mapping[str, Any], layer: int = 1) ->
 
     Args:
         model: a model of a family; its language model is switched to "eager" attention, which returns weights.
-        inputs: arguments of the language model for prompts of L tokens, padded on the left.
+        inputs: arguments for prompts of L tokens, padded on the left; types of the tokens reach the mask where the
+            tokens of an image see each other in both directions.
         layer: 0 for the first; of a model with recurrent layers, those with attention are counted.
 
     Returns:
         (B, L) float32.
     """
     language_model = model.model.language_model
+    # There the mask is made outside the language model.
+    runs = model.model if model.sees_both_ways else language_model
     found: list[torch.Tensor] = []
 
     def record(_module: torch.nn.Module, _args: Any, output: Any) -> None:
@@ -91,7 +94,7 @@ def language_attention(model: Any, inputs: Mapping[str, Any], layer: int = 1) ->
     before = language_model.config._attn_implementation
     language_model.set_attn_implementation("eager")
     try:
-        language_model(**inputs, use_cache=False)
+        runs(**inputs, use_cache=False)
     finally:
         handle.remove()
         language_model.set_attn_implementation(before)

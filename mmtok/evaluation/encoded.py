@@ -30,8 +30,8 @@ class EncodedBatch:
     """B prompts with one image each, and everything that selectors may look at.
 
     Attributes:
-        prompt: the full prompts.
-        encoded: their images.
+        prompt: the full prompts, with their images arranged.
+        encoded: the images.
         crops: every crop of every image.
     """
 
@@ -63,6 +63,7 @@ class EncodedBatch:
         prompt = model.read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
         with cls_attention(model, wanted="cls_attention" in needs) as tower:
             encoded = images if images is not None and tower is None else model.encode_images(**image_inputs)
+        prompt, encoded = model.arrange(prompt, encoded)
         layouts, projected, raw = list(encoded.layouts), encoded.projected, torch.cat(list(encoded.raw))
         rows = prompt.rows_of_images(encoded.lengths)
         questions = model.questions(prompt, PruningOptions.from_config(model.config))
@@ -70,7 +71,7 @@ class EncodedBatch:
         attention = None
         if "language_attention" in needs:
             full = _prompt_of(model, prompt, encoded, [torch.ones(length).bool() for length in encoded.lengths])
-            attention = language_attention(model, full.language_inputs())
+            attention = language_attention(model, {**full.language_inputs(), **full.per_token_inputs(types_of(inputs))})
         per_token = {"raw_vision": raw}
         if tower:
             per_token |= {
@@ -135,13 +136,18 @@ def _image_inputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, t
     return {name: inputs[name] for name in model.image_arguments if name in inputs}
 
 
+def types_of(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs that say of each token of the prompt what it is."""
+    return {name: inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in inputs}
+
+
 def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Kept) -> torch.Tensor:
     merged = model.model.multi_modal_projector(kept.raw_vision)
     return features.index_copy(0, tokens.to(features.device), merged.to(features.dtype))
 
 
 def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedVision, kept_vision: Sequence[torch.Tensor]) -> PrunedPrompt:
-    return model.pack_prompt(prompt, encoded, Selection.of(kept_vision))
+    return model.pack_prompt(prompt, encoded, Selection.of(kept_vision, encoded.layouts))
 
 
 def _tokens_per_crop(layouts: Sequence[Layout]) -> int:

@@ -11,7 +11,7 @@ from mmtok.hub.generation import GenerationCall
 from mmtok.prefill import prompt_lengths
 
 from .checkpoint import Checkpoint
-from .encoded import EncodedBatch
+from .encoded import EncodedBatch, types_of
 from .recorded_answers import Budget
 from .selectors import ModelPruning, Selector
 
@@ -65,8 +65,7 @@ def generate_by_selector(
         As `generate_by_model`.
     """
     pruned = encoded.pruned(checkpoint.model, selector, budget)
-    types = (name for name in ("token_type_ids", "mm_token_type_ids") if name in inputs)
-    text = {name: inputs[name] for name in ("input_ids", "attention_mask", *types)}
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")} | types_of(inputs)
     settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
     call = GenerationCall.read({**text, **settings}, checkpoint.model.generation_config)
     with prompt_lengths(checkpoint.model) as lengths:

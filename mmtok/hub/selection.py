@@ -128,9 +128,15 @@ class Selection:
     selected: Sequence[SelectedCrops] = ()
 
     @classmethod
-    def of(cls, flags: Sequence[torch.Tensor]) -> Selection:
-        """Counts, for each image, (T,) bool flags."""
-        return cls(torch.cat(list(flags)), [int(each.sum()) for each in flags])
+    def of(cls, flags: Sequence[torch.Tensor], layouts: Sequence[Layout]) -> Selection:
+        """The kept tokens of images, counted.
+
+        Args:
+            flags: for each image (T,) bool. A separator that goes with its row is kept with a token of the row.
+            layouts: of the images.
+        """
+        kept = _with_ends_of_rows(torch.cat(list(flags)), layouts)
+        return cls(kept, [int(own.sum()) for own in kept.split([len(own) for own in flags])])
 
 
 def select(

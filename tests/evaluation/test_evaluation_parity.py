@@ -55,8 +55,9 @@ def test_the_attention_that_selectors_see_is_the_stock_models(
     encoded = EncodedBatch.of(model, inputs, {"language_attention"}, [0, 1])
     stock.set_attn_implementation("eager")
     with torch.no_grad():
-        weights = stock(**inputs, output_attentions=True).attentions[1][:, :, -1].mean(1)
-    image = inputs["input_ids"] == model.config.image_token_id
+        # The second layer that has attention; the recurrent models of the tests have one.
+        weights = stock(**inputs, output_attentions=True).attentions[:2][-1][:, :, -1].mean(1)
+    image = encoded.prompt.image_mask
     for row in range(2):
         views = [crop for crop in encoded.crops if crop.image == row]
         seen = torch.zeros(int(image[row].sum()))
