@@ -1,11 +1,13 @@
 """Stages and verifies a checkpoint of a published model's size, and measures time and memory.
 
 `python -m benchmarks.stage_large llava-1.5-7b-hf --folder FOLDER --results FILE` writes a checkpoint with the names,
-shapes and types of that model's tensors (`benchmarks/facts`) and random weights into FOLDER, in three shards, stages
+shapes and types of that model's tensors (`benchmarks/facts`) and random weights into FOLDER, in shards of 5 GB, stages
 it with `mmtok stage`, verifies it with `mmtok verify`, and writes what it measured. The tokenizer is a small one, and
 the ids of the configuration are its ids. FOLDER takes as much room as the model, and is deleted at the end.
 
 `--layers 6 --check full` takes the first 6 layers of the language model, and compares two whole models of that size.
+`--layers 220 --sparse` makes a language model of 220 such layers, of which those from the fifth on are holes in the
+files: they are read as zeros and take no room, so that a checkpoint of 72 billion parameters fits any disk.
 `--copy GB` instead copies a file of GB gigabytes as a stage does that may not link: it is hashed twice.
 """
 
@@ -16,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -33,14 +36,17 @@ from mmtok.publish.base import TensorHeader, encode_header, place_weights
 from mmtok.publish.repository import INDEX_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARDS = 3
+# Of the published checkpoints; one that does not fit into memory cannot be mapped.
+SHARD_GB = 5
 BLOCK = 2**24
+FIRST_HOLE = 4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=NAMES, nargs="?")
-    parser.add_argument("--layers", type=int, help="of the language model; all without it")
+    parser.add_argument("--layers", type=int, help="of the language model; those of the published one without it")
+    parser.add_argument("--sparse", action="store_true", help="layers from the fifth on are holes in the files")
     parser.add_argument("--check", choices=["quick", "full"], default="quick")
     parser.add_argument("--copy", type=float, metavar="GB")
     parser.add_argument("--folder", type=Path, required=True, help="a new folder")
@@ -51,7 +57,7 @@ def main() -> None:
         if parsed.copy:
             name, found = f"copy of {parsed.copy:g} GB", copied(parsed.folder, parsed.copy)
         else:
-            name, found = staged(Member.read(parsed.name), parsed.folder, parsed.layers, parsed.check)
+            name, found = staged(Member.read(parsed.name), parsed.folder, parsed.layers, parsed.check, parsed.sparse)
     finally:
         shutil.rmtree(parsed.folder)
     results = json.loads(parsed.results.read_text(encoding="utf-8")) if parsed.results.exists() else {}
@@ -60,14 +66,15 @@ def main() -> None:
     print(json.dumps(results[name], indent=2))
 
 
-def staged(member: Member, folder: Path, layers: int | None, check: str) -> tuple[str, dict[str, Any]]:
+def staged(member: Member, folder: Path, layers: int | None, check: str, sparse: bool) -> tuple[str, dict[str, Any]]:
     """What it takes to stage and verify a model, under its name in the results."""
     name = member.hub_id.partition("/")[2].lower()
     if layers is not None:
-        name += f", {layers} layers, --check {check}"
+        name += f", {layers} layers"
         member.config["text_config"]["num_hidden_layers"] = layers
+    name += ", sparse" * sparse + f", --check {check}" * (check != "quick")
     base, out = folder / "base", folder / "out"
-    write_checkpoint(member, base)
+    write_checkpoint(member, base, sparse)
     stage = measured("stage", base, out, "--check", check)
     verify = measured("verify", out, "--base", base)
     sizes = [math.prod(tensor.shape) for tensor in member.tensors().values()]
@@ -83,7 +90,7 @@ def staged(member: Member, folder: Path, layers: int | None, check: str) -> tupl
 def copied(folder: Path, gigabytes: float) -> dict[str, Any]:
     """Seconds to copy a weight file and to compare both hashes, and what 14 GB take at the same rate."""
     tensor = TensorHeader("F16", (round(gigabytes * 5e8),))
-    write_random(folder / "model.safetensors", {"weight": tensor}, seed=0)
+    write_random(folder / "model.safetensors", {"weight": tensor}, seed=0, sparse=False)
     (folder / "copy").mkdir()
     began, cpu = time.perf_counter(), time.process_time()
     place_weights({"model.safetensors": folder / "model.safetensors"}, folder / "copy", link=False)
@@ -103,7 +110,7 @@ def versions() -> dict[str, Any]:
     }
 
 
-def write_checkpoint(member: Member, folder: Path) -> None:
+def write_checkpoint(member: Member, folder: Path, sparse: bool) -> None:
     """Writes settings of a small checkpoint with the sizes of a large one, and its weights."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from chat_checkpoints import make_chat_checkpoint
@@ -128,12 +135,15 @@ def write_checkpoint(member: Member, folder: Path) -> None:
         image |= {"size": {"shortest_edge": 3136, "longest_edge": 12845056}}
     _edit(folder / "preprocessor_config.json", image, only_known=True)
     tensors = member.tensors()
-    names = list(tensors)
+    shards: list[list[str]] = [[]]
+    for name, tensor in tensors.items():
+        if sum(tensors[other].size for other in shards[-1]) + tensor.size > SHARD_GB * 1e9:
+            shards.append([])
+        shards[-1].append(name)
     weight_map: dict[str, str] = {}
-    for shard in range(SHARDS):
-        part = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]
-        file = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
-        write_random(folder / file, {name: tensors[name] for name in part}, seed=shard)
+    for shard, part in enumerate(shards):
+        file = f"model-{shard + 1:05}-of-{len(shards):05}.safetensors"
+        write_random(folder / file, {name: tensors[name] for name in part}, shard, sparse)
         weight_map |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": sum(tensor.size for tensor in tensors.values())}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
@@ -147,15 +157,19 @@ def _edit(path: Path, fields: dict[str, Any], *, only_known: bool = False, repla
     path.write_text(json.dumps(there), encoding="utf-8")
 
 
-def write_random(path: Path, tensors: dict[str, TensorHeader], seed: int) -> None:
-    """A safetensors file of normal values; every tensor is another part of one random block, repeated."""
+def write_random(path: Path, tensors: dict[str, TensorHeader], seed: int, sparse: bool) -> None:
+    """A safetensors file of normal values; every tensor is another part of one random block, repeated, or a hole."""
     types = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
     generator = torch.Generator().manual_seed(seed)
     block = torch.randn(BLOCK, generator=generator) * 0.02
     random = numpy.random.default_rng(seed)
     with path.open("wb") as file:
         file.write(encode_header(tensors))
-        for tensor in tensors.values():
+        for name, tensor in tensors.items():
+            layer = re.search(r"language_model\.(?:.*\.)?layers\.(\d+)\.", name)
+            if sparse and layer and int(layer[1]) >= FIRST_HOLE:
+                file.truncate(file.seek(tensor.size, os.SEEK_CUR))
+                continue
             content = block.to(types[tensor.dtype]).view(torch.uint8).numpy()
             width = tensor.size // max(1, int(numpy.prod(tensor.shape)))
             rest, start = tensor.size, int(random.integers(BLOCK)) * width

@@ -34,6 +34,7 @@ CORPUS = [
 _IMAGES_FIRST = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
 )
+_VIDEOS_FIRST = _IMAGES_FIRST.replace("'image'", "'video'").replace("<image>", "<video>")
 _TEXTS = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}"
     "{% endfor %}"
@@ -42,13 +43,14 @@ _TEXTS = (
 ONEVISION_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
     + _IMAGES_FIRST
-    + "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}"
+    + _VIDEOS_FIRST
     + _TEXTS
     + "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CHATML_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     + _IMAGES_FIRST
+    + _VIDEOS_FIRST
     + _TEXTS
     + "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -130,7 +132,10 @@ MISTRAL = Chat(
 )
 GLM = Chat(
     "[gMASK]<sop>\n{% for message in messages %}{% if message['role'] == 'user' %}<|user|>\n"
-    + _CONTENT.replace("IMAGE", "<|begin_of_image|><|image|><|end_of_image|>")
+    + _CONTENT.replace("IMAGE", "<|begin_of_image|><|image|><|end_of_image|>").replace(
+        "{% elif 'text'",
+        "{% elif content['type'] == 'video' %}<|begin_of_video|><|video|><|end_of_video|>{% elif 'text'",
+    )
     + "{% else %}<|assistant|>\n{{ message['content'][0]['text'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
     ("<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|begin_of_image|>", "<|end_of_image|>",
