@@ -42,8 +42,8 @@ test-oldest: ## parity with stock, publishing and the command line under the old
 	    tests/cli/test_cli.py::test_every_command_has_its_help tests/project/test_docs.py::test_python_of_the_docs_runs \
 	    $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
 
-test-families: $(INSTALLED) ## the tests of models and of parity with stock for every family
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --all-families --numprocesses logical --maxprocesses 4 tests/host/test_models.py tests/host/test_stock_parity.py
+test-families: $(INSTALLED) ## the tests of models for every family, also for those that the tests leave out for time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --all-families --numprocesses logical --maxprocesses 4 tests/host tests/evaluation/test_evaluation_parity.py
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy

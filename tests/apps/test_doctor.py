@@ -23,7 +23,9 @@ def test_everything_is_right_here(capsys: pytest.CaptureFixture[str], caplog: py
     logging.getLogger("transformers").addHandler(caplog.handler)
     assert main(["doctor", "--device", "cpu", "--json"]) == 0
     logging.getLogger("transformers").removeHandler(caplog.handler)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    # Stock's Qwen3.5 names the kernels that are not installed.
+    assert [each for each in warned if "is falling back to its reference PyTorch implementation" not in each] == []
     told = json.loads(capsys.readouterr().out)
     assert told["right"] is True
     titles = {family.title: family for family in FAMILIES.values() if family.is_available()}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -17,7 +18,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from configuration_mmtok import PruningOptions
+from configuration_mmtok import OPTION_NAMES, PruningOptions
 from mmtok.apps.small_models import (
     BOS,
     EOS,
@@ -52,13 +53,14 @@ class Family:
         has_tiles: whether an image is seen as a whole and in tiles, and so has a size of its own.
         has_grids: whether an image is a grid of patches of its own size, with a token in front of it and one behind.
         has_timestamps: whether words in front of each temporal patch of a video say when it is seen.
+        counts_on_host: whether the number of tokens that stay is known without looking at which.
         drafts: whether stock takes an assistant model, or a prompt to look drafts up in.
         crops, separators: of a 48 x 48 image.
         prunable: ids of tokens that may be dropped.
     """
 
     has_tiles = has_grids = has_timestamps = False
-    drafts = True
+    counts_on_host = drafts = True
     crops, separators = 1, 0
     prunable = frozenset((IMAGE, VIDEO))
 
@@ -75,6 +77,25 @@ class Family:
     def takes_embeddings(self) -> bool:
         """Whether stock generation takes a prompt of embeddings."""
         return "inputs_embeds" in inspect.signature(self.stock_class.prepare_inputs_for_generation).parameters
+
+    def refuses(self, model: Any, inputs: dict[str, Any], settings: dict[str, Any]) -> bool:
+        """Whether the family cannot generate so, which is then checked; what stock refuses, with stock's reason."""
+        ours = False
+        if not self.drafts and settings.keys() & {"assistant_model", "prompt_lookup_num_tokens"}:
+            reason = "assisted generation is not supported with stateful models"
+        elif not self.takes_embeddings and "input_ids" not in inputs:
+            reason = "doesn't have its forwarding implemented"
+        elif model.sees_both_ways and "prefill_chunk_size" in settings:
+            ours, reason = True, r"prefill_chunk_size is \d+, and the tokens of an image .* see each other in both"
+        else:
+            return False
+        with pytest.raises(ValueError, match=reason):
+            model.generate(**inputs, **settings)
+        if not ours:
+            known = {name: value for name, value in settings.items() if name not in OPTION_NAMES}
+            with pytest.raises(ValueError, match=reason):
+                model.unpruned().generate(**inputs, **known)
+        return True
 
     def feature_owner(self, model: Any) -> Any:
         """The part of a model whose `get_image_features` is called."""
@@ -612,6 +633,7 @@ class Pixtral(Marked):
 
     separators = 7
     prunable = frozenset((IMAGE, VISION_START))
+    counts_on_host = False
 
     @staticmethod
     def grid(size: tuple[int, ...]) -> tuple[int, int]:
