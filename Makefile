@@ -73,7 +73,7 @@ $(VLLM)/.installed: setup.cfg tests/vllm_plugin/requirements.txt
 
 fuzz: $(INSTALLED) ## 1,000 random prompts and 400 random calls of each family, 2,000 random requests to the handler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/host/test_properties.py tests/host/test_fuzz_calls.py \
-	    tests/apps/test_handler.py -k random -m 'heavy or not heavy' --fuzz
+	    tests/apps/test_handler.py -k random -m 'heavy or not heavy' --fuzz --all-families
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
