@@ -230,6 +230,7 @@ _VIDEO_SIZE = {"shortest_edge": 4 * PATCH_SIZE**2, "longest_edge": 16 * IMAGE_SI
 
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _RECURRENT = {
+    "linear_conv_kernel_dim": 4,
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
