@@ -42,8 +42,8 @@ test-oldest: ## parity with stock, publishing and the command line under the old
 	    tests/cli/test_cli.py::test_every_command_has_its_help tests/project/test_docs.py::test_python_of_the_docs_runs \
 	    $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
 
-test-families: $(INSTALLED) ## the tests of models and of parity with stock for every family
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --all-families --numprocesses logical --maxprocesses 4 tests/host/test_models.py tests/host/test_stock_parity.py
+test-families: $(INSTALLED) ## the tests of models for every family, also for those that the tests leave out for time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --all-families --numprocesses logical --maxprocesses 4 tests/host tests/evaluation/test_evaluation_parity.py
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
@@ -73,7 +73,7 @@ $(VLLM)/.installed: setup.cfg tests/vllm_plugin/requirements.txt
 
 fuzz: $(INSTALLED) ## 1,000 random prompts and 400 random calls of each family, 2,000 random requests to the handler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/host/test_properties.py tests/host/test_fuzz_calls.py \
-	    tests/apps/test_handler.py -k random -m 'heavy or not heavy' --fuzz
+	    tests/apps/test_handler.py -k random -m 'heavy or not heavy' --fuzz --all-families
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -100,15 +100,21 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
                 f"image_sizes has {len(sizes)} rows, but pixel_values holds {len(pixels)} images: give one (height, "
                 "width) for each image."
             )
+        for size in sizes:
+            if any(not self.geometry.side <= own <= most for own, most in zip(size, pixels.shape[2:], strict=True)):
+                raise ValueError(
+                    f"image_sizes contains {size}, and pixel_values has images of {tuple(pixels.shape[2:])}: give "
+                    f"(height, width) of each image, {self.geometry.side} pixels at least, as the processor does."
+                )
         inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
         outputs, patches, _ = encode(self, self.model.multi_modal_projector, inputs)
-        merged = int(self.config.spatial_merge_size)
-        grids = [self.geometry.grid(size) for size in sizes]
-        counts = [rows * columns * merged**2 for rows, columns in grids]
-        raws = [
-            own.view(rows, merged, columns, merged, -1).mean((1, 3)).flatten(0, 1)
-            for own, (rows, columns) in zip(patches.split(counts), grids, strict=True)
-        ]
+        merged, patch = int(self.config.spatial_merge_size), int(self.config.vision_config.patch_size)
+        grids = [(height // patch, width // patch) for height, width in sizes]
+        raws = []
+        for own, (rows, columns) in zip(patches.split([rows * columns for rows, columns in grids]), grids, strict=True):
+            squares = own.view(rows, columns, -1)[: rows // merged * merged, : columns // merged * merged]
+            squares = squares.unflatten(1, (-1, merged)).unflatten(0, (-1, merged))
+            raws.append(squares.mean((1, 3)).flatten(0, 1))
         rows = [replace(self.geometry.rows_layout(size, ()), ends_rows=True) for size in sizes]
         return EncodedVision(projected_features(outputs), raws, rows, outputs=outputs)
 

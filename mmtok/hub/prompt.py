@@ -566,8 +566,10 @@ class PrunedPrompt:
 
     def _step_aligned(self, values: torch.Tensor, step: int) -> torch.Tensor:
         queries = 1 if values.dim() == 3 else 2
-        if values.dim() == 4 and values.shape[3] >= self.length:
-            values = self._prompt_spread(values, 3)
+        if values.dim() == 4:
+            # A layer with a window has no keys in front of it any more: nothing of these is read.
+            left_behind = max(0, self.length + step - values.shape[3])
+            values = self._prompt_spread(torch.nn.functional.pad(values, (left_behind, 0)), 3)
         # With a cache, only the first step reads the prompt.
         reads_prompt = values.shape[queries] >= self.length and (step == 0 or values.shape[queries] > 1)
         return self._prompt_spread(values, queries) if reads_prompt else values

@@ -65,6 +65,8 @@ _LEADS_AWAY = re.compile(
     r"auto_map|custom_\w+|configuration_files|transformers_weights|\w+_files?|\w*name_or_path|peft\w*|\w*adapter\w*"
     r"|audio_tokenizer\w*|\w*backbone\w*|\w*kernel\w*|gguf\w*|quantization_config|trust_remote_code"
 )
+# A convolution's or pooling's number, as in Qwen3.5 and Gemma 4.
+_KERNEL_SIZE = re.compile(r"\w*kernel_(size|dim)")
 # A path in old tokenizer files that nothing opens, and the file name of the generation settings' own record.
 _HARMLESS = frozenset({"special_tokens_map_file", "_from_model_config"})
 _IMPLEMENTATION = re.compile(r"_?\w*_implementation(_internal)?")
@@ -104,6 +106,8 @@ def _search(path: str, content: Any, allowed: set[str]) -> Iterator[tuple[str, s
         for key, value in content.items():
             at, empty = f"{path}.{key}" if path else str(key), value is None or value in ("", [], {}, False)
             if key in allowed or empty:
+                continue
+            if _KERNEL_SIZE.fullmatch(key) and type(value) is int:
                 continue
             if _LEADS_AWAY.fullmatch(key) or (_IMPLEMENTATION.fullmatch(key) and value not in _IMPLEMENTATIONS):
                 yield shown(at), shown(repr(value)[:80])

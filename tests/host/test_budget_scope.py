@@ -25,12 +25,12 @@ def test_the_tokens_of_all_crops_are_covered_and_chosen_from_together(family: Fa
     inputs = family.inputs(ROWS, model)
     shared = model.select_vision_tokens(**inputs, **SHARED)
     by_crop = model.select_vision_tokens(**inputs, vision_token_budget=BUDGET)
-    encoded = model.encode_images(**family.images(inputs))
     prompt = model.read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
+    text, mask = question_embeddings(model, prompt)
+    prompt, encoded = model.arrange(prompt, model.encode_images(**family.images(inputs)))
     options = PruningOptions.from_config(model.config)
     temperatures = ("text_temperature", "vision_temperature")
     settings = {name: getattr(options, name) for name in temperatures}
-    text, mask = question_embeddings(model, prompt)
     for number, (image, own) in enumerate(zip(shared.images, by_crop.images, strict=True)):
         tokens = torch.nonzero(encoded.layouts[number].crop >= 0)[:, 0]
         words = text[image.batch_row][mask[image.batch_row]]
@@ -43,7 +43,7 @@ def test_the_tokens_of_all_crops_are_covered_and_chosen_from_together(family: Fa
         if len(encoded.layouts[number].crop.unique()) == 1:
             assert torch.equal(image.indices, own.indices)
     several = [crops for layout in encoded.layouts if (crops := len(layout.crop[layout.crop >= 0].unique())) > 1]
-    assert bool(several) == family.has_tiles
+    assert bool(several) == (family.crops > 1)
 
 
 @torch.no_grad()

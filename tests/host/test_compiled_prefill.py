@@ -60,7 +60,7 @@ def test_the_pruned_prompt_and_decoding_are_one_graph_each(family: Family, backe
     # allocated in the first call on earlier releases.
     whole = [family.inputs(ROWS, plain, seed=seed) for seed in (0, 1)]
     expected = graphs_of_stock(stock, whole)
-    assert expected[0] == 2
+    assert expected[0] >= 2
     torch.compiler.reset()
     model, graphs = compiled(copy.deepcopy(plain), counted := Graphs(backend)), counted
     for inputs, count in zip(whole, expected, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from model_cases import CACHE, IMAGE_SIZE, Family
+from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 from transformers.generation import GenerationMixin
 
@@ -43,12 +44,16 @@ def test_same_tokens_in_every_mode(family: Family, model: Any, change: dict[str,
     if "prefill_chunk_size" in change and not family.splits_prompts(model, [[9], [5]]):
         pytest.skip("stock itself fails on chunks of text on this release")
     inputs = family.inputs(ROWS, model)
+    if family.refuses(model, inputs, {**GREEDY, **change}):
+        return
     assert torch.equal(generated(model, inputs, **change), generated(model, inputs))
 
 
 def test_same_tokens_with_an_assistant(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS[:1], model)
     expected = generated(model, inputs)
+    if family.refuses(model, inputs, {**GREEDY, "assistant_model": model}):
+        return
     for assistant in (model, family.models(seed=3)[0]):
         assert torch.equal(generated(model, inputs, assistant_model=assistant), expected)
     # Before 5.20 or so stock cannot look anything up without an id that ends the text.
@@ -72,6 +77,8 @@ def test_embeddings_give_the_tokens_of_their_ids(family: Family, model: Any, bea
     assert torch.equal(
         generated(model, {**inputs, "input_ids": ids, "inputs_embeds": embeds}, num_beams=beams), expected
     )
+    if family.refuses(model, {**inputs, "inputs_embeds": embeds}, {**GREEDY, "num_beams": beams}):
+        return
     alone = generated(model, {**inputs, "inputs_embeds": embeds}, num_beams=beams)
     assert torch.equal(alone, expected[:, ids.shape[1] :])
 
@@ -80,6 +87,8 @@ def test_other_embeddings_give_other_scores(family: Family, model: Any) -> None:
     inputs = family.inputs(ROWS, model)
     ids = inputs["input_ids"]
     settings = {"return_dict_in_generate": True, "output_scores": True}
+    if family.refuses(model, {"inputs_embeds": torch.randn(*ids.shape, 32)}, settings):
+        return
     own = model.generate(input_ids=ids, inputs_embeds=model.get_input_embeddings()(ids), max_new_tokens=2, **settings)
     random = torch.randn(*ids.shape, 32)
     other = model.generate(input_ids=ids, inputs_embeds=random, max_new_tokens=2, **settings)
@@ -109,6 +118,8 @@ def test_outputs_of_every_step_are_aligned_with_the_prompt(
         # What a query reads is read in full: nothing of the softmax is lost on the way.
         read = torch.stack([weight.sum(-1) for weight in weights])
         assert torch.all(torch.isclose(read, torch.ones(())) | (read == 0))
+        # The last token reads itself, in the last column.
+        assert all(bool((weight[:, :, -1, -1] > 0).all()) for weight in weights)
     assert (output.get(CACHE) is not None) is use_cache
 
 
@@ -126,6 +137,8 @@ def test_embeddings_continue_from_their_own_cache(family: Family, model: Any, wi
     inputs = family.inputs(ROWS, model)
     embed = model.get_input_embeddings()
     inputs["inputs_embeds"] = embed(inputs.pop("input_ids"))
+    if family.refuses(model, inputs, GREEDY):
+        return
     expected = generated(model, inputs, max_new_tokens=5)
     first = generated(model, inputs, max_new_tokens=3, return_dict_in_generate=True)
     longer = torch.cat((inputs["inputs_embeds"], embed(first.sequences)), dim=1)
@@ -145,7 +158,13 @@ def test_a_continued_cache_is_that_of_one_call(family: Family, model: Any) -> No
     rest = {"input_ids": first.sequences, CACHE: first[CACHE], "attention_mask": mask}
     generated(model, rest, max_new_tokens=1)
     for expected, continued in zip(wanted.layers, first[CACHE].layers, strict=True):
-        torch.testing.assert_close(continued.keys, expected.keys)
+        # Keys and values, or the states of a recurrent layer.
+        own, held = (
+            [value for value in tree_leaves(vars(layer)) if isinstance(value, torch.Tensor)]
+            for layer in (continued, expected)
+        )
+        assert held
+        torch.testing.assert_close(own, held)
 
 
 def test_a_cache_of_another_prompt_is_refused(family: Family, model: Any) -> None:

@@ -67,7 +67,7 @@ def test_offload_to_disk(family: Family, model: Any, saved: Path, tmp_path: Path
     assert torch.equal(offloaded.generate(**inputs, **GREEDY), model.generate(**inputs, **GREEDY))
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
     # Stock on 4.57 makes the new tokens where its first weight is, and so cannot where that is on disk.
-    if offloads_embeddings(offloaded.unpruned(), embeds):
+    if family.takes_embeddings and offloads_embeddings(offloaded.unpruned(), embeds):
         assert torch.equal(
             offloaded.generate(**inputs, inputs_embeds=embeds, **GREEDY),
             model.generate(**inputs, inputs_embeds=embeds, **GREEDY),
@@ -89,7 +89,7 @@ def test_eight_bit_weights(family: Family, model: Any, saved: Path) -> None:
     from transformers import QuantoConfig
 
     small = family.model_class.from_pretrained(saved, quantization_config=QuantoConfig(weights="int8"))
-    assert isinstance(small.model.language_model.layers[0].self_attn.q_proj, quanto.QLinear)
+    assert isinstance(small.model.language_model.layers[-1].self_attn.q_proj, quanto.QLinear)
     inputs = family.inputs(ROWS, model)
     with torch.no_grad():
         pruned = small(**inputs)

@@ -128,6 +128,27 @@ def test_the_images_of_an_output_are_those_of_stock() -> None:
     assert torch.equal(torch.cat(arranged.projected_of(videos=False)), features)
 
 
+@needs["mistral3"]
+@pytest.mark.parametrize("size", [[30, 24], [24, 3]])
+def test_sizes_beyond_the_pixels_or_below_a_token_are_named(size: list[int]) -> None:
+    family = FAMILIES["mistral3"]
+    model, _ = family.models(vision_token_budget=3)
+    inputs = {**family.inputs([[3, WHOLE, 4]], model), "image_sizes": torch.tensor([size])}
+    with pytest.raises(ValueError, match=r"image_sizes contains \[.*\], and pixel_values has images of \(24, 24\)"):
+        model.select_vision_tokens(**inputs)
+
+
+@needs["mistral3"]
+def test_patches_beyond_whole_tokens_are_left_out_as_in_stock() -> None:
+    family = FAMILIES["mistral3"]
+    model, stock = family.models()
+    inputs = family.inputs([[3, WHOLE, 4]], model)
+    pixels = torch.randn(1, 3, IMAGE_SIZE + 3, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    inputs |= {"pixel_values": pixels, "image_sizes": torch.tensor([pixels.shape[2:]])}
+    with torch.no_grad():
+        assert torch.equal(model(**inputs, vision_token_budget=1.0).logits, stock(**inputs).logits)
+
+
 def test_an_old_release_is_named() -> None:
     family = replace(TABLE["llava"], title="New", since=(99, 1))
     with pytest.raises(ImportError, match=r"New needs transformers 99\.1 or newer that has LlavaFor.* is installed"):

@@ -72,8 +72,7 @@ def test_rows_of_a_batch_may_end_at_different_lengths_and_equal_themselves_alone
     model, _ = family.models()
     pruning_options = {"vision_token_budget": 12, "coverage_target": 0.8}
     inputs = family.inputs([[3, (50, 50), 5], [4, (24, 24), 9], [2, (24, 48), 1]], model)
-    # An image of one colour has little to cover.
-    inputs["pixel_values"][1] = 0.5
+    inputs["pixel_values"] = family.nearly_of_one_colour(inputs, 1, images=3)
     together = model.select_vision_tokens(**inputs, **pruning_options)
     counts = [len(image.indices) for image in together.images]
     assert len(set(counts)) > 1
@@ -93,7 +92,7 @@ def test_rows_without_padding_that_end_up_unequal_are_padded_in_front(family: Fa
     pruning_options = {"vision_token_budget": 12, "coverage_target": 0.8}
     inputs = family.inputs([[3, (50, 50), 5], [3, (50, 50), 5]], model)
     assert bool((inputs["attention_mask"] == 1).all())
-    inputs["pixel_values"][1] = 0.5
+    inputs["pixel_values"] = family.nearly_of_one_colour(inputs, 1, images=2)
     together = model.generate(**inputs, **pruning_options, max_new_tokens=4, do_sample=False)[:, -4:]
     counts = [len(image.indices) for image in model.select_vision_tokens(**inputs, **pruning_options).images]
     assert counts[0] != counts[1]

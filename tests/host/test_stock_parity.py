@@ -34,7 +34,6 @@ MODES: dict[str, dict[str, Any]] = {
     "prompt lookup": {"prompt_lookup_num_tokens": 2},
     "assistant": {"assistant_model": "own"},
 }
-DRAFTS = {"prompt lookup", "assistant"}
 # Stock drafts for one row at a time, and before 5.0 its chunked prefill takes no notice of padding.
 ONE_ROW = {"chunked prefill", "prompt lookup", "assistant"}
 
@@ -77,17 +76,11 @@ def generated(model: Any, inputs: dict[str, Any], mode: dict[str, Any], **option
 
 
 def is_refused(family: Family, model: Any, inputs: dict[str, Any], mode: str) -> bool:
-    """Whether a family cannot do this: what stock refuses is refused with stock's reason."""
-    if mode in DRAFTS and not family.drafts:
-        budgets, reason = (None, 2, 10**6), "assisted generation is not supported with stateful models"
-    elif mode == "chunked prefill" and model.sees_both_ways:
-        budgets, reason = (2, 10**6), r"prefill_chunk_size is 3, and the tokens of an image .* see each other in both"
-    else:
-        return False
-    for budget in budgets:
-        with pytest.raises(ValueError, match=reason):
-            generated(model, inputs, MODES[mode], vision_token_budget=budget)
-    return True
+    """Whether a family cannot do this, with some tokens or all of them."""
+    settings = {**GREEDY, **MODES.get(mode, {})}
+    if "assistant_model" in settings:
+        settings["assistant_model"] = model
+    return all(family.refuses(model, inputs, {**settings, "vision_token_budget": budget}) for budget in (2, 10**6))
 
 
 @pytest.mark.parametrize("mode", MODES)

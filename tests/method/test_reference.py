@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_checkpoints import byte_level_tokenizer
 from reference_prompts import DATA, OTHER_QUESTIONS, POPE_QUESTIONS, llama_or_skip
 from transformers import PreTrainedTokenizerFast
 
@@ -133,6 +134,15 @@ def test_the_same_picks_from_the_question_on(llama: Any, question: str) -> None:
     ours, _ = both(llama, question)
     theirs = text_rows(question, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], embeddings)
     assert own_picks(embeddings[ours], vision, raw, 16) == select_crop(theirs, vision, raw, 16)
+
+
+def test_words_of_both_codes_for_qwen() -> None:
+    tokenizer = byte_level_tokenizer()
+    question = "What does the sign say?"
+    newer = QuestionReader(tokenizer, QuestionFormat(), []).read_text(question)
+    assert list(newer.words) == text_to_tokenize(question).split() == ["sign", "say"]
+    first = QuestionReader(tokenizer, QuestionFormat.of({"stop_words": []}), []).read_text(f"Question: {question}")
+    assert list(first.words) == re.findall(r"\w+", f"Question: {question}")
 
 
 @pytest.mark.parametrize("question", DECIDED)

@@ -17,9 +17,11 @@ from small_checkpoints import VICUNA_TEMPLATE, make_llava_checkpoint, make_llava
 
 import hub_upload
 from configuration_mmtok import OPTION_NAMES
+from mmtok.hub.families import FAMILIES
+from mmtok.hub.prune import stock_class_of
 from mmtok.publish import PublishError, Recipe, Verification, published_code, stage, verify
 from mmtok.publish.clean_process import run_clean
-from mmtok.publish.repository import LICENSE_FILES, leads_away, shown
+from mmtok.publish.repository import LICENSE_FILES, ORIGINS, leads_away, shown
 
 LOADERS = Path(__file__).parents[1] / "support" / "marked_loaders.py"
 
@@ -502,3 +504,15 @@ def test_which_values_lead_away(content: dict[str, Any], found: list[str]) -> No
 
 def test_texts_are_shown_in_one_printable_line() -> None:
     assert shown("a\x1b[2K\r\n\u202eb é") == r"a\x1b[2K\r\n\u202eb é"
+
+
+@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.is_available()])
+def test_fields_of_a_family_s_configuration_lead_nowhere(model_type: str) -> None:
+    config = stock_class_of(FAMILIES[model_type].load_class()).config_class().to_dict()
+    assert leads_away("config.json", config, allowed=ORIGINS) == []
+
+
+def test_a_size_of_a_kernel_is_a_number() -> None:
+    content = {"conv_kernel_size": 4, "pooling_kernel_size": "org/kernel", "kernel_config": 4, "use_kernels": True}
+    found = [each.partition(" is ")[0] for each in leads_away("config.json", content)]
+    assert found == ["pooling_kernel_size", "kernel_config", "use_kernels"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from small_checkpoints import (
     GRID_PINPOINTS,
@@ -120,6 +121,17 @@ GEMMA = Chat(
     images=("<image_soft_token>", "<video>"),
     names={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
 )
+GEMMA4 = Chat(
+    GEMMA.template.replace("<start_of_turn>", "<|turn>")
+    .replace("<end_of_turn>", "<turn|>")
+    .replace("<start_of_image>", "<|image|>"),
+    ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>"),
+    "<eos>",
+    "<pad>",
+    "<bos>",
+    images=("<|image|>", "<|video|>"),
+    names={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>"},
+)
 MISTRAL = Chat(
     "{{ '<s>' }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
     + _CONTENT.replace("IMAGE", "[IMG]")
@@ -221,6 +233,35 @@ _GRID_PIXELS = {
 
 _VIDEO_SIZE = {"shortest_edge": 4 * PATCH_SIZE**2, "longest_edge": 16 * IMAGE_SIZE**2}
 
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_RECURRENT = {
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+_GLM_TOWER = {"depth": 3, "num_heads": 4, "out_hidden_size": 32, "patch_size": PATCH_SIZE // 2}
+_GLM_ROPE = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "mrope_section": [1, 1, 0],
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": 0.5,
+    }
+}
+
+
+def _glm(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the processors of images and of videos, whose classes are named so."""
+    size = {"shortest_edge": 8 * PATCH_SIZE**2, "longest_edge": 8 * IMAGE_SIZE**2}
+    return (
+        {**_GRID_PIXELS, "image_processor_type": f"{name}ImageProcessor", "size": size},
+        {**_GRID_PIXELS, "video_processor_type": f"{name}VideoProcessor"},
+    )
+
+
 PARTS: dict[str, Parts] = {
     # llava-hf/llava-onevision-qwen2-*-ov-hf
     "llava_onevision": Parts(
@@ -290,7 +331,7 @@ PARTS: dict[str, Parts] = {
         {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
         {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
         processor_class="Qwen3VLProcessor",
-        language={"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        language=_EXPERTS,
     ),
     # Qwen/Qwen3.5-*
     "qwen3_5": Parts(
@@ -303,13 +344,20 @@ PARTS: dict[str, Parts] = {
         {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
         {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
         processor_class="Qwen3VLProcessor",
-        language={
-            "layer_types": ["linear_attention", "full_attention"],
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-        },
+        language=_RECURRENT,
+    ),
+    # Qwen/Qwen3.5-*-A*B
+    "qwen3_5_moe": Parts(
+        "Qwen3_5Moe",
+        QWEN,
+        "qwen3_5_moe_text",
+        "qwen3_5_moe",
+        {},
+        {},
+        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
+        processor_class="Qwen3VLProcessor",
+        language={**_RECURRENT, **_EXPERTS, "shared_expert_intermediate_size": 16},
     ),
     # OpenGVLab/InternVL3-*-hf
     "internvl": Parts(
@@ -376,29 +424,66 @@ PARTS: dict[str, Parts] = {
         processor_class="PixtralProcessor",
         language={"head_dim": 8},
     ),
-    # zai-org/GLM-4.1V-9B-Thinking
-    "glm4v": Parts(
-        "Glm4v",
-        GLM,
-        "glm4v_text",
-        "glm4v_vision",
-        {},
+    # google/gemma-4-31b-it
+    "gemma4": Parts(
+        "Gemma4",
+        GEMMA4,
+        "gemma4_text",
+        "gemma4_vision",
+        {"tie_word_embeddings": False},
         {},
         {
-            **_GRID_PIXELS,
-            "image_processor_type": "Glm4vImageProcessor",
-            "size": {"shortest_edge": 8 * PATCH_SIZE**2, "longest_edge": 8 * IMAGE_SIZE**2},
+            "image_processor_type": "Gemma4ImageProcessor",
+            "patch_size": PATCH_SIZE // 2,
+            "pooling_kernel_size": 2,
+            "max_soft_tokens": 70,
+            "do_normalize": False,
+            "rescale_factor": 1 / 255,
+            "resample": 3,
         },
-        {**_GRID_PIXELS, "video_processor_type": "Glm4vVideoProcessor"},
-        {"depth": 3, "num_heads": 4, "out_hidden_size": 32, "patch_size": PATCH_SIZE // 2},
+        {"video_processor_type": "Gemma4VideoProcessor", "patch_size": PATCH_SIZE // 2, "pooling_kernel_size": 2},
+        {
+            "patch_size": PATCH_SIZE // 2,
+            "pooling_kernel_size": 2,
+            "num_key_value_heads": 4,
+            "head_dim": 8,
+            "position_embedding_size": 512,
+        },
         language={
-            "rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [1, 1, 0],
-                "rope_theta": 10_000.0,
-                "partial_rotary_factor": 0.5,
-            }
+            "head_dim": 8,
+            "global_head_dim": 8,
+            "hidden_size_per_layer_input": 0,
+            "num_kv_shared_layers": 0,
+            "use_bidirectional_attention": "vision",
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
         },
+    ),
+    # zai-org/GLM-4.1V-9B-Thinking
+    "glm4v": Parts("Glm4v", GLM, "glm4v_text", "glm4v_vision", {}, {}, *_glm("Glm4v"), _GLM_TOWER, language=_GLM_ROPE),
+    # zai-org/GLM-4.5V
+    "glm4v_moe": Parts(
+        "Glm4vMoe",
+        GLM,
+        "glm4v_moe_text",
+        "glm4v_moe_vision",
+        {},
+        {},
+        *_glm("Glm4v"),
+        _GLM_TOWER,
+        processor_class="Glm4vProcessor",
+        language={
+            **_GLM_ROPE,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 16,
+            "first_k_dense_replace": 1,
+        },
+    ),
+    # zai-org/GLM-4.6V-Flash
+    "glm46v": Parts(
+        "Glm46V", GLM, "glm4v_text", "glm4v_vision", {}, {}, *_glm("Glm46V"), _GLM_TOWER, language=_GLM_ROPE
     ),
     # llava-hf/llava-interleave-qwen-*-hf
     "llava, interleaved": Parts(
@@ -463,6 +548,8 @@ def make_chat_checkpoint(
     model_class = getattr(transformers, f"{parts.stock}ForConditionalGeneration")
     model = random_model(model_class, config, seed)
     tensors = {_name(name, layout, parts): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if kind == "glm4v_moe":
+        tensors = _each_expert(tensors)
     write_weights(folder, tensors, 1)
     written = {**fields, "model_type": kind} if parts.chat is QWEN else json.loads(config.to_json_string())
     saved = {**written, "architectures": [model_class.__name__], "torch_dtype": "float32"}
@@ -508,7 +595,7 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
         }
     if parts.stock.startswith("Qwen3"):
         others = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
-        if parts.stock == "Qwen3_5":
+        if parts.stock.startswith("Qwen3_5"):
             del others["deepstack_visual_indexes"]
         tower = {name: value for name, value in tower.items() if name not in _WINDOWS} | others
         width = text["hidden_size"] // text["num_attention_heads"]
@@ -539,6 +626,21 @@ def _name(name: str, layout: str, parts: Parts) -> str:
     if parts.stock in ("Qwen2VL", "Qwen2_5_VL"):
         return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
     return published_name(name, layout)
+
+
+def _each_expert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """GLM-4.5V's experts as published, each on its own."""
+    apart = {}
+    for name, tensor in tensors.items():
+        before, together, projection = name.partition(".experts.")
+        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(projection)
+        if not together or parts is None:
+            apart[name] = tensor
+            continue
+        for number, expert in enumerate(tensor):
+            for part, own in zip(parts, expert.chunk(len(parts)), strict=True):
+                apart[f"{before}.experts.{number}.{part}.weight"] = own.contiguous()
+    return apart
 
 
 # Fields of a tower with windows.

@@ -5,51 +5,44 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    SiglipVisionConfig,
 )
 from transformers.generation.streamers import BaseStreamer
 
-from configuration_mmtok import PruningOptions
+from configuration_mmtok import OPTION_NAMES, PruningOptions
+from mmtok.apps.small_models import (
+    BOS,
+    EOS,
+    IMAGE,
+    IMAGE_SIZE,
+    PAD,
+    PATCH_SIZE,
+    PINPOINTS,
+    TOKENS_PER_CROP,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+    VOCABULARY,
+    small_config,
+)
 from mmtok.hub.families import FAMILIES as PUBLISHED
 from mmtok.hub.prune import stock_class_of
 
 # What the release calls the key-value cache, as an argument and in outputs.
 CACHE = "cache" if "cache" in inspect.signature(LlavaForConditionalGeneration.forward).parameters else "past_key_values"
-PAD, BOS, EOS, IMAGE, VIDEO, VOCABULARY = 0, 1, 2, 99, 100, 120
-VISION_START, VISION_END = 101, 102
-IMAGE_SIZE, PATCH_SIZE = 24, 6
-TOKENS_PER_CROP = (IMAGE_SIZE // PATCH_SIZE) ** 2
-PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
 
 # A row of a prompt: one piece after another, a number of words, an image of (height, width) or a video of (frames,
 # height, width); frames of LLaVA-OneVision have a size of their own, and as many in every video of a batch.
 Row = Sequence[int | tuple[int, ...]]
-
-
-_TEXT: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "pad_token_id": PAD,
-    "bos_token_id": BOS,
-    "eos_token_id": EOS,
-}
 
 
 class Family:
@@ -60,19 +53,16 @@ class Family:
         has_tiles: whether an image is seen as a whole and in tiles, and so has a size of its own.
         has_grids: whether an image is a grid of patches of its own size, with a token in front of it and one behind.
         has_timestamps: whether words in front of each temporal patch of a video say when it is seen.
+        counts_on_host: whether the number of tokens that stay is known without looking at which.
         drafts: whether stock takes an assistant model, or a prompt to look drafts up in.
         crops, separators: of a 48 x 48 image.
-        text_class, vision_class: configuration classes of language model and tower.
-        vision, extra: further fields of the configurations of the tower and of the model.
+        prunable: ids of tokens that may be dropped.
     """
 
     has_tiles = has_grids = has_timestamps = False
-    drafts = True
+    counts_on_host = drafts = True
     crops, separators = 1, 0
-    text_class: type = LlamaConfig
-    vision_class: type = CLIPVisionConfig
-    vision: ClassVar[dict[str, Any]] = {}
-    extra: ClassVar[dict[str, Any]] = {"image_seq_length": TOKENS_PER_CROP}
+    prunable = frozenset((IMAGE, VIDEO))
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -81,28 +71,31 @@ class Family:
         self.config_class: Any = self.model_class.config_class
 
     def config(self, **pruning_options: Any) -> Any:
-        vision = self.vision_class(
-            **self.vision,
-            hidden_size=24,
-            intermediate_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=IMAGE_SIZE,
-            patch_size=PATCH_SIZE,
-        )
-        return self.config_class(
-            text_config=self.text_class(**_TEXT).to_dict(),
-            vision_config=vision.to_dict(),
-            image_token_index=IMAGE,
-            pad_token_id=PAD,
-            **self.extra,
-            **pruning_options,
-        )
+        return small_config(self.name, **pruning_options)
 
     @property
     def takes_embeddings(self) -> bool:
         """Whether stock generation takes a prompt of embeddings."""
         return "inputs_embeds" in inspect.signature(self.stock_class.prepare_inputs_for_generation).parameters
+
+    def refuses(self, model: Any, inputs: dict[str, Any], settings: dict[str, Any]) -> bool:
+        """Whether the family cannot generate so, which is then checked; what stock refuses, with stock's reason."""
+        ours = False
+        if not self.drafts and settings.keys() & {"assistant_model", "prompt_lookup_num_tokens"}:
+            reason = "assisted generation is not supported with stateful models"
+        elif not self.takes_embeddings and "input_ids" not in inputs:
+            reason = "doesn't have its forwarding implemented"
+        elif model.sees_both_ways and "prefill_chunk_size" in settings:
+            ours, reason = True, r"prefill_chunk_size is \d+, and the tokens of an image .* see each other in both"
+        else:
+            return False
+        with pytest.raises(ValueError, match=reason):
+            model.generate(**inputs, **settings)
+        if not ours:
+            known = {name: value for name, value in settings.items() if name not in OPTION_NAMES}
+            with pytest.raises(ValueError, match=reason):
+                model.unpruned().generate(**inputs, **known)
+        return True
 
     def feature_owner(self, model: Any) -> Any:
         """The part of a model whose `get_image_features` is called."""
@@ -209,10 +202,13 @@ class Family:
         return not torch.equal(loss, counted)
 
     def offloads_images(self, stock: Any) -> bool:
-        """Whether an offloaded `stock` reads images; the tower of Qwen3-VL on 5.5 reads weights too early."""
+        """Whether an offloaded `stock` reads images.
+
+        The towers of GLM-V, and of Qwen3-VL on 5.5, read weights too early.
+        """
         try:
             stock(**self.inputs([[(IMAGE_SIZE, IMAGE_SIZE), 3]], stock))
-        except NotImplementedError:
+        except RuntimeError:
             return False
         return True
 
@@ -231,6 +227,12 @@ class Family:
         if not names or not range(100)[videos]:
             return {}
         return {name: inputs[name][videos] for name in names}
+
+    def nearly_of_one_colour(self, inputs: dict[str, torch.Tensor], image: int, images: int) -> torch.Tensor:
+        """`pixel_values` of a batch of so many images in which one has little to cover."""
+        own = [self.images(inputs, slice(number, number + 1))["pixel_values"] for number in range(images)]
+        own[image] = 0.5 + 0.02 * own[image]
+        return torch.cat(own)
 
     def single(
         self, inputs: dict[str, torch.Tensor], row: int, images: slice, videos: slice = slice(0, 0)
@@ -373,7 +375,6 @@ class Tiled(Family):
 
     has_tiles = True
     crops, separators = 5, 8
-    extra: ClassVar[dict[str, Any]] = {**Family.extra, "image_grid_pinpoints": PINPOINTS}
 
     def image_length(self, size: tuple[int, ...], model: Any) -> int:
         numbers = torch.zeros(crops_of(size), TOKENS_PER_CROP, 1)
@@ -384,18 +385,6 @@ class Mosaic(Tiled):
     """LLaVA-OneVision; a mosaic of more than two crops is shrunk."""
 
     crops, separators = 2, 5
-    text_class, vision_class = Qwen2Config, SiglipVisionConfig
-    vision: ClassVar[dict[str, Any]] = {"vision_use_head": False}
-    extra: ClassVar[dict[str, Any]] = {
-        "image_grid_pinpoints": PINPOINTS,
-        "video_token_index": VIDEO,
-        "vision_aspect_ratio": "anyres_max_2",
-    }
-
-    @property
-    def takes_embeddings(self) -> bool:
-        """Whether stock generation takes a prompt of embeddings."""
-        return "inputs_embeds" in inspect.signature(self.stock_class.prepare_inputs_for_generation).parameters
 
     def feature_owner(self, model: Any) -> Any:
         return model.model
@@ -412,31 +401,6 @@ class Grids(Family):
     """Qwen2.5-VL: 2 x 2 patches make a token of PATCH_SIZE pixels, and 2 x 2 tokens a window."""
 
     has_grids = True
-    text: ClassVar[dict[str, Any]] = {}
-    vision: ClassVar[dict[str, Any]] = {"window_size": 2 * PATCH_SIZE, "fullatt_block_indexes": [1]}
-
-    def config(self, **pruning_options: Any) -> Any:
-        sections = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10_000.0}
-        # By the name of either of two releases.
-        rope = {"rope_scaling": {**sections, "type": "default"}, "rope_parameters": sections}
-        vision = {
-            "depth": 3,
-            "hidden_size": 24,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "out_hidden_size": 32,
-            "patch_size": PATCH_SIZE // 2,
-            **self.vision,
-        }
-        return self.config_class(
-            text_config={**_TEXT, **rope, **self.text},
-            vision_config=vision,
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-            vision_start_token_id=VISION_START,
-            vision_end_token_id=VISION_END,
-            **pruning_options,
-        )
 
     @property
     def places(self) -> dict[str, str]:
@@ -515,8 +479,6 @@ class DeepGrids(Grids):
     """Qwen3-VL: two layers of the tower reach the language model beside its last one."""
 
     has_timestamps = True
-    text: ClassVar[dict[str, Any]] = {"head_dim": 8}
-    vision: ClassVar[dict[str, Any]] = {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
 
     def features_of(self, stock: Any, encoded: Any, kept: torch.Tensor, places: torch.Tensor) -> Any:
         # On 4.57 they stand behind the features.
@@ -586,80 +548,15 @@ def stock_tokens(stock: Any, shorter: dict[str, torch.Tensor], **settings: Any) 
     return torch.cat(found, dim=1)
 
 
-_EXPERTS = {
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-}
-
-
-class PlainGrids(Grids):
-    """Qwen2-VL: no windows."""
-
-    vision: ClassVar[dict[str, Any]] = {"embed_dim": 24, "hidden_size": 32, "mlp_ratio": 2}
-
-
-class DeepExpertGrids(DeepGrids):
-    """Qwen3-VL-MoE."""
-
-    text: ClassVar[dict[str, Any]] = {**DeepGrids.text, **_EXPERTS}
-
-
 class RecurrentGrids(Grids):
     """Qwen3.5: a layer of linear attention, whose state stock cannot take back, and one of full attention."""
 
     drafts = False
     has_timestamps = True
-    text: ClassVar[dict[str, Any]] = {
-        "head_dim": 16,
-        "rope_scaling": None,
-        "rope_parameters": {
-            "rope_type": "default",
-            "mrope_section": [2, 1, 1],
-            "rope_theta": 10_000.0,
-            "partial_rotary_factor": 0.5,
-        },
-        "layer_types": ["linear_attention", "full_attention"],
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-    }
-    vision: ClassVar[dict[str, Any]] = {"num_position_embeddings": 16}
-
-
-class RecurrentExpertGrids(RecurrentGrids):
-    """Qwen3.5-MoE."""
-
-    text: ClassVar[dict[str, Any]] = {**RecurrentGrids.text, **_EXPERTS}
 
 
 class Marked(Family):
     """An image with a token in front of it and one behind; a token is 2 x 2 patches."""
-
-    text: ClassVar[dict[str, Any]] = {}
-    vision: ClassVar[dict[str, Any]] = {}
-    fields: ClassVar[dict[str, Any]] = {"image_token_index": IMAGE}
-
-    def config(self, **pruning_options: Any) -> Any:
-        vision = {
-            "hidden_size": 24,
-            "intermediate_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": IMAGE_SIZE,
-            "patch_size": PATCH_SIZE // 2,
-            **self.vision,
-        }
-        return self.config_class(
-            text_config={**_TEXT, **self.text},
-            vision_config=vision,
-            pad_token_id=PAD,
-            tie_word_embeddings=False,
-            **self.fields,
-            **pruning_options,
-        )
 
     def marked(self, tokens: list[int], piece: tuple[int, ...], generator: torch.Generator) -> list[int]:
         return [VISION_START, *tokens, VISION_END]
@@ -669,8 +566,6 @@ class Shuffled(Marked):
     """InternVL, whose inputs say nowhere how many tiles an image has."""
 
     crops = 5
-    text: ClassVar[dict[str, Any]] = {"model_type": "qwen2"}
-    fields: ClassVar[dict[str, Any]] = {"image_token_id": IMAGE, "image_seq_length": TOKENS_PER_CROP}
 
     def patch_embedding(self, model: Any) -> Any:
         return super().patch_embedding(model).projection
@@ -705,19 +600,6 @@ class Shuffled(Marked):
 class Pooled(Marked):
     """Gemma 3: the tokens of an image see each other in both directions, by their types."""
 
-    text: ClassVar[dict[str, Any]] = {
-        "head_dim": 8,
-        "query_pre_attn_scalar": 8,
-        "sliding_window": 16,
-        "layer_types": ["sliding_attention", "full_attention"],
-    }
-    vision: ClassVar[dict[str, Any]] = {"model_type": "siglip_vision_model", "vision_use_head": False}
-    fields: ClassVar[dict[str, Any]] = {
-        "image_token_index": IMAGE,
-        "boi_token_index": VISION_START,
-        "eoi_token_index": VISION_END,
-        "mm_tokens_per_image": TOKENS_PER_CROP,
-    }
     types = "token_type_ids"
 
     def visual_inputs(
@@ -750,19 +632,13 @@ class Pixtral(Marked):
     """Mistral 3: a token, here an ordinary word, between two rows of an image."""
 
     separators = 7
-    text: ClassVar[dict[str, Any]] = {"model_type": "mistral", "head_dim": 8}
-    vision: ClassVar[dict[str, Any]] = {"model_type": "pixtral", "head_dim": 12, "image_size": 480}
-    fields: ClassVar[dict[str, Any]] = {
-        "image_token_index": IMAGE,
-        "spatial_merge_size": 2,
-        "vision_feature_layer": -1,
-        "multimodal_projector_bias": False,
-        "projector_hidden_act": "gelu",
-    }
+    prunable = frozenset((IMAGE, VISION_START))
+    counts_on_host = False
 
     @staticmethod
     def grid(size: tuple[int, ...]) -> tuple[int, int]:
-        return max(size[0] // PATCH_SIZE, 1), max(size[1] // PATCH_SIZE, 1)
+        # Stock's Mistral 3 fails on an image of one token.
+        return max(size[0] // PATCH_SIZE, 1), max(size[1] // PATCH_SIZE, 2)
 
     def patch_embedding(self, model: Any) -> Any:
         return self.tower(model).patch_conv
@@ -795,24 +671,11 @@ class Pixtral(Marked):
 class Positioned(Pooled):
     """Gemma 4: an image keeps its shape, and says where its patches are."""
 
-    text: ClassVar[dict[str, Any]] = {
-        "head_dim": 8,
-        "global_head_dim": 8,
-        "sliding_window": 16,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "hidden_size_per_layer_input": 0,
-        "vocab_size_per_layer_input": VOCABULARY,
-        "num_kv_shared_layers": 0,
-        "use_bidirectional_attention": "vision",
-    }
-    vision: ClassVar[dict[str, Any]] = {
-        "pooling_kernel_size": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 12,
-        "position_embedding_size": 64,
-    }
-    fields: ClassVar[dict[str, Any]] = {"image_token_id": IMAGE, "video_token_id": VIDEO, "audio_token_id": 103}
     types = "mm_token_type_ids"
+
+    @property
+    def places(self) -> dict[str, str]:
+        return {"model.vision_tower": "disk", "model.embed_vision": "cpu"}
 
     def tower(self, model: Any) -> Any:
         return model.model.vision_tower
@@ -849,54 +712,27 @@ class Positioned(Pooled):
 class Convolved(Grids):
     """GLM-4.1V."""
 
-    text: ClassVar[dict[str, Any]] = {
-        "model_type": "glm4v_text",
-        "rope_scaling": None,
-        "rope_parameters": {
-            "rope_type": "default",
-            "mrope_section": [1, 1, 0],
-            "rope_theta": 10_000.0,
-            "partial_rotary_factor": 0.5,
-        },
-    }
-    vision: ClassVar[dict[str, Any]] = {"model_type": "glm4v_vision", "image_size": IMAGE_SIZE}
-
     def repeats_images(self, stock: Any) -> bool:
         """Stock's beams get the grid of a row's first image for its second one, too."""
         return False
-
-
-class ConvolvedExperts(Convolved):
-    """GLM-4.5V."""
-
-    text: ClassVar[dict[str, Any]] = {
-        **Convolved.text,
-        "model_type": "glm4v_moe_text",
-        "moe_intermediate_size": 16,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "n_shared_experts": 1,
-        "first_k_dense_replace": 1,
-    }
-    vision: ClassVar[dict[str, Any]] = {"model_type": "glm4v_moe_vision", "image_size": IMAGE_SIZE}
 
 
 _CASES: dict[str, type[Family]] = {
     "llava": Family,
     "llava_next": Tiled,
     "llava_onevision": Mosaic,
-    "qwen2_vl": PlainGrids,
+    "qwen2_vl": Grids,
     "qwen2_5_vl": Grids,
     "qwen3_vl": DeepGrids,
-    "qwen3_vl_moe": DeepExpertGrids,
+    "qwen3_vl_moe": DeepGrids,
     "qwen3_5": RecurrentGrids,
-    "qwen3_5_moe": RecurrentExpertGrids,
+    "qwen3_5_moe": RecurrentGrids,
     "internvl": Shuffled,
     "gemma3": Pooled,
     "gemma4": Positioned,
     "mistral3": Pixtral,
     "glm4v": Convolved,
-    "glm4v_moe": ConvolvedExperts,
+    "glm4v_moe": Convolved,
     "glm46v": Convolved,
 }
 # Those that the installed release has.
