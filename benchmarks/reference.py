@@ -30,7 +30,12 @@ def text_to_tokenize(question: str) -> str:
 
 
 def select_crop(
-    text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int, text_temperature: float = 0.02
+    text: torch.Tensor,
+    vision: torch.Tensor,
+    raw: torch.Tensor,
+    budget: int,
+    text_temperature: float = 0.02,
+    text_depth: int = 1,
 ) -> list[int]:
     """The picks of one crop, in the order in which they are made.
 
@@ -40,19 +45,20 @@ def select_crop(
         raw: (n, d_raw) the same before it.
         budget: tokens to keep.
         text_temperature: 0.01 in the code for Qwen2.5-VL.
+        text_depth: 1 in the reference code; a text row counts its so many best picks.
     """
     to_text = torch.softmax(_cosines(text, vision) / text_temperature, dim=1)
     to_vision = torch.softmax(_cosines(raw, raw) / 0.2, dim=1)
-    best_text, best_vision = torch.zeros(len(text)), torch.zeros(len(raw))
+    best_text, best_vision = torch.zeros(len(text), text_depth), torch.zeros(len(raw))
     picked: list[int] = []
     for _ in range(budget):
-        text_gain = (to_text - best_text[:, None]).clamp(min=0).sum(0) / max(len(text), 1)
+        text_gain = (to_text - best_text[:, -1:]).clamp(min=0).sum(0) / max(len(text), 1)
         vision_gain = (to_vision - best_vision[:, None]).clamp(min=0).mean(0)
         gain = text_gain + 0.5 * vision_gain
         gain[picked] = -1.0
         pick = int(gain.argmax())
         picked.append(pick)
-        best_text = torch.maximum(best_text, to_text[:, pick])
+        best_text = torch.cat([best_text, to_text[:, [pick]]], 1).sort(1, descending=True).values[:, :text_depth]
         best_vision = torch.maximum(best_vision, to_vision[:, pick])
     return picked
 

@@ -8,7 +8,14 @@ is monotone and submodular, so that adding the column with the largest marginal 
 (1 - 1/e) of the best f(S) over all S of k columns (Nemhauser, Wolsey and Fisher, 1978). The 1/m, 1/n and alpha
 of the paper's objective are weights of the rows, see `mmtok.hub.objective.coverage_matrix`.
 
-Symbols: C `coverage`, S `selected`, k `budget`, n the number of columns.
+The first rows can count more than one column: a deep row adds up its r largest selected entries. A column j then gains
+max(0, C_ij - b_i(S)) there, b_i(S) being the row's r-th largest selected entry, or 0 where fewer are selected. As b_i
+only grows with S, gains stay non-negative and only shrink: f is monotone and submodular for every r, the guarantee is
+the same, and no k columns T have more than f(S) plus the k largest gains over S, because
+
+    f(T) <= f(S + T) <= f(S) + sum_{j in T} gain of j over S.
+
+Symbols: C `coverage`, S `selected`, k `budget`, n the number of columns, r `depth` of the first `deep_rows` rows.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ import torch
 
 from .devices import to_device
 from .fused_greedy import fused_greedy, runs_on
-from .greedy import lazy_greedy, plain_greedy
+from .greedy import lazy_greedy, plain_greedy, unpicked
 
 # Entries of an item's matrix above which computing only the gains that can win is faster on the CPU; measured by
 # benchmarks/selection.py.
@@ -37,7 +44,7 @@ class GreedySelection(NamedTuple):
         count: (...) int64, number of picks.
         coverage: (...) float32, f of the picked columns.
         upper_bound: (...) float32, no set of `count` candidates covers more than this: f(S) plus the `count` largest
-            marginal gains that are left (f is submodular, so gains only shrink as a set grows).
+            marginal gains that are left.
     """
 
     indices: torch.Tensor
@@ -47,28 +54,36 @@ class GreedySelection(NamedTuple):
     upper_bound: torch.Tensor
 
 
-def coverage_value(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
+def coverage_value(
+    coverage: torch.Tensor, selected: torch.Tensor | None = None, *, deep_rows: int = 0, depth: int = 1
+) -> torch.Tensor:
     """Value f(S) of a set of columns.
 
     Args:
         coverage: (..., rows, n) of any float dtype, non-negative.
-        selected: (..., k) integer column indices; -1 entries are ignored.
+        selected: (..., k) integer column indices, none of them twice; -1 entries are ignored. None for all columns.
+        deep_rows, depth: the first `deep_rows` rows count their `depth` largest selected entries.
 
     Returns:
-        (...) float32: the sum over rows of the largest selected entry, 0 for an empty set.
+        (...) float32: the sum over rows of the largest selected entries, 0 for an empty set.
 
     Raises:
-        ValueError: an index outside -1 ... n - 1, or shapes that do not belong together.
+        ValueError: an index outside -1 ... n - 1, shapes that do not belong together, or a depth below 1.
     """
     coverage = _as_coverage(coverage)
+    _require_depth(deep_rows, depth, coverage.shape[-2])
+    if selected is None:
+        return _counted(coverage, deep_rows, depth)[1].sum(-1)
     selected = torch.as_tensor(selected, dtype=torch.long, device=coverage.device)
     _require_columns(selected, coverage)
     if selected.shape[-1] == 0:
         return coverage.new_zeros(coverage.shape[:-2])
-    return _columns(coverage, selected).amax(-1).sum(-1)
+    return _counted(_columns(coverage, selected), deep_rows, depth)[1].sum(-1)
 
 
-def marginal_gains(coverage: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+def marginal_gains(
+    coverage: torch.Tensor, indices: torch.Tensor, *, deep_rows: int = 0, depth: int = 1
+) -> torch.Tensor:
     """Gain of each column over the columns before it.
 
     The gains of a matrix are the sum of the gains of its row blocks: called with the text rows alone or the vision
@@ -77,21 +92,25 @@ def marginal_gains(coverage: torch.Tensor, indices: torch.Tensor) -> torch.Tenso
     Args:
         coverage: (..., rows, n) of any float dtype, non-negative; rows may be 0.
         indices: (..., k) integer column indices in the order in which they were picked; -1 gains 0.
+        deep_rows, depth: the first `deep_rows` rows count their `depth` largest picked entries.
 
     Returns:
         (..., k) float32.
 
     Raises:
-        ValueError: an index outside -1 ... n - 1, or shapes that do not belong together.
+        ValueError: an index outside -1 ... n - 1, shapes that do not belong together, or a depth below 1.
     """
     coverage = _as_coverage(coverage)
+    _require_depth(deep_rows, depth, coverage.shape[-2])
     indices = torch.as_tensor(indices, dtype=torch.long, device=coverage.device)
     _require_columns(indices, coverage)
     if indices.shape[-1] == 0:
         return coverage.new_zeros(indices.shape)
-    covered = _columns(coverage, indices).cummax(-1).values
-    before = torch.nn.functional.pad(covered[..., :-1], (1, 0))
-    return (covered - before).sum(-2)
+    entries = _columns(coverage, indices)
+    floors = torch.cat(
+        [_floors_before(entries[..., :deep_rows, :], depth), _floors_before(entries[..., deep_rows:, :], 1)], -2
+    )
+    return (entries - floors).clamp_min_(0).sum(-2)
 
 
 @torch.no_grad()
@@ -100,6 +119,8 @@ def greedy_coverage(
     budget: int | torch.Tensor,
     candidates: torch.Tensor | None = None,
     *,
+    deep_rows: int = 0,
+    depth: int = 1,
     check_values: bool = True,
 ) -> GreedySelection:
     """Picks up to `budget` columns that together cover the rows, largest marginal gain first.
@@ -112,16 +133,18 @@ def greedy_coverage(
             tensor of shape (...) gives every item its own.
         candidates: (..., n) or (n,) bool, the columns that may be picked; None for all. On the CPU, like `budget`, it
             costs no waiting for the device.
+        deep_rows, depth: the first `deep_rows` rows count their `depth` largest picked entries.
         check_values: False leaves out the one look at the entries, which on an accelerator has to wait for them.
 
     Returns:
         `GreedySelection`.
 
     Raises:
-        ValueError: a budget below 1, an empty matrix, NaN, infinite or negative entries, or a candidate mask of
-            another shape.
+        ValueError: a budget or depth below 1, an empty matrix, NaN, infinite or negative entries, or a candidate mask
+            of another shape.
     """
     coverage = _as_coverage(coverage)
+    _require_depth(deep_rows, depth, coverage.shape[-2])
     if coverage.shape[-2] == 0 or coverage.shape[-1] == 0:
         raise ValueError(
             f"The coverage matrix has shape {tuple(coverage.shape)}: give it at least one row to cover and one column."
@@ -143,9 +166,10 @@ def greedy_coverage(
         picked = picks.flatten().tolist()
         picks, available = to_device(picks, columns.device), to_device(allowed, columns.device).reshape(-1, count)
     steps = max(picked, default=0)
-    maximise = _MAXIMISERS[greedy_way(items.device, items.shape[2], items.shape[1], steps)]
-    path = maximise(items, available, picked)
-    reached = path.best.sum(-1)
+    depth = min(depth, steps + 1)  # so many are never picked: no floor would rise
+    maximise = _MAXIMISERS[greedy_way(items.device, items.shape[2], items.shape[1], steps, deep_rows * (depth > 1) > 0)]
+    path = maximise(items, available, picked, deep_rows, depth)
+    reached = path.covered.sum(-1)
     return GreedySelection(
         path.indices.reshape(*leading, steps),
         path.gains.reshape(*leading, steps),
@@ -155,8 +179,14 @@ def greedy_coverage(
     )
 
 
-def greedy_way(device: torch.device, rows: int, columns: int, steps: int) -> str:
+def greedy_way(device: torch.device, rows: int, columns: int, steps: int, deep: bool = False) -> str:
     """Which way `greedy_coverage` takes for matrices of this size and so many picks: all of them pick the same.
+
+    Args:
+        device: of the matrices.
+        rows, columns: of each matrix.
+        steps: picks.
+        deep: whether rows count more than one entry.
 
     Returns:
         "fused", one kernel on CUDA; "lazy", on the CPU for large matrices; "plain", every gain at every step, also
@@ -166,7 +196,7 @@ def greedy_way(device: torch.device, rows: int, columns: int, steps: int) -> str
         return "plain"
     if device.type == "cpu":
         return "lazy" if rows * columns >= _LAZY_FROM else "plain"
-    return "fused" if steps and runs_on(device, columns, rows) else "plain"
+    return "fused" if steps and runs_on(device, columns, rows, deep) else "plain"
 
 
 _MAXIMISERS = {"fused": fused_greedy, "lazy": lazy_greedy, "plain": plain_greedy}
@@ -174,7 +204,13 @@ _MAXIMISERS = {"fused": fused_greedy, "lazy": lazy_greedy, "plain": plain_greedy
 
 @torch.no_grad()
 def first_picks(
-    selection: GreedySelection, coverage: torch.Tensor, count: torch.Tensor, candidates: torch.Tensor
+    selection: GreedySelection,
+    coverage: torch.Tensor,
+    count: torch.Tensor,
+    candidates: torch.Tensor,
+    *,
+    deep_rows: int = 0,
+    depth: int = 1,
 ) -> GreedySelection:
     """The first picks of a selection, with the coverage and the bound that so many have.
 
@@ -183,14 +219,15 @@ def first_picks(
         coverage: (..., rows, n) of any float dtype, non-negative.
         count: (...) int64, picks to keep of each item, at most those that it has.
         candidates: (..., n) bool, the columns that could be picked.
+        deep_rows, depth: of the selection.
     """
     coverage, count = _as_coverage(coverage), count.to(coverage.device)
     steps = int(count.max()) if count.numel() else 0
     behind = torch.arange(steps, device=coverage.device) >= count[..., None]
     indices = selection.indices[..., :steps].masked_fill(behind, -1)
-    covered = _columns(coverage, indices).amax(-1)
-    left = (coverage - covered[..., None]).clamp_min(0).sum(-2).masked_fill(~to_device(candidates, coverage.device), 0)
-    left = left.topk(steps).values.masked_fill(behind, 0)
+    floors, covered = _counted(_columns(coverage, indices), deep_rows, depth)
+    left = (coverage - floors[..., None]).clamp_min(0).sum(-2).masked_fill(~to_device(candidates, coverage.device), 0)
+    left = unpicked(left, indices).topk(steps).values.masked_fill(behind, 0)
     reached = covered.sum(-1)
     gains = selection.gains[..., :steps].masked_fill(behind, 0)
     return GreedySelection(indices, gains, count, reached, reached + left.sum(-1))
@@ -202,6 +239,26 @@ def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
     return coverage.gather(-1, index) * (selected >= 0)[..., None, :]
 
 
+def _counted(entries: torch.Tensor, deep_rows: int, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(..., rows, k) -> (..., rows) twice: each row's floor, and the sum of the entries that count."""
+    largest = entries.amax(-1)
+    if deep_rows == 0 or depth == 1:
+        return largest, largest
+    count = entries.shape[-1]
+    deep = entries[..., :deep_rows, :].topk(min(depth, count)).values
+    floors = deep[..., -1] if depth <= count else torch.zeros_like(deep[..., -1])
+    others = largest[..., deep_rows:]
+    return torch.cat([floors, others], -1), torch.cat([deep.sum(-1), others], -1)
+
+
+def _floors_before(entries: torch.Tensor, depth: int) -> torch.Tensor:
+    """(..., rows, k) entries in the order in which they were picked -> (..., rows, k), the floor that each met."""
+    for _ in range(min(depth, entries.shape[-1])):
+        floors = torch.nn.functional.pad(entries.cummax(-1).values[..., :-1], (1, 0))
+        entries = torch.minimum(floors, entries)  # what each moves down
+    return floors
+
+
 def _as_coverage(coverage: torch.Tensor) -> torch.Tensor:
     if not coverage.is_floating_point() or coverage.dim() < 2:
         raise ValueError(
@@ -209,6 +266,13 @@ def _as_coverage(coverage: torch.Tensor) -> torch.Tensor:
             "give floating-point values of shape (..., rows, columns)."
         )
     return coverage.float()
+
+
+def _require_depth(deep_rows: int, depth: int, rows: int) -> None:
+    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+        raise ValueError(f"The depth is {depth!r}: give the number of columns that a deep row counts, at least 1.")
+    if not 0 <= deep_rows <= rows:
+        raise ValueError(f"{deep_rows} rows are deep, but the coverage matrix has {rows}: give 0 to {rows}.")
 
 
 def _as_budget(budget: object) -> int:

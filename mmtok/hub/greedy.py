@@ -31,49 +31,98 @@ class GreedyPath(NamedTuple):
     Attributes:
         indices: (items, k) int64, -1 behind an item's last pick.
         gains: (items, k) float32, 0 there.
-        best: (items, rows) float32, each row's largest picked entry.
+        covered: (items, rows) float32, the sum of the picked entries that count in each row.
         left: (items, k) float32, an item's largest gains that are left, as many as its picks, and 0 behind them.
     """
 
     indices: torch.Tensor
     gains: torch.Tensor
-    best: torch.Tensor
+    covered: torch.Tensor
     left: torch.Tensor
 
 
-def plain_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int]) -> GreedyPath:
+class Covered:
+    """The entries of picked columns that count: of a deep row the `depth` largest, of every other row the largest.
+
+    What a column adds to a row is how far its entry is above the row's floor, the smallest entry that counts, which is
+    0 until enough are picked. Floors only rise as columns are picked, so that gains only shrink: the sum over the rows
+    is monotone and submodular for every depth, which the lazy way and the upper bound rest on.
+
+    Args:
+        columns: (..., n, rows), of which columns are picked.
+        deep_rows: the first so many rows are deep.
+        depth: at least 1.
+
+    Attributes:
+        floors: (..., rows).
+        above: (..., depth - 1, deep_rows), the other entries that count, largest first.
+    """
+
+    def __init__(self, columns: torch.Tensor, deep_rows: int, depth: int) -> None:
+        *leading, _, rows = columns.shape
+        self.floors = columns.new_zeros(*leading, rows)
+        self.above = columns.new_zeros(*leading, depth - 1, deep_rows)
+
+    def add(self, entries: torch.Tensor) -> None:
+        """Counts the (..., rows) entries of a picked column."""
+        deep = self.above.shape[-1]
+        if self.above.numel():
+            # An entry takes its place among those above, and each that is smaller moves down by one.
+            before = torch.nn.functional.pad(self.above, (0, 0, 1, 0), value=torch.inf)
+            moved = torch.minimum(before, entries[..., None, :deep])
+            torch.maximum(self.above, moved[..., :-1, :], out=self.above)
+            entries = torch.cat([moved[..., -1, :], entries[..., deep:]], -1)
+        torch.maximum(self.floors, entries, out=self.floors)
+
+    def sums(self) -> torch.Tensor:
+        """(..., rows)"""
+        if not self.above.numel():
+            return self.floors
+        above = torch.nn.functional.pad(self.above.sum(-2), (0, self.floors.shape[-1] - self.above.shape[-1]))
+        return self.floors + above
+
+
+def plain_greedy(
+    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int = 1
+) -> GreedyPath:
     """Computes every gain at every step, all items at once, without waiting for the device.
 
     Args:
         columns: (items, n, rows) float32, contiguous, finite and non-negative.
         available: (items, n) bool, columns that may be picked.
         picks: for each item the number of columns to pick, at most the number of those available.
+        deep_rows, depth: the first `deep_rows` rows count their `depth` largest picked entries.
     """
     steps = max(picks, default=0)
-    best = columns.new_zeros(columns.shape[0], columns.shape[2])
+    covered = Covered(columns, deep_rows, depth)
     taken = ~available
     chosen, gained = [available.new_zeros(len(picks), 0, dtype=torch.long)], [columns.new_zeros(len(picks), 0)]
     fewest = min(picks, default=0)
     counts = to_device(torch.tensor(picks), columns.device)[:, None] if fewest < steps else None
     # An accelerator spends these steps on starting one small operation after another: as few as possible.
     for step in range(steps):
-        gain, index = _gains(columns, best).masked_fill_(taken, _NEVER).max(-1, keepdim=True)
+        gain, index = _gains(columns, covered.floors).masked_fill_(taken, _NEVER).max(-1, keepdim=True)
         picked = columns.gather(1, index[..., None].expand(-1, -1, columns.shape[2]))[:, 0]
-        covered = torch.maximum(best, picked)
-        best = covered if counts is None or step < fewest else torch.where(counts > step, covered, best)
+        covered.add(picked if counts is None or step < fewest else picked.masked_fill(counts <= step, 0.0))
         taken.scatter_(1, index, True)
         chosen.append(index)
         gained.append(gain)
     indices, gains = torch.cat(chosen, 1), torch.cat(gained, 1)
-    left = _gains(columns, best).masked_fill_(~available, 0.0).topk(steps).values
-    if counts is not None:
-        behind = torch.arange(steps, device=columns.device) >= counts
-        indices = indices.masked_fill(behind, -1)
-        gains, left = gains.masked_fill(behind, 0), left.masked_fill(behind, 0)
-    return GreedyPath(indices, gains, best, left)
+    behind = None if counts is None else torch.arange(steps, device=columns.device) >= counts
+    if behind is not None:
+        indices, gains = indices.masked_fill(behind, -1), gains.masked_fill(behind, 0)
+    left = _gains(columns, covered.floors).masked_fill_(~available, 0.0)
+    if covered.above.numel():
+        left = unpicked(left, indices)
+    left = left.topk(steps).values
+    if behind is not None:
+        left = left.masked_fill(behind, 0)
+    return GreedyPath(indices, gains, covered.sums(), left)
 
 
-def lazy_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int]) -> GreedyPath:
+def lazy_greedy(
+    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int = 1
+) -> GreedyPath:
     """Computes only the gains whose upper bound is still the largest, item by item; arguments as `plain_greedy`.
 
     It decides on the host at every step: for the CPU.
@@ -87,9 +136,11 @@ def lazy_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int]
         columns.new_zeros(items, steps),
     )
     for item, count in enumerate(picks):
-        lazy = _LazyItem(columns[item], available[item], path.best[item])
+        covered = Covered(columns[item], deep_rows, depth)
+        lazy = _LazyItem(columns[item], available[item], covered)
         for step in range(count):
             path.indices[item, step], path.gains[item, step] = lazy.pick()
+        path.covered[item] = covered.sums()
         if count:
             left = lazy.largest_left(count)
             path.left[item, : len(left)] = left
@@ -97,7 +148,7 @@ def lazy_greedy(columns: torch.Tensor, available: torch.Tensor, picks: list[int]
 
 
 class _LazyItem:
-    """One item, (n, rows) `columns`, on its way; `best` (rows,) is raised in place.
+    """One item, (n, rows) `columns`, on its way; its picks are added to `covered`.
 
     `bounds` are upper bounds of all gains, -1 for columns that are picked or no candidates. The front are the columns
     with the largest ones, side by side in memory: their gains are computed at every step. As long as the best of them
@@ -105,8 +156,9 @@ class _LazyItem:
     chosen anew.
     """
 
-    def __init__(self, columns: torch.Tensor, available: torch.Tensor, best: torch.Tensor) -> None:
-        self._columns, self._best = columns, best
+    def __init__(self, columns: torch.Tensor, available: torch.Tensor, covered: Covered) -> None:
+        self._columns, self._covered = columns, covered
+        self._floors = covered.floors  # raised in place
         self._bounds = columns.sum(-1).masked_fill_(~available, _NEVER)
         self._at_once = max(2, _ENTRIES_AT_ONCE // columns.shape[1])
         self._widest = max(2, min(len(columns) // 8, _FRONT_ENTRIES // columns.shape[1]))
@@ -122,11 +174,11 @@ class _LazyItem:
         else:
             if self._picked:
                 # The first pick lowers every gain, most of them by more than they differ.
-                gains = [_gains(block, self._best) for block in self._columns.split(self._at_once)]
+                gains = [_gains(block, self._floors) for block in self._columns.split(self._at_once)]
                 self._bounds = torch.cat(gains).masked_fill_(self._bounds < 0, _NEVER)
             index, gain = self._first_of_largest()
             front_stays = self._picked == 0
-        torch.maximum(self._best, self._columns[index], out=self._best)
+        self._covered.add(self._columns[index])
         self._bounds[index] = _NEVER
         self._picked += 1
         if not front_stays:
@@ -144,7 +196,7 @@ class _LazyItem:
 
     def _from_front(self) -> tuple[int, float, bool]:
         """The column that wins now: index, gain, and whether the front can stay."""
-        differences = torch.sub(self._front, self._best, out=self._differences[: len(self._front)])
+        differences = torch.sub(self._front, self._floors, out=self._differences[: len(self._front)])
         found = _summed(differences).masked_fill_(self._front_taken, _NEVER)
         top, place = found.max(0)
         gain = float(top)
@@ -185,15 +237,25 @@ class _LazyItem:
         for block in which.split(self._at_once):
             # Not one column alone: PyTorch may split a single long sum over its threads, and so add in another order.
             several = block if len(block) != 1 else block.expand(2)
-            gains.append(_summed(self._columns.index_select(0, several).sub_(self._best))[: len(block)])
+            gains.append(_summed(self._columns.index_select(0, several).sub_(self._floors))[: len(block)])
         computed = torch.cat(gains)
         self._bounds.index_copy_(0, which, computed)
         return computed
 
 
-def _gains(columns: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
-    """(..., c, rows) and (..., rows) -> (..., c): what each column would add to the rows' best entries."""
-    return _summed(columns - best[..., None, :])
+def unpicked(gains: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """(..., n) gains, 0 for picked columns, which are above the floors of deep rows.
+
+    Args:
+        gains: of all columns.
+        indices: (..., k) picks, -1 behind the last.
+    """
+    return gains.scatter(-1, torch.where(indices < 0, indices[..., :1], indices).clamp_min(0), 0.0)
+
+
+def _gains(columns: torch.Tensor, floors: torch.Tensor) -> torch.Tensor:
+    """(..., c, rows) and (..., rows) -> (..., c): what each column would add to what counts in the rows."""
+    return _summed(columns - floors[..., None, :])
 
 
 def _summed(differences: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,11 @@ def _temperature(name: str, value: Any) -> None:
         _refuse(name, value, f"a number {RANGE}")
 
 
+def _depth(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        _refuse(name, value, "a number of tokens of at least 1")
+
+
 def _scope(name: str, value: Any) -> None:
     if not isinstance(value, str) or value not in ("crop", "image"):
         _refuse(name, value, "'crop' or 'image'")
@@ -109,6 +114,11 @@ class PruningOptions:
     )
     text_coverage_weight: float = _option(1.0, _weight, "weight of covering the question")
     vision_coverage_weight: float = _option(0.5, _weight, "weight of covering the image, the paper's alpha")
+    text_coverage_depth: int = _option(
+        1,
+        _depth,
+        "kept tokens that cover a word together: each text row counts its so many best ones, in the paper the best one",
+    )
     text_temperature: float = _option(0.02, _temperature, "temperature of the text rows, the paper's tau_t")
     vision_temperature: float = _option(0.2, _temperature, "temperature of the vision rows, the paper's tau_v")
     exclude_padding: bool = _option(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .coverage import GreedySelection, first_picks, greedy_coverage, marginal_gains
+from .coverage import GreedySelection, coverage_value, first_picks, greedy_coverage, marginal_gains
 from .devices import on_cpu, to_device
 from .images import EncodedVision, Layout
 from .objective import coverage_matrix
@@ -257,23 +257,25 @@ def _select_together(
         check_values=on_cpu(flat),
     )
     picks = [crop.picks for crop in crops]
+    deep = {"deep_rows": text.shape[1], "depth": options.text_coverage_depth}
     greedy = greedy_coverage(
-        matrix, torch.tensor([crop.budget for crop in crops]), candidates, check_values=on_cpu(flat)
+        matrix, torch.tensor([crop.budget for crop in crops]), candidates, **deep, check_values=on_cpu(flat)
     )
     if options.coverage_target is not None:
-        picks = _sufficient(greedy, matrix, to_device(candidates, device), options.coverage_target).tolist()
-        greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates)
+        allowed = matrix.masked_fill(~to_device(candidates, device)[..., None, :], 0.0)
+        full = coverage_value(allowed, **deep)
+        picks = _sufficient(greedy, full, options.coverage_target).tolist()
+        greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates, **deep)
     shares = full = None
     if explain:
-        rows = matrix.split([text.shape[1], tokens.shape[1]], dim=-2)
-        shares = torch.stack([marginal_gains(part, greedy.indices) for part in rows], dim=-2)
-        full = matrix.amax(-1).sum(-1)
+        words, image = matrix.split([text.shape[1], tokens.shape[1]], dim=-2)
+        gains = [marginal_gains(words, greedy.indices, **deep), marginal_gains(image, greedy.indices)]
+        shares, full = torch.stack(gains, dim=-2), coverage_value(matrix, **deep)
     return SelectedCrops(crops, picks, tokens, greedy, shares, full)
 
 
-def _sufficient(greedy: GreedySelection, matrix: torch.Tensor, allowed: torch.Tensor, target: float) -> torch.Tensor:
+def _sufficient(greedy: GreedySelection, full: torch.Tensor, target: float) -> torch.Tensor:
     """(C,) int64: how many picks of each crop cover `target` of what all candidates cover; all picks where none do."""
-    full = matrix.masked_fill(~allowed[..., None, :], 0.0).amax(-1).sum(-1)
     covered = greedy.gains.cumsum(-1)
     # What covers everything should count as such also where sums in another order round differently.
     short = (covered < target * full[..., None] * (1 - 1e-6)).sum(-1)

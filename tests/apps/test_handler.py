@@ -36,6 +36,7 @@ FIT: dict[str, list[Any]] = {
     "min_new_tokens": [0],
     "stop_strings": ["x", "4"],
     "vision_token_budget": [None, 2**63, 10**400, 1e-300],
+    "text_coverage_depth": [2**63, 10**400],
     "coverage_target": [None, 1e-300],
     "covered_text": [None, "x", "4"],
     "question_format": [None, {}],

@@ -257,6 +257,7 @@ def test_every_option_is_live(family: Family, models: tuple[Any, Any]) -> None:
         {"vision_token_budget": 5},
         {"text_coverage_weight": 0.01},
         {"vision_coverage_weight": 50.0},
+        {"text_coverage_depth": 3},
         {"text_temperature": 0.5},
         {"vision_temperature": 0.01, "text_coverage_weight": 0.0},
         {"covered_text": words[-1]},

@@ -40,22 +40,27 @@ def features(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(count, 6, generator=generator) for count in (12, 12, 2))
 
 
-@given(seed=st.integers(0, 500), target=st.floats(0.05, 1.0), some=st.booleans())
+@given(seed=st.integers(0, 500), target=st.floats(0.05, 1.0), some=st.booleans(), depth=st.sampled_from([1, 1, 2, 20]))
 @settings(max_examples=40, deadline=None)
-def test_the_fewest_greedy_picks_that_reach_the_target_are_kept(seed: int, target: float, some: bool) -> None:
+def test_the_fewest_greedy_picks_that_reach_the_target_are_kept(
+    seed: int, target: float, some: bool, depth: int
+) -> None:
     vision, raw, text = features(seed)
     allowed = torch.arange(12) % 3 > 0 if some else None
     matrix = coverage_matrix(text, vision, raw)
     everything = torch.arange(12) if allowed is None else torch.nonzero(allowed)[:, 0]
-    wanted = target * float(coverage_value(matrix, everything))
-    spent = picks(select(vision, raw, text, allowed))
-    kept = select(vision, raw, text, allowed, coverage_target=target)
+    deep = {"deep_rows": len(text), "depth": depth}
+    wanted = target * float(coverage_value(matrix, everything, **deep))
+    spent = picks(select(vision, raw, text, allowed, text_coverage_depth=depth))
+    kept = select(vision, raw, text, allowed, text_coverage_depth=depth, coverage_target=target)
     count = len(kept.indices)
     assert picks(kept).tolist() == spent[:count].tolist()
-    assert float(coverage_value(matrix, picks(kept))) >= wanted * (1 - 1e-5)
+    assert float(coverage_value(matrix, picks(kept), **deep)) >= wanted * (1 - 1e-5)
     if count > 1:
-        assert float(coverage_value(matrix, picks(kept)[:-1])) < wanted
-    assert kept.coverage <= kept.upper_bound
+        assert float(coverage_value(matrix, picks(kept)[:-1], **deep)) < wanted
+    assert kept.coverage <= kept.upper_bound + 1e-6
+    assert kept.coverage == pytest.approx(float((kept.text_gain + kept.vision_gain).sum()), rel=1e-5)
+    assert kept.coverage <= kept.full_coverage == pytest.approx(float(coverage_value(matrix, **deep)))
 
 
 def test_the_budget_stays_the_upper_limit() -> None:

@@ -11,7 +11,7 @@ from mmtok.hub.objective import coverage_matrix
 
 def selected(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int) -> GreedySelection:
     matrix = coverage_matrix(text, vision, raw, check_values=False)
-    return greedy_coverage(matrix, budget, check_values=False)
+    return greedy_coverage(matrix, budget, deep_rows=text.shape[1], depth=2, check_values=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch._prims_common:FutureWarning")  # of torch's own use

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmtok.hub.coverage import coverage_value, greedy_coverage, marginal_gains
+from mmtok.hub.coverage import coverage_value, first_picks, greedy_coverage, marginal_gains
 
 # Column 1 alone covers 0.4 + 0.5; column 0 then adds 0.6 to row 0; column 2 adds nothing any more.
 WORKED = torch.tensor([[1.0, 0.4, 0.2], [0.0, 0.5, 0.5]])
@@ -26,9 +26,18 @@ def matrices(draw: st.DrawFn) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32).reshape(rows, columns) / 4
 
 
-def brute_force(coverage: torch.Tensor, size: int) -> float:
-    sets = itertools.combinations(range(coverage.shape[1]), size)
-    return max(float(coverage[:, list(chosen)].amax(1).sum()) for chosen in sets)
+# Of how many rows how many entries count, in matrices of up to 6 rows and 9 columns.
+DEEP = st.tuples(st.integers(0, 6), st.integers(1, 10))
+
+
+def value(coverage: torch.Tensor, chosen: Iterable[int], deep_rows: int, depth: int) -> float:
+    """The sum over rows of the largest chosen entry, of deep rows of the `depth` largest."""
+    rows = [sorted((row[column] for column in chosen), reverse=True) for row in coverage.tolist()]
+    return sum(sum(row[: depth if number < deep_rows else 1]) for number, row in enumerate(rows))
+
+
+def brute_force(coverage: torch.Tensor, size: int, *deep: int) -> float:
+    return max(value(coverage, chosen, *deep) for chosen in itertools.combinations(range(coverage.shape[1]), size))
 
 
 def test_worked_example() -> None:
@@ -50,23 +59,68 @@ def test_value_and_marginal_gains_of_a_given_set() -> None:
     assert marginal_gains(WORKED[:0], torch.tensor([0, 1])).tolist() == [0, 0]
 
 
-@given(matrices(), st.integers(1, 9))
-def test_guarantee_and_certificate_hold_against_brute_force(coverage: torch.Tensor, budget: int) -> None:
-    selection = greedy_coverage(coverage, budget)
-    best = brute_force(coverage, int(selection.count))
+def test_a_row_that_counts_two_entries() -> None:
+    # The second column adds 0.4 to the first row, which a row that counts one entry does not want any more.
+    assert greedy_coverage(WORKED, 2, deep_rows=1, depth=2).gains.tolist() == pytest.approx([1.0, 0.9])
+    # With three, the last adds 0.2 and 0.0; with two, nothing.
+    for depth, last in ((2, 0.0), (3, 0.2), (4, 0.2)):
+        selection = greedy_coverage(WORKED, 3, deep_rows=1, depth=depth)
+        assert selection.gains.tolist() == pytest.approx([1.0, 0.9, last])
+        assert float(selection.coverage) == pytest.approx(1.9 + last)
+        assert float(coverage_value(WORKED, deep_rows=1, depth=depth)) == pytest.approx(1.9 + last)
+
+
+@given(matrices(), st.integers(1, 9), DEEP)
+def test_guarantee_and_certificate_hold_against_brute_force(
+    coverage: torch.Tensor, budget: int, deep: tuple[int, int]
+) -> None:
+    rows = {"deep_rows": min(deep[0], len(coverage)), "depth": deep[1]}
+    selection = greedy_coverage(coverage, budget, **rows)
+    best = brute_force(coverage, int(selection.count), *deep)
     assert selection.coverage >= (1 - 1 / math.e) * best - 1e-6
     assert selection.upper_bound >= best - 1e-6
-    assert selection.coverage.item() == pytest.approx(coverage_value(coverage, selection.indices).item())
+    assert selection.coverage.item() == pytest.approx(value(coverage, selection.indices.tolist(), *deep))
+    assert selection.coverage.item() == pytest.approx(coverage_value(coverage, selection.indices, **rows).item())
+    # A shorter selection with its own certificate is the one with the smaller budget.
+    fewer = max(1, int(selection.count) // 2)
+    every = torch.ones(coverage.shape[1], dtype=torch.bool)
+    for one, other in zip(
+        first_picks(selection, coverage, torch.tensor(fewer), every, **rows),
+        greedy_coverage(coverage, fewer, **rows),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
-@given(matrices(), st.integers(1, 9))
-def test_every_pick_has_the_largest_gain_and_the_smallest_index(coverage: torch.Tensor, budget: int) -> None:
-    selection = greedy_coverage(coverage, budget)
+@given(matrices(), DEEP, st.data())
+def test_the_value_is_monotone_and_submodular(
+    coverage: torch.Tensor, deep: tuple[int, int], data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(range(coverage.shape[1])))
+    first, last = sorted(data.draw(st.tuples(*[st.integers(0, len(order) - 1)] * 2)))
+    column = order[-1]
+
+    def gain(before: int) -> float:
+        rows = {"deep_rows": min(deep[0], len(coverage)), "depth": deep[1]}
+        small, large = order[:before], [*order[:before], column]
+        added = float(coverage_value(coverage, large, **rows) - coverage_value(coverage, small, **rows))
+        assert added == value(coverage, large, *deep) - value(coverage, small, *deep)
+        return added
+
+    assert gain(first) >= gain(last) >= 0
+
+
+@given(matrices(), st.integers(1, 9), DEEP)
+def test_every_pick_has_the_largest_gain_and_the_smallest_index(
+    coverage: torch.Tensor, budget: int, deep: tuple[int, int]
+) -> None:
+    rows = {"deep_rows": min(deep[0], len(coverage)), "depth": deep[1]}
+    selection = greedy_coverage(coverage, budget, **rows)
     picked: list[int] = []
     for index, gain in zip(selection.indices.tolist(), selection.gains.tolist(), strict=True):
-        before = float(coverage_value(coverage, torch.tensor(picked, dtype=torch.long)))
+        before = value(coverage, picked, *deep)
         gains = {
-            column: float(coverage_value(coverage, torch.tensor([*picked, column]))) - before
+            column: value(coverage, [*picked, column], *deep) - before
             for column in range(coverage.shape[1])
             if column not in picked
         }
@@ -74,7 +128,7 @@ def test_every_pick_has_the_largest_gain_and_the_smallest_index(coverage: torch.
         assert gain == max(gains.values())
         assert index == min(column for column, value in gains.items() if value == gain)
         picked.append(index)
-    torch.testing.assert_close(marginal_gains(coverage, selection.indices), selection.gains)
+    torch.testing.assert_close(marginal_gains(coverage, selection.indices, **rows), selection.gains)
 
 
 def test_ties_go_to_the_smallest_index() -> None:
@@ -115,9 +169,10 @@ def test_a_batch_gives_what_its_items_give_alone() -> None:
     coverage = torch.rand(2, 3, 7, 11, generator=generator)
     mask = torch.rand(2, 3, 11, generator=generator) < 0.7
     budgets = torch.randint(1, 12, (2, 3), generator=generator)
-    batch = greedy_coverage(coverage, budgets, mask)
+    deep = {"deep_rows": 2, "depth": 3}
+    batch = greedy_coverage(coverage, budgets, mask, **deep)
     for item in itertools.product(range(2), range(3)):
-        alone = greedy_coverage(coverage[item], int(budgets[item]), mask[item])
+        alone = greedy_coverage(coverage[item], int(budgets[item]), mask[item], **deep)
         count = int(alone.count)
         assert batch.count[item] == count
         assert torch.equal(batch.indices[item][:count], alone.indices)
@@ -166,6 +221,25 @@ def test_no_gradient_is_kept_and_the_matrix_is_left_alone() -> None:
 def test_unusable_budgets(budget: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         greedy_coverage(WORKED, budget)
+
+
+@pytest.mark.parametrize(
+    ("deep", "message"),
+    [
+        ({"depth": 0}, "The depth is 0: give the number of columns"),
+        ({"depth": 1.5}, "The depth is 1.5"),
+        ({"deep_rows": 3}, "3 rows are deep, but the coverage matrix has 2"),
+        ({"deep_rows": -1}, "-1 rows are deep"),
+    ],
+)
+def test_unusable_depths(deep: dict[str, Any], message: str) -> None:
+    for function in (
+        lambda: greedy_coverage(WORKED, 1, **deep),
+        lambda: coverage_value(WORKED, **deep),
+        lambda: marginal_gains(WORKED, [0], **deep),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.25])

@@ -31,9 +31,9 @@ def drawn(*shape):
     # Multiples of 1/8 add up without rounding, so that ties are ties in any order of addition.
     return torch.randint(0, 9, shape, generator=generator) / 8.0
 
-def selected(way, *arguments):
+def selected(way, *arguments, **deep):
     coverage.greedy_way = lambda *sizes: way
-    return coverage.greedy_coverage(*arguments)
+    return coverage.greedy_coverage(*arguments, **deep)
 
 def whole(low, high):
     return int(torch.randint(low, high, (), generator=generator))
@@ -45,9 +45,10 @@ for case in range(40):
         matrix[..., whole(0, count)], matrix[:, whole(0, height)] = matrix[..., 0].clone(), 0.0
     budgets = torch.randint(1, count + 2, (items,), generator=generator) if case % 2 else whole(1, count + 1)
     candidates = torch.rand(items, count, generator=generator) < 0.8 if case % 3 else None
-    kernel = selected("fused", matrix, budgets, candidates)
+    deep = {"deep_rows": whole(0, height + 1), "depth": whole(2, 6)} if case % 4 > 1 else {}
+    kernel = selected("fused", matrix, budgets, candidates, **deep)
     for way in ("plain", "lazy"):
-        for name, one, other in zip(kernel._fields, kernel, selected(way, matrix, budgets, candidates)):
+        for name, one, other in zip(kernel._fields, kernel, selected(way, matrix, budgets, candidates, **deep)):
             assert torch.equal(one, other), (case, way, name, one, other)
 
 # Where gains are no multiples, they are equal but for rounding.
@@ -56,7 +57,7 @@ kernel, plain = selected("fused", matrix, 9), selected("plain", matrix, 9)
 for name in ("gains", "coverage", "upper_bound"):
     assert torch.allclose(getattr(kernel, name), getattr(plain, name), rtol=1e-5), name
 
-for sizes in ((48, 64, True), (48, 64, False), (300, 32, True)):
+for sizes in ((48, 64, True, False), (48, 64, False, False), (300, 32, True, False), (48, 64, True, True)):
     assert fused_greedy._agrees(torch.device("cpu"), *sizes), sizes
 """
 
@@ -67,9 +68,13 @@ from triton.compiler import ASTSource
 from mmtok.hub.fused_greedy import _greedy
 
 types = {"available_ptr": "*u8", "picks_ptr": "*i32", "raised_ptr": "*i32", "indices_ptr": "*i64"}
-sizes = {"count": "i32", "height": "i32", "steps": "i32"}
+sizes = {"count": "i32", "height": "i32", "steps": "i32", "levels": "i32", "deep_rows": "i32"}
 for capability in (80, 90):
-    for constants in ({"COUNT": 1024, "HEIGHT": 1024, "ROWS": 16}, {"COUNT": 4096, "HEIGHT": 4096, "ROWS": 4}):
+    for constants in (
+        {"DEEP": False, "COUNT": 1024, "HEIGHT": 1024, "ROWS": 16},
+        {"DEEP": True, "COUNT": 1024, "HEIGHT": 1024, "ROWS": 16},
+        {"DEEP": False, "COUNT": 4096, "HEIGHT": 4096, "ROWS": 4},
+    ):
         signature = {
             name: "constexpr" if name in constants else types.get(name) or sizes.get(name, "*fp32")
             for name in _greedy.arg_names
@@ -110,7 +115,7 @@ def test_a_device_is_asked_once(
     calls: list[tuple] = []
     monkeypatch.setattr(fused_greedy, "fused_greedy", lambda *given: calls.append(given) or kernel(*given))
     with caplog.at_level(logging.WARNING):
-        assert [fused_greedy._agrees(CPU, 64, 64, True) for _ in range(3)] == [agrees] * 3
+        assert [fused_greedy._agrees(CPU, 64, 64, True, True) for _ in range(3)] == [agrees] * 3
     assert len(calls) == 1
     assert [said in record.getMessage() for record in caplog.records] == ([] if said is None else [True])
     assert tuple(calls[0][0].shape[1:]) == (64, 48)

@@ -18,13 +18,13 @@ PLAIN, LAZY = 10**18, 0
 
 
 def selected(
-    matrix: torch.Tensor, lazy_from: int, *arguments: Any, front: int = 2**18, at_once: int = 2**17
+    matrix: torch.Tensor, lazy_from: int, *arguments: Any, front: int = 2**18, at_once: int = 2**17, **deep: int
 ) -> GreedySelection:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coverage_module, "_LAZY_FROM", lazy_from)
         patch.setattr(greedy, "_FRONT_ENTRIES", front)
         patch.setattr(greedy, "_ENTRIES_AT_ONCE", at_once)
-        return greedy_coverage(matrix, *arguments)
+        return greedy_coverage(matrix, *arguments, **deep)
 
 
 def assert_same(first: GreedySelection, second: GreedySelection) -> None:
@@ -62,8 +62,10 @@ def test_same_picks_gains_and_certificates(
         mask = torch.rand(items, columns, generator=generator) < data.draw(st.sampled_from([0.1, 0.8]))
     budgets = torch.randint(1, columns + 3, (items,), generator=generator)
 
-    plain = selected(matrix, PLAIN, budgets, mask)
-    assert_same(selected(matrix, LAZY, budgets, mask, front=front, at_once=at_once), plain)
+    deep = {"deep_rows": data.draw(st.integers(0, rows)), "depth": data.draw(st.sampled_from([1, 2, 3, 50]))}
+
+    plain = selected(matrix, PLAIN, budgets, mask, **deep)
+    assert_same(selected(matrix, LAZY, budgets, mask, front=front, at_once=at_once, **deep), plain)
 
 
 @pytest.mark.parametrize(("tokens", "budget", "spread"), [(576, 64, 0.3), (576, 576, 2.0), (1200, 90, 0.3)])
@@ -72,7 +74,8 @@ def test_same_at_the_sizes_of_images(tokens: int, budget: int, spread: float) ->
     centres = torch.randn(20, 32, generator=generator)[torch.randint(20, (tokens,), generator=generator)]
     vision = centres + spread * torch.randn(tokens, 32, generator=generator)
     matrix = coverage_matrix(torch.randn(7, 32, generator=generator), vision, vision)
-    assert_same(selected(matrix, LAZY, budget), selected(matrix, PLAIN, budget))
+    for deep in ({}, {"deep_rows": 7, "depth": 4}):
+        assert_same(selected(matrix, LAZY, budget, **deep), selected(matrix, PLAIN, budget, **deep))
 
 
 def test_the_lazy_way_computes_fewer_gains(monkeypatch: pytest.MonkeyPatch) -> None:

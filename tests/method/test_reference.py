@@ -49,8 +49,9 @@ def features(seed: int, vocabulary: int = 64) -> tuple[torch.Tensor, torch.Tenso
     return around(vocabulary, WIDTH), around(TOKENS, WIDTH), around(TOKENS, RAW_WIDTH)
 
 
-def own_picks(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int) -> list[int]:
-    return greedy_coverage(coverage_matrix(text, vision, raw), budget).indices.tolist()
+def own_picks(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int, depth: int = 1) -> list[int]:
+    matrix = coverage_matrix(text, vision, raw)
+    return greedy_coverage(matrix, budget, deep_rows=len(text), depth=depth).indices.tolist()
 
 
 @pytest.mark.parametrize("words", [0, 1, 7])
@@ -58,10 +59,12 @@ def own_picks(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budge
 def test_the_same_picks_in_the_same_order(seed: int, words: int) -> None:
     embeddings, vision, raw = features(seed)
     text = embeddings[:words]
-    assert own_picks(text, vision, raw, 64) == select_crop(text, vision, raw, 64)
+    for depth in (1, 1 + seed):
+        assert own_picks(text, vision, raw, 64, depth) == select_crop(text, vision, raw, 64, text_depth=depth)
 
 
-def test_the_same_picks_in_a_batch_of_crops_with_fillers() -> None:
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_same_picks_in_a_batch_of_crops_with_fillers(depth: int) -> None:
     embeddings, *_ = features(0)
     crops = [features(seed)[1:] for seed in range(5)]
     text = torch.nn.functional.pad(embeddings[:3], (0, 0, 0, 2)).expand(5, -1, -1)
@@ -71,8 +74,8 @@ def test_the_same_picks_in_a_batch_of_crops_with_fillers() -> None:
         torch.stack([raw for _, raw in crops]),
         text_mask=torch.tensor([[True] * 3 + [False] * 2] * 5),
     )
-    picks = greedy_coverage(matrix, 32).indices.tolist()
-    assert picks == [select_crop(embeddings[:3], vision, raw, 32) for vision, raw in crops]
+    picks = greedy_coverage(matrix, 32, deep_rows=5, depth=depth).indices.tolist()
+    assert picks == [select_crop(embeddings[:3], vision, raw, 32, text_depth=depth) for vision, raw in crops]
 
 
 @pytest.fixture(scope="module")

@@ -284,6 +284,7 @@ WRITTEN: dict[str, list[Any]] = {
     "budget_scope": ["image"],
     "text_coverage_weight": [0, 1e-6, 1e6],
     "vision_coverage_weight": [0.0, 3],
+    "text_coverage_depth": [8],
     "text_temperature": [1e-6, 10],
     "vision_temperature": [0.3],
     "exclude_padding": [True],
