@@ -4,8 +4,8 @@
 
 Every step is a command, run in one empty folder as it is written here; the results have its seconds, its exit code and
 what it printed last. The environment is made if it is not there, by the install line of the README from a clone of this
-checkout. There is no network but the package index: `./base` is the stock checkpoint in the package, and the Hub is that
-of the tests, on loopback.
+checkout. `./base` is the stock checkpoint in the package, and the Hub that of the tests, on loopback: the package index
+is all of the network that is used.
 """
 
 from __future__ import annotations
