@@ -14,11 +14,11 @@ import torch
 from transformers import TextIteratorStreamer, pipeline
 
 from configuration_mmtok import OPTION_NAMES
+from mmtok.hub.handler import Video, inputs_of
 from mmtok.hub.prune import prune
 from mmtok.image_cache import EncodedImageCache
 from mmtok.prefill import prompt_lengths
 from mmtok.publish.hub import check_model_name
-from mmtok.videos import Video, video_inputs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -160,24 +160,11 @@ def load_pipeline(model: str | Path, **kwargs: Any) -> ImageTextToTextPipeline:
     return loaded
 
 
-def conversation(image: Image.Image, question: str) -> list[dict[str, Any]]:
-    """One turn of the user, in the form of chat templates."""
-    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    return [{"role": "user", "content": content}]
-
-
 def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question: str) -> dict[str, Any]:
-    """What the pipeline gives to `generate`, on the model's device."""
-    if isinstance(image, Video):
-        return dict(video_inputs(pipe.processor, image, question).to(pipe.model.device, dtype=pipe.model.dtype))
-    read = pipe.processor.apply_chat_template(
-        conversation(image, question),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    return dict(read.to(pipe.model.device, dtype=pipe.model.dtype))
+    """What `generate` takes of one turn of the user, on the model's device."""
+    kind = "video" if isinstance(image, Video) else "image"
+    chat = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}]
+    return dict(inputs_of(pipe.processor, chat, [image]).to(pipe.model.device, dtype=pipe.model.dtype))
 
 
 def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **settings: Any) -> Answer:

@@ -12,11 +12,11 @@ import gradio as gr
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
-from mmtok.hub.handler import Limits, is_text, open_image
+from mmtok.hub.handler import Limits, Video, is_text, open_image
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, read_image
-from mmtok.videos import FRAMES, Video, read_video
+from mmtok.videos import FRAMES, read_video
 
 from . import page_text
 from .answering import Answer, Budget, answer_inputs, explain_inputs, model_inputs, stream_answer, warm_up

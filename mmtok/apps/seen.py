@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from mmtok.hub.families import FAMILIES, PREFIX
+from mmtok.hub.handler import Video, evenly
 from mmtok.hub.images import Geometry
 from mmtok.images import cut_off
-from mmtok.videos import Video, evenly
 
 GAP = 12  # pixels of a drawing between two crops
 MOST_DRAWN = 8  # frames of a video at most

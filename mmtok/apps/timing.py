@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import ImageTextToTextPipeline
 
-    from mmtok.videos import Video
+    from mmtok.hub.handler import Video
 
 
 @dataclass(frozen=True)

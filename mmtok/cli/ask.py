@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mmtok.apps.answering import Explanation
     from mmtok.apps.seen import Seen
-    from mmtok.videos import Video
+    from mmtok.hub.handler import Video
 
 _ASK = """\
 Answers questions about an image or video, each with every budget, and says how long a prompt the language model read,
@@ -171,7 +171,7 @@ def show(options: argparse.Namespace) -> None:
     from mmtok.apps.demo import COVERAGE
     from mmtok.apps.drawing import kept_figure
     from mmtok.apps.seen import frames_read, seen_images, seen_video
-    from mmtok.videos import Video
+    from mmtok.hub.handler import Video
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
     output = writable_image(options.output, "kept.png", overwrite=options.overwrite, source=Path(options.image))
@@ -295,8 +295,8 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def _lost(image: Image.Image | Video, pipe: Any) -> str:
+    from mmtok.hub.handler import Video
     from mmtok.images import cut_off
-    from mmtok.videos import Video
 
     return "" if isinstance(image, Video) else cut_off(image.size, pipe.processor.image_processor)
 

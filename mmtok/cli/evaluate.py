@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -393,10 +395,20 @@ def _print_compared(options: argparse.Namespace, found: Sequence[Agreement], tim
 def _verdict(
     options: argparse.Namespace, results: dict[str, Any], found: Sequence[Agreement], kept: Agreement | None
 ) -> str:
-    """The smallest budget that keeps the agreement, and how sure that is."""
+    """The smallest budget that keeps the agreement, and how sure that is; or why there is none, and what to do."""
+    from mmtok.apps.answering import counted
+
     wanted, what = f"{options.agreement:.0%}", _SCORES[options.score]
     if kept is None:
-        return f"No budget here keeps {wanted} ({what}): give larger ones, or a smaller --agreement."
+        largest = found[0]
+        share = getattr(largest, options.score).estimate
+        [(text, times), *_] = Counter(question.text for question in largest.changed).most_common(1)
+        return (
+            f"No budget here keeps {wanted} ({what}): the largest, {budget_name(largest.budget)}, keeps {share:.1%}.\n"
+            f"With it {counted(len(largest.changed), 'answer')} of {results['questions']} changed, {times} of them to "
+            f"{text!r}. If such answers matter to you, give a larger --budget, or leave the model all tokens; if not, "
+            f"leave such questions out, or give --agreement {floor(100 * share) / 100:g}."
+        )
     interval = getattr(kept, options.score)
     sentence = (
         f"Smallest budget that keeps {wanted} ({what}): {budget_name(kept.budget)}, with {interval.estimate:.1%} "

@@ -13,8 +13,8 @@ from transformers import AutoProcessor, PretrainedConfig
 
 from mmtok.auto_classes import register
 from mmtok.hub.families import FAMILIES, PREFIX
+from mmtok.hub.handler import Video, inputs_of
 from mmtok.publish.hub import check_model_name
-from mmtok.videos import Video, video_inputs
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Checkpoint:
 
     def video_inputs(self, text: str, video: Video) -> dict[str, torch.Tensor]:
         """A prompt about a video, on the model's device."""
-        return dict(video_inputs(self.processor, video, text).to(self.model.device, dtype=self.model.dtype))
+        chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
+        return dict(inputs_of(self.processor, chat, [video]).to(self.model.device, dtype=self.model.dtype))
 
     def _prompt(self, text: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": text}]

@@ -11,18 +11,23 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from chat_checkpoints import make_chat_checkpoint
 from PIL import Image
 from question_files import png_header
-from small_checkpoints import make_llava_checkpoint
+from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
+from transformers import AutoProcessor
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.handler import FORMATS, EndpointHandler, Limits, decoded, open_image
+from mmtok.hub.handler import FORMATS, EndpointHandler, Limits, Video, decoded, inputs_of, open_image, open_video
 from mmtok.publish import stage
 
 INFINITY, NAN = float("inf"), float("nan")
@@ -131,8 +136,8 @@ TEXT = {"type": "text", "text": "Is there a dog?"}
             chat(*[{"type": "image", "image": encoded((60, 60))}] * 3),
             "have 10,800 pixels: give at most",
         ),
-        (chat({"type": "image", "image": "A" * 80_000}), "The images of the request have 60,000 bytes"),
-        ([chat({"type": "image", "image": encoded((98, 98))})] * 2, "The images of the request have "),
+        (chat({"type": "image", "image": "A" * 80_000}), "The images and videos of the request have 60,000 bytes"),
+        ([chat({"type": "image", "image": encoded((98, 98))})] * 2, "The images and videos of the request have "),
         (chat(IMAGE, {"type": "text", "text": "\ud800"}), "has half of a surrogate pair"),
         (chat({"type": "image", "image": "\u00e4"}), "it is not in base64"),
         (chat({"type": ["text"]}), "A part of a message is of type ['text']"),
@@ -173,23 +178,27 @@ def tiled_tiff(side: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(data) + len(bits)) + data + bits + directory
 
 
+def image(file: bytes) -> tuple[str, list[bytes]]:
+    return "image", [file]
+
+
 def test_a_file_that_takes_too_long_to_decode_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("longer to decode than 1 seconds (the limit decode_seconds)")):
-        decoded([[progressive_jpeg(2000, 20_000)]], Limits(decode_seconds=1))
-    assert decoded([[progressive_jpeg(20, 1)]], Limits())[0].size == (20, 20)
+        decoded([[image(progressive_jpeg(2000, 20_000))]], Limits(decode_seconds=1))
+    assert decoded([[image(progressive_jpeg(20, 1))]], Limits())[0].size == (20, 20)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
 def test_a_file_that_takes_too_much_memory_is_refused() -> None:
-    assert decoded([[tiled_tiff(16)]], Limits())[0].size == (8, 8)
+    assert decoded([[image(tiled_tiff(16))]], Limits())[0].size == (8, 8)
     with pytest.raises(ValueError, match="An image cannot be read: "):
-        decoded([[tiled_tiff(16_000)]], Limits(pixels=10_000, image_bytes=1_000_000))
+        decoded([[image(tiled_tiff(16_000))]], Limits(pixels=10_000, image_bytes=1_000_000))
 
 
 def test_a_decoder_that_fails_is_an_unreadable_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(ValueError, match="An image cannot be read: its decoder ended with code 1"):
-        decoded([[base64.b64decode(encoded())]], Limits())
+        decoded([[image(base64.b64decode(encoded()))]], Limits())
 
 
 def test_an_answer_ends_after_the_seconds_that_it_may_take(
@@ -210,6 +219,151 @@ def test_an_answer_ends_after_the_seconds_that_it_may_take(
     assert 0 < seen[1][1] < 1000
     with pytest.raises(ValueError, match=r"max_time is 121: give a number from 0\.01 to 120"):
         handler(asked(max_time=121))
+
+
+def animation(count: int, size: tuple[int, int] = (24, 20), kind: str = "GIF") -> bytes:
+    """Frames of the grays 0, 20, 40, ..., 4 a second."""
+    frames, file = [Image.new("RGB", size, (20 * number,) * 3) for number in range(count)], io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=250, lossless=True)
+    return file.getvalue()
+
+
+def film(value: Any) -> dict[str, Any]:
+    return {"type": "video", "video": value}
+
+
+def in_base64(file: bytes) -> str:
+    return base64.b64encode(file).decode()
+
+
+def test_frames_of_videos_are_decoded() -> None:
+    """Evenly chosen ones of a file, all of a list, beside an image; the second question is only looked at."""
+    stills = [base64.b64decode(encoded((8, 6))) for _ in range(3)]
+    first = [("video", [animation(10)]), image(base64.b64decode(encoded((5, 4)))), ("frames", stills)]
+    moving, still, listed = decoded([first, [("video", [animation(3)])]], Limits(frames=4))
+    assert isinstance(moving, Video)
+    assert (moving.indices, moving.total, moving.fps) == ((0, 2, 5, 7), 10, 4.0)
+    assert [frame.getpixel((3, 3)) for frame in moving.frames] == [(20 * index,) * 3 for index in moving.indices]
+    assert still.size == (5, 4)
+    assert isinstance(listed, Video)
+    assert (listed.indices, listed.total, listed.seconds) == ((0, 1, 2), 3, [0.0, 1.0, 2.0])
+    assert [frame.tobytes() for frame in listed.frames] == [open_image(io.BytesIO(file)).tobytes() for file in stills]
+
+
+BAD_VIDEOS: list[tuple[list[Any], str]] = [
+    ([film(4)], "A video is 4, no text: give it in base64"),
+    ([film("\u00e4")], "A video cannot be read: it is not in base64"),
+    ([film([encoded(), None])], "A frame is None, no text: give it in base64"),
+    ([film([encoded()] * 9)], "A video has 9 frames: give at most 8 (the limit frames)"),
+    ([film([])], "A video cannot be read: it has 0 frames of no pixels: give at least 2, of one size"),
+    ([film([encoded(), encoded((8, 8))])], "it has 2 frames of 24 x 24 and 8 x 8 pixels: give at least 2, of one size"),
+    ([film([encoded((60, 60))] * 3)], "The images and frames of a question have 10,800 pixels: give at most 10,000"),
+    ([film(in_base64(animation(2))), film(in_base64(animation(2)))], "A question has 2 videos: give at most 1"),
+    ([film(encoded())], "A video cannot be read: it has a single frame: ask about it as an image"),
+    ([film(in_base64(animation(4, (60, 60))))], "4 frames of 60 x 60 pixels have more than 10,000: read at most 2, or"),
+    ([film("A" * 80_000)], "The images and videos of the request have 60,000 bytes"),
+    (
+        [{"type": "video_url", "video_url": {"url": "https://x.org/a.mp4"}}],
+        "A video cannot be read: it is not in base64",
+    ),
+    ([{"type": "video_url", "video_url": "data:video/mp4;base64,"}], "A part of a message is of type 'video_url'"),
+]
+
+
+@pytest.mark.parametrize(("parts", "message"), BAD_VIDEOS)
+def test_videos_that_cannot_be_used_are_refused(
+    handler: EndpointHandler, parts: list[Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="A model of type mmtok_llava prunes no videos: ask about images"):
+        handler({"inputs": chat(*parts, TEXT)} if "url" not in str(parts) else {"inputs": {"video": 4, "question": ""}})
+    monkeypatch.setattr(handler, "no_videos", "")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        handler({"inputs": chat(*parts, TEXT)})
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_videos_are_a_refusal_or_frames(kind: str) -> None:
+    source, right, ended = random.Random(kind), animation(4, kind=kind), set()
+    for _ in range(60):
+        content = bytearray(right)
+        for _ in range(source.choice([1, 5, 50])):
+            content[int(len(content) * source.random())] = source.randrange(256)
+        try:
+            video = open_video(io.BytesIO(content), 3, 10_000)
+        except ValueError:
+            ended.add("refused")
+        else:
+            assert len(video.frames) == len(video.indices) <= 3
+            ended.add("read")
+    assert "refused" in ended
+
+
+@pytest.mark.torchvision
+@pytest.mark.parametrize("kind", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_questions_about_videos_are_answered(kind: str, tmp_path: Path) -> None:
+    """As `generate` answers about the same frames. A file that would lead PyAV to other files is refused."""
+    handler = EndpointHandler(str(stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged").path))
+    model, processor = handler.pipeline.model, handler.pipeline.processor
+    clip, ask = animation(12, (48, 24)), {"max_new_tokens": 8, "vision_token_budget": 3}
+    inputs = inputs_of(processor, chat({"type": "video"}, TEXT)["messages"], [open_video(io.BytesIO(clip), 8)])
+    expected = processor.decode(
+        model.generate(**inputs, **ask)[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    ).strip()
+    for question in (
+        chat({"type": "video_url", "video_url": {"url": f"data:image/gif;base64,{in_base64(clip)}"}}, TEXT),
+        {"video": in_base64(clip), "question": TEXT["text"]},
+    ):
+        assert handler({"inputs": question, "parameters": ask}) == [{"generated_text": expected}]
+    frames = [encoded((48, 24))] * 4
+    [answer] = handler({"inputs": chat(IMAGE, film(frames), TEXT), "parameters": ask})
+    assert isinstance(answer["generated_text"], str)
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
+    with pytest.raises(ValueError, match="A video cannot be read: PyAV says: Invalid data found"):
+        handler({"inputs": {"video": in_base64(playlist), "question": "What is there?"}})
+
+
+@pytest.mark.torchvision
+def test_a_video_file_that_is_damaged_ends_in_a_refusal() -> None:
+    import av
+
+    file, source = io.BytesIO(), random.Random(0)
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for number in range(10):
+            frame = av.VideoFrame.from_image(Image.new("RGB", (64, 32), (20 * number,) * 3))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    right = file.getvalue()
+    [video] = decoded([[("video", [right])]], Limits(frames=4))
+    assert isinstance(video, Video)
+    assert (video.indices, video.fps, video.frames[0].size) == ((0, 2, 5, 7), 8.0, (64, 32))
+    for _ in range(12):
+        content = bytearray(right)
+        for _ in range(source.choice([1, 5, 50])):
+            content[int(len(content) * source.random())] = source.randrange(256)
+        with suppress(ValueError):
+            assert isinstance(decoded([[("video", [bytes(content)])]], Limits(frames=4))[0], Video)
+
+
+@pytest.mark.parametrize("make", [make_llava_checkpoint, make_llava_next_checkpoint])
+def test_inputs_are_those_of_the_chat_template(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    processor = AutoProcessor.from_pretrained(make(tmp_path / "base"))
+    picture = open_image(io.BytesIO(base64.b64decode(encoded())))
+    for last in ([], [{"role": "assistant", "content": [{"type": "text", "text": "There is"}]}]):
+        messages = [{"role": "user", "content": [{"type": "image", "image": picture}, TEXT]}, *last]
+        expected = processor.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=not last,
+            continue_final_message=bool(last),
+        )
+        made = inputs_of(processor, messages, [picture])
+        assert made.keys() == expected.keys()
+        assert all(torch.equal(made[name], expected[name]) for name in made)
 
 
 def _header(width: int, height: int) -> str:
@@ -271,7 +425,7 @@ def test_random_requests(handler: EndpointHandler, seed: int, request: pytest.Fi
         ({"images": 0}, "The limit images is 0: give a whole number of at least 1"),
         ({"pixels": None}, "The limit pixels is None"),
         ({"beams": True}, "The limit beams is True"),
-        ({"beems": 4}, "handler_limits is {'beems': 4}: give an object with some of questions, images, pixels"),
+        ({"beems": 4}, "handler_limits is {'beems': 4}: give an object with some of questions, images, frames, pixels"),
         ([4], "handler_limits is [4]"),
     ],
 )

@@ -14,8 +14,8 @@ from transformers import AutoProcessor
 
 from mmtok.apps.drawing import overlay
 from mmtok.apps.seen import GAP, MOST_DRAWN, Seen, frames_read, seen_images, seen_video
+from mmtok.hub.handler import Video
 from mmtok.hub.selection import ImageSelection
-from mmtok.videos import Video
 
 NORMALISED = SimpleNamespace(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
 UNNORMALISED = SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)
@@ -26,7 +26,7 @@ def video(read: int, total: int | None = None) -> Video:
     """So many frames, two a second."""
     total = read if total is None else total
     indices = tuple(number * total // read for number in range(read))
-    return Video(np.zeros((read, 1, 1, 3), np.uint8), indices, total, 2.0)
+    return Video([Image.new("RGB", (1, 1))] * read, indices, total, 2.0)
 
 
 def selection(places: list[tuple[int, int, int]]) -> ImageSelection:

@@ -126,6 +126,13 @@ def test_images_without_questions_or_labels_are_compared(compare: list[str], tmp
     told = capsys.readouterr()
     assert told.err == ""
     assert told.out.splitlines()[-1].startswith("Smallest budget that keeps 1% (answers that are the same): ")
+    assert main([*arguments[:-1], "1", "--quiet"]) == 0
+    first, then = capsys.readouterr().out.splitlines()[-2:]
+    share, changed = (results["budgets"][0][name] for name in ("exact", "changed"))
+    largest = f"the largest, 0.5, keeps {share['estimate']:.1%}."
+    assert first == f"No budget here keeps 100% (answers that are the same): {largest}"
+    assert then.startswith(f"With it {len(changed)} answers of 12 changed, ")
+    assert then.endswith(f"or give --agreement {int(100 * share['estimate']) / 100:g}.")
 
 
 def test_a_run_that_was_killed_goes_on(compare: list[str], tmp_path: Path, capsys: Any) -> None:

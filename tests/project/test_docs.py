@@ -117,11 +117,16 @@ def test_python_of_the_docs_runs(page: Path, folder: Path, monkeypatch: pytest.M
             assert printed.getvalue() == block["output"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8"))
-    missing = [target for target in targets if not (page.parent / target).exists()]
+    links = re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    missing = [target for target, _ in links if not (page.parent / target).exists()]
     assert not missing
+    for target, part in links:
+        if part:
+            text = (page.parent / target if target else page).read_text(encoding="utf-8")
+            titles = [re.sub(r"[^\w -]", "", title).lower() for title in re.findall(r"^#+ (.+)", text, re.MULTILINE)]
+            assert part in [title.replace(" ", "-") for title in titles], f"{target} has no {part}"
 
 
 def test_the_start_page_leads_to_every_page() -> None:

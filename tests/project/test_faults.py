@@ -1,4 +1,4 @@
-"""The report on faults: every number has a row, and the tests and scripts that it names exist."""
+"""The reports on faults and on new users: every number has a row, and the tests and scripts that it names exist."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reports" / "faults.md").read_text(encoding="utf-8")
 ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ") and "---" not in line]
 HELD = [(row[0], row[-1]) for row in ROWS if row[-1] != "Held by"]
+NEWCOMERS = (ROOT / "docs" / "reports" / "newcomers.md").read_text(encoding="utf-8").partition("| Friction |")[2]
+FRICTIONS = re.findall(r"^\| (\d+) \| .* \| ([^|]*) \|$", NEWCOMERS, re.MULTILINE)
 NUMBERS = [
     f"{area}{number}" for area, last in (("A", 13), ("B", 11), ("C", 9), ("D", 1)) for number in range(1, last + 1)
 ]
@@ -21,6 +23,7 @@ NUMBERS = [
 def test_every_number_has_a_row() -> None:
     assert [row[0] for row in ROWS if re.fullmatch(r"[A-D]\d+", row[0])] == NUMBERS
     assert {len(row) for row in ROWS} == {4}
+    assert [int(number) for number, _ in FRICTIONS] == list(range(1, 17))
 
 
 @cache
@@ -29,7 +32,7 @@ def names_in(path: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize(("name", "held"), HELD, ids=[name[:40] for name, _ in HELD])
+@pytest.mark.parametrize(("name", "held"), HELD + FRICTIONS, ids=[name[:40] for name, _ in HELD + FRICTIONS])
 def test_what_holds_a_row_exists(name: str, held: str) -> None:
     path = ""
     named = re.findall(r"`([^` ]+)`", held)

@@ -41,7 +41,7 @@ STANDARD_LIBRARY = {
 }
 ALLOWED = {"torch", "transformers", "tokenizers", *STANDARD_LIBRARY}
 # The handler, which no model imports, decodes images by running itself as a program.
-ALLOWED_TO_HANDLER = {"PIL", "json", "resource", "subprocess", "sys"}
+ALLOWED_TO_HANDLER = {"PIL", "av", "json", "resource", "subprocess", "sys"}
 OWN = set(HIDDEN)
 # Every file that a repository of any family gets, or that of custom_generate.
 SOURCES = {name: source for model_type in FAMILIES for name, source in published_code(model_type).items()}
