@@ -29,8 +29,9 @@ FAMILIES = {
     "LLaVA-OneVision": "llava_onevision",
     "Qwen2.5-VL": "qwen2_5_vl",
     "Qwen3-VL": "qwen3_vl",
+    "Qwen3-VL-MoE": "qwen3_vl_moe",
 }
-WITH_VIDEOS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL")
+WITH_VIDEOS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
 # What the engine is given, and how many new tokens are asked for. A block of the KV cache has 128 tokens: four of them,
 # which `run` makes, are too few for six requests that grow to two each.
 MODES: dict[str, tuple[dict[str, Any], int]] = {
@@ -147,7 +148,7 @@ def run(given: argparse.Namespace) -> Any:
                 for vision in ("images", "videos") if family in WITH_VIDEOS else ("images",):
                     count = 30 if mode == "preemption" else requests
                     if vision == "images":
-                        cases = random_cases(len(mode), count, engine.model.layout.refused_options)
+                        cases = random_cases(len(mode), count, engine.reference.refused_options)
                     else:
                         cases = random_video_cases(len(mode), count)
                     if mode == "preemption":

@@ -5,6 +5,7 @@
     crowded              its answers about 8 to 11 smaller objects
     unseen               its answers about 2 to 5 objects in a style that training did not draw
     instructed-scenes, instructed-crowded   its answers behind the benchmarks' instruction
+    covered-scenes, covered-crowded   its answers where a text of the server, or none, is covered for the question
     padded               its answers about small images on a grey canvas, for the exclusion of padding
     tiles                answers about five crops of crowded images, in the layout of LLaVA-NeXT, after training for it
     padded-tiles         the same about images whose tiles are padded

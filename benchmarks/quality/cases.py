@@ -41,6 +41,8 @@ ALL = tuple(METHODS.values())
 EXCLUDE_PADDING = variant("exclude padding", exclude_padding=True)
 SHARED_BUDGET = variant("shared budget", budget_scope="image")
 BEFORE_UNPADDING = variant("paper", select_before_unpadding=True)
+# What is kept without reading the question, so that all questions about an image share it.
+SHARED_TEXT = variant("one shared text", covered_text="What objects are in the image?")
 ADAPTIVE = tuple(variant(f"target {target:g}", coverage_target=target) for target in TARGETS)
 
 
@@ -79,6 +81,7 @@ def drawn_set(
 
 _MMTOK = (METHODS["MMTok"],)
 _EVERY = [(ALL, BUDGETS)]
+_COVERED = [((*_MMTOK, METHODS["vision rows"], SHARED_TEXT), FEW)]
 CASES = {
     "scenes": Case(drawn_set(USUAL, 150), _EVERY, (*POPE, "what", "count")),
     "crowded": Case(drawn_set(CROWDED, 150), [*_EVERY, (ADAPTIVE, (64,))]),
@@ -89,6 +92,8 @@ CASES = {
     "instructed-crowded": Case(
         drawn_set(CROWDED, 150), [(_MMTOK, INSTRUCTED_BUDGETS)], small_budgets=(4,), instruction=INSTRUCTION
     ),
+    "covered-scenes": Case(drawn_set(USUAL, 150), _COVERED, (*POPE, "what", "count")),
+    "covered-crowded": Case(drawn_set(CROWDED, 150), _COVERED),
     "padded": Case(drawn_set(PADDED, 50, canvas=CANVAS), [((*_MMTOK, EXCLUDE_PADDING), FEW)]),
     "tiles": Case(
         drawn_set(CLUTTERED, 60, scale=SCALE),
