@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,6 @@ import measure  # noqa: E402
 import prefill  # noqa: E402
 import selection  # noqa: E402
 import serving_models  # noqa: E402
-import serving_page  # noqa: E402
-from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
@@ -43,15 +40,6 @@ TINY: dict[str, Any] = {
 }
 
 
-def test_the_page_of_the_plugin_shows_the_results() -> None:
-    page = serving_page.PAGE.read_text(encoding="utf-8")
-    assert with_tables(page, serving_page.TABLES) == page, "run `python benchmarks/serving_page.py`"
-    parity = json.loads((ROOT / "compat" / "vllm_parity.json").read_text(encoding="utf-8"))
-    lines = [line for found in parity.values() for line in found["lines"]]
-    assert lines
-    assert [line for line in lines if line["differences"]] == []
-
-
 def test_the_served_model_has_less_to_gain_than_the_real_one() -> None:
     language, vision = serving_models.LANGUAGE, serving_models.VISION
     served = Shape(
@@ -70,11 +58,6 @@ def test_the_served_model_has_less_to_gain_than_the_real_one() -> None:
     parts = [shape.flops(608) for shape in (served, SHAPES["LLaVA-1.5-7B"])]
     shares = [each["vision tower"] / each["language model"] for each in parts]
     assert shares[0] > shares[1]
-
-
-def test_an_unknown_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="The page has the tables"):
-        with_tables("<!-- table: guesses -->\n<!-- end -->", serving_page.TABLES)
 
 
 def test_functions_take_turns_and_ratios_are_those_of_the_rounds() -> None:
