@@ -20,14 +20,13 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaNextImageProcessor, PreTrainedTokenizerFast
 
 import mmtok
+from benchmarks.measure import machine, save
 from benchmarks.reference import select_crop, text_rows
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
 from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
-from mmtok.machine import machine
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
-RESULTS = Path(__file__).resolve().parent / "results" / "fidelity.json"
 IMAGE_SIZE, PATCH_SIZE, WIDTH = 336, 14, 64
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 CASES: dict[str, tuple[str, tuple[tuple[int, int], ...], int]] = {
@@ -174,8 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pope = [asked[number] for number in np.linspace(0, len(asked) - 1, options.count).round().astype(int)]
     cases = measure(tokenizer, pope)
     results = {"machine": machine(), "seconds": round(time.perf_counter() - started), "cases": cases}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(cases, indent=1))
+    print(json.dumps(cases, indent=1), save("fidelity", results))
 
 
 if __name__ == "__main__":
