@@ -29,9 +29,8 @@ import mmtok
 from benchmarks.checkpoint_shapes import NAMES, Member, _write_code
 from benchmarks.measure import machine, milliseconds, save, side_by_side
 from benchmarks.question_words import tokenizer_of
-from configuration_mmtok import MMTokLlavaConfig
+from benchmarks.shapes import Shape
 from mmtok.publish.repository import as_json
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
 # Tokenizer: its token for images, and a prompt.
 PROMPTS = {
@@ -51,15 +50,13 @@ class TowerReached(Exception):
 
 def model_with(tokenizer: Tokenizer, image_token: str) -> Any:
     """A small LLaVA that has the vocabulary of a tokenizer, and reads with it."""
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
-    vision = {"model_type": "clip_vision_model", "num_hidden_layers": 2, "image_size": 336, "patch_size": 14}
-    config = MMTokLlavaConfig(
-        text_config={"model_type": "llama", "num_hidden_layers": 1, "vocab_size": tokenizer.get_vocab_size(), **sizes},
-        vision_config={**vision, **sizes},
-        image_token_index=tokenizer.token_to_id(image_token),
-        vision_token_budget=BUDGET,
-    )
-    model = MMTokLlavaForConditionalGeneration(config).eval()
+    own: dict[str, Any] = {"hidden": 32, "mlp": 32, "heads": 2, "kv_heads": 2, "layers": 1}
+    tower = {"vision_hidden": 32, "vision_mlp": 32, "vision_heads": 2, "vision_layers": 2}
+    image: Any = tokenizer.token_to_id(image_token)
+    shape = Shape("small", False, **own, **tower, vocabulary=tokenizer.get_vocab_size(), image_token=image)
+    _, model_class = shape.classes
+    model = model_class(shape.config(model_class)).eval()
+    model.config.vision_token_budget = BUDGET
     return mmtok.prune(model, PreTrainedTokenizerFast(tokenizer_object=tokenizer))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,7 @@ TINY: dict[str, Any] = {
 
 
 def test_the_served_model_has_less_to_gain_than_the_real_one() -> None:
-    language, vision = serving_models.LANGUAGE, serving_models.VISION
-    served = Shape(
-        "served",
-        False,
-        hidden=language["hidden_size"],
-        mlp=language["intermediate_size"],
-        heads=language["num_attention_heads"],
-        layers=language["num_hidden_layers"],
-        kv_heads=language["num_key_value_heads"],
-        vision_layers=vision["num_hidden_layers"] - 1,
-        vision_hidden=vision["hidden_size"],
-        vision_mlp=vision["intermediate_size"],
-        vision_heads=vision["num_attention_heads"],
-    )
+    served = replace(serving_models.MODELS["LLaVA"], vision_layers=serving_models.MODELS["LLaVA"].vision_layers - 1)
     parts = [shape.flops(608) for shape in (served, SHAPES["LLaVA-1.5-7B"])]
     shares = [each["vision tower"] / each["language model"] for each in parts]
     assert shares[0] > shares[1]
