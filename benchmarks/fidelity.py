@@ -20,16 +20,13 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaNextImageProcessor, PreTrainedTokenizerFast
 
 import mmtok
+from benchmarks.measure import machine, save
 from benchmarks.reference import select_crop, text_rows
-from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
+from benchmarks.shapes import PINPOINTS, Shape
 from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
-from mmtok.machine import machine
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
-RESULTS = Path(__file__).resolve().parent / "results" / "fidelity.json"
 IMAGE_SIZE, PATCH_SIZE, WIDTH = 336, 14, 64
-PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 CASES: dict[str, tuple[str, tuple[tuple[int, int], ...], int]] = {
     # (family, sizes of the images as (width, height), tokens kept of each crop)
     "LLaVA-1.5": ("llava", ((336, 336), (640, 480)), 64),
@@ -54,27 +51,13 @@ OTHER_QUESTIONS = (
 
 def random_model(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     """A seeded model with LLaVA's crops and a small width, which reads with the tokenizer."""
-    classes: dict[str, tuple[Any, Any]] = {
-        "llava": (MMTokLlavaConfig, MMTokLlavaForConditionalGeneration),
-        "llava_next": (MMTokLlavaNextConfig, MMTokLlavaNextForConditionalGeneration),
-    }
-    config_class, model_class = classes[family]
-    sizes = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 4}
-    fields = {"image_grid_pinpoints": PINPOINTS} if family == "llava_next" else {}
-    config = config_class(
-        text_config={"model_type": "llama", "vocab_size": len(tokenizer), "num_hidden_layers": 1, **sizes},
-        vision_config={
-            "model_type": "clip_vision_model",
-            "num_hidden_layers": 3,
-            "image_size": IMAGE_SIZE,
-            "patch_size": PATCH_SIZE,
-            **sizes,
-        },
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        **fields,
-    )
+    own: dict[str, Any] = {"hidden": WIDTH, "mlp": 2 * WIDTH, "heads": 4, "kv_heads": 4, "layers": 1}
+    tower = {"vision_hidden": WIDTH, "vision_mlp": 2 * WIDTH, "vision_heads": 4, "vision_layers": 3}
+    words = {"vocabulary": len(tokenizer), "image_token": tokenizer.convert_tokens_to_ids("<image>")}
+    shape = Shape(family, family == "llava_next", **own, **tower, **words)
+    _, model_class = shape.classes
     torch.manual_seed(0)
-    model = model_class(config).eval()
+    model = model_class(shape.config(model_class)).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
@@ -174,8 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pope = [asked[number] for number in np.linspace(0, len(asked) - 1, options.count).round().astype(int)]
     cases = measure(tokenizer, pope)
     results = {"machine": machine(), "seconds": round(time.perf_counter() - started), "cases": cases}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(cases, indent=1))
+    print(json.dumps(cases, indent=1), save("fidelity", results))
 
 
 if __name__ == "__main__":

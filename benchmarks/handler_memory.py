@@ -1,10 +1,10 @@
 """Peak memory and time of the largest requests that the endpoint handler takes, beyond what the loaded model takes.
 
-    python -m benchmarks.handler_memory --output benchmarks/results/handler-memory-cpu.json
+    python -m benchmarks.handler_memory
 
 Each request runs in a process of its own; images are decoded in a further one, whose peak is `decoder_megabytes`. The
-model is a small one, so that what is measured is the reading of images:
-a model adds what it takes for as many vision tokens.
+model is a small one, so that what is measured is the reading of images: a model adds what it takes for as many vision
+tokens. Writes results/handler-memory-cpu.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import base64
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.measure import machine, save
 from mmtok.hub.handler import EndpointHandler, Limits
-from mmtok.machine import machine
 from mmtok.publish import stage
 from mmtok.tiny import checkpoint_path
 
@@ -51,9 +50,8 @@ def _asking(images: list[str]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
-def _noise() -> list[str]:
-    """Noise in JPEG, as large as the limits of bytes and of pixels let it be."""
-    return [_encoded(SIDE, SIDE * 4 // 5, "JPEG", noise=True)]
+def _full_question() -> dict[str, Any]:
+    return _asking([_encoded(SIDE, SIDE // LIMITS.images, "PNG", noise=False)] * LIMITS.images)
 
 
 # What a request holds: one question, or as many as there may be.
@@ -63,14 +61,11 @@ REQUESTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "one TIFF of one colour, a third of the pixels": lambda: [
         _asking([_encoded(SIDE // 3, SIDE // 3, "TIFF", noise=False)])
     ],
-    "one JPEG of noise": lambda: [_asking(_noise())],
+    # As large as the limits of bytes and of pixels let it be.
+    "one JPEG of noise": lambda: [_asking([_encoded(SIDE, SIDE * 4 // 5, "JPEG", noise=True)])],
     "one WebP of one colour, all pixels": lambda: [_asking([_encoded(SIDE, SIDE, "WEBP", noise=False)])],
-    "all images of a question, all pixels": lambda: [
-        _asking([_encoded(SIDE, SIDE // LIMITS.images, "PNG", noise=False)] * LIMITS.images)
-    ],
-    "all questions, all images and pixels of each": lambda: (
-        [_asking([_encoded(SIDE, SIDE // LIMITS.images, "PNG", noise=False)] * LIMITS.images)] * LIMITS.questions
-    ),
+    "all images of a question, all pixels": lambda: [_full_question()],
+    "all questions, all images and pixels of each": lambda: [_full_question()] * LIMITS.questions,
 }
 
 
@@ -113,12 +108,11 @@ def _memory(name: str) -> float:
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(name):
             return int(line.split()[1]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    raise RuntimeError(f"/proc/self/status has no {name}: run this on Linux.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
     parser.add_argument("--only", choices=list(REQUESTS))
     parser.add_argument("--folder")
     options = parser.parse_args()
@@ -133,9 +127,8 @@ def main() -> None:
             run = subprocess.run(command, capture_output=True, text=True, check=True)
             found[name] = json.loads(run.stdout.splitlines()[-1])
             print(name, found[name])
-    if options.output:
-        results = {"machine": machine("mmtok", "transformers", "pillow"), "limits": LIMITS._asdict(), "requests": found}
-        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    results = {"machine": machine("mmtok", "transformers", "pillow"), "limits": LIMITS._asdict(), "requests": found}
+    print(save("handler-memory-cpu", results))
 
 
 if __name__ == "__main__":

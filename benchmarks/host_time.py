@@ -9,6 +9,7 @@ configurations of the published checkpoints: the size of config.json, the lines 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,11 +27,10 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 import mmtok
 from benchmarks.checkpoint_shapes import NAMES, Member, _write_code
-from benchmarks.measure import machine, save
+from benchmarks.measure import machine, milliseconds, save, side_by_side
 from benchmarks.question_words import tokenizer_of
-from configuration_mmtok import MMTokLlavaConfig
+from benchmarks.shapes import Shape
 from mmtok.publish.repository import as_json
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
 # Tokenizer: its token for images, and a prompt.
 PROMPTS = {
@@ -40,28 +40,8 @@ PROMPTS = {
 IMAGE_TOKENS, BUDGET, ROUNDS = 576, 64, 60
 # The steps in front of the tower that stock does not have.
 STEPS = {"options": "_options", "question": "questions", "embeddings of the words": "question_embeddings"}
-COMMON = ("Is", "the", "red", "dog", "next", "to", "a", "large", "table", "in", "this", "image", "and", "what", "does")
-SYLLABLES = (
-    "ba",
-    "co",
-    "di",
-    "fu",
-    "ge",
-    "hi",
-    "jo",
-    "ku",
-    "la",
-    "mi",
-    "no",
-    "pe",
-    "ra",
-    "si",
-    "to",
-    "vu",
-    "wa",
-    "xe",
-    "zu",
-)
+COMMON = ["Is", "the", "red", "dog", "next", "to", "a", "large", "table", "in", "this", "image", "and", "what", "does"]
+SYLLABLES = re.findall("..", "bacodifugehijokulaminoperasitovuwaxezu")
 
 
 class TowerReached(Exception):
@@ -70,15 +50,13 @@ class TowerReached(Exception):
 
 def model_with(tokenizer: Tokenizer, image_token: str) -> Any:
     """A small LLaVA that has the vocabulary of a tokenizer, and reads with it."""
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
-    vision = {"model_type": "clip_vision_model", "num_hidden_layers": 2, "image_size": 336, "patch_size": 14}
-    config = MMTokLlavaConfig(
-        text_config={"model_type": "llama", "num_hidden_layers": 1, "vocab_size": tokenizer.get_vocab_size(), **sizes},
-        vision_config={**vision, **sizes},
-        image_token_index=tokenizer.token_to_id(image_token),
-        vision_token_budget=BUDGET,
-    )
-    model = MMTokLlavaForConditionalGeneration(config).eval()
+    own: dict[str, Any] = {"hidden": 32, "mlp": 32, "heads": 2, "kv_heads": 2, "layers": 1}
+    tower = {"vision_hidden": 32, "vision_mlp": 32, "vision_heads": 2, "vision_layers": 2}
+    image: Any = tokenizer.token_to_id(image_token)
+    shape = Shape("small", False, **own, **tower, vocabulary=tokenizer.get_vocab_size(), image_token=image)
+    _, model_class = shape.classes
+    model = model_class(shape.config(model_class)).eval()
+    model.config.vision_token_budget = BUDGET
     return mmtok.prune(model, PreTrainedTokenizerFast(tokenizer_object=tokenizer))
 
 
@@ -146,17 +124,6 @@ def reading() -> dict[str, Any]:
     return found
 
 
-def process_ms(function: Callable[[], Any]) -> float:
-    """Median of the process time of a call, after one that does not count."""
-    function()
-    times = []
-    for _ in range(40):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return round(1e3 * median(times), 3)
-
-
 def configurations() -> dict[str, Any]:
     """One published checkpoint of each model type."""
     members = [Member.read(name) for name in NAMES]
@@ -179,7 +146,7 @@ def configurations() -> dict[str, Any]:
                     name: Path(each, "config.json").stat().st_size for name, each in (("stock", stock), ("mmtok", ours))
                 },
                 "lines": {each: len(str(load[each]()).splitlines()) for each in ("stock", "mmtok")},
-                "autoconfig_ms": {each: process_ms(function) for each, function in load.items()},
+                "autoconfig_ms": milliseconds(side_by_side(load, rounds=40, at_least=40, clock=time.process_time)),
             }
     return found
 

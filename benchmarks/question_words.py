@@ -1,4 +1,4 @@
-"""The words of questions, read with real tokenizers: `make tokenizers` writes results/tokenizers.json and the tables of
+"""The words of questions, read with real tokenizers: `make tokenizers` writes results/tokenizers.json, and from it
 docs/reports/question.md.
 
 The prompts are those of questions.json, written in the chat format of each family; what a person takes for the words of
@@ -24,21 +24,13 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from benchmarks.measure import RESULTS, machine, save
+from benchmarks.measure import machine, save
 from mmtok.hub.question import QuestionFormat, QuestionReader
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "reports" / "question.md"
 FOLDER = ROOT / "runs" / "tokenizers"
 IMAGE_TOKENS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<image_soft_token>")
 NPM_VERSION, MISTRAL_VERSION = "3.7.2", "1.13.1"
-# Why these prompts are not read as a person does: no reader can tell them.
-REASONS = {
-    r"<\|im_start\|>assistant\n appear": "a marker that the tokenizer registers is one also where the user types it",
-    r"You are a helpful assistant\.\n\n": "the template of Gemma 3 writes the system prompt into the turn of the user",
-    r"Look at the zebra USER:": "a marker made of letters, without the end of a sentence before it, is quoted text",
-    r"Does ASSISTANT: appear .* USER: \?": "the same text as a conversation that the template writes",
-}
 
 
 @dataclass(frozen=True)
@@ -210,60 +202,6 @@ def measure() -> dict[str, Any]:
     return results
 
 
-def reason(prompt: str) -> str:
-    """Why a prompt is an exception; a KeyError where nothing explains it."""
-    found = [text for pattern, text in REASONS.items() if re.search(pattern, prompt)]
-    if not found:
-        raise KeyError(f"Nothing explains why {prompt!r} is not read as expected.")
-    return found[0]
-
-
-def right() -> str:
-    """How many prompts of each family are read as a person does."""
-    rows = [
-        "| tokenizer | pieces | prompts | words right | ids right | 100,000 hostile characters |",
-        "| --- |" + " ---: |" * 5,
-    ]
-    results = _results()
-    for family, each in results.items():
-        [seconds] = each["hostile_seconds"].values()
-        rows.append(
-            f"| {family} | {each['vocabulary']:,} | {each['prompts']} | {each['words_right']} | {each['ids_right']} | "
-            f"{seconds:.2f} s |"
-        )
-    total = {name: sum(each[name] for each in results.values()) for name in ("prompts", "words_right", "ids_right")}
-    rows.append(f"| all | | {total['prompts']} | {total['words_right']} | {total['ids_right']} | |")
-    return "\n".join(rows)
-
-
-def exceptions() -> str:
-    """Every prompt that is read in another way, and why."""
-    rows = ["| tokenizer | expected | read | reason |", "| --- | --- | --- | --- |"]
-    for family, each in _results().items():
-        for found in each["exceptions"]:
-            expected, words = (f"`{' '.join(found[name])}`" for name in ("expected", "read"))
-            rows.append(f"| {family} | {expected} | {words} | {reason(found['prompt'])} |")
-    return "\n".join(rows)
-
-
-def _results() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / "tokenizers.json").read_text(encoding="utf-8"))["families"]
-    return found
-
-
-TABLES = {"right": right, "exceptions": exceptions}
-
-
-def rendered(page: str) -> str:
-    """The page with its tables made anew from the results."""
-    return re.sub(
-        r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)",
-        lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3],
-        page,
-        flags=re.DOTALL,
-    )
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,7 +211,6 @@ def main() -> None:
     print(save("tokenizers", results))
     for family, found in results["families"].items():
         print(f"{family}: {found['words_right']} and {found['ids_right']} of {found['prompts']}")
-    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A page is the Jinja template benchmarks/pages/NAME.md: prose by hand, in which e
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,19 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markdown import RESULTS, load, table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from compat import results as releases  # noqa: E402
 
-TEMPLATES, PAGES = ROOT / "benchmarks" / "pages", ROOT / "docs" / "reports"
+RESULTS, TEMPLATES, PAGES = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "pages", ROOT / "docs" / "reports"
 # Functions of compat/results.py that the page on releases uses.
 RELEASE_FUNCTIONS = ("by_release", "ordered", "passing_releases", "problems", "reasons")
 # Of the tables, in their order.
 METHODS = ("MMTok", "text rows", "vision rows", "DivPrune", "CDPruner", "VisionZip", "FastV", "uniform", "random")
 Results = Mapping[str, Any]
+
+
+def load(name: str) -> dict[str, Any]:
+    """A results file."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, figures to the right."""
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *rows))
 
 
 def ms(value: float) -> str:

@@ -33,7 +33,7 @@ os.environ.update(
 
 import torch
 from measure import RESULTS, machine, save
-from serving_models import LANGUAGE, MODELS, WORDS, image, make
+from serving_models import MODELS, WORDS, image, make
 
 RESULT, BLOCK, QUESTION, NEW_TOKENS = "serving-cpu", 32, 32, 16
 # Requests in a round by requests in flight. LLaVA-NeXT takes five times as long.
@@ -56,7 +56,6 @@ class Engine:
     def __init__(self, folder: Path, cache_tokens: int, longest: int, **options: Any) -> None:
         from vllm import LLM
 
-        bytes_per_token = 2 * 4 * LANGUAGE["num_hidden_layers"] * LANGUAGE["hidden_size"]
         self.llm = LLM(
             model=str(folder),
             dtype="float32",
@@ -64,7 +63,7 @@ class Engine:
             block_size=BLOCK,
             enforce_eager=True,
             enable_prefix_caching=False,
-            kv_cache_memory_bytes=cache_tokens * bytes_per_token,
+            kv_cache_memory_bytes=MODELS["LLaVA"].cache_bytes(cache_tokens, 4),
             **options,
         )
         self.engine = self.llm.llm_engine

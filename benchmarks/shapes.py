@@ -14,10 +14,8 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
 
-VOCABULARY, IMAGE_TOKEN = 32064, 32000
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 # LLaVA-NeXT's largest image: 672 x 672 pixels, five crops.
 IMAGE = [672, 672]
@@ -25,7 +23,7 @@ IMAGE = [672, 672]
 
 @dataclass(frozen=True)
 class Shape:
-    """One checkpoint: CLIP ViT-L/14 at 336 pixels, two projector layers, a Llama.
+    """A CLIP tower, two projector layers and a Llama; by default the tower is ViT-L/14 at 336 pixels.
 
     `layers` and `vision_layers` can be reduced; every width stays.
     """
@@ -43,6 +41,8 @@ class Shape:
     vision_heads: int = 16
     image_size: int = 336
     patch_size: int = 14
+    vocabulary: int = 32064
+    image_token: int = 32000
 
     def reduced(self, layers: int | None) -> Shape:
         """The shape with `layers` language layers and the same share of the vision tower's."""
@@ -64,19 +64,23 @@ class Shape:
         side = self.image_size // self.patch_size
         return self.crop_tokens * self.crops + (2 * side if self.next else 0)
 
+    @property
+    def classes(self) -> tuple[Any, Any]:
+        """The stock class and ours."""
+        if self.next:
+            return LlavaNextForConditionalGeneration, MMTokLlavaNextForConditionalGeneration
+        return LlavaForConditionalGeneration, MMTokLlavaForConditionalGeneration
+
     def models(self, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
         """The stock model and ours, sharing random weights."""
+        stock_class, own_class = self.classes
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
             with torch.device(device), no_init_weights():
-                ours = (MMTokLlavaNextForConditionalGeneration if self.next else MMTokLlavaForConditionalGeneration)(
-                    self._config()
-                )
+                ours = own_class(self.config(own_class))
             with torch.device("meta"):
-                stock = (LlavaNextForConditionalGeneration if self.next else LlavaForConditionalGeneration)(
-                    self._config()
-                )
+                stock = stock_class(self.config(stock_class))
         finally:
             torch.set_default_dtype(before)
         stock.model, stock.lm_head = ours.model, ours.lm_head
@@ -89,8 +93,8 @@ class Shape:
     def inputs(self, batch: int, words: int, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
         """Random images, each with a question of so many tokens."""
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(3, IMAGE_TOKEN, (batch, words), generator=generator)
-        image = torch.full((batch, self.image_tokens), IMAGE_TOKEN)
+        ids = torch.randint(3, self.image_token, (batch, words), generator=generator)
+        image = torch.full((batch, self.image_tokens), self.image_token)
         ids = torch.cat((ids[:, :5], image, ids[:, 5:]), dim=1)
         pixels = torch.randn(batch, self.crops, 3, self.image_size, self.image_size, generator=generator).to(dtype)
         inputs = {"input_ids": ids, "pixel_values": pixels if self.next else pixels[:, 0]}
@@ -111,7 +115,7 @@ class Shape:
         return {
             "vision tower": float(self.crops * self.vision_layers * layer),
             "projector": float(2 * self.crops * self.crop_tokens * (width * self.hidden + self.hidden**2)),
-            "language model": float(self.layers * language + 2 * self.hidden * VOCABULARY),
+            "language model": float(self.layers * language + 2 * self.hidden * self.vocabulary),
         }
 
     def selection_flops(self, words: int) -> float:
@@ -123,9 +127,10 @@ class Shape:
         """Keys and values of a prompt."""
         return 2 * self.layers * self.kv_heads * (self.hidden // self.heads) * prompt * bytes_per_value
 
-    def _config(self) -> Any:
+    def config(self, model_class: Any) -> Any:
+        """The configuration of one of the `classes`."""
         text = LlamaConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=self.vocabulary,
             hidden_size=self.hidden,
             intermediate_size=self.mlp,
             num_hidden_layers=self.layers,
@@ -141,10 +146,10 @@ class Shape:
             image_size=self.image_size,
             patch_size=self.patch_size,
         )
-        return (MMTokLlavaNextConfig if self.next else MMTokLlavaConfig)(
+        return model_class.config_class(
             text_config=text.to_dict(),
             vision_config=vision.to_dict(),
-            image_token_index=IMAGE_TOKEN,
+            image_token_index=self.image_token,
             image_seq_length=self.crop_tokens,
             **({"image_grid_pinpoints": PINPOINTS} if self.next else {}),
         )

@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import re
 import resource
 import shutil
@@ -29,9 +28,9 @@ from typing import Any
 
 import numpy
 import torch
-import transformers
 
 from benchmarks.checkpoint_shapes import NAMES, Member
+from benchmarks.measure import machine
 from mmtok.publish.base import TensorHeader, encode_header, place_weights
 from mmtok.publish.repository import INDEX_FILE
 
@@ -61,7 +60,7 @@ def main() -> None:
     finally:
         shutil.rmtree(parsed.folder)
     results = json.loads(parsed.results.read_text(encoding="utf-8")) if parsed.results.exists() else {}
-    results[name] = {**found, **versions()}
+    results[name] = {**found, "source": "python -m benchmarks.stage_large", "machine": machine("transformers")}
     parsed.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results[name], indent=2))
 
@@ -97,17 +96,6 @@ def copied(folder: Path, gigabytes: float) -> dict[str, Any]:
     seconds = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
     found = {key: round(value, 1) for key, value in seconds.items()}
     return {**found, "for_14_gb": {key: round(value * 14 / gigabytes) for key, value in seconds.items()}}
-
-
-def versions() -> dict[str, Any]:
-    processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    return {
-        "source": "python -m benchmarks.stage_large",
-        "machine": f"{os.cpu_count()} cores, {processor.partition(': ')[2]}, no GPU",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def write_checkpoint(member: Member, folder: Path, sparse: bool) -> None:

@@ -4,5 +4,4 @@ vocabulary, architecture                             the words and the untrained
 restyle, sight, conversations, language, tuning      the stages of training
 loop, export, train                                  seeded and resumable training (a command)
 held_out                                             what the model is measured with, by `benchmarks.quality`
-rasterise                                            the sprite sheets, from icon sets (a command)
 """

@@ -12,7 +12,6 @@ from its snapshots. The stages are those of `STAGES`; a run is determined by its
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,26 +63,16 @@ def train_language(run: Run) -> None:
         train_stage(run, stage, learner, learner.loss, position=1)
 
 
-def join(run: Run) -> LlavaForConditionalGeneration:
-    """Put the tower and the projector of `sight` before the language model of `language`."""
-    return join_stages(build_model(run.seed), run, SIGHT, LANGUAGE, TOWER_PARTS)
-
-
-def train_tuning(run: Run, untuned: Path | None = None) -> LlavaForConditionalGeneration:
-    """Run the stage `tuning` and return the finished model.
-
-    `untuned`: the checkpoint that it goes on from, by default the end of the other stages.
-    """
-    model = (
-        join(run) if untuned is None else LlavaForConditionalGeneration.from_pretrained(untuned, dtype=torch.float32)
-    )
+def train_tuning(run: Run) -> LlavaForConditionalGeneration:
+    """Run the stage `tuning`, with the tower and the projector of `sight` before the language model of `language`."""
+    model = join_stages(build_model(run.seed), run, SIGHT, LANGUAGE, TOWER_PARTS)
     learner = TuningLearner(model, write_scenes(model, training_sheets(), TUNING_SCENES, run.seed), TUNING_BATCH)
     train_stage(run, TUNING, learner, learner.loss)
     return model.eval()
 
 
-def train(run: Run, *, tuned: bool = True) -> LlavaForConditionalGeneration:
-    """Run all stages; without `tuned` all but the last.
+def train(run: Run) -> LlavaForConditionalGeneration:
+    """Run all stages and return the finished model.
 
     Raises:
         RuntimeError: one of the two stages that run side by side has ended with an error, which it has printed.
@@ -96,26 +85,7 @@ def train(run: Run, *, tuned: bool = True) -> LlavaForConditionalGeneration:
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError("A stage has ended early; its error is above. Started again, the run goes on from there.")
-    return train_tuning(run) if tuned else join(run).eval()
-
-
-def training_report(run: Run, stages: Sequence[Stage] = STAGES, before: Path | None = None) -> dict[str, object]:
-    """Say what was run, where, and how long it took.
-
-    `before`: the checkpoint that the stages went on from, whose own report tells of the stages before.
-    """
-    ran = stage_reports(run, stages)
-    if before:
-        told = json.loads((before / "training_report.json").read_text(encoding="utf-8"))
-        earlier = told["machine"]["processor"]
-        ran = [{**stage, "processor": stage.get("processor", earlier)} for stage in told["stages"]] + ran
-    return {
-        "command": "python -m benchmarks.objects.train",
-        "seed": run.seed,
-        "stages": ran,
-        "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
-        "machine": machine(),
-    }
+    return train_tuning(run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,20 +94,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the checkpoint's folder")
     parser.add_argument("--run-folder", type=Path, default=Path("runs/objects"), help="where snapshots are kept")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stage", choices=["sight", "language", "tuning"], help="run this stage alone and stop")
-    parser.add_argument("--skip-tuning", action="store_true", help="write the model as it is before the last stage")
-    parser.add_argument("--untuned", type=Path, help="run the last stage alone, from this checkpoint of before it")
     options = parser.parse_args(arguments)
     run = Run(options.run_folder, seed=options.seed)
-    if options.stage:
-        {"sight": train_sight, "language": train_language, "tuning": train_tuning}[options.stage](run)
-        return
     torch.set_num_threads(1)
-    model = train_tuning(run, options.untuned) if options.untuned else train(run, tuned=not options.skip_tuning)
+    model = train(run)
+    report = {
+        "command": "python -m benchmarks.objects.train",
+        "seed": run.seed,
+        "stages": stage_reports(run, STAGES),
+        "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
+        "machine": machine(),
+    }
     with replaced_when_complete(options.output) as folder:
         export_checkpoint(model, folder)
-        stages = STAGES[:-1] if options.skip_tuning else (TUNING,) if options.untuned else STAGES
-        write_json(folder / "training_report.json", training_report(run, stages, options.untuned))
+        write_json(folder / "training_report.json", report)
 
 
 if __name__ == "__main__":

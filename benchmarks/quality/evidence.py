@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.objects.held_out import HeldOutScene
-from mmtok.evaluation.bootstrap import Interval, TaskOutcomes, retention, retention_lead
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
+from mmtok.evaluation.metrics import Interval, TaskOutcomes, retention, retention_lead
 from mmtok.evaluation.selectors import Method, Selector
 from mmtok.tiny.questions import is_there
 

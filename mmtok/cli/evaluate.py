@@ -35,8 +35,8 @@ from .output import about_the_model, budget_name, explain, nothing_pruned, print
 if TYPE_CHECKING:
     from mmtok.apps.timing import Timing
     from mmtok.evaluation import RunResult, RunSettings
-    from mmtok.evaluation.agreement import Agreement
     from mmtok.evaluation.questions import Question
+    from mmtok.evaluation.summary import Agreement
 
 _EVAL = """\
 Accuracy on files of questions about the images and videos in a folder: all tokens, and every method with every budget.
@@ -200,10 +200,10 @@ def compare(options: argparse.Namespace) -> None:
 
     from mmtok.apps.timing import time_budgets
     from mmtok.evaluation import run
-    from mmtok.evaluation.agreement import agreements, smallest_budget
     from mmtok.evaluation.checkpoint import pruning_config
     from mmtok.evaluation.runner import fingerprint, load, questions_of
     from mmtok.evaluation.selectors import ModelPruning
+    from mmtok.evaluation.summary import agreements, smallest_budget
     from mmtok.images import read_image
     from mmtok.machine import machine
 

@@ -2,13 +2,11 @@
 
     questions    files of questions: JSON lines, JSON, CSV; POPE's among them
     checkpoint   the model under test
-    selectors    the methods, a file each
+    selectors    the methods
     encoded      a batch as selectors see it, and the prompts that they make of it
-    pruned_generation   one batch answered
-    recorded_answers    the answers in the store of a run
+    answers      one batch answered, and the records of a run
     runner       the whole run, resumable and in parallel
-    metrics, bootstrap, summary   what the answers are worth
-    agreement    how often they are those of all tokens, without labels
+    metrics, summary   what the answers are worth, and how often they are those of all tokens
 
 A run is `mmtok eval --model MODEL --questions FILE ... --images FOLDER --budget 64 16`.
 """

@@ -22,11 +22,10 @@ from mmtok.publish.recipe import preset_options
 from mmtok.record_store import RecordStore
 from mmtok.videos import FRAMES, read_video, require_videos
 
+from .answers import Budget, Key, RecordedAnswer, generate_by_model, generate_by_selector, recorded
 from .checkpoint import Checkpoint
 from .encoded import EncodedBatch
-from .pruned_generation import generate_by_model, generate_by_selector
 from .questions import Question, batches, read_questions
-from .recorded_answers import Budget, Key, RecordedAnswer, recorded
 from .selectors import METHODS, NAMED_METHODS, PAPER_SETTINGS, Method, ModelPruning, Selector
 
 INSTRUCTION = "Answer the question using a single word or phrase."

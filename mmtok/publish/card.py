@@ -20,7 +20,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from mmtok import CODE_REPOSITORY, install_line
-from mmtok.hub.families import PREFIX, Family, family_of
+from mmtok.hub.families import PREFIX, family_of
 from mmtok.hub.options import PruningOptions
 
 log = logging.getLogger(__name__)
@@ -122,42 +122,29 @@ class CardFacts:
             known.setdefault("base_metadata", card_metadata(Path(base_folder) / "README.md"))
         return cls(config=config, code_files=code, release=release, **known)
 
-    @property
-    def family(self) -> Family:
-        """Of the staged model."""
-        return family_of(self.config["model_type"])
-
-    @property
-    def configured_budget(self) -> int | float | None:
-        """The budget of the configuration."""
-        return self.config.get("vision_token_budget")
-
-    @property
-    def budgets(self) -> BudgetTable:
-        """What budgets keep, in the model's own numbers."""
-        return budget_table(self.config)
-
 
 def render_card(facts: CardFacts) -> str:
     """The model card as Markdown with its metadata, ending with the mark of an untouched card."""
+    family, budgets = family_of(facts.config["model_type"]), budget_table(facts.config)
+    name = facts.base_model.split("/")[-1] if facts.base_model else family.title
     card = ModelCard.from_template(
         card_data=_metadata(facts),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         facts=facts,
-        title=f"{_name(facts)} with MMTok",
-        family=facts.family.title,
-        frame=facts.family.load_class().frame,
+        title=f"{name} with MMTok",
+        family=family.title,
+        frame=family.load_class().frame,
         vllm=find_spec(f"mmtok.vllm.{facts.config['model_type'].removeprefix(PREFIX)}") is not None,
-        default=_default_budget(facts),
+        default=_default_budget(facts.config, budgets),
         repo=facts.repo_id or "ORGANISATION/MODEL",
         code_repository=CODE_REPOSITORY,
         install=install_line("publish"),
         install_vllm=install_line("vllm"),
         authors=AUTHORS,
         tested=json.loads(_TESTED_VERSIONS.read_text(encoding="utf-8")),
-        budgets=facts.budgets,
-        budget_rows=facts.budgets.rows(facts.configured_budget),
-        paper_tables=_paper_tables(facts.base_model),
+        budgets=budgets,
+        budget_rows=budgets.rows(facts.config.get("vision_token_budget")),
+        paper_tables=json.loads(_PAPER_RESULTS.read_text(encoding="utf-8"))["models"].get(facts.base_model, []),
     )
     return marked(str(card), facts.release)
 
@@ -194,23 +181,14 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _name(facts: CardFacts) -> str:
-    if facts.base_model:
-        return facts.base_model.split("/")[-1]
-    return facts.family.title
-
-
-def _default_budget(facts: CardFacts) -> str:
-    budget, full = facts.configured_budget, facts.budgets.tokens_per_crop
+def _default_budget(config: Mapping[str, Any], budgets: BudgetTable) -> str:
+    budget, full = config.get("vision_token_budget"), budgets.tokens_per_crop
     if budget is None:
         return "every vision token by default, fewer when a budget is given"
     kept = f"a share of {budget}" if isinstance(budget, float) else f"{min(budget, full or budget)}"
-    shared = ", shared by the crops of an image" if _shares_budgets(facts) else ""
+    several = max(map(len, budgets.images.values())) > 1
+    shared = ", shared by the crops of an image" if several and config.get("budget_scope") == "image" else ""
     return f"{kept} of the {f'{full} ' if full else ''}vision tokens of each crop by default{shared}"
-
-
-def _shares_budgets(facts: CardFacts) -> bool:
-    return facts.config.get("budget_scope") == "image" and max(map(len, facts.budgets.images.values())) > 1
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -228,11 +206,6 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         tags=["custom_code", "token-pruning", "vision", "multimodal", "arxiv:2508.18264"],
         **known,
     )
-
-
-def _paper_tables(base_model: str | None) -> list[dict[str, Any]]:
-    results = json.loads(_PAPER_RESULTS.read_text(encoding="utf-8"))
-    return results["models"].get(base_model, []) if base_model else []
 
 
 @dataclass(frozen=True)
@@ -275,17 +248,14 @@ class BudgetTable:
             budgets.add(configured)
         if full is not None:
             budgets = {budget for budget in budgets if budget < full}
-        return [self._row(budget, budget == configured) for budget in sorted(budgets, key=self._order, reverse=True)]
+        ordered = sorted(budgets, key=lambda budget: (isinstance(budget, int), budget), reverse=True)
+        return [self._row(budget, budget == configured) for budget in ordered]
 
     def _row(self, budget: int | float, configured: bool) -> dict[str, Any]:
         options = PruningOptions(vision_token_budget=budget)
         kept = [sum(map(options.budget_of, crops)) for crops in self.images.values()]
         share = 100 * (budget if isinstance(budget, float) else kept[0] / self.totals[0])
         return {"budget": budget, "configured": configured, "kept": kept, "share": f"{share:.1f} %"}
-
-    @staticmethod
-    def _order(budget: int | float) -> tuple[bool, float]:
-        return isinstance(budget, int), budget
 
 
 def budget_table(config: Mapping[str, Any]) -> BudgetTable:

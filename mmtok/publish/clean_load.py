@@ -98,16 +98,9 @@ def main(arguments: list[str]) -> int:
         report["base"].append(str(fault))
     except Exception as error:
         traceback.print_exc()
-        report["problems"].append(_sentence(error))
+        report["problems"].append(f"{type(error).__name__}: {error}")
     Path(request.report).write_text(json.dumps(report, indent=2), encoding="utf-8")
     return 0
-
-
-def _sentence(error: BaseException) -> str:
-    """The error in words; of failed imports the first, because the published modules try a second form of import."""
-    while isinstance(error, ImportError) and isinstance(error.__context__, ImportError):
-        error = error.__context__
-    return f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -117,7 +110,7 @@ def _of_the_base(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         traceback.print_exc()
-        raise BaseFault(f"{what} with transformers' own class: {_sentence(error)}") from error
+        raise BaseFault(f"{what} with transformers' own class: {type(error).__name__}: {error}") from error
 
 
 def check_processor(request: Request, report: dict[str, Any]) -> None:

@@ -123,7 +123,9 @@ def _reason(error: Exception, doing: str) -> str:
     if status == 412:
         return f"The branch has moved since it was read (412) while {doing}: there is a new commit."
     if status == 429:
-        return f"The Hub asks to wait{_waiting_time(error)} (429, too many requests) while {doing}."
+        response = getattr(error, "response", None)
+        seconds = response.headers.get("Retry-After") if response is not None else None
+        return f"The Hub asks to wait{f' {seconds} seconds' if seconds else ''} (429, too many requests) while {doing}."
     if status is not None:
         return f"The Hub answered {status} while {doing}. {_server(error)}"
     return f"The connection to the Hub broke, or its answer made no sense, while {doing}: {_first_line(error)}."
@@ -132,12 +134,6 @@ def _reason(error: Exception, doing: str) -> str:
 def _server(error: Exception) -> str:
     message = getattr(error, "server_message", None)
     return f"It says: {message.strip().rstrip('.')}." if message else ""
-
-
-def _waiting_time(error: Exception) -> str:
-    response = getattr(error, "response", None)
-    seconds = response.headers.get("Retry-After") if response is not None else None
-    return f" {seconds} seconds" if seconds else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -46,14 +46,9 @@ class Recipe:
 
     def check_base(self, base: str | os.PathLike[str]) -> None:
         """Raises a ValueError when this recipe cannot be for `base`, a folder or Hub id."""
-        is_folder = Path(base).is_dir()
-        if self.base_model is not None and not is_folder:
+        if self.base_model is not None and not Path(base).is_dir():
             raise ValueError(
                 f"base_model={self.base_model!r} was given with the Hub id {base}, which is the base itself."
-            )
-        if self.base_revision is not None and is_folder:
-            raise ValueError(
-                f"revision={self.base_revision!r} was given with the folder {base}: only a Hub id has revisions."
             )
 
 

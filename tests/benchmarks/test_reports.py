@@ -31,7 +31,7 @@ def test_tables_have_every_method_that_is_measured() -> None:
 
 
 def test_every_report_has_a_template() -> None:
-    by_hand = {"budgets.md", "errors.md", "faults.md", "question.md", "vllm-plugin.md"}
+    by_hand = {"budgets.md", "errors.md", "faults.md"}
     templates = {path.name for path in report.TEMPLATES.glob("*.md")}
     assert {path.name for path in report.PAGES.glob("*.md")} == templates | by_hand
 
@@ -97,6 +97,12 @@ def test_rules_published_since_are_not_ahead_on_both_kinds_of_images() -> None:
     for row in sharing:
         if row["rule"] == "one objective for all crops":
             assert {budget for budget, lead in row["lead"].items() if lead["low"] > 0} == {"8", "4", "2"}
+
+
+def test_no_request_to_the_plugin_differs() -> None:
+    lines = [line for found in report.releases.load("vllm_parity").values() for line in found["lines"]]
+    assert lines
+    assert [line for line in lines if line["differences"]] == []
 
 
 def test_the_releases_on_the_page_are_those_that_cards_name() -> None:

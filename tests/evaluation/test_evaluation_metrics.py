@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmtok.evaluation.bootstrap import TaskOutcomes, retention, retention_lead
-from mmtok.evaluation.metrics import Counts, matches, metric_of, outcomes, score, yes_or_no
+from mmtok.evaluation.metrics import (
+    Counts,
+    TaskOutcomes,
+    matches,
+    metric_of,
+    outcomes,
+    retention,
+    retention_lead,
+    score,
+    yes_or_no,
+)
 
 
 def test_popes_metrics_on_ten_answers() -> None:

@@ -19,14 +19,14 @@ from mmtok.evaluation.selectors import (
     CDPruner,
     CropView,
     DivPrune,
+    FastV,
     RandomTokens,
     Selector,
     UniformGrid,
     VisionZip,
+    greedy_map,
+    max_min_diversity,
 )
-from mmtok.evaluation.selectors.cdpruner import greedy_map
-from mmtok.evaluation.selectors.divprune import max_min_diversity
-from mmtok.evaluation.selectors.fastv import FastV
 
 SELECTORS = [
     *(method for method in METHODS.values() if isinstance(method, Selector)),

@@ -13,7 +13,8 @@ from chat_checkpoints import byte_level_tokenizer
 from small_checkpoints import small_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 
-from benchmarks.question_words import FAMILIES, PAGE, RESULTS, behind_a_space, hostile, read, reader_of, rendered
+from benchmarks.measure import RESULTS
+from benchmarks.question_words import FAMILIES, behind_a_space, hostile, read, reader_of
 from mmtok.hub import question as question_module
 from mmtok.hub.question import Question, QuestionFormat, QuestionReader
 
@@ -77,11 +78,6 @@ def test_words_and_ids_of_every_prompt(family: str) -> None:
     results = json.loads((RESULTS / "tokenizers.json").read_text(encoding="utf-8"))["families"][family]
     wrong = {each.case.prompt: list(each.words) for each in found if not each.right}
     assert wrong == {each["prompt"]: each["read"] for each in results["exceptions"]}
-
-
-def test_the_page_shows_the_results() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert rendered(page) == page, "run `make tokenizers`"
 
 
 def test_hostile_questions_are_read() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ import measure  # noqa: E402
 import prefill  # noqa: E402
 import selection  # noqa: E402
 import serving_models  # noqa: E402
-import serving_page  # noqa: E402
-from markdown import with_tables  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
@@ -43,38 +41,11 @@ TINY: dict[str, Any] = {
 }
 
 
-def test_the_page_of_the_plugin_shows_the_results() -> None:
-    page = serving_page.PAGE.read_text(encoding="utf-8")
-    assert with_tables(page, serving_page.TABLES) == page, "run `python benchmarks/serving_page.py`"
-    parity = json.loads((ROOT / "compat" / "vllm_parity.json").read_text(encoding="utf-8"))
-    lines = [line for found in parity.values() for line in found["lines"]]
-    assert lines
-    assert [line for line in lines if line["differences"]] == []
-
-
 def test_the_served_model_has_less_to_gain_than_the_real_one() -> None:
-    language, vision = serving_models.LANGUAGE, serving_models.VISION
-    served = Shape(
-        "served",
-        False,
-        hidden=language["hidden_size"],
-        mlp=language["intermediate_size"],
-        heads=language["num_attention_heads"],
-        layers=language["num_hidden_layers"],
-        kv_heads=language["num_key_value_heads"],
-        vision_layers=vision["num_hidden_layers"] - 1,
-        vision_hidden=vision["hidden_size"],
-        vision_mlp=vision["intermediate_size"],
-        vision_heads=vision["num_attention_heads"],
-    )
+    served = replace(serving_models.MODELS["LLaVA"], vision_layers=serving_models.MODELS["LLaVA"].vision_layers - 1)
     parts = [shape.flops(608) for shape in (served, SHAPES["LLaVA-1.5-7B"])]
     shares = [each["vision tower"] / each["language model"] for each in parts]
     assert shares[0] > shares[1]
-
-
-def test_an_unknown_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="The page has the tables"):
-        with_tables("<!-- table: guesses -->\n<!-- end -->", serving_page.TABLES)
 
 
 def test_functions_take_turns_and_ratios_are_those_of_the_rounds() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.objects.rasterise import write_sheet
 from mmtok.tiny.backgrounds import SIDE, background
 from mmtok.tiny.catalogue import CATEGORIES, COMMON, NAMES, OBJECTS, PLACES, frequencies, of_place, with_article
 from mmtok.tiny.questions import absent_question, category_question, count_question, what_question
@@ -108,7 +108,13 @@ def test_sheets_come_back_as_they_were_written(tmp_path: Path) -> None:
         "kite": [Image.new("RGBA", (8, 8), (0, 0, 200, 255))],
         "zebra": [],
     }
-    write_sheet(drawn, tmp_path, "own", columns=2)
+    sheet = Image.new("RGBA", (24, 8))
+    boxes = {"dog": [[0, 0, 8, 4], [8, 0, 11, 8]], "kite": [[16, 0, 24, 8]], "zebra": []}
+    for name, found in drawn.items():
+        for sprite, box in zip(found, boxes[name], strict=True):
+            sheet.paste(sprite, tuple(box[:2]))
+    sheet.save(tmp_path / "own.png")
+    (tmp_path / "own.json").write_text(json.dumps(boxes), encoding="utf-8")
     sprites = load_sheets(tmp_path)["own"].sprites
     assert {name: [sprite.tobytes() for sprite in found] for name, found in drawn.items()} == {
         name: [sprite.tobytes() for sprite in found] for name, found in sprites.items()
