@@ -361,7 +361,8 @@ def _drawn(
                 read = explain_inputs(pipe, inputs, question.text, own, **call_pruning_options(options))
                 answer = texts[own, question.task, question.question_id]
                 rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
-        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image])
+        scale = call_pruning_options(options).get("image_scale")
+        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], scale)
         path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
         kept_figure(seen, rows).savefig(path, dpi=100)
         drawn.append(str(path))

@@ -212,7 +212,7 @@ def _batch_answers(
         inputs = checkpoint.video_inputs(texts[0], read_video(paths[0], settings.frames))
     else:
         inputs = checkpoint.inputs(texts, [read_image(path) for path in paths])
-    encoded_inputs = cache.inputs(inputs)
+    encoded_inputs, usual = cache.inputs(inputs), checkpoint.model.config.image_scale
     selectors = [method for method, _ in cells if isinstance(method, Selector)]
     encoded: EncodedBatch | None = None
     if selectors:
@@ -226,7 +226,10 @@ def _batch_answers(
             found = generate_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
         else:
             pruning = method if isinstance(method, ModelPruning) else None
-            found = generate_by_model(checkpoint, encoded_inputs, pruning, budget, settings.max_new_tokens)
+            own = encoded_inputs
+            if pruning is not None and pruning.options.get("image_scale", usual) != usual:
+                own = cache.inputs(inputs, **pruning.options)
+            found = generate_by_model(checkpoint, own, pruning, budget, settings.max_new_tokens)
         answers += [
             RecordedAnswer(*_key(cell, question), text, tokens)
             for question, text, tokens in zip(batch, *found, strict=True)

@@ -76,7 +76,7 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
     geometry: Mistral3Geometry
     image_arguments = ("pixel_values", "image_sizes", "vision_feature_layer")
     # Images keep their shape; a row's separator stays with the row.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
     towers = ("pixtral",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
