@@ -5,6 +5,7 @@
     selectors    the methods, a file each
     encoded      a batch as selectors see it, and the prompts that they make of it
     pruned_generation   one batch answered
+    resizing     the baseline of a smaller image
     recorded_answers    the answers in the store of a run
     runner       the whole run, resumable and in parallel
     metrics, bootstrap, summary   what the answers are worth

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from mmtok.publish.recipe import PRESETS
 
+from ..resizing import RESIZED, Resizing
 from .base import CropView, Kept, Need, Selector
 from .cdpruner import CDPruner
 from .divprune import DivPrune
@@ -17,7 +18,7 @@ from .uniform import UniformGrid
 from .vision_rows import VISION_ROWS
 from .visionzip import VisionZip
 
-Method: TypeAlias = Selector | ModelPruning
+Method: TypeAlias = Selector | ModelPruning | Resizing
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -34,8 +35,9 @@ METHODS: dict[str, Method] = {
     )
 }
 
-# What a run can name: those that are compared by default, and presets, which depend on the model.
-NAMED_METHODS = (*METHODS, *PRESETS)
+# What a run can name: those that are compared by default, resizing, which not every model can, and presets, which
+# depend on the model.
+NAMED_METHODS = (*METHODS, RESIZED.name, *PRESETS)
 
 __all__ = [
     "CDPruner",
@@ -50,7 +52,9 @@ __all__ = [
     "ModelPruning",
     "Need",
     "PAPER_SETTINGS",
+    "RESIZED",
     "RandomTokens",
+    "Resizing",
     "Selector",
     "TEXT_ROWS",
     "UniformGrid",
