@@ -192,12 +192,14 @@ def _has_mask(indices: Any) -> bool:
 def _kernel(device: Device) -> Callable[..., None]:
     """What stands in for the start of the Triton kernel: the same results, in one operation."""
 
-    def compute(rows: Any, columns: Any, available: Any, counts: Any, indices: Any, gains: Any, best: Any, left: Any):
+    def compute(
+        rows: Any, columns: Any, available: Any, counts: Any, indices: Any, gains: Any, covered: Any, left: Any
+    ):
         path = plain_greedy(columns.held, available.held, counts.held.tolist())
-        for ours, values in ((indices, path.indices), (gains, path.gains), (best, path.best)):
+        for ours, values in ((indices, path.indices), (gains, path.gains), (covered.floors, path.covered)):
             ours.held.copy_(values)
         picked = torch.zeros_like(available.held).scatter_(1, path.indices.clamp_min(0), True)
-        gain = (columns.held - path.best[:, None]).clamp_min_(0).sum(-1)
+        gain = (columns.held - path.covered[:, None]).clamp_min_(0).sum(-1)
         left.held.copy_(gain.masked_fill_(picked | ~available.held, 0))
 
     return lambda *tensors: device.as_one("fused greedy kernel", compute, *tensors)

@@ -48,10 +48,14 @@ class EncodedImageCache:
         self._kept: OrderedDict[bytes, EncodedVision] = OrderedDict()
         self._lock = threading.Lock()
 
-    def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def inputs(self, inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """The inputs of a model with `encoded_images` in place of the arguments of images and videos.
 
         A prompt without any stays as it is. Videos are encoded each time, and what is encoded is not kept.
+
+        Args:
+            inputs: of the model.
+            **options: of the call; those of `encode_images` count.
 
         Raises:
             ValueError: whatever `encode_images` refuses.
@@ -62,7 +66,8 @@ class EncodedImageCache:
         text = {name: values for name, values in inputs.items() if name not in self.model.visual_arguments}
         has_videos = not visuals.keys().isdisjoint(self.model.video_arguments)
         encode = self.model.encode_images if has_videos else self.encode
-        return {**text, "encoded_images": encode(**visuals)}
+        own = {name: options[name] for name in ("image_scale",) if name in options}
+        return {**text, "encoded_images": encode(**visuals, **own)}
 
     def encode(self, **image_inputs: Any) -> EncodedVision:
         """The images in their order; only those run through the vision tower that are not in the cache.
@@ -70,15 +75,16 @@ class EncodedImageCache:
         Args:
             **image_inputs: of the processor: `pixel_values` (I, channels, height, width), or (I, crops, channels,
                 height, width) with `image_sizes` (I, 2); of LLaVA-OneVision also `batch_num_images` (samples,); of
-                Qwen-VL (patches, values) with `image_grid_thw` (I, 3).
+                Qwen-VL (patches, values) with `image_grid_thw` (I, 3); `image_scale` as in `encode_images`.
 
         Raises:
             ValueError: whatever `encode_images` refuses.
         """
+        options = {name: image_inputs.pop(name) for name in ("image_scale",) if name in image_inputs}
         if image_inputs.keys() - _BY_ROWS or not all(isinstance(v, torch.Tensor) for v in image_inputs.values()):
-            return self.model.encode_images(**image_inputs)
+            return self.model.encode_images(**image_inputs, **options)
         samples = _samples(image_inputs)
-        weights = _state(self.model)
+        weights = _state(self.model) + repr(options).encode()
         keys = [weights + _key(sample) for sample in samples]
         found: dict[bytes, EncodedVision] = {}
         with self._lock:
@@ -88,7 +94,8 @@ class EncodedImageCache:
                     found[key] = self._kept[key]
         missing = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in found}
         if missing or not keys:
-            new = self.model.encode_images(**_together(list(missing.values()), image_inputs))
+            together = _together(list(missing.values()), image_inputs)
+            new = self.model.encode_images(**together, **options)
             counts = [len(sample.get("image_grid_thw", sample["pixel_values"])) for sample in missing.values()]
             own = {
                 key: _own(new[end - count : end])
@@ -127,12 +134,13 @@ def _together(
 
 
 def _state(model: Any) -> bytes:
-    """What tells the weights in front of the language model from those before a change.
+    """What tells the weights in front of the language model, and the scale of images, from those before a change.
 
     For each tensor its place, its version, which counts changes in place, and some of its values, which also show a
     change that is not counted, such as that of merged adapters; for each module the adapters that are at work.
     """
     content, seen = hashlib.sha256(), []
+    content.update(repr(getattr(getattr(model, "config", None), "image_scale", None)).encode())
     for name, part in getattr(model, "model", model).named_children():
         if name == "language_model":
             continue

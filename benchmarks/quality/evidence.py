@@ -15,7 +15,7 @@ from benchmarks.objects.held_out import HeldOutScene
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
 from mmtok.evaluation.metrics import Interval, TaskOutcomes, retention, retention_lead
-from mmtok.evaluation.selectors import Method, Selector
+from mmtok.evaluation.selectors import ModelPruning, Selector
 from mmtok.tiny.questions import is_there
 
 
@@ -75,7 +75,7 @@ class Evidence:
 def kept_evidence(
     checkpoint: Checkpoint,
     scenes: Sequence[HeldOutScene],
-    methods: Sequence[Method],
+    methods: Sequence[Selector | ModelPruning],
     budgets: Sequence[int],
     *,
     batch_size: int = 50,
@@ -125,7 +125,11 @@ def where_they_lie(labels: NDArray[np.int64], asked: int) -> tuple[bool, float, 
 
 
 def kept_tokens(
-    checkpoint: Checkpoint, inputs: dict[str, torch.Tensor], encoded: EncodedBatch, method: Method, budget: int
+    checkpoint: Checkpoint,
+    inputs: dict[str, torch.Tensor],
+    encoded: EncodedBatch,
+    method: Selector | ModelPruning,
+    budget: int,
 ) -> list[NDArray[np.bool_]]:
     """For each prompt (T,), which of its vision tokens are kept."""
     if isinstance(method, Selector):

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.training.folder import write_json
 from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.image_cache import EncodedImageCache
 from mmtok.machine import machine
 from mmtok.model_content import model_content
 from mmtok.tiny.questions import Question
@@ -61,24 +62,43 @@ def asked_about(scenes: Sequence[Scene], seed: int = SEED) -> Iterator[tuple[int
             yield from ((number, kind, question) for question in questions)
 
 
-@torch.inference_mode()
 def evaluate(checkpoint: Checkpoint, scenes: Sequence[Scene], options: Mapping[str, Any]) -> dict[str, Right]:
+    """Ask a model about scenes; arguments and kinds as in `scores_of`.
+
+    Returns:
+        Each kind with its share of right answers.
+    """
+    scores = scores_of(checkpoint, scenes, options, EncodedImageCache(checkpoint.model))
+    return {kind: right_of(found) for kind, found in scores.items()}
+
+
+@torch.inference_mode()
+def scores_of(
+    checkpoint: Checkpoint,
+    scenes: Sequence[Scene],
+    options: Mapping[str, Any],
+    cache: EncodedImageCache,
+    enlarged: int = 1,
+) -> dict[str, list[tuple[int, float]]]:
     """Ask a model about scenes.
 
     Args:
         checkpoint: with pruning.
         scenes: see `held_out_scenes`.
         options: of the calls, such as `vision_token_budget`.
+        cache: of the model, for images that are asked about again.
+        enlarged: how many times as large the scenes are drawn.
 
     Returns:
-        "yes/no", "name", "count", "word" (whole words and numbers) and "letter" (their characters), each with its
-        share of right answers.
+        "yes/no", "name", "count", "word" (whole words and numbers) and "letter" (their characters), each with the
+        number of the scene and the score from 0 to 1 of each question, in an order that depends on the scenes alone.
     """
     asked = list(asked_about(scenes))
     scores: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
-        inputs = checkpoint.inputs([each.text for *_, each in part], [scenes[number].image() for number, *_ in part])
+        images = [scenes[number].image(enlarged) for number, *_ in part]
+        inputs = cache.inputs(checkpoint.inputs([each.text for *_, each in part], images), **options)
         given = checkpoint.model.generate(**inputs, **options, max_new_tokens=ANSWER_TOKENS, do_sample=False)
         said = checkpoint.processor.batch_decode(given[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for (number, kind, question), answer in zip(part, said, strict=True):
@@ -86,10 +106,11 @@ def evaluate(checkpoint: Checkpoint, scenes: Sequence[Scene], options: Mapping[s
             if kind == "read":
                 same = sum(a == b for a, b in zip(answer, question.answer, strict=False))
                 scores["letter"].append((number, same / len(question.answer)))
-    return {kind: _right(found) for kind, found in scores.items()}
+    return dict(scores)
 
 
-def _right(scores: list[tuple[int, float]], resamples: int = 1000) -> Right:
+def right_of(scores: Sequence[tuple[int, float]], resamples: int = 1000) -> Right:
+    """Return the mean of the scores, or of differences of scores, with the interval of a bootstrap over the scenes."""
     numbers, inverse = np.unique([number for number, _ in scores], return_inverse=True)
     values = np.array([value for _, value in scores], float)
     sums, counts = np.bincount(inverse, values), np.bincount(inverse)

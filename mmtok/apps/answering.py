@@ -374,7 +374,7 @@ def answer_prompts(
     **generate_kwargs: Any,
 ) -> list[str]:
     """Answers to `batch_inputs`; the other arguments are those of `answer_batch`."""
-    read = dict(inputs) if cache is None else cache.inputs(inputs)
+    read = dict(inputs) if cache is None else cache.inputs(inputs, **generate_kwargs)
     output = pipe.model.generate(**read, **{"do_sample": False, **generate_kwargs})
     texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

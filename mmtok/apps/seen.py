@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from mmtok.hub.families import FAMILIES, PREFIX
+from mmtok.hub.grids import GridGeometry, pixels_of
 from mmtok.hub.handler import Video, evenly
 from mmtok.hub.images import Geometry
 from mmtok.images import cut_off
@@ -95,7 +96,11 @@ class Seen:
 
 
 def seen_images(
-    inputs: Mapping[str, Any], config: Any, image_processor: Any, originals: Sequence[Image.Image] = ()
+    inputs: Mapping[str, Any],
+    config: Any,
+    image_processor: Any,
+    originals: Sequence[Image.Image] = (),
+    image_scale: float | None = None,
 ) -> list[Seen]:
     """The images of a batch, made back from `pixel_values`.
 
@@ -105,6 +110,7 @@ def seen_images(
         config: of the model.
         image_processor: gives `image_mean` and `image_std`.
         originals: the N images, for what was cut off of them; () to leave that out.
+        image_scale: the option of the call; None for the configuration's.
 
     Raises:
         ValueError: inputs without images, or five-dimensional `pixel_values` without `image_sizes`.
@@ -113,6 +119,8 @@ def seen_images(
     if pixels is None or len(pixels) == 0:
         raise ValueError("The inputs hold no pixel_values: there is no image to show.")
     geometry = _geometry_of(config)
+    inputs = _shrunk(inputs, config, image_scale)
+    pixels = inputs["pixel_values"]
     has_own = not hasattr(config, "image_grid_pinpoints") and "image_grid_thw" not in inputs
     if has_own and type(geometry) is not Geometry:
         return [_drawn(crops, grid, geometry, image_processor) for crops, grid in geometry.pictures(inputs)]
@@ -121,7 +129,7 @@ def seen_images(
         patch_size *= int(config.vision_config.spatial_merge_size)
         grids = torch.as_tensor(inputs["image_grid_thw"]).tolist()
         each = pixels.split([rows * columns for _, rows, columns in grids])
-        pictures = [_joined(own, grid, config) for own, grid in zip(each, grids, strict=True)]
+        pictures = [pixels_of(config.vision_config, own, grid)[:, 0] for own, grid in zip(each, grids, strict=True)]
         return [Seen(tuple(_rgb(picture, image_processor)), patch_size) for picture in pictures]
     if pixels.dim() == 4:
         crops = _rgb(pixels, image_processor)
@@ -142,7 +150,9 @@ def seen_images(
     ]
 
 
-def seen_video(inputs: Mapping[str, Any], video: Video, config: Any, video_processor: Any) -> Seen:
+def seen_video(
+    inputs: Mapping[str, Any], video: Video, config: Any, video_processor: Any, image_scale: float | None = None
+) -> Seen:
     """The frames of the video of a prompt, evenly chosen ones where there are more than `MOST_DRAWN`.
 
     Args:
@@ -151,7 +161,9 @@ def seen_video(inputs: Mapping[str, Any], video: Video, config: Any, video_proce
         video: what they were made of.
         config: of the model.
         video_processor: gives `image_mean` and `image_std`.
+        image_scale: the option of the call; None for the configuration's.
     """
+    inputs = _shrunk(inputs, config, image_scale)
     pixels, grid = inputs["pixel_values_videos"], inputs.get("video_grid_thw")
     vision, together = config.vision_config, 1
     patch = int(vision.patch_size)
@@ -160,7 +172,7 @@ def seen_video(inputs: Mapping[str, Any], video: Video, config: Any, video_proce
         frames = pixels[0, :, :, :side, :side]
     else:
         together, patch = int(vision.temporal_patch_size), patch * int(vision.spatial_merge_size)
-        frames = _joined(pixels, torch.as_tensor(grid)[0].tolist(), config)
+        frames = pixels_of(vision, pixels, torch.as_tensor(grid)[0].tolist())[:, 0]
     numbers = evenly(len(frames), MOST_DRAWN)
     drawn = _rgb(frames[numbers], video_processor)
     if grid is None:
@@ -181,6 +193,14 @@ def seen_video(inputs: Mapping[str, Any], video: Video, config: Any, video_proce
     )
 
 
+def _shrunk(inputs: Mapping[str, Any], config: Any, image_scale: float | None) -> Mapping[str, Any]:
+    """The inputs as the tower of a family that shrinks images sees them."""
+    geometry = _geometry_of(config)
+    if not isinstance(geometry, GridGeometry):
+        return inputs
+    return geometry.shrunk(inputs, image_scale or getattr(config, "image_scale", None))
+
+
 def frames_read(seen: Seen, video: Video) -> str:
     """Which frames of a video were read, and which of them are drawn, in a sentence."""
     read, pairs = len(video.indices), seen.unit != "frame"
@@ -197,24 +217,6 @@ def _frame_label(video: Video, number: int, together: int) -> str:
     last = min(first + together, len(video.indices)) - 1
     which = f"frame {first + 1}" if first == last else f"frames {first + 1}-{last + 1}"
     return f"{which}, {video.seconds[first]:.1f} s"
-
-
-def _joined(patches: torch.Tensor, grid: Sequence[int], config: Any) -> torch.Tensor:
-    """(frames, 3, H, W), the first of each pair of frames of an image or video of Qwen-VL.
-
-    A vision token is a square of patches, so that is what a patch of the seen image is.
-
-    Args:
-        patches: (frames * rows * columns, values) in the order of the vision tokens, those of a token one after
-            another, each with two frames; an image is the same frame twice.
-        grid: frames, rows and columns.
-        config: of the model.
-    """
-    patch, merged = int(config.vision_config.patch_size), int(config.vision_config.spatial_merge_size)
-    frames, rows, columns = grid
-    parts = patches.reshape(frames, rows // merged, columns // merged, merged, merged, 3, -1, patch, patch)
-    first = parts[:, :, :, :, :, :, 0]
-    return first.permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(frames, 3, rows * patch, columns * patch)
 
 
 def _tiles(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> Seen:

@@ -190,11 +190,12 @@ def show(options: argparse.Namespace) -> None:
                 continue
             begin("Selecting")
             rows.append([explain_inputs(pipe, inputs, each, budget, **pruning_options) for budget in budgets])
+        scale = pruning_options.get("image_scale")
         if isinstance(image, Video):
-            seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor)
+            seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor, scale)
             title = f"{Path(options.image).name}: {frames_read(seen, image)}"
         else:
-            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image])
+            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], scale)
     kept_figure(seen, rows, title=title, explain=options.explain).savefig(output, dpi=150)
     flat = [read for row in rows for read in row]
     if options.json:

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from math import floor
 from pathlib import Path
@@ -49,9 +49,9 @@ Tasks of yes and no are scored in F1, others in accuracy. Answers are kept in th
 run goes on; under `accelerate launch -m mmtok` the questions are shared between the processes."""
 _COMPARE = """\
 Finds the smallest budget that keeps a model's answers about your own images, without labels: every question is answered
-with all tokens and with each budget, and the answers are compared. Also measures the time to the first token and the
-cache, and draws the images whose answers change. Answers are kept in the output folder, so that an interrupted run goes
-on, and each image is encoded once.
+with all tokens and with each budget, and the answers are compared; where a smaller image has fewer tokens, also with
+an image of as many as each budget. Measures the time to the first token and the cache, and draws the images whose
+answers change. Answers are kept in the output folder, so that an interrupted run goes on.
 
 FOLDER holds images. The questions are those of --questions, or three about each image. Without FOLDER the embedded
 model is asked about drawings of its own kind."""
@@ -76,7 +76,8 @@ def add_eval(commands: Any, name: str, help: str) -> None:
         nargs="+",
         metavar="NAME",
         default=["MMTok"],
-        help="such as MMTok, DivPrune or uniform; another name is refused with the list (default: MMTok)",
+        help="such as MMTok, DivPrune or uniform, and resized, a smaller image of as many tokens; another name is "
+        "refused with the list (default: MMTok)",
     )
     _add_run(parser, "runs/evaluation", 16)
     parser.add_argument(
@@ -201,6 +202,7 @@ def compare(options: argparse.Namespace) -> None:
     from mmtok.apps.timing import time_budgets
     from mmtok.evaluation import run
     from mmtok.evaluation.checkpoint import pruning_config
+    from mmtok.evaluation.resizing import RESIZED, why_not_resized
     from mmtok.evaluation.runner import fingerprint, load, questions_of
     from mmtok.evaluation.selectors import ModelPruning
     from mmtok.evaluation.summary import agreements, smallest_budget
@@ -208,7 +210,8 @@ def compare(options: argparse.Namespace) -> None:
     from mmtok.machine import machine
 
     pruning = call_pruning_options(options)
-    config = pruning_config(base_of(options.model), options.revision)[1]
+    model_class, config = pruning_config(base_of(options.model), options.revision)
+    not_resized = why_not_resized(model_class, config)
     budgets = budgets_of(options.budget, config) if options.budget else _ladder(*budgets_of([MODEL], config))
     images, questions = _asked(options)
     settings = _run_settings(
@@ -217,7 +220,7 @@ def compare(options: argparse.Namespace) -> None:
         images=images,
         budgets=_without_all(budgets),
         output=options.output,
-        methods=[ModelPruning(MODEL, pruning)],
+        methods=[ModelPruning(MODEL, pruning), *([] if not_resized else [RESIZED])],
         labelled=False,
     )
     # Every set of questions, model and settings has a folder of its own, and so goes on where it was.
@@ -232,7 +235,7 @@ def compare(options: argparse.Namespace) -> None:
     result = run(settings, progress=not options.quiet, checkpoint=checkpoint)
     if not PartialState().is_main_process:
         return
-    found = agreements(result)
+    found, resized = agreements(result, MODEL), agreements(result, RESIZED.name)
     kept = smallest_budget(found, options.agreement, options.score)
     pipe: Any = checkpoint  # it has a model and a processor, which is all that is asked of a pipeline here
     with steps(4 + options.drawings, quiet=options.quiet) as begin:
@@ -256,6 +259,7 @@ def compare(options: argparse.Namespace) -> None:
         "score": options.score,
         "smallest": None if kept is None else kept.budget,
         "budgets": [each.as_json() for each in found],
+        RESIZED.name: [each.as_json() for each in resized],
         "timings": [asdict(timing) for timing in timings],
         "drawings": drawings,
     }
@@ -263,11 +267,12 @@ def compare(options: argparse.Namespace) -> None:
     if options.json:
         print_json(results)
     else:
-        _print_compared(options, found, timings)
+        _print_compared(options, found, {each.budget: each for each in resized}, timings)
         print(_verdict(options, results, found, kept))
     explain(
         options,
         "" if options.json else _LEGEND.format(images=results["images"], questions=len(asked)),
+        not_resized or ("" if options.json else _RESIZED),
         nothing_pruned([each.budget for each in timings if each.prompt_tokens == each.full_prompt_tokens]),
         f"Answers that changed are drawn in {options.output / 'drawings'}." if drawings else "",
         about_the_model(options.model),
@@ -279,6 +284,9 @@ same answers, words: agreement with the answers of all tokens, in %, with the 95
 {images} images ({questions} questions). It says what a budget changes, not what is right.
 first token, whole answer: time with all tokens over that with the budget, of the first question, with the vision tower.
 cache: how much smaller the key-value cache of that prompt is."""
+_RESIZED = """\
+resized: same answers, of images that are shrunk to at most as many tokens before the model and read whole. They also
+save the vision tower's time: where they are level, shrink instead."""
 
 
 def _ladder(own: Budget) -> list[Budget]:
@@ -363,26 +371,37 @@ def _drawn(
                 read = explain_inputs(pipe, inputs, question.text, own, **call_pruning_options(options))
                 answer = texts[own, question.task, question.question_id]
                 rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
-        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image])
+        scale = call_pruning_options(options).get("image_scale")
+        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], scale)
         path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
         kept_figure(seen, rows).savefig(path, dpi=100)
         drawn.append(str(path))
     return drawn
 
 
-def _print_compared(options: argparse.Namespace, found: Sequence[Agreement], timings: Sequence[Timing]) -> None:
+def _print_compared(
+    options: argparse.Namespace,
+    found: Sequence[Agreement],
+    resized: Mapping[Budget, Agreement],
+    timings: Sequence[Timing],
+) -> None:
     def percent(interval: Any) -> str:
         return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
     full, *pruned = timings
     print_table(
-        ["budget", "vision tokens", "same answers", "words", "first token", "whole answer", "cache"],
+        [
+            *("budget", "vision tokens", "same answers", "words"),
+            *(["resized"] if resized else []),
+            *("first token", "whole answer", "cache"),
+        ],
         [
             [
                 budget_name(each.budget),
                 f"{each.vision_tokens:.1f}",
                 percent(each.exact),
                 percent(each.f1),
+                *([percent(resized[each.budget].exact)] if resized else []),
                 f"{full.first_token / timing.first_token:.2f} x",
                 f"{full.total / timing.total:.2f} x",
                 f"{1 - timing.prompt_tokens / full.prompt_tokens:.0%} less",

@@ -5,6 +5,7 @@
     selectors    the methods
     encoded      a batch as selectors see it, and the prompts that they make of it
     answers      one batch answered, and the records of a run
+    resizing     the baseline of a smaller image
     runner       the whole run, resumable and in parallel
     metrics, summary   what the answers are worth, and how often they are those of all tokens
 

@@ -23,10 +23,11 @@ from mmtok.record_store import RecordStore
 from mmtok.videos import FRAMES, read_video, require_videos
 
 from .answers import Budget, Key, RecordedAnswer, generate_by_model, generate_by_selector, recorded
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, pruning_config
 from .encoded import EncodedBatch
 from .questions import Question, batches, read_questions
-from .selectors import METHODS, NAMED_METHODS, PAPER_SETTINGS, Method, ModelPruning, Selector
+from .resizing import shrunk_inputs, why_not_resized
+from .selectors import METHODS, NAMED_METHODS, PAPER_SETTINGS, RESIZED, Method, ModelPruning, Resizing, Selector
 
 INSTRUCTION = "Answer the question using a single word or phrase."
 CHOICE_INSTRUCTION = "Answer with the option's letter from the given choices directly."
@@ -105,14 +106,19 @@ def questions_of(settings: RunSettings) -> list[Question]:
     """The questions of all files.
 
     Raises:
-        ValueError: a line that cannot be asked, or a video for a method that reads images alone.
+        ValueError: a line that cannot be asked, a video for a method that reads images alone, or smaller images for a
+            model whose tokens do not follow their size.
     """
     given: dict[str, Any] = {"labelled": settings.labelled, "limit": settings.limit}
     questions = [each for path in settings.questions for each in read_questions(path, settings.images, **given)]
-    selectors = [method.name for method in settings.methods if isinstance(method, Selector)]
+    of_images = [method.name for method in settings.methods if not isinstance(method, ModelPruning)]
     videos = [question.image for question in questions if question.is_video]
-    if selectors and videos:
-        raise ValueError(f"{videos[0]} is a video, and {selectors[0]} chooses from images alone: leave it out.")
+    if of_images and videos:
+        raise ValueError(f"{videos[0]} is a video, and {of_images[0]} is for images alone: leave it out.")
+    if any(isinstance(method, Resizing) for method in settings.methods):
+        reason = why_not_resized(*pruning_config(settings.model, settings.revision))
+        if reason:
+            raise ValueError(reason)
     if videos:
         require_videos(settings.model, settings.revision)
     return questions
@@ -207,11 +213,12 @@ def _batch_answers(
     """The answers of all `cells` to a batch, whose images are encoded once for all of them."""
     texts = [f"{question.prompt}\n{_instruction(settings, question)}".strip() for question in batch]
     paths = [Path(settings.images) / question.image for question in batch]
-    if batch[0].is_video:
-        inputs = checkpoint.video_inputs(texts[0], read_video(paths[0], settings.frames))
+    images = [] if batch[0].is_video else [read_image(path) for path in paths]
+    if images:
+        inputs = checkpoint.inputs(texts, images)
     else:
-        inputs = checkpoint.inputs(texts, [read_image(path) for path in paths])
-    encoded_inputs = cache.inputs(inputs)
+        inputs = checkpoint.video_inputs(texts[0], read_video(paths[0], settings.frames))
+    encoded_inputs, usual = cache.inputs(inputs), checkpoint.model.config.image_scale
     selectors = [method for method, _ in cells if isinstance(method, Selector)]
     encoded: EncodedBatch | None = None
     if selectors:
@@ -223,9 +230,16 @@ def _batch_answers(
         method, budget = cell
         if isinstance(method, Selector) and encoded is not None and budget is not None:
             found = generate_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
+        elif isinstance(method, Resizing) and budget is not None:
+            small = shrunk_inputs(checkpoint, texts, images, encoded_inputs["encoded_images"].layouts, budget)
+            whole = ModelPruning(method.name, {"image_scale": None})
+            found = generate_by_model(checkpoint, small, whole, None, settings.max_new_tokens)
         else:
             pruning = method if isinstance(method, ModelPruning) else None
-            found = generate_by_model(checkpoint, encoded_inputs, pruning, budget, settings.max_new_tokens)
+            own = encoded_inputs
+            if pruning is not None and pruning.options.get("image_scale", usual) != usual:
+                own = cache.inputs(inputs, **pruning.options)
+            found = generate_by_model(checkpoint, own, pruning, budget, settings.max_new_tokens)
         answers += [
             RecordedAnswer(*_key(cell, question), text, tokens)
             for question, text, tokens in zip(batch, *found, strict=True)
@@ -293,8 +307,8 @@ def methods_named(names: Iterable[str], model: str | Path, revision: str | None 
         name = known.get(given.lower())
         if name is None:
             raise ValueError(f"There is no method {given!r}: choose from {', '.join(NAMED_METHODS)}.")
-        method = METHODS.get(name)
-        if isinstance(method, Selector):
+        method = RESIZED if name == RESIZED.name else METHODS.get(name)
+        if method is not None and not isinstance(method, ModelPruning):
             found.append(method)
             continue
         preset = {} if method else preset_options(name, model, revision=revision)

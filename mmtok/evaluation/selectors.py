@@ -14,6 +14,8 @@ from torch.nn.functional import normalize
 from configuration_mmtok import PruningOptions
 from mmtok.publish.recipe import PRESETS
 
+from .resizing import RESIZED, Resizing
+
 Need = Literal["cls_attention", "language_attention"]
 
 
@@ -320,7 +322,7 @@ class RandomTokens(Selector):
         return Kept(order[:budget].to(crop.vision.device))
 
 
-Method: TypeAlias = Selector | ModelPruning
+Method: TypeAlias = Selector | ModelPruning | Resizing
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -337,5 +339,6 @@ METHODS: dict[str, Method] = {
     )
 }
 
-# What a run can name: those that are compared by default, and presets, which depend on the model.
-NAMED_METHODS = (*METHODS, *PRESETS)
+# What a run can name: those that are compared by default, resizing, which not every model can, and presets, which
+# depend on the model.
+NAMED_METHODS = (*METHODS, RESIZED.name, *PRESETS)

@@ -233,8 +233,8 @@ class Agreement:
         return {"budget": self.budget, "vision_tokens": self.vision_tokens, **found, "changed": names}
 
 
-def agreements(result: RunResult, *, resamples: int = 2000) -> list[Agreement]:
-    """Compares every budget of a run with one method with all tokens, most tokens first.
+def agreements(result: RunResult, method: str, *, resamples: int = 2000) -> list[Agreement]:
+    """Compares every budget of a method of a run with all tokens, most tokens first.
 
     Intervals are those of a bootstrap over the images. Where no answer changed, in which a bootstrap sees no doubt,
     the lower end is that of the rule of three: 1 - 3 / images.
@@ -243,7 +243,7 @@ def agreements(result: RunResult, *, resamples: int = 2000) -> list[Agreement]:
     asked = {(question.task, question.question_id): question for question in result.questions}
     by_budget: dict[Budget, list[RecordedAnswer]] = {}
     for answer in result.answers:
-        if answer.method != FULL:
+        if answer.method == method:
             by_budget.setdefault(answer.budget, []).append(answer)
     found = []
     for budget, answers in by_budget.items():

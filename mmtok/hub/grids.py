@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -61,6 +62,30 @@ class GridGeometry(Geometry):
             seconds=seconds[0] if seconds else None,
         )
 
+    def shrunk(self, inputs: Mapping[str, Any], scale: float | None) -> dict[str, Any]:
+        """The inputs as they are where the processor shrinks the images and frames.
+
+        Args:
+            inputs: of a model; pixels and grids of images and of videos change.
+            scale: of width and height, in (0, 1]; None for none.
+
+        Raises:
+            ValueError: grids that do not belong to the pixels.
+        """
+        changed = dict(inputs)
+        for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            patches = inputs.get(name)
+            if scale is None or patches is None or len(patches) == 0:
+                continue
+            sizes = checked_grids(inputs.get(f"{kind}_grid_thw"), self.merged, len(patches), videos=kind == "video")
+            new = [(size[0], *(max(1, round(side * scale)) for side in size[1:])) for size in sizes]
+            grids, small = (torch.tensor(each) * torch.tensor([1, self.merged, self.merged]) for each in (sizes, new))
+            parts = patches.split(grids.prod(1).tolist())
+            vision = self.config.vision_config
+            changed[name] = torch.cat(list(map(partial(_resized, vision), parts, grids.tolist(), small.tolist())))
+            changed[f"{kind}_grid_thw"] = small
+        return changed
+
     def kept_of_frames(self, size: Sequence[Any], options: PruningOptions) -> list[int]:
         """For an image, or for each frame of a video, how many vision tokens stay."""
         layout = self.layout(size)
@@ -106,6 +131,35 @@ class GridModel(PrunedModel):
     has_timestamps: ClassVar[bool] = False
     model: Any
     get_video_features: Any
+
+    def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
+        """As `PrunedModel._encode`, of images that are shrunk before the tower."""
+        if image_scale is None:
+            return super()._encode(images, padding=padding, image_scale=None)
+        for name in ("pixel_values", "pixel_values_videos"):
+            if self._has_images({name: images.get(name)}):
+                self._require_patches(images[name], name)
+        shrunk = self.geometry.shrunk(images, image_scale)
+        # Read here, so that nothing waits for the vision tower later.
+        tokens, fewer = (
+            [int(rows) * int(columns) // self.geometry.merged**2 for _, rows, columns in table]
+            for table in map(_grids_within, (images, shrunk))
+        )
+        encoded = super()._encode(shrunk, padding=padding, image_scale=None)
+        layouts = [
+            replace(layout, scale=image_scale, surplus=count - left)
+            for layout, count, left in zip(encoded.layouts, tokens, fewer, strict=True)
+        ]
+        return replace(encoded, layouts=layouts)
+
+    def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
+        """As `PrunedModel.arrange`; of the tokens that stand for a shrunk image or frame, the first stay."""
+        if not any(layout.surplus for layout in encoded.layouts):
+            return super().arrange(prompt, encoded)
+        filled = [layout.filled for layout in encoded.layouts]
+        order = prompt.order_of(list(map(len, filled)), encoded.videos)
+        prompt.rows_of_images([len(filled[number]) for number in order])
+        return prompt.without(~torch.cat([filled[number] for number in order])), encoded.ordered(order)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
         """One crop an image.
@@ -191,7 +245,7 @@ class GridModel(PrunedModel):
             ids = torch.where(prompt.image_mask, config.image_token_id, ids)
             ids = torch.where(prompt.video_mask, config.video_token_id, ids)
         images, videos = ([each for each in layouts if each.is_video == wanted] for wanted in (False, True))
-        real = (prompt.mask_on_host != 0) | prompt.image_mask
+        real = prompt.real
         # 1 for images and 2 for videos.
         types = prompt.image_mask.int() + prompt.video_mask.int()
         _require_runs(types, real, runs)
@@ -246,6 +300,37 @@ class ConvolvedModel(GridModel):
     def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
         """For each image (T, d), its tokens before the projector, which are its input."""
         return given.split([len(layout.source) for layout in layouts])
+
+
+def pixels_of(vision_config: Any, patches: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """(frames, frames of a patch, 3, height, width) pixels of an image or video.
+
+    Args:
+        vision_config: of the tower.
+        patches: (frames * rows * columns, values) in the order of the vision tokens, those of a token one after
+            another.
+        grid: frames, and rows and columns of patches.
+    """
+    patch, merged = int(vision_config.patch_size), int(vision_config.spatial_merge_size)
+    frames, rows, columns = grid
+    parts = patches.reshape(frames, rows // merged, columns // merged, merged, merged, 3, -1, patch, patch)
+    return parts.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(frames, -1, 3, rows * patch, columns * patch)
+
+
+def _resized(vision_config: Any, patches: torch.Tensor, grid: list[int], new: list[int]) -> torch.Tensor:
+    """The patches of an image or video of one grid, resized to those of another; each as in `pixels_of`."""
+    if grid == new:
+        return patches
+    patch, merged = int(vision_config.patch_size), int(vision_config.spatial_merge_size)
+    pixels = pixels_of(vision_config, patches, grid).float()  # float32 can be resized on every device
+    black, white = (bound.view(-1, 1, 1) for bound in (pixels.amin((0, 1, 3, 4)), pixels.amax((0, 1, 3, 4))))
+    small = pixels.flatten(0, 1)
+    # One axis after the other, as processors do; their bytes cut off what the curve adds beyond black and white.
+    for size in ((pixels.shape[3], new[2] * patch), (new[1] * patch, new[2] * patch)):
+        small = torch.nn.functional.interpolate(small, size, mode="bicubic", antialias=True).clamp(black, white)
+    tiles = small.unflatten(3, (-1, merged, patch)).unflatten(2, (-1, merged, patch))
+    tiles = tiles.unflatten(0, pixels.shape[:2]).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return tiles.reshape(-1, patches.shape[1]).to(patches.dtype)
 
 
 def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
@@ -351,8 +436,15 @@ def _grids_of(layouts: Sequence[Layout], merged: int) -> torch.Tensor | None:
     return torch.tensor(sides) * torch.tensor([1, merged, merged]) if sides else None
 
 
+def _grids_within(inputs: Mapping[str, Any]) -> list[Any]:
+    """The grids of images and then of videos among the inputs of a model."""
+    return [
+        row for name in ("image_grid_thw", "video_grid_thw") for row in torch.as_tensor(inputs.get(name, ())).tolist()
+    ]
+
+
 def _as_tensor(grids: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Checked grids as stock takes them."""
     if isinstance(grids, torch.Tensor) and grids.dtype in (torch.int32, torch.int64):
-        return grids
+        return to_device(grids, pixels.device)
     return torch.tensor([[int(value) for value in grid] for grid in grids], device=pixels.device)

@@ -23,6 +23,8 @@ class Layout:
         is_video: whether the crops are the frames of a video.
         seconds: between two frames, a number as the caller gave it; None where nobody did.
         ends_rows: whether a separator stays with the tokens of the row that it ends, and goes with the last of them.
+        scale: what the image was shrunk by inside the model; None for not at all.
+        surplus: tokens of the prompt behind those of each crop that a shrunk image has no features for.
     """
 
     source: torch.Tensor
@@ -33,6 +35,15 @@ class Layout:
     is_video: bool = False
     seconds: Any = None
     ends_rows: bool = False
+    scale: float | None = None
+    surplus: int = 0
+
+    @property
+    def filled(self) -> torch.Tensor:
+        """(tokens of the prompt,) bool on the CPU, False for those of `surplus`."""
+        crops = int(self.crop.max()) + 1 if self.surplus else 1
+        own = len(self.source) // crops
+        return (torch.arange(own + self.surplus) < own).repeat(crops)
 
     @classmethod
     def of(

@@ -37,7 +37,7 @@ class MMTokGemma3ForConditionalGeneration(PrunedModel, Gemma3ForConditionalGener
     geometry_class = Gemma3Geometry
     image_arguments = ("pixel_values",)
     # Images are stretched to a square and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
     towers = ("siglip_vision_model",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:

@@ -94,7 +94,7 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
     geometry: InternVLGeometry
     image_arguments = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
     # Images are stretched to their tiles and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
     towers = ("internvl_vision",)
 
     def encode_images(self, *, tiles: Sequence[int] | None = None, **image_inputs: Any) -> EncodedVision:

@@ -175,7 +175,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         "vision_feature_select_strategy",
     )
     # The mosaic of tiles is put together and shrunk before anything can be selected.
-    refused_options = ("select_before_unpadding",)
+    refused_options = ("select_before_unpadding", "image_scale")
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
         """The whole image and the mosaic of its tiles.

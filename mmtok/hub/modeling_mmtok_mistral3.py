@@ -76,7 +76,7 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
     geometry: Mistral3Geometry
     image_arguments = ("pixel_values", "image_sizes", "vision_feature_layer")
     # Images keep their shape; a row's separator stays with the row.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
     towers = ("pixtral",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
@@ -115,8 +115,8 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
             squares = own.view(rows, columns, -1)[: rows // merged * merged, : columns // merged * merged]
             squares = squares.unflatten(1, (-1, merged)).unflatten(0, (-1, merged))
             raws.append(squares.mean((1, 3)).flatten(0, 1))
-        rows = [replace(self.geometry.rows_layout(size, ()), ends_rows=True) for size in sizes]
-        return EncodedVision(projected_features(outputs), raws, rows, outputs=outputs)
+        layouts = [replace(self.geometry.rows_layout(size, ()), ends_rows=True) for size in sizes]
+        return EncodedVision(projected_features(outputs), raws, layouts, outputs=outputs)
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
         """The token of the prompt that stands between two rows of an image belongs to the image."""

@@ -71,6 +71,11 @@ def _target(name: str, value: Any) -> None:
         _refuse(name, value, "a share in (0, 1], or None to spend every budget")
 
 
+def _scale(name: str, value: Any) -> None:
+    if value is not None and not (_is_number(value) and 0 < value <= 1):
+        _refuse(name, value, "a number in (0, 1], or None for images as the processor made them")
+
+
 def _flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         _refuse(name, value, "True or False")
@@ -132,6 +137,12 @@ class PruningOptions:
         "share of the coverage of all tokens, in (0, 1], at which a budget is spent no further; the budget is then an "
         "upper limit",
     )
+    image_scale: float | None = _option(
+        None,
+        _scale,
+        "part of their width and height, in (0, 1], to which images and frames are shrunk before the vision tower; a "
+        "budget that is a share is then one of the fewer tokens",
+    )
     keep_image_newline: bool = _option(
         False,
         _flag,
@@ -168,8 +179,8 @@ class PruningOptions:
 
     @property
     def prunes(self) -> bool:
-        """Whether there is a budget at all."""
-        return self.vision_token_budget is not None
+        """Whether the prompt can get shorter at all: by a budget, or by images that are shrunk."""
+        return self.vision_token_budget is not None or self.image_scale is not None
 
     def budget_of(self, tokens: int) -> int:
         """Tokens to keep of a crop of `tokens` tokens: at least 1 and at most all."""

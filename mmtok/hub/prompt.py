@@ -104,6 +104,8 @@ class Prompt:
         mask_on_host: (B, L) a copy of `attention_mask` on the CPU, 1 for every token where there is none.
         image_mask: (B, L) bool on the CPU, the places of the vision tokens, of images and videos.
         video_mask: (B, L) bool on the CPU, those of videos.
+        surplus: (B, L) bool on the CPU, tokens that images shrunk inside the model have no features for. They are no
+            vision tokens, and leave the prompt.
     """
 
     input_ids: torch.Tensor | None
@@ -113,6 +115,7 @@ class Prompt:
     mask_on_host: torch.Tensor
     image_mask: torch.Tensor
     video_mask: torch.Tensor
+    surplus: torch.Tensor
 
     @classmethod
     def read(
@@ -180,7 +183,8 @@ class Prompt:
             wrong = ids[~(images | videos) & ((ids < 0) | (ids >= known))]
             if len(wrong):
                 raise ValueError(f"input_ids contains {int(wrong[0])}: give ids from 0 to {known - 1}.")
-        return cls(input_ids, inputs_embeds, attention_mask, ids, mask, images | videos, videos)
+        none = torch.zeros_like(images)
+        return cls(input_ids, inputs_embeds, attention_mask, ids, mask, images | videos, videos, none)
 
     @property
     def device(self) -> torch.device:
@@ -189,9 +193,37 @@ class Prompt:
         return given.device
 
     @property
+    def real(self) -> torch.Tensor:
+        """(B, L) bool on the CPU, tokens that the mask shows, and all vision tokens."""
+        return ((self.mask_on_host != 0) | self.image_mask) & ~self.surplus
+
+    @property
+    def text(self) -> torch.Tensor:
+        """(B, L) bool on the CPU, all but vision tokens, those of `surplus` and edge padding."""
+        return ~self.image_mask & ~self.surplus & ~edge_padding(self.mask_on_host)[0]
+
+    @property
     def lengths(self) -> torch.Tensor:
         """(B, 1) int64 on the CPU, tokens of each row that are no edge padding."""
-        return (self.image_mask | ~edge_padding(self.mask_on_host)[0]).sum(1, keepdim=True)
+        return (self.image_mask | self.text).sum(1, keepdim=True)
+
+    def without(self, surplus: torch.Tensor) -> Prompt:
+        """The prompt of images that were shrunk inside the model.
+
+        Args:
+            surplus: (all vision tokens,) bool on the CPU, those without features.
+
+        Raises:
+            ValueError: the mask hides a vision token.
+        """
+        if not bool(self.mask_on_host[self.image_mask].all()):
+            raise ValueError(
+                "attention_mask hides vision tokens, and image_scale shrinks their images, which have no such tokens "
+                "then: leave image_scale out."
+            )
+        places = torch.zeros_like(self.image_mask)
+        places[self.image_mask] = surplus
+        return replace(self, image_mask=self.image_mask & ~places, video_mask=self.video_mask & ~places, surplus=places)
 
     def readable(self, lengths: Sequence[int]) -> list[torch.Tensor] | None:
         """For each image of so many tokens (T,) bool on the CPU, False where the mask hides a token; None for all.
@@ -234,9 +266,8 @@ class Prompt:
 
     def kept_mask(self, kept_vision: Selection) -> torch.Tensor:
         """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""
-        text = ~self.image_mask & ~edge_padding(self.mask_on_host)[0]
         places = to_device(self.image_mask.flatten().nonzero()[:, 0], self.device)
-        kept = to_device(text.flatten(), self.device).scatter(0, places, kept_vision.flags.to(self.device))
+        kept = to_device(self.text.flatten(), self.device).scatter(0, places, kept_vision.flags.to(self.device))
         return kept.view(self.image_mask.shape)
 
     def order_of(self, lengths: Sequence[int], videos: Sequence[bool]) -> list[int]:
@@ -325,7 +356,7 @@ class GridPositions:
             position_ids: (B, L), (1, L) or (3, B, L), those of stock or of the caller.
             prompt: the prompt.
         """
-        real = (prompt.mask_on_host != 0) | prompt.image_mask
+        real = prompt.real
         places = position_ids.cpu().expand(3, *real.shape)
         # Generation goes on behind the last token, which may lie in front of the last frame of a long video.
         last = torch.where(real, torch.arange(real.shape[1]), 0).amax(1)
@@ -417,7 +448,7 @@ class PrunedPrompt:
         # Where the caller's rows are equally long but the pruned ones aren't, generation has to find the ends aligned.
         left_padded |= not bool(padding.any())
         padding = padding & ~prompt.image_mask
-        text = (~prompt.image_mask & ~padding).sum(1).tolist()
+        text = prompt.text.sum(1).tolist()
         rows = prompt.rows_of_images(encoded.lengths)
         lengths = [
             own + sum(count for owner, count in zip(rows, kept_vision.counts, strict=True) if owner == row)
@@ -439,7 +470,7 @@ class PrunedPrompt:
         features = torch.cat(list(encoded.projected))
         own_features = features[numbers.to(features.device)]
         embeds = torch.where(slots[..., None], own_features.to(embeds.device, embeds.dtype), embeds)
-        dropped = to_device(prompt.image_mask, device) & ~kept
+        dropped = to_device(prompt.image_mask | prompt.surplus, device) & ~kept
         deepstack = None if encoded.deepstack is None else DeepStack.of(encoded.deepstack, numbers, slots)
         return cls(
             pruned_ids,

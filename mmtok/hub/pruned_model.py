@@ -72,7 +72,7 @@ class PrunedModel:
     # What has a budget of its own in a video.
     frame: ClassVar[str] = ""
     # Options that mean nothing for the family: only False and None are taken.
-    refused_options: ClassVar[tuple[str, ...]] = ()
+    refused_options: ClassVar[tuple[str, ...]] = ("image_scale",)
     # Options that are ahead of the defaults in docs/reports/quality.md.
     recommended_options: ClassVar[Mapping[str, Any]] = {}
     # Model types of the vision towers whose images can be pruned; empty for a family with a tower of its own.
@@ -319,7 +319,7 @@ class PrunedModel:
 
         Args:
             **image_inputs: the image and video arguments of `forward`, `pixel_values` or `pixel_values_videos` among
-                them.
+                them; `image_scale` in place of the configuration's.
 
         Returns:
             `EncodedVision`, one item for each image and then for each video; `encoded[[0, 0]]` is one image for two
@@ -328,10 +328,13 @@ class PrunedModel:
         Raises:
             ValueError: an argument that belongs to no image, or pixels that are no images.
         """
+        given = {name: image_inputs.pop(name) for name in ("image_scale",) if name in image_inputs}
+        options = self._options(given)
         require_known(image_inputs, set(self.visual_arguments))
         if not self._has_images(image_inputs):
             raise ValueError(f"{self.image_arguments[0]} is missing: give the processor's pixels.")
-        return self._encode(pop_given(image_inputs, self.visual_arguments), padding=True)
+        images = pop_given(image_inputs, self.visual_arguments)
+        return self._encode(images, padding=True, image_scale=options.image_scale)
 
     @property
     def visual_arguments(self) -> tuple[str, ...]:
@@ -404,8 +407,8 @@ class PrunedModel:
         embed = self.get_input_embeddings()
         return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed, video_token)
 
-    def _encode(self, images: Mapping[str, Any], *, padding: bool) -> EncodedVision:
-        """The images and then the videos of these arguments."""
+    def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
+        """The images and then the videos of these arguments; `image_scale` is for families that do not refuse it."""
         parts = []
         for names, encode in (
             (self.image_arguments, partial(self.encode, padding=padding)),
@@ -421,11 +424,16 @@ class PrunedModel:
     ) -> tuple[Prompt, EncodedVision]:
         """The images that a caller encoded before, or else those of the image arguments, arranged for the prompt."""
         if encoded is None:
-            encoded = self._encode(images, padding=options.exclude_padding)
+            encoded = self._encode(images, padding=options.exclude_padding, image_scale=options.image_scale)
         elif images:
             raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
         elif not isinstance(encoded, EncodedVision):
             raise ValueError(f"encoded_images is a {type(encoded).__name__}: give what encode_images returned.")
+        for layout in encoded.layouts:
+            if layout.scale != options.image_scale:
+                raise ValueError(
+                    f"image_scale is {options.image_scale}, and encode_images had {layout.scale}: give both the same."
+                )
         return self.arrange(prompt, encoded)
 
     def prune_prompt(
@@ -446,11 +454,20 @@ class PrunedModel:
             position_ids: that the caller gave.
         """
         prompt.require_one_value_a_token("position_ids", position_ids, axes=self.position_axes)
+        if options.image_scale is not None and position_ids is not None:
+            raise ValueError(
+                "position_ids was given, which are those of whole images, and image_scale shrinks them: leave one of "
+                "them out."
+            )
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
         text = self.question_embeddings(self.questions(prompt, options), prompt.device)
         prompt, encoded = self._encoded(prompt, encoded, images, options)
         selected_from = self.selected_from(encoded, options)
-        kept, _ = self._select(prompt, encoded, selected_from, options, text)
+        if options.vision_token_budget is None and options.image_scale is not None:
+            # Shrunk and read whole: there is nothing to select.
+            kept = Selection.of([torch.ones(count, dtype=torch.bool) for count in encoded.lengths], encoded.layouts)
+        else:
+            kept, _ = self._select(prompt, encoded, selected_from, options, text)
         placed, kept = self.placed(encoded, selected_from, kept)
         return replace(self.pack_prompt(prompt, placed, kept, position_ids), encoded=encoded)
 

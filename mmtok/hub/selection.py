@@ -288,7 +288,7 @@ class ImageSelection:
 
     Attributes:
         batch_row: row of the batch that the image belongs to.
-        num_tokens: vision tokens of the image, row separators included.
+        num_tokens: vision tokens of the image in the prompt, row separators included.
         indices: (K,) int64, kept tokens among the image's vision tokens, in ascending order.
         crop, row, column: (K,) int64, the crop of each, of a video the frame, and its place in the crop's grid of
             patches, -1 for no place.
@@ -360,7 +360,7 @@ def describe(
         described.append(
             ImageSelection(
                 batch_row=batch_rows[number],
-                num_tokens=len(image.source),
+                num_tokens=len(image.filled),
                 indices=indices,
                 crop=image.crop[indices],
                 row=image.row[indices],

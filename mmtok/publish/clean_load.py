@@ -303,7 +303,7 @@ def every_token(model: Any) -> dict[str, Any]:
     """Options with which nothing is dropped, whatever the configuration says; what a family refuses is left out."""
     # Row separators count as dropped otherwise, and padding as no candidate.
     neutral: dict[str, Any] = {"vision_token_budget": 1.0, "keep_image_newline": True, "exclude_padding": False}
-    neutral |= {"coverage_target": None, "select_before_unpadding": False}
+    neutral |= {"coverage_target": None, "image_scale": None, "select_before_unpadding": False}
     return {name: value for name, value in neutral.items() if name not in model.refused_options}
 
 

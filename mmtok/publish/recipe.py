@@ -115,7 +115,9 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
 def paper_options(family: Family) -> dict[str, Any]:
     """`PAPER_OPTIONS` as they are for a family: with its own defaults, and without what means nothing there."""
     own = {name: value for name, value in family.defaults.items() if name in PAPER_OPTIONS}
-    neutral = {name: False for name in family.load_class().refused_options if name in PAPER_OPTIONS}
+    neutral = {
+        name: getattr(PruningOptions, name) for name in family.load_class().refused_options if name in PAPER_OPTIONS
+    }
     return {**PAPER_OPTIONS, **own, **neutral}
 
 

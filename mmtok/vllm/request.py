@@ -55,8 +55,8 @@ class PruningRequest:
             source: the engine's tokenizer, which the question is read with.
 
         Raises:
-            ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, and for a
-                family with tiles `select_before_unpadding`.
+            ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, `image_scale`, and
+                for a family with tiles `select_before_unpadding`.
         """
         options = PruningOptions.from_config(config, **overrides)
         if not options.prunes:
@@ -66,6 +66,11 @@ class PruningRequest:
                 f"coverage_target is {options.coverage_target!r}: vLLM plans with the number of tokens before it "
                 "encodes an image, and a target makes that number depend on the image. Set it to null and give "
                 "vision_token_budget."
+            )
+        if options.image_scale is not None:
+            raise ValueError(
+                f"image_scale is {options.image_scale!r}: vLLM plans with the images that the processor makes. Set it "
+                "to null and shrink them there, with mm_processor_kwargs such as max_pixels."
             )
         if options.select_before_unpadding and hasattr(config, "image_grid_pinpoints"):
             raise ValueError(

@@ -59,7 +59,7 @@ def test_agreement_of_a_hand_worked_run() -> None:
     questions = [Question("q", number, f"{number // 2}.png", "?") for number in range(4)]
     answers = answered(None, ["a red bus", "no", "3", "yes"])
     answers += answered(4, ["red bus", "no", "3", "yes"]) + answered(8, ["a red big bus", "no", "4", "yes"])
-    eight, four = agreements(RunResult(questions, answers), resamples=200)
+    eight, four = agreements(RunResult(questions, answers), "model", resamples=200)
     assert (eight.budget, four.budget) == (8, 4)
     assert eight.exact.estimate == 0.5
     assert eight.f1.estimate == pytest.approx((0.8 + 1 + 0 + 1) / 4)

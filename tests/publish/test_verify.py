@@ -289,6 +289,7 @@ WRITTEN: dict[str, list[Any]] = {
     "vision_temperature": [0.3],
     "exclude_padding": [True],
     "coverage_target": [0.5],
+    "image_scale": [0.5],
     "keep_image_newline": [True],
     "select_before_unpadding": [True],
     "covered_text": ["yes/no", "~/x", "../x", "https://a/b", "a--b", "a \u202eb\n", "org/kernel@main"],
