@@ -89,8 +89,22 @@ def stage_in_a_process(
     sys.exit(7)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize(("make", "exchange"), [(stage_model, True), (stage_model, False), (make_generate, True)])
+# Each takes up to a minute: `make test-heavy` has all.
+OFTEN = [
+    (stage_model, True, signal.SIGTERM),
+    (stage_model, False, signal.SIGKILL),
+    (make_generate, True, signal.SIGINT),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "exchange", "sent"),
+    [
+        pytest.param(make, exchange, sent, marks=[] if (make, exchange, sent) in OFTEN else [pytest.mark.heavy])
+        for make, exchange in ((stage_model, True), (stage_model, False), (make_generate, True))
+        for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    ],
+)
 def test_a_stage_that_ends_at_any_step_leaves_old_or_new(
     make: Callable[[Path, Path, int], None],
     base: Path,

@@ -23,6 +23,9 @@ from mmtok.publish.recipe import Destination, Recipe
 
 OLD = {"README.md": b"# The card of version zero\n", "config.json": b"{}", "notes.txt": b"mine"}
 MOST_REQUESTS = 40
+# Every request of a push fails in turn, which takes a quarter of a minute: `make test-heavy` tries all faults.
+WEIGHTS = [pytest.param(False, id="copied"), pytest.param(True, id="uploaded", marks=pytest.mark.heavy)]
+MORE_FAULTS = [pytest.param(kind, marks=pytest.mark.heavy) for kind in (500, 429, 401)]
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +73,8 @@ def start_over(hub: HubDouble) -> dict[str, tuple[str, bool]]:
     return hub.tree(TARGET)
 
 
-@pytest.mark.parametrize("upload", [False, True], ids=["copied", "uploaded"])
-@pytest.mark.parametrize("kind", ["drop", 500, 412, 401, 429])
+@pytest.mark.parametrize("upload", WEIGHTS)
+@pytest.mark.parametrize("kind", ["drop", 412, *MORE_FAULTS])
 def test_a_fault_at_any_request_leaves_main_old_or_complete(
     hub: HubDouble, release: Release, kind: int | str, upload: bool
 ) -> None:
@@ -79,8 +82,8 @@ def test_a_fault_at_any_request_leaves_main_old_or_complete(
     strike_every_request(hub, release, kind=kind)
 
 
-@pytest.mark.parametrize("upload", [False, True], ids=["copied", "uploaded"])
-@pytest.mark.parametrize("kind", ["drop", 500, 429])
+@pytest.mark.parametrize("upload", WEIGHTS)
+@pytest.mark.parametrize("kind", ["drop", *MORE_FAULTS[:2]])
 def test_a_hub_that_fails_from_some_request_on_leaves_main_old_or_complete(
     hub: HubDouble, release: Release, kind: int | str, upload: bool
 ) -> None:
@@ -88,7 +91,7 @@ def test_a_hub_that_fails_from_some_request_on_leaves_main_old_or_complete(
     strike_every_request(hub, release, kind=kind, persistent=True)
 
 
-@pytest.mark.parametrize("upload", [False, True], ids=["copied", "uploaded"])
+@pytest.mark.parametrize("upload", WEIGHTS)
 def test_an_answer_that_is_lost_leaves_main_old_or_complete(hub: HubDouble, release: Release, upload: bool) -> None:
     hub.refuse_duplicates = upload
     strike_every_request(hub, release, kind="drop", served=True)
