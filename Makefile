@@ -87,9 +87,9 @@ format: $(INSTALLED) ## let ruff format and fix what it can
 tiny: $(INSTALLED) ## train the embedded model again (36 minutes on two cores with AVX-512; resumes)
 	$(BIN)/python -m benchmarks.objects.train --output mmtok/tiny/checkpoint
 
-tiny-qwen: $(INSTALLED) ## train a small Qwen2.5-VL that reads printed text (resumes), and measure it
-	$(BIN)/python -m benchmarks.reading.train --output runs/tiny-qwen
-	$(BIN)/python -m benchmarks.reading.evaluate --checkpoint runs/tiny-qwen --output benchmarks/results/reading.json
+tiny-qwen: $(INSTALLED) ## train the embedded Qwen2.5-VL again (resumes), and measure it
+	$(BIN)/python -m benchmarks.reading.train --output mmtok/tiny/checkpoint_qwen
+	$(BIN)/python -m benchmarks.reading.evaluate --output benchmarks/results/reading.json
 
 family: $(INSTALLED) ## stage the published checkpoints by configuration, with weights on the meta device
 	$(BIN)/python -m benchmarks.checkpoint_shapes

@@ -20,6 +20,7 @@ from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.image_cache import EncodedImageCache
 from mmtok.machine import machine
 from mmtok.model_content import model_content
+from mmtok.tiny import QWEN, checkpoint_path
 from mmtok.tiny.questions import Question
 from mmtok.tiny.reading import HELD_OUT, ReadingSettings, reading_questions, sample_reading_scene
 from mmtok.tiny.scenes import Scene
@@ -123,7 +124,7 @@ def right_of(scores: Sequence[tuple[int, float]], resamples: int = 1000) -> Righ
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that benchmarks.reading.train wrote")
+    parser.add_argument("--checkpoint", type=Path, default=checkpoint_path(QWEN), help="default: the embedded one")
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--budgets", type=float, nargs="*", default=[], help="shares of the tokens, beside all")
     parser.add_argument("--output", type=Path, required=True)

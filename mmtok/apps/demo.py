@@ -1,6 +1,6 @@
-"""The embedded model: what it knows, images and questions for it, and `mmtok demo`.
+"""The embedded models: what they know, images and questions for them, and `mmtok demo`.
 
-Everything here that depends on what the model was trained on is in this module.
+Everything here that depends on what the models were trained on is in this module.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from PIL import Image
 from rich.table import Table
 
 from mmtok.publish import stage
-from mmtok.tiny import checkpoint_path
+from mmtok.tiny import LLAVA, QWEN, checkpoint_path, reading
 from mmtok.tiny.catalogue import NAMES
 from mmtok.tiny.questions import Question, absent_question, count_question, present_question, what_question
+from mmtok.tiny.reading import ReadingSettings, color_question, kind_question, sample_reading_scene
 from mmtok.tiny.scenes import SceneSettings, sample_scene
 
 from .answering import Answer, Budget, ask_with_budgets, counted, load_pipeline, model_inputs, warm_up
@@ -33,13 +34,19 @@ BUDGETS: tuple[Budget, ...] = (None, 16, 4)
 ANSWER_TOKENS = 32
 DPI = 100
 SCENE = SceneSettings(4, 5, 44.0, 60.0)
+READING_SCENE = ReadingSettings(objects=(3, 4), prints=(2, 2), heights=(20, 28))
 # Images are drawn this many times as large as the model reads them, for people to look at.
 SCALE = 4
-KNOWS = (
-    f"This is the small model that comes with the package. It was trained on drawn images alone and knows "
-    f"{len(NAMES)} everyday objects in the drawings of a few emoji sets. What it answers about a photo means nothing, "
-    "and how well it does with few vision tokens says nothing about a LLaVA of 7B."
+_DRAWN = "This is a small model that comes with the package. It was trained on drawn images alone and knows"
+_MEANS_NOTHING = (
+    "What it answers about a photo means nothing, and how well it does with few vision tokens says nothing about a "
+    "model of 7B."
 )
+KNOWS = {
+    LLAVA: f"{_DRAWN} {len(NAMES)} everyday objects in the drawings of a few emoji sets. {_MEANS_NOTHING}",
+    QWEN: f"{_DRAWN} {len(reading.NAMES)} everyday objects in the drawings of an emoji set, and words and numbers of "
+    f"three or four characters in two typefaces. {_MEANS_NOTHING}",
+}
 COVERAGE = (
     "Coverage says how well the kept vision tokens stand in for all of them: for each word of the question and each "
     "part of the image, how similar the nearest kept token is. All tokens have 100%. It is what the method maximises, "
@@ -71,22 +78,28 @@ class Example:
 
     Attributes:
         image: RGB.
-        objects: names of what it shows.
+        shown: names of the objects that it shows, and what is printed on it.
         questions: with their right answers.
     """
 
     image: Image.Image
-    objects: tuple[str, ...]
+    shown: tuple[str, ...]
     questions: tuple[Question, ...]
 
 
-def example(seed: int | None = None) -> Example:
-    """Draws an image and asks what animal (or the like) it shows, for an object that is not there, and for a count.
+def example(seed: int | None = None, model: str = LLAVA) -> Example:
+    """Draws an image and asks about it.
+
+    LLaVA is asked what animal (or the like) there is, for an object that is not there, and for a count; Qwen2.5-VL what
+    is printed, in two ways, and for an object that is not there.
 
     Args:
         seed: of the image and the questions; None for another one each time.
+        model: the embedded model that knows what is drawn.
     """
     rng = np.random.default_rng(seed)
+    if model == QWEN:
+        return _reading_example(rng)
     scene = sample_scene(SCENE, rng)
     asked = (
         # Where no category has exactly one object, the first question asks for an object by its name.
@@ -95,6 +108,18 @@ def example(seed: int | None = None) -> Example:
         count_question(scene),
     )
     return Example(scene.image(SCALE), scene.names, tuple(each for each in asked if each is not None))
+
+
+def _reading_example(rng: np.random.Generator) -> Example:
+    scene = None
+    while scene is None or len(scene.prints) < 2 or not scene.objects:
+        scene = sample_reading_scene(READING_SCENE, 9, 12, rng, kind="mixed")
+    asked = (
+        color_question(scene.prints[0]),
+        kind_question(scene, rng) or color_question(scene.prints[1]),
+        absent_question(scene, rng, "adversarial", reading.NAMES),
+    )
+    return Example(scene.image(), (*scene.names, *(line.text for line in scene.prints)), asked)
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,7 @@ class Demo:
 
 
 def run_demo(
-    base: str | Path | None = None,
+    model: str = LLAVA,
     folder: str | Path = "demo-model",
     *,
     seed: int = 40,
@@ -124,10 +149,10 @@ def run_demo(
     calls: int = 3,
     begin: Callable[[str], None] = lambda _: None,
 ) -> Demo:
-    """Stages `base` into `folder`, loads that and asks.
+    """Stages an embedded model into `folder`, loads that and asks.
 
     Args:
-        base: a stock checkpoint; the embedded one by default.
+        model: the name of the embedded model.
         folder: where to stage; a folder staged before is replaced.
         seed: of the image and the questions.
         budgets: values of `vision_token_budget`.
@@ -136,11 +161,11 @@ def run_demo(
         begin: called with the name of each of 4 steps, and before each answer.
 
     Raises:
-        ValueError: no usable base, or `folder` holds something else.
+        ValueError: `folder` holds something else.
     """
-    shown = example(seed)
+    shown = example(seed, model)
     begin(f"Staging into {folder}")
-    staged = stage(checkpoint_path() if base is None else base, folder, overwrite=True, check=check)
+    staged = stage(checkpoint_path(model), folder, overwrite=True, check=check)
     begin("Loading it through pipeline()")
     pipe = load_pipeline(staged.path)
     begin("Warming up")
@@ -199,7 +224,7 @@ def as_json(demo: Demo) -> dict[str, Any]:
     """Plain values."""
     return {
         "model_class": demo.model_class,
-        "objects": list(demo.example.objects),
+        "shown": list(demo.example.shown),
         "questions": [
             {"right_answer": question.answer, "answers": [answer.as_json() for answer in row]}
             for question, row in zip(demo.example.questions, demo.answers, strict=True)

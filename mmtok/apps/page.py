@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from mmtok.hub.handler import Limits, Video, is_text, open_image
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, read_image
+from mmtok.tiny import LLAVA
 from mmtok.videos import FRAMES, read_video
 
 from . import page_text
@@ -85,20 +87,22 @@ class BudgetControl:
         return chosen
 
 
-def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_memory: int = MEMORY_LIMIT) -> gr.Blocks:
+def build_page(
+    pipe: ImageTextToTextPipeline, *, embedded: str | None = None, image_memory: int = MEMORY_LIMIT
+) -> gr.Blocks:
     """The page, which begins with an image and the answer to a question about it.
 
     Args:
         pipe: from `mmtok.apps.answering.load_pipeline`, or `pipeline("image-text-to-text", model=model,
             processor=processor)` of a loaded model that prunes. All users of the page share it.
-        embedded: whether it is the embedded model, of which the page says what it is and for which it draws images.
+        embedded: the name of an embedded model, of which the page says what it is and for which it draws images.
         image_memory: bytes of encoded images that are kept for further questions about them, of all users.
     """
     control, cache = (
         BudgetControl.of(pipe.model.config, pipe.model.generation_config),
         EncodedImageCache(pipe.model, image_memory),
     )
-    image, questions = _drawn(_SEED) if embedded else (read_image(gr.get_image(_PHOTO)), list(_QUESTIONS))
+    image, questions = _drawn(embedded, _SEED) if embedded else (read_image(gr.get_image(_PHOTO)), list(_QUESTIONS))
     warm_up(pipe, image, questions[0])
     begun: list[Any] = list(CLEARED)
     for part in _growing(pipe, cache, image, questions[0], control.budget(control.own)):
@@ -109,7 +113,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_m
 
     with gr.Blocks(title=page_text.TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(page_text.heading(*_model_link(pipe, embedded)), elem_id="head")
-        gr.HTML(page_text.note(KNOWS), visible=embedded, elem_id="notice")
+        gr.HTML(page_text.note(KNOWS.get(embedded or "", "")), visible=bool(embedded), elem_id="notice")
         with gr.Row():
             with gr.Column(min_width=300, scale=4):
                 kind, *sources = _sources(pipe, image)
@@ -122,7 +126,7 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_m
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 with gr.Row(elem_id="examples"):
                     examples = [gr.Button(text, size="sm", min_width=120) for text in questions]
-                    another = gr.Button("Another image", size="sm", elem_id="another", visible=embedded)
+                    another = gr.Button("Another image", size="sm", elem_id="another", visible=bool(embedded))
             with gr.Column(min_width=300, scale=5):
                 outputs = _results(begun)
         outputs.append(gr.HTML(begun[-1], elem_id="budgets"))
@@ -140,7 +144,9 @@ def build_page(pipe: ImageTextToTextPipeline, *, embedded: bool = False, image_m
         budget.change(**answer, **within, trigger_mode="always_last", show_progress="hidden")
         for button in examples:
             button.click(lambda text: text, button, question, **within).then(**answer, **within)
-        another.click(_another, outputs=[sources[0], question], **within).then(**answer, **within)
+        another.click(partial(_another, embedded or LLAVA), outputs=[sources[0], question], **within).then(
+            **answer, **within
+        )
         uploads = [event for source in sources if isinstance(source, gr.Image | gr.Video)
                    for event in (source.upload, source.clear)]  # fmt: skip
         within |= {"outputs": outputs[0], "show_progress": "hidden"}
@@ -298,18 +304,18 @@ def _results(begun: list[Any]) -> list[Any]:
     return [headline, *pruned, *full, drawing, gr.HTML(begun[6], elem_id="below")]
 
 
-def _drawn(seed: int | None = None) -> tuple[Image.Image, list[str]]:
-    """An image for the embedded model, and questions about it."""
-    drawn = example(seed)
+def _drawn(embedded: str, seed: int | None = None) -> tuple[Image.Image, list[str]]:
+    """An image for an embedded model, and questions about it."""
+    drawn = example(seed, embedded)
     return drawn.image, [question.text for question in drawn.questions]
 
 
-def _another() -> tuple[Image.Image, str]:
-    image, questions = _drawn()
+def _another(embedded: str) -> tuple[Image.Image, str]:
+    image, questions = _drawn(embedded)
     return image, questions[0]
 
 
-def _model_link(pipe: ImageTextToTextPipeline, embedded: bool) -> tuple[str, str]:
+def _model_link(pipe: ImageTextToTextPipeline, embedded: str | None) -> tuple[str, str]:
     """Name and address of the model."""
     name = str(pipe.model.name_or_path)
     if embedded:

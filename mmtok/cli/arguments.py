@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmtok.hub.options import PruningOptions, check_option, check_weights, options_within
+from mmtok.tiny import EMBEDDED, LLAVA, checkpoint_path
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
 
-EMBEDDED = "tiny"
 # The budget that a model has by itself; as an argument it stands beside numbers, shares and None, which is all tokens.
 MODEL = "model"
 Budget = int | float | None
@@ -87,8 +87,11 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> Non
         parser: of the command.
         required: whether the model has to be named; it is the embedded one otherwise.
     """
-    help = "staged folder or Hub repository; tiny is the embedded model, which knows 58 everyday objects"
-    given: dict[str, Any] = {"required": True} if required else {"default": EMBEDDED}
+    help = (
+        "staged folder or Hub repository; tiny is the embedded LLaVA, which knows 58 everyday objects, tiny-qwen the "
+        "embedded Qwen2.5-VL, which also reads"
+    )
+    given: dict[str, Any] = {"required": True} if required else {"default": LLAVA}
     parser.add_argument("--model", **given, help=help + ("" if required else " (default: %(default)s)"))
     parser.add_argument("--revision", help="branch, tag or commit of a --model on the Hub")
     parser.add_argument(
@@ -343,10 +346,8 @@ def writable_image(path: Path | None, default: str, *, overwrite: bool = False, 
 
 
 def base_of(base: str) -> str | Path:
-    """A BASE as it is written on a command line: the folder of the embedded checkpoint for its name."""
-    from mmtok.tiny import checkpoint_path
-
-    return checkpoint_path() if base == EMBEDDED else base
+    """A BASE as it is written on a command line: the folder of an embedded checkpoint for its name."""
+    return checkpoint_path(base) if base in EMBEDDED else base
 
 
 def load_model(options: argparse.Namespace) -> ImageTextToTextPipeline:

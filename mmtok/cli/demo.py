@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import mmtok
+from mmtok.tiny import EMBEDDED
 
-from .arguments import EMBEDDED, add_image_memory, add_model, add_output, add_parser, load_model, port, writable_image
+from .arguments import add_image_memory, add_model, add_output, add_parser, load_model, port, writable_image
 from .output import explain, print_json, steps
 
 _DESCRIPTION = """\
@@ -42,18 +43,18 @@ def run(options: argparse.Namespace) -> None:
     if options.web:
         serve_page(options)
         return
-    if options.model != EMBEDDED:
+    if options.model not in EMBEDDED:
         raise ValueError(f"--model {options.model} is for the page: give --web too, or ask it with mmtok ask.")
     output = writable_image(options.output, "demo.png", overwrite=options.overwrite)
     with steps(4 + 3 * len(BUDGETS), quiet=options.quiet) as begin:
-        demo = run_demo(folder=options.folder, seed=options.seed, check=not options.no_check, begin=begin)
+        demo = run_demo(options.model, options.folder, seed=options.seed, check=not options.no_check, begin=begin)
     demo.figure.savefig(output, dpi=DPI)
     if options.json:
         print_json({**as_json(demo), "image": str(output)})
         return
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(f"\nAnswered by {demo.model_class}", soft_wrap=True)
-    console.print("The image shows " + ", ".join(demo.example.objects) + ".", soft_wrap=True)
+    console.print("The image shows " + ", ".join(demo.example.shown) + ".", soft_wrap=True)
     console.print(demo_table(demo))
     explain(options, where_it_breaks(demo), COVERAGE, TOO_SMALL)
     console.print(f"The vision tokens that were kept for each question: {output}", soft_wrap=True)
@@ -74,5 +75,5 @@ def serve_page(options: argparse.Namespace) -> None:
         pipe = load_model(options)
         begin("Answering the first question")
         memory = options.image_memory * 2**20
-        page = build_page(pipe, embedded=options.model == EMBEDDED, image_memory=memory)
+        page = build_page(pipe, embedded=options.model if options.model in EMBEDDED else None, image_memory=memory)
     serve(page, server_name="127.0.0.1", server_port=options.port, quiet=options.quiet)

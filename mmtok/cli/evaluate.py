@@ -12,8 +12,9 @@ from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmtok.tiny import EMBEDDED
+
 from .arguments import (
-    EMBEDDED,
     MODEL,
     Budget,
     add_batch_size,
@@ -307,8 +308,8 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
 
     folder, made = options.folder, options.output / "questions.jsonl"
     asked: list[tuple[str, str]] = []
-    if folder is None and options.model == EMBEDDED and options.questions is None:
-        folder, asked = _drawn_examples(options.output / "images")
+    if folder is None and options.model in EMBEDDED and options.questions is None:
+        folder, asked = _drawn_examples(options.output / "images", options.model)
     if folder is None or not folder.is_dir():
         raise ValueError(f"{folder or 'FOLDER'} is not a folder: give the one that holds your images.")
     if options.questions is not None:
@@ -326,14 +327,14 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
     return folder, made
 
 
-def _drawn_examples(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
-    """Draws scenes that the embedded model knows into a folder; the questions about each."""
+def _drawn_examples(folder: Path, model: str) -> tuple[Path, list[tuple[str, str]]]:
+    """Draws scenes that an embedded model knows into a folder; the questions about each."""
     from mmtok.apps.demo import example
 
     folder.mkdir(parents=True, exist_ok=True)
     asked = []
     for seed in range(_EXAMPLES):
-        shown = example(seed)
+        shown = example(seed, model)
         shown.image.save(folder / f"{seed:02}.png")
         asked += [(f"{seed:02}.png", question.text) for question in shown.questions]
     return folder, asked

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .arguments import EMBEDDED, Budget
+from .arguments import Budget
 
 
 def budget_name(value: Budget) -> str:
@@ -55,10 +55,10 @@ def nothing_pruned(budgets: Sequence[Budget | str]) -> str:
 
 
 def about_the_model(model: str) -> str:
-    """What to know of the embedded model's answers; "" for another model."""
+    """What to know of an embedded model's answers; "" for another model."""
     from mmtok.apps.demo import KNOWS
 
-    return KNOWS if model == EMBEDDED else ""
+    return KNOWS.get(model, "")
 
 
 @contextmanager

@@ -67,7 +67,7 @@ Nothing but small files is downloaded, and nothing is run."""
 _VERIFY_EXAMPLES = """\
 mmtok verify me/llava-1.5-7b-mmtok --revision v0.1.0
 mmtok verify ./llava-1.5-7b-mmtok --base ./llava-1.5-7b-hf"""
-_BASE_HELP = "folder or Hub id of the stock checkpoint; tiny is the embedded one"
+_BASE_HELP = "folder or Hub id of the stock checkpoint; tiny and tiny-qwen are embedded ones"
 
 
 def add_stage(commands: Any, name: str, help: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoints import TOKENS_PER_CROP, make_llava_checkpoint
+from small_checkpoints import make_llava_checkpoint
 
 from mmtok.apps import answering, demo
 from mmtok.apps.answering import ask, counted, fewer, load_pipeline, stream_answer
@@ -22,21 +22,23 @@ from mmtok.publish import stage
 ROOT = Path(__file__).resolve().parents[2]
 
 
+TOKENS = 144
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory) -> demo.Demo:
-    folder = tmp_path_factory.mktemp("demo")
-    return demo.run_demo(make_llava_checkpoint(folder / "base"), folder / "demo_staged", seed=3, check=False, calls=1)
+    return demo.run_demo(folder=tmp_path_factory.mktemp("demo") / "demo_staged", check=False, calls=1)
 
 
 def test_three_questions_with_every_budget(shown) -> None:
     assert [len(row) for row in shown.answers] == [len(demo.BUDGETS)] * 3
     what, absent, count = shown.example.questions
-    assert what.answer in shown.example.objects
-    assert absent.name not in shown.example.objects
-    assert (absent.answer, count.answer) == ("no", str(len(shown.example.objects)))
+    assert what.answer in shown.example.shown
+    assert absent.name not in shown.example.shown
+    assert (absent.answer, count.answer) == ("no", str(len(shown.example.shown)))
     for row in shown.answers:
-        text = row[0].full_prompt_tokens - TOKENS_PER_CROP
-        assert [answer.vision_tokens for answer in row] == [TOKENS_PER_CROP, TOKENS_PER_CROP, 4]
+        text = row[0].full_prompt_tokens - TOKENS
+        assert [answer.vision_tokens for answer in row] == [TOKENS, 16, 4]
         assert [answer.prompt_tokens for answer in row] == [text + answer.vision_tokens for answer in row]
         coverage = [answer.coverage for answer in row]
         assert coverage[0] == pytest.approx(1.0)
@@ -45,17 +47,14 @@ def test_three_questions_with_every_budget(shown) -> None:
 
 ANSWERED_BY = """
 import sys
-from pathlib import Path
 from mmtok.apps.demo import run_demo
-base, folder = map(Path, sys.argv[1:])
-print(run_demo(base, folder, seed=3, check=False, calls=1).model_class)
+print(run_demo(folder=sys.argv[1], check=False, calls=1).model_class)
 """
 
 
 def test_the_remote_code_of_the_staged_folder_answers(tmp_path: Path) -> None:
     # In a process of its own: here another test may have registered the classes of the package.
-    base = make_llava_checkpoint(tmp_path / "base")
-    command = [sys.executable, "-c", ANSWERED_BY, base, tmp_path / "demo_staged"]
+    command = [sys.executable, "-c", ANSWERED_BY, tmp_path / "demo_staged"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
     answered_by = ended.stdout.splitlines()[-1]
@@ -75,19 +74,14 @@ def test_table_and_json_say_the_same(shown) -> None:
 
 def test_figure_shows_every_answer(shown) -> None:
     told = [text.get_text() for text in shown.figure.texts]
-    assert told.count("all 16 tokens") == told.count("budget 16: 16 of 16 tokens") == 3
-    assert told.count("budget 4: 4 of 16 tokens") == 3
+    assert told.count("all 144 tokens") == told.count("budget 16: 16 of 144 tokens") == 3
+    assert told.count("budget 4: 4 of 144 tokens") == 3
     assert len([axes for axes in shown.figure.axes if axes.images]) == 9
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory) -> demo.Demo:
-    return demo.run_demo(folder=tmp_path_factory.mktemp("demo") / "embedded_staged", check=False, calls=1)
-
-
-def test_the_picture_of_the_readme_is_what_the_demo_draws(embedded, tmp_path) -> None:
+def test_the_picture_of_the_readme_is_what_the_demo_draws(shown, tmp_path) -> None:
     """`make picture` writes it. Compared as thumbnails: fonts and the last bits of colours differ between machines."""
-    embedded.figure.savefig(tmp_path / "demo.png", dpi=demo.DPI)
+    shown.figure.savefig(tmp_path / "demo.png", dpi=demo.DPI)
     drawn, kept = (
         np.asarray(Image.open(path).convert("RGB").resize((120, 160))).astype(int)
         for path in (tmp_path / "demo.png", ROOT / "docs" / "images" / "demo.png")
@@ -96,9 +90,8 @@ def test_the_picture_of_the_readme_is_what_the_demo_draws(embedded, tmp_path) ->
     assert "docs/images/demo.png" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_embedded_model_breaks_at_a_budget_of_the_demo(embedded) -> None:
+def test_the_embedded_model_breaks_at_a_budget_of_the_demo(shown) -> None:
     """What `mmtok demo` shows: questions for one thing survive, the count of all of them does not."""
-    shown = embedded
     right = [
         [answer.answer == question.answer for answer in row]
         for question, row in zip(shown.example.questions, shown.answers, strict=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from model_cases import Family
 
-from mmtok.cli.arguments import EMBEDDED, add_call_options, call_pruning_options
+from mmtok.cli.arguments import add_call_options, call_pruning_options
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
 from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
@@ -57,7 +57,7 @@ def test_a_command_without_a_model_gets_the_preset_for_the_embedded_one() -> Non
     parser = argparse.ArgumentParser()
     add_call_options(parser)
     options = parser.parse_args(["--preset", "paper", "--text-temperature", "0.5"])
-    options.model, options.revision = EMBEDDED, None
+    options.model, options.revision = "tiny", None
     expected = {**PAPER_OPTIONS, "text_temperature": 0.5}
     assert call_pruning_options(options) == expected
 
