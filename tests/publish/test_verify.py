@@ -495,6 +495,8 @@ def test_findings_as_json(staged: Path, base: Path, capsys: pytest.CaptureFixtur
     [
         ({"bos_token": "a/b", "added_tokens_decoder": {"3": {"content": "x/y"}}, "chat_template": "a/b"}, []),
         ({"_attn_implementation": "sdpa", "auto_map": None, "size": {"height": 24}}, []),
+        ({"cache_implementation": "hybrid", "x_implementation": "hybrid"}, ["x_implementation is 'hybrid'"]),
+        ({"cache_implementation": "org/kernel"}, ["cache_implementation is 'org/kernel'"]),
         ({"a": [{"b": "owner/name@main"}]}, ["a.0.b is 'owner/name@main'"]),
         ({"a": "..\\x"}, [r"a is '..\\x'"]),
         ({"a\x1b[2K": "~/x"}, [r"a\x1b[2K is '~/x'"]),
