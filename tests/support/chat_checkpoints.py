@@ -619,9 +619,9 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
 
 def _name(name: str, layout: str, parts: Parts) -> str:
     """The published name of a tensor; Qwen2.5-VL's have neither "model." in front of the tower nor "language_model"."""
-    if parts.stock.startswith(("Qwen3", "Glm", "Gemma", "Mistral3")):
+    if parts.stock.startswith(("Qwen3", "Glm", "Gemma4")):
         return name  # as transformers names it
-    if parts.stock == "InternVL":
+    if parts.stock in ("InternVL", "Mistral3"):
         return published_name(name, layout).replace("vision_tower.vision_model.", "vision_tower.")
     if parts.stock in ("Qwen2VL", "Qwen2_5_VL"):
         return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
