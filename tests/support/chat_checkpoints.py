@@ -431,7 +431,7 @@ PARTS: dict[str, Parts] = {
         "gemma4_text",
         "gemma4_vision",
         {"tie_word_embeddings": False},
-        {},
+        {"feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"}, "image_seq_length": 70},
         {
             "image_processor_type": "Gemma4ImageProcessor",
             "patch_size": PATCH_SIZE // 2,
