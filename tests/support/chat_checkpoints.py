@@ -125,12 +125,12 @@ GEMMA4 = Chat(
     GEMMA.template.replace("<start_of_turn>", "<|turn>")
     .replace("<end_of_turn>", "<turn|>")
     .replace("<start_of_image>", "<|image|>"),
-    ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>"),
+    ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|audio|>"),
     "<eos>",
     "<pad>",
     "<bos>",
     images=("<|image|>", "<|video|>"),
-    names={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>"},
+    names={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>", "audio_token": "<|audio|>"},
 )
 MISTRAL = Chat(
     "{{ '<s>' }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
