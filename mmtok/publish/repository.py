@@ -69,7 +69,8 @@ _LEADS_AWAY = re.compile(
 _KERNEL_SIZE = re.compile(r"\w*kernel_(size|dim)")
 # A path in old tokenizer files that nothing opens, and the file name of the generation settings' own record.
 _HARMLESS = frozenset({"special_tokens_map_file", "_from_model_config"})
-_IMPLEMENTATION = re.compile(r"_?\w*_implementation(_internal)?")
+# That of a cache names a class of transformers, and is text like any other: Gemma 3's is "hybrid".
+_IMPLEMENTATION = re.compile(r"(?!cache_)_?\w*_implementation(_internal)?")
 _IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
 # A repository, perhaps with a revision; a path out of the folder; an address; a class of another repository.
 _ELSEWHERE = re.compile(r"[\w.-]+/[\w.-]+([@:][\w.:@/-]+)?|[/~\\].*|[A-Za-z]:[\\/].*|.*\.\.[/\\].*|\w+://.*|\S+--\S+")

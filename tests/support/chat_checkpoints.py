@@ -125,12 +125,12 @@ GEMMA4 = Chat(
     GEMMA.template.replace("<start_of_turn>", "<|turn>")
     .replace("<end_of_turn>", "<turn|>")
     .replace("<start_of_image>", "<|image|>"),
-    ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>"),
+    ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|audio|>"),
     "<eos>",
     "<pad>",
     "<bos>",
     images=("<|image|>", "<|video|>"),
-    names={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>"},
+    names={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>", "audio_token": "<|audio|>"},
 )
 MISTRAL = Chat(
     "{{ '<s>' }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
@@ -431,7 +431,7 @@ PARTS: dict[str, Parts] = {
         "gemma4_text",
         "gemma4_vision",
         {"tie_word_embeddings": False},
-        {},
+        {"feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"}, "image_seq_length": 70},
         {
             "image_processor_type": "Gemma4ImageProcessor",
             "patch_size": PATCH_SIZE // 2,
@@ -619,9 +619,9 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
 
 def _name(name: str, layout: str, parts: Parts) -> str:
     """The published name of a tensor; Qwen2.5-VL's have neither "model." in front of the tower nor "language_model"."""
-    if parts.stock.startswith(("Qwen3", "Glm", "Gemma", "Mistral3")):
+    if parts.stock.startswith(("Qwen3", "Glm", "Gemma4")):
         return name  # as transformers names it
-    if parts.stock == "InternVL":
+    if parts.stock in ("InternVL", "Mistral3"):
         return published_name(name, layout).replace("vision_tower.vision_model.", "vision_tower.")
     if parts.stock in ("Qwen2VL", "Qwen2_5_VL"):
         return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
