@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import torch
 from measure import machine, save
-from prefill import BUDGET, BUDGET_NEXT, WORDS, new_tokens, parts_of
+from prefill import BUDGET, BUDGET_NEXT, WORDS, new_tokens, wrapped_parts
 from shapes import SHAPES, Shape
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -215,8 +215,7 @@ def generated(model: Any, inputs: dict[str, torch.Tensor], tokens: int, *, kerne
             stack.enter_context(patch.object(coverage, "greedy_way", lambda *sizes: "fused"))
             stack.enter_context(patch.object(fused_greedy, "_launch", _kernel(device)))
         device.moved(model)
-        for part, owner, function in parts_of(model):
-            stack.enter_context(patch.object(owner, function, device.counted(part, getattr(owner, function))))
+        stack.enter_context(wrapped_parts(model, device.counted))
         new_tokens(model, {name: OnDevice(values) for name, values in inputs.items()}, tokens)
     return device
 

@@ -31,33 +31,6 @@ BUDGET, BUDGET_NEXT = 64, 32
 WORDS = 32
 
 
-class Phases:
-    """Seconds that one call of `generate` spends in its phases; waiting for the device at their ends costs time."""
-
-    def __init__(self, synchronize: Callable[[], None]) -> None:
-        self.seconds: dict[str, float] = {}
-        self._synchronize = synchronize
-
-    @contextmanager
-    def watching(self, model: Any) -> Iterator[None]:
-        """Counts the vision tower, the projector and the language model, and in our class selection and packing."""
-        with ExitStack() as stack:
-            for name, owner, function in parts_of(model):
-                stack.enter_context(patch.object(owner, function, self._counted(name, getattr(owner, function))))
-            yield
-
-    def _counted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self._synchronize()
-            start = perf_counter()
-            result = function(*args, **kwargs)
-            self._synchronize()
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
-            return result
-
-        return counted
-
-
 def parts_of(model: Any) -> list[tuple[str, Any, str]]:
     """The parts of the way to the first token: name, owner and attribute of each function that belongs to one."""
     return [
@@ -67,6 +40,15 @@ def parts_of(model: Any) -> list[tuple[str, Any, str]]:
         ("selection", pruned_model, "select"),
         ("packing", PrunedPrompt, "of"),
     ]
+
+
+@contextmanager
+def wrapped_parts(model: Any, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Puts `wrap(name, function)` in the place of each function of `parts_of`."""
+    with ExitStack() as stack:
+        for name, owner, function in parts_of(model):
+            stack.enter_context(patch.object(owner, function, wrap(name, getattr(owner, function))))
+        yield
 
 
 def new_tokens(model: Any, inputs: dict[str, torch.Tensor], count: int, **kwargs: Any) -> Any:
@@ -89,16 +71,32 @@ def arrivals(model: Any, inputs: dict[str, torch.Tensor], count: int, synchroniz
 
 
 def phases(model: Any, inputs: dict[str, torch.Tensor], rounds: int, synchronize: Callable[[], None]) -> dict[str, Any]:
-    """Median milliseconds of the phases up to the first new token, and of what is in none of them."""
+    """Median milliseconds of the phases up to the first new token, and of what is in none of them.
+
+    Waiting for the device at the ends of phases costs time.
+    """
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            synchronize()
+            start = perf_counter()
+            result = function(*args, **kwargs)
+            synchronize()
+            seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
+            return result
+
+        return run
+
     watched = []
-    for _ in range(rounds):
-        watch = Phases(synchronize)
-        with watch.watching(model):
+    with wrapped_parts(model, timed):
+        for _ in range(rounds):
+            seconds.clear()
             start = perf_counter()
             new_tokens(model, inputs, 1)
             synchronize()
             total = perf_counter() - start
-        watched.append({**watch.seconds, "rest": total - sum(watch.seconds.values())})
+            watched.append({**seconds, "rest": total - sum(seconds.values())})
     return {name: round(1e3 * median(each[name] for each in watched), 3) for name in watched[0]}
 
 

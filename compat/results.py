@@ -116,11 +116,7 @@ def ordered(rows: Iterable[dict[str, Any]], first: str = "transformers") -> list
 
 def by_release(rows: dict[str, Any]) -> dict[str, Any]:
     """The rows of the suite, whose names begin "transformers 5.24.0, torch 2.13.0+cpu, Python 3.11.7"."""
-
-    def releases(name: str) -> list[tuple[int, ...]]:
-        return [numbers(part.split(" ")[1]) for part in name.split(", ")]
-
-    return {name: rows[name] for name in sorted(rows, key=releases)}
+    return dict(sorted(rows.items(), key=lambda row: [numbers(part.split(" ")[1]) for part in row[0].split(", ")]))
 
 
 def reasons(seen: dict[str, Any]) -> Counter[str]:

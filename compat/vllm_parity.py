@@ -2,8 +2,9 @@
 
 `python compat/vllm_parity.py --python .venv-vllm/bin/python` runs small random models of every family on both of vLLM's
 model runners, in four modes, and compares prompt lengths, kept tokens and new tokens of each request. With
-`--distribution vllm-0.33.0.tar.gz` the Python files of that release run on the compiled ones of the environment, as in
-`vllm_python.py`. Results of other releases stay. Exits with 1 where a request differs.
+`--distribution vllm-0.33.0.tar.gz` the Python files of that release run on the compiled ones of the environment: all
+that the plugin overrides and calls is Python. Packages that this release alone imports are installed by hand, of 0.33.0
+orjson. Results of other releases stay. Exits with 1 where a request differs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,11 +75,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def other_release(distribution: Path, python: Path, scratch: Path) -> Path:
     """Puts the Python files of a release over the compiled ones of the environment; returns the folder."""
-    from compat.vllm_python import compiled_files, python_files
+    from compat.results import numbers
+    from compat.upstream import unpack
 
     release, folder = distribution.name.removeprefix("vllm-").removesuffix(".tar.gz"), scratch / "packages"
-    compiled_files(python.absolute(), folder)
-    python_files(distribution, release, folder)
+    asked = "from importlib.util import find_spec; print(*find_spec('vllm').submodule_search_locations)"
+    told = subprocess.run([python.absolute(), "-c", asked], check=True, capture_output=True, text=True).stdout.split()
+    shutil.copytree(told[-1], folder / "vllm", ignore=shutil.ignore_patterns("*.py", "*.pyc", "__pycache__"))
+    unpack(distribution, "vllm", folder)
+    text = f"__version__ = version = {release!r}\n__version_tuple__ = version_tuple = {numbers(release)}\n"
+    (folder / "vllm" / "_version.py").write_text(text, encoding="utf-8")
+    # vLLM tells that it is built for the CPU by the name of its release.
+    metadata = folder / f"vllm-{release}+cpu.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {release}+cpu\n", encoding="utf-8")
     return folder
 
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-# The releases that the tests have passed on, of the last with its Python files (compat/vllm_python.py): from, and up to
-# but without.
+# The releases that the tests have passed on, of the last with its Python files: from, and up to but without.
 TESTED = ((0, 31), (0, 34))
 
 _LLAVA, _NEXT, _ONEVISION, _QWEN = (
