@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from mmtok.publish import Destination, PushReport, StagedModel
 
 _STAGE = """\
-Makes the folder of a complete model repository of a stock checkpoint (LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision,
-Qwen2.5-VL, Qwen3-VL): the published code, config.json, tokenizer, processor, weights (hard links where the file system
-can) and a model card. At the end the folder is loaded in a clean process and compared with its base: ids, chats and
+Makes the folder of a complete model repository of a stock checkpoint: the published code, config.json, tokenizer,
+processor, weights (hard links where the file system can) and a model card. At the end the folder is loaded in a clean process and compared with its base: ids, chats and
 pixels, names and shapes of every tensor, and the logits with the full budget through the first layers of the language
 model, bit for bit (--check full: through all of them). A stage that fails or is interrupted leaves OUT as it was."""
 _PUSH = """\
