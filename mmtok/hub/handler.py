@@ -396,7 +396,7 @@ def _read_video(file: BinaryIO, most: int, max_pixels: int, *, decode: bool) -> 
         raise
     except Exception as error:  # of a decoder: a file of another kind, or a damaged one
         told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise _Refusal(f"PyAV says: {told.removesuffix('.')}.") from error
+        raise _Refusal(f"PyAV says: {told.removesuffix('.')}: give a whole MP4, WebM, AVI or MPEG file.") from error
 
 
 def evenly(total: int, most: int) -> list[int]:

@@ -319,7 +319,7 @@ def test_questions_about_videos_are_answered(kind: str, tmp_path: Path) -> None:
     [answer] = handler({"inputs": chat(IMAGE, film(frames), TEXT), "parameters": ask})
     assert isinstance(answer["generated_text"], str)
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
-    with pytest.raises(ValueError, match="A video cannot be read: PyAV says: Invalid data found"):
+    with pytest.raises(ValueError, match="A video cannot be read: PyAV says: Invalid .*: give a whole MP4"):
         handler({"inputs": {"video": in_base64(playlist), "question": "What is there?"}})
 
 
