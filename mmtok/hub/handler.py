@@ -476,7 +476,7 @@ def _video_file(file: BinaryIO, most: int, max_pixels: int, decode: bool) -> Any
             if number == chosen[-1]:
                 break
     # The number of frames that a file names is often one too large.
-    if len(frames) < max(2, len(chosen) - 1):
+    if len(frames) < max(min(2, len(chosen)), len(chosen) - 1):
         raise _Refusal(f"only {len(frames)} of {len(chosen)} frames can be decoded: the file is damaged.")
     return Video(frames, tuple(chosen[: len(frames)]), total, fps)
 

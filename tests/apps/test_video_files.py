@@ -187,7 +187,9 @@ def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.torchvision
 def test_what_pyav_cannot_decode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"notes\.txt cannot be read as a video: PyAV says: Invalid .*: give a whole MP4"):
+    with pytest.raises(
+        ValueError, match=r"notes\.txt cannot be read as a video: PyAV says: Invalid .*: give a whole MP4"
+    ):
         read_video(text(tmp_path / "notes.txt"), 8)
     clip = video_file(tmp_path / "clip.mp4", 10)
     clip.write_bytes(clip.read_bytes()[:500])
