@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 _STAGE = """\
 Makes the folder of a complete model repository of a stock checkpoint: the published code, config.json, tokenizer,
-processor, weights (hard links where the file system can) and a model card. At the end the folder is loaded in a clean process and compared with its base: ids, chats and
-pixels, names and shapes of every tensor, and the logits with the full budget through the first layers of the language
-model, bit for bit (--check full: through all of them). A stage that fails or is interrupted leaves OUT as it was."""
+processor, weights (hard links where the file system can) and a model card. At the end the folder is loaded in a clean
+process and compared with its base: ids, chats and pixels, names and shapes of every tensor, and the logits with the
+full budget through the first layers of the language model, bit for bit (--check full: through all of them). A stage
+that fails or is interrupted leaves OUT as it was."""
 _PUSH = """\
 Publishes a stock checkpoint with MMTok pruning as a model repository on the Hugging Face Hub.
 
