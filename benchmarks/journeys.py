@@ -265,7 +265,7 @@ def hub() -> Iterator[dict[str, str]]:
 def described(environment: Path) -> dict[str, Any]:
     """This machine, with the versions of the environment."""
     listed = f"from importlib.metadata import version\nprint(*map(version, {PACKAGES!r}))"
-    command = [environment / "bin" / "python", "-I", "-c", listed]
+    command = [str(environment / "bin" / "python"), "-I", "-c", listed]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     here = machine()
     here["versions"] = {"python": here["versions"]["python"], **dict(zip(PACKAGES, found, strict=False))}
