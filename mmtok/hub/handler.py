@@ -457,7 +457,7 @@ def _video_file(file: BinaryIO, most: int, max_pixels: int, decode: bool) -> Any
 
     with opened() as container:
         if not container.streams.video:
-            raise _Refusal("it has no frames: give a video.")
+            raise _Refusal("no frames are found in it: give a whole MP4, WebM, AVI or MPEG file.")
         stream = container.streams.video[0]
         # WebM does not say how many frames it has: they are counted without being decoded.
         total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))

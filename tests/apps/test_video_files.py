@@ -193,7 +193,7 @@ def test_what_pyav_cannot_decode_is_refused(tmp_path: Path) -> None:
         read_video(text(tmp_path / "notes.txt"), 8)
     clip = video_file(tmp_path / "clip.mp4", 10)
     clip.write_bytes(clip.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video: PyAV says: .*\.$"):
+    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video: no frames are found in it: "):
         read_video(clip, 8)
     with pytest.raises(ValueError, match="it has a single frame: ask about it as an image"):
         read_video(video_file(tmp_path / "still.mp4", 1), 8)
