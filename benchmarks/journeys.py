@@ -262,6 +262,16 @@ def hub() -> Iterator[dict[str, str]]:
             process.terminate()
 
 
+def described(environment: Path) -> dict[str, Any]:
+    """This machine, with the versions of the environment."""
+    listed = f"from importlib.metadata import version\nprint(*map(version, {PACKAGES!r}))"
+    command = [str(environment / "bin" / "python"), "-I", "-c", listed]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    here = machine()
+    here["versions"] = {"python": here["versions"]["python"], **dict(zip(PACKAGES, found, strict=False))}
+    return here
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -292,18 +302,12 @@ def main() -> None:
                 found["command"] = found["command"].replace(str(path), name)
             taken.append(found)
             print(json.dumps(found), flush=True)
-        listed = f"from importlib.metadata import version\nprint(*map(version, {PACKAGES!r}))"
-        versions = subprocess.run(
-            [place / "bin" / "python", "-c", listed], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.split()
+            if options.output and found["step"] != "clone":
+                command = "python -m benchmarks.journeys --environment FOLDER"
+                results = {"command": command, "machine": described(place), "steps": taken}
+                options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     failed = [found["step"] for found in taken if found["exit code"]]
     print(f"{len(taken)} steps, failed: {', '.join(failed) or 'none'}")
-    if options.output:
-        here = machine()
-        here["versions"] = {"python": here["versions"]["python"], **dict(zip(PACKAGES, versions, strict=True))}
-        command = "python -m benchmarks.journeys --environment FOLDER"
-        results = {"command": command, "machine": here, "steps": taken}
-        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(failed))
 
 

@@ -253,30 +253,20 @@ def warm_up(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question:
     ask_with_budgets(pipe, image, question, [None, 1], max_new_tokens=2)
 
 
-def explain(
-    pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **pruning_options: Any
+def explain_inputs(
+    pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], question: str, budget: Budget, **pruning_options: Any
 ) -> Explanation:
     """What a call would read of the image, without generating.
 
     Args:
         pipe: from `load_pipeline`.
-        image: the image.
-        question: the text of the user's turn.
+        inputs: from `model_inputs`, with pixels or with `encoded_images`.
+        question: what they ask.
         budget: `vision_token_budget`.
         **pruning_options: further options of the pruning.
 
     Raises:
         ValueError: an option out of range.
-    """
-    return explain_inputs(pipe, model_inputs(pipe, image, question), question, budget, **pruning_options)
-
-
-def explain_inputs(
-    pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], question: str, budget: Budget, **pruning_options: Any
-) -> Explanation:
-    """The same for `inputs` from `model_inputs`, so that an image is processed once for several budgets.
-
-    They can hold `encoded_images` in place of pixels, so that it runs once through the vision tower.
     """
     selected = pipe.model.select_vision_tokens(**inputs, **pruning_options, vision_token_budget=budget)
     kept, (_, length) = selected.images[0], inputs["input_ids"].shape

@@ -11,7 +11,6 @@ outline stand out from them on white documents as on photos. What the image proc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -167,27 +166,9 @@ def _hatched(image: Image.Image, crop: tuple[int, int, int, int]) -> Image.Image
     return pale
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One drawing of a figure.
-
-    Attributes:
-        image: the drawing.
-        title, note: a line and a smaller one above it, shortened to its width.
-        answer: below it, on as many lines as it takes, at most `_MOST_LINES`; None for nothing.
-        color: of the answer.
-    """
-
-    image: Image.Image
-    title: str
-    note: str = ""
-    answer: str | None = None
-    color: str = "black"
-
-
-# Inches of what stands around the panels of a figure, and between two of them.
+# Inches of what stands around the drawings of a figure, and between two of them.
 _HEADER, _ROW_TITLE, _PANEL_TITLE, _NOTE, _LINE, _BETWEEN, _LEGEND = 0.5, 0.36, 0.24, 0.18, 0.2, 0.16, 0.34
-_NARROWEST = 2.9  # inches of a panel with its texts
+_NARROWEST = 2.9  # inches of a drawing with its texts
 _MOST_LINES = 6
 
 
@@ -201,92 +182,46 @@ def kept_figure(
 ) -> Figure:
     """What is read of an image or video: for each question a row with a drawing for each budget.
 
+    A row that is too wide goes on below; texts that are too long are shortened.
+
     Args:
         seen: what the vision tower saw.
         rows: for each question what is read with each budget; answers are written below the drawings.
         title: a line above everything.
         explain: as for `overlay`.
         right: for each question its right answer, () where they are not known.
-    """
-    panels: list[list[Panel]] = []
-    for number, row in enumerate(rows):
-        panels.append([])
-        for read in row:
-            answer, color = None, "black"
-            if isinstance(read, Answer):
-                answer = read.answer or "(no answer)"
-                if right:
-                    good = answer == right[number]
-                    answer, color = f"{answer} {'✓' if good else '✗'}", _RIGHT if good else _WRONG
-            note = f"prompt of {counted(read.prompt_tokens, 'token')} · coverage {read.coverage:.1%}"
-            drawn = overlay(seen, None if read.budget is None else read.selection, explain=explain)
-            panels[-1].append(Panel(drawn, _budget_title(seen, read), note, answer, color))
-    return comparison_figure(
-        panels,
-        row_titles=[row[0].question for row in rows],
-        title=title,
-        explain=explain,
-        cut_off=seen.whole is not None,
-        panel_inches=seen.inches,
-    )
-
-
-def _budget_title(seen: Seen, read: Explanation) -> str:
-    """The budget as it was asked for, and what is kept with it."""
-    if read.budget is None:
-        return f"all {counted(read.all_vision_tokens, 'token')}"
-    each = f" per {seen.unit}" if seen.count > 1 else ""
-    return f"budget {read.budget}{each}: {read.vision_tokens:,} of {counted(read.all_vision_tokens, 'token')}"
-
-
-def comparison_figure(
-    rows: Sequence[Sequence[Panel]],
-    *,
-    row_titles: Sequence[str] = (),
-    title: str = "",
-    explain: bool = False,
-    cut_off: bool = False,
-    panel_inches: float = 2.9,
-) -> Figure:
-    """Panels in rows, such as one row for each question; a row that is too wide goes on below.
-
-    Args:
-        rows: of panels, at least one in each.
-        row_titles: a line above each row, or none.
-        title: a line above everything.
-        explain: whether the drawings are explained, for the legend.
-        cut_off: whether they show what was cut off, for the legend.
-        panel_inches: height of a drawing.
 
     Returns:
         A figure that belongs to no window; `figure.savefig(path)` writes it, a notebook shows it.
 
     Raises:
-        ValueError: no panels, or another number of row titles than of rows.
+        ValueError: no drawings, or a row without one.
     """
     if not rows or not all(rows):
-        raise ValueError(f"The rows hold {[len(row) for row in rows]} panels: give each at least one.")
-    if row_titles and len(row_titles) != len(rows):
-        raise ValueError(f"There are {len(row_titles)} row titles for {len(rows)} rows: give one for each, or none.")
-    first = rows[0][0].image
-    width = panel_inches * first.width / first.height
+        raise ValueError(f"The rows hold {[len(row) for row in rows]} drawings: give each at least one.")
+    drawn = [
+        [overlay(seen, None if read.budget is None else read.selection, explain=explain) for read in row]
+        for row in rows
+    ]
+    width = seen.inches * drawn[0][0].width / drawn[0][0].height
     cell = max(width, _NARROWEST)
     fit = max(1, int((WIDEST + 2 * _BETWEEN) // (cell + _BETWEEN)))
+    # Number of the question, its text in its first line, what is read and drawings of each line.
     lines = [
-        (told if start == 0 else "", row[start : start + fit])
-        for told, row in zip(row_titles or [""] * len(rows), rows, strict=True)
+        (number, row[0].question if start == 0 else "", row[start : start + fit], drawn[number][start : start + fit])
+        for number, row in enumerate(rows)
         for start in range(0, len(row), fit)
     ]
-    columns = max(len(panels) for _, panels in lines)
+    columns = max(len(row) for _, _, row, _ in lines)
     size_x = max(columns * (cell + _BETWEEN) + _BETWEEN, 6.4)
-    titles = [_fitted(told, size_x * 8, _MOST_LINES) for told, _ in lines]
-    answers = [[_fitted(panel.answer or "", cell * 10, _MOST_LINES) for panel in panels] for _, panels in lines]
-    notes = _NOTE if any(panel.note for row in rows for panel in row) else 0.0
+    titles = [_fitted(question, size_x * 8, _MOST_LINES) for _, question, _, _ in lines]
+    told = [[_answer(read, right[number] if right else None) for read in row] for number, _, row, _ in lines]
+    answers = [[(_fitted(text, cell * 10, _MOST_LINES), color) for text, color in row] for row in told]
     heights = [
-        _PANEL_TITLE + notes + panel_inches + _BETWEEN
-        + (_ROW_TITLE + (len(told) - 1) * _LINE if told else 0.1)
-        + max(len(each) for each in told_below) * _LINE
-        for told, told_below in zip(titles, answers, strict=True)
+        _PANEL_TITLE + _NOTE + seen.inches + _BETWEEN
+        + (_ROW_TITLE + (len(question) - 1) * _LINE if question else 0.1)
+        + max(len(text) for text, _ in row) * _LINE
+        for question, row in zip(titles, answers, strict=True)
     ]  # fmt: skip
     header = _HEADER if title else 0.1
     size_y = header + sum(heights) + _LEGEND * (2 if explain else 1)
@@ -300,27 +235,45 @@ def comparison_figure(
     if title:
         write(_fitted(title, size_x * 13, 1)[0], _BETWEEN, size_y - 0.31, fontsize=11, color="0.35")
     top = size_y - header
-    for (_, panels), told, told_below, height in zip(lines, titles, answers, heights, strict=True):
-        for number, text in enumerate(told):
+    for (_, _, row, images), question, below, height in zip(lines, titles, answers, heights, strict=True):
+        for number, text in enumerate(question):
             write(text, _BETWEEN, top - 0.2 - number * 1.1 * _LINE, fontsize=12.5, weight="bold", va="center")
-        bottom = top - height + _BETWEEN + max(len(each) for each in told_below) * _LINE
-        for column, (panel, answer) in enumerate(zip(panels, told_below, strict=True)):
+        bottom = top - height + _BETWEEN + max(len(text) for text, _ in below) * _LINE
+        for column, (read, image, (answer, color)) in enumerate(zip(row, images, below, strict=True)):
             left = _BETWEEN + column * (cell + _BETWEEN)
-            box = (left / size_x, bottom / size_y, width / size_x, panel_inches / size_y)
-            axes = figure.add_axes(box)
-            axes.imshow(np.asarray(panel.image), interpolation="antialiased")
+            axes = figure.add_axes((left / size_x, bottom / size_y, width / size_x, seen.inches / size_y))
+            axes.imshow(np.asarray(image), interpolation="antialiased")
             axes.set_axis_off()
-            above = bottom + panel_inches + 0.06
-            write(_fitted(panel.title, cell * 11.5, 1)[0], left, above + notes, fontsize=10.5, weight="bold")
-            if panel.note:
-                write(_fitted(panel.note, cell * 15, 1)[0], left, above, fontsize=8.5, color="0.35")
+            above = bottom + seen.inches + 0.06
+            budget = _fitted(_budget_title(seen, read), cell * 11.5, 1)[0]
+            write(budget, left, above + _NOTE, fontsize=10.5, weight="bold")
+            note = f"prompt of {counted(read.prompt_tokens, 'token')} · coverage {read.coverage:.1%}"
+            write(_fitted(note, cell * 15, 1)[0], left, above, fontsize=8.5, color="0.35")
             for number, text in enumerate(answer):
-                place = bottom - 0.17 - number * _LINE
                 short = {"fontsize": 12, "weight": "bold"} if len(answer) == 1 else {"fontsize": 10}
-                write(text, left, place, color=panel.color, **short)
+                write(text, left, bottom - 0.17 - number * _LINE, color=color, **short)
         top -= height
-    _legend(figure, (size_x, size_y), explain, cut_off)
+    _legend(figure, (size_x, size_y), explain, cut_off=seen.whole is not None)
     return figure
+
+
+def _answer(read: Explanation, right: str | None) -> tuple[str, str]:
+    """The answer, marked where it is known what is right, and its colour; "" where nothing was asked."""
+    if not isinstance(read, Answer):
+        return "", "black"
+    answer = read.answer or "(no answer)"
+    if right is None:
+        return answer, "black"
+    good = answer == right
+    return f"{answer} {'✓' if good else '✗'}", _RIGHT if good else _WRONG
+
+
+def _budget_title(seen: Seen, read: Explanation) -> str:
+    """The budget as it was asked for, and what is kept with it."""
+    if read.budget is None:
+        return f"all {counted(read.all_vision_tokens, 'token')}"
+    each = f" per {seen.unit}" if seen.count > 1 else ""
+    return f"budget {read.budget}{each}: {read.vision_tokens:,} of {counted(read.all_vision_tokens, 'token')}"
 
 
 def _fitted(text: str, characters: float, lines: int) -> list[str]:

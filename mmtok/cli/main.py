@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import mmtok
 
 _DESCRIPTION = """\
-LLaVA and Qwen-VL that read only the vision tokens which cover the question and the image (MMTok).
+Vision-language models that read only the vision tokens which cover the question and the image (MMTok).
 
 Try it, offline, on the small model that comes with the package:
 
@@ -32,8 +32,8 @@ Make a model repository of your own checkpoint, and use it with --model:
   mmtok show --model ./llava-mmtok photo.jpg "Is there a dog?"
 """
 _PUBLISHING_DESCRIPTION = """\
-Publishes a LLaVA or Qwen-VL checkpoint so that it prunes its vision tokens, or the code that prunes a stock one: the
-same as the commands of `mmtok` with these names.
+Publishes a stock checkpoint so that it prunes its vision tokens, or the code that prunes a stock one: the same as the
+commands of `mmtok` with these names.
 """
 # What an option was taken for -> what it is called here.
 _OTHER_NAMES = {

@@ -396,7 +396,7 @@ def _read_video(file: BinaryIO, most: int, max_pixels: int, *, decode: bool) -> 
         raise
     except Exception as error:  # of a decoder: a file of another kind, or a damaged one
         told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise _Refusal(f"PyAV says: {told.removesuffix('.')}.") from error
+        raise _Refusal(f"PyAV says: {told.removesuffix('.')}: give a whole MP4, WebM, AVI or MPEG file.") from error
 
 
 def evenly(total: int, most: int) -> list[int]:
@@ -457,7 +457,7 @@ def _video_file(file: BinaryIO, most: int, max_pixels: int, decode: bool) -> Any
 
     with opened() as container:
         if not container.streams.video:
-            raise _Refusal("it has no frames: give a video.")
+            raise _Refusal("no frames are found in it: give a whole MP4, WebM, AVI or MPEG file.")
         stream = container.streams.video[0]
         # WebM does not say how many frames it has: they are counted without being decoded.
         total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
@@ -476,7 +476,7 @@ def _video_file(file: BinaryIO, most: int, max_pixels: int, decode: bool) -> Any
             if number == chosen[-1]:
                 break
     # The number of frames that a file names is often one too large.
-    if len(frames) < max(2, len(chosen) - 1):
+    if len(frames) < max(min(2, len(chosen)), len(chosen) - 1):
         raise _Refusal(f"only {len(frames)} of {len(chosen)} frames can be decoded: the file is damaged.")
     return Video(frames, tuple(chosen[: len(frames)]), total, fps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,6 @@ from mmtok.apps.drawing import (
     READ,
     TEXT_COLOR,
     VISION_COLOR,
-    Panel,
-    comparison_figure,
     gain_color,
     kept_figure,
     overlay,
@@ -190,28 +189,26 @@ def test_answers_are_written_below_the_drawings() -> None:
 
 
 def test_a_row_that_is_too_wide_goes_on_below() -> None:
-    wide = Panel(Image.new("RGB", (240, 100)), "title")
-    figures = [comparison_figure([[wide] * count]) for count in (1, 2, 3)]
+    wide = Seen((Image.new("RGB", (216, 96)),), PATCH)
+    figures = [kept_figure(wide, [[explained(16, 16)] * count]) for count in (1, 2, 3)]
     widths, heights = zip(*(figure.get_size_inches() for figure in figures), strict=True)
     assert widths[0] < widths[1] == widths[2] < 15
     assert heights[0] == heights[1] < heights[2]
+    assert texts(figures[2]).count(explained(16, 16).question) == 1
 
 
 def test_texts_are_no_formulas_and_long_ones_are_shortened(tmp_path: Path) -> None:
     """Matplotlib reads what stands between two dollars as one, and fails where it is none."""
-    told = r"Is it $5 or $10, or $\nothing$?"
-    figure = comparison_figure([[Panel(Image.new("RGB", (24, 24)), told, told, told)]], row_titles=[told], title=told)
+    told, seen = r"Is it $5 or $10, or $\nothing$?", of_color((9, 9, 9))
+    read = replace(explained(16, 16), question=told)
+    figure = kept_figure(seen, [[read]], title=told)
     figure.savefig(tmp_path / "figure.png")
-    assert [text for text in texts(figure) if text == told] == [told] * 4
-    figure = comparison_figure([[Panel(Image.new("RGB", (24, 24)), "a title that is too long for its panel\0")]])
-    assert texts(figure)[0].endswith("…")
+    assert [text for text in texts(figure) if text == told] == [told] * 2
+    assert texts(kept_figure(seen, [[read]], title="a title that is too long\0 " * 9))[0].endswith("…")
 
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="crop 4, but the image has 1 crops"):
         overlay(of_color((9, 9, 9)), selection([(4, 0, 0)], [0.1], [0.1]))
-    panel = Panel(Image.new("RGB", (24, 24)), "title")
-    with pytest.raises(ValueError, match=r"The rows hold \[1, 0\] panels"):
-        comparison_figure([[panel], []])
-    with pytest.raises(ValueError, match="2 row titles for 1 rows"):
-        comparison_figure([[panel]], row_titles=["a", "b"])
+    with pytest.raises(ValueError, match=r"The rows hold \[1, 0\] drawings"):
+        kept_figure(of_color((9, 9, 9)), [[explained(16, 16)], []])

@@ -303,7 +303,8 @@ def test_damaged_videos_are_a_refusal_or_frames(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"])
 def test_questions_about_videos_are_answered(kind: str, tmp_path: Path) -> None:
     """As `generate` answers about the same frames. A file that would lead PyAV to other files is refused."""
-    handler = EndpointHandler(str(stage(make_chat_checkpoint(tmp_path / "base", kind), tmp_path / "staged").path))
+    base = make_chat_checkpoint(tmp_path / "base", kind)
+    handler = EndpointHandler(str(stage(base, tmp_path / "staged", check=False).path))
     model, processor = handler.pipeline.model, handler.pipeline.processor
     clip, ask = animation(12, (48, 24)), {"max_new_tokens": 8, "vision_token_budget": 3}
     inputs = inputs_of(processor, chat({"type": "video"}, TEXT)["messages"], [open_video(io.BytesIO(clip), 8)])
@@ -319,7 +320,7 @@ def test_questions_about_videos_are_answered(kind: str, tmp_path: Path) -> None:
     [answer] = handler({"inputs": chat(IMAGE, film(frames), TEXT), "parameters": ask})
     assert isinstance(answer["generated_text"], str)
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
-    with pytest.raises(ValueError, match="A video cannot be read: PyAV says: Invalid data found"):
+    with pytest.raises(ValueError, match=r"A video cannot be read: PyAV says: Invalid .*: give a whole MP4"):
         handler({"inputs": {"video": in_base64(playlist), "question": "What is there?"}})
 
 

@@ -187,11 +187,13 @@ def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.torchvision
 def test_what_pyav_cannot_decode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"notes\.txt cannot be read as a video: PyAV says: Invalid data found"):
+    with pytest.raises(
+        ValueError, match=r"notes\.txt cannot be read as a video: PyAV says: Invalid .*: give a whole MP4"
+    ):
         read_video(text(tmp_path / "notes.txt"), 8)
     clip = video_file(tmp_path / "clip.mp4", 10)
     clip.write_bytes(clip.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video: PyAV says: .*\.$"):
+    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as a video: no frames are found in it: "):
         read_video(clip, 8)
     with pytest.raises(ValueError, match="it has a single frame: ask about it as an image"):
         read_video(video_file(tmp_path / "still.mp4", 1), 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,8 @@ import serving_models  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
-from benchmarks import fidelity  # noqa: E402
+from benchmarks import fidelity, journeys  # noqa: E402
+from mmtok.cli.main import COMMANDS  # noqa: E402
 from mmtok.hub.options import PAPER_OPTIONS  # noqa: E402
 from mmtok.tiny import checkpoint_path  # noqa: E402
 
@@ -130,3 +132,25 @@ def test_the_preset_paper_has_the_picks_of_the_restated_reference() -> None:
     asked = (model, tokenizer, "Is there a dog in the image?", inputs, 8)
     assert fidelity.compare(*asked, **PAPER_OPTIONS) == 1.0
     assert fidelity.compare(*asked, **{**PAPER_OPTIONS, "vision_coverage_weight": 20.0}) < 1.0
+
+
+def test_a_journey_goes_on_behind_a_step_that_fails(tmp_path: Path) -> None:
+    """Commands with their exit codes and what they printed last; a server is used, and stopped."""
+    (tmp_path / "user").mkdir()
+    serve = f"{sys.executable} -m http.server --bind 127.0.0.1 {journeys.PORT}"
+    steps = [
+        journeys.Step("say", "echo first; echo last"),
+        journeys.Step("fail", "exit 3"),
+        journeys.Step("serve", serve, lambda address: {"status": journeys.opened(f"{address}/none")[0]}),
+        journeys.Step("no server", "false", lambda address: {"status": 200}),
+    ]
+    found = list(journeys.follow(steps, tmp_path / "user", dict(os.environ)))
+    assert [each["exit code"] for each in found] == [0, 3, 0, 1]
+    assert found[0]["last"] == "last"
+    assert found[2]["found"]["status"] == 404
+    assert "found" not in found[3]
+
+
+def test_a_journey_has_every_command() -> None:
+    words = {word for step in journeys.STEPS for word in step.command.split()}
+    assert set(COMMANDS) - words == {"stage-generate", "push-generate"}
