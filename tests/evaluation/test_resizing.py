@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from small_checkpoints import make_llava_next_checkpoint
 from benchmarks.reading.architecture import build_model
 from benchmarks.reading.export import export_checkpoint
 from benchmarks.reading.processor import load_qwen
+from mmtok.cli.main import main
 from mmtok.evaluation import RunSettings, methods_named, run, summarize
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question, write_questions
@@ -100,6 +102,20 @@ def test_a_run_about_smaller_images_of_other_families(kind: str, tmp_path: Path)
     model = make_chat_checkpoint(tmp_path / "model", kind)
     checkpoint = Checkpoint.load(model)
     run_resized(checkpoint, model, tmp_path, checkpoint.model.geometry.side)
+
+
+@pytest.mark.torchvision
+def test_compare_has_a_smaller_image_beside_each_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_chat_checkpoint(tmp_path / "model", "qwen2_5_vl")
+    images = asked(tmp_path, [(60, 36), (48, 48)])["images"]
+    command = ["compare", str(images), "--model", str(model), "--output", str(tmp_path / "out"), "--drawings", "0"]
+    assert main([*command, "--budget", "0.5", "4", "--max-new-tokens", "2", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    for pruned, resized in zip(results["budgets"], results["resized"], strict=True):
+        assert resized["budget"] == pruned["budget"]
+        assert pruned["vision_tokens"] / 2 < resized["vision_tokens"] <= pruned["vision_tokens"]
+    assert main([*command, "--budget", "0.5", "4", "--max-new-tokens", "2"]) == 0
+    assert " resized " in capsys.readouterr().out.splitlines()[0]
 
 
 def test_families_of_fixed_crops_say_why_not(tmp_path: Path) -> None:
