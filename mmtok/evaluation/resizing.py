@@ -46,7 +46,7 @@ def why_not_resized(model_class: Any, config: Any) -> str:
 def shrunk_grid(rows: int, columns: int, tokens: int) -> tuple[int, int]:
     """The largest grid of at most so many tokens that has about the shape of one of `rows` x `columns`."""
     scale = min(1.0, sqrt(tokens / (rows * columns)))
-    fewer = max(1, round(rows * scale))
+    fewer = max(1, min(tokens, round(rows * scale)))
     return fewer, max(1, min(tokens // fewer, ceil(columns * scale)))
 
 

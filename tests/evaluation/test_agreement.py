@@ -102,7 +102,10 @@ def compare(model: Path, tmp_path: Path) -> list[str]:
 def test_images_without_questions_or_labels_are_compared(compare: list[str], tmp_path: Path, capsys: Any) -> None:
     arguments = [*compare, "--budget", "0.5", "1", "--drawings", "2", "--agreement", "0.01"]
     assert main([*arguments, "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    results = json.loads(told.out)
+    assert results["resized"] == []
+    assert "resized: a crop of LLaVA-1.5 has as many tokens whatever the size of the image" in told.err
     assert json.loads((tmp_path / "out" / "results.json").read_text())["budgets"] == results["budgets"]
     assert (results["images"], results["questions"]) == (4, 12)
     assert [(each["budget"], each["vision_tokens"]) for each in results["budgets"]] == [(0.5, 8), (1, 1)]

@@ -51,9 +51,10 @@ def test_different_options_or_texts_have_different_json(family: Family, override
     assert PruningRequest.of(config, PROMPT, {}, SOURCE).to_json() == plain
 
 
-def test_a_coverage_target_is_refused(family: Family) -> None:
-    with pytest.raises(ValueError, match=r"coverage_target is 0\.5: vLLM plans"):
-        PruningRequest.of(family.config(), PROMPT, {"coverage_target": 0.5}, SOURCE)
+def test_what_vllm_cannot_plan_with_is_refused(family: Family) -> None:
+    for name in ("coverage_target", "image_scale"):
+        with pytest.raises(ValueError, match=rf"{name} is 0\.5: vLLM plans"):
+            PruningRequest.of(family.config(), PROMPT, {name: 0.5}, SOURCE)
 
 
 def test_an_option_out_of_range_is_refused(family: Family) -> None:
