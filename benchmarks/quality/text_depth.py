@@ -84,31 +84,37 @@ RULES = [
 ]
 
 
-def objects(scenes: int, crops_scenes: int, folder: Path) -> dict[str, Any]:
+SETS = {"usual": (USUAL, (*POPE, "what", "count")), "crowded": (CROWDED, (*POPE, "what"))}
+CROPS = "five crops, evidence"
+
+
+def objects(sets: Sequence[str], scenes: int, budgets: Sequence[int], folder: Path) -> dict[str, Any]:
     """What the rules keep of the embedded LLaVA's answers, and of the objects asked for in five crops."""
     paper, checkpoint = METHODS["MMTok"], checkpoint_path()
     found: dict[str, Any] = {}
-    for name, settings, tasks in (("usual", USUAL, (*POPE, "what", "count")), ("crowded", CROWDED, (*POPE, "what"))):
+    for name in filter(SETS.get, sets):
+        settings, tasks = SETS[name]
         images = drawn_set(settings, scenes, DEVELOPMENT_SEED)(folder / name)
-        result = answered(checkpoint, images, tasks, [paper, *RULES], BUDGETS, folder / name / "answers", 100)
+        result = answered(checkpoint, images, tasks, [paper, *RULES], budgets, folder / name / "answers", 100)
         cells = {(cell["method"], cell["budget"]): cell for cell in summarize(result, resamples=500)["cells"]}
         found[name] = {
             "questions": len(result.questions),
             "retention": {
-                rule.name: {budget: cells[rule.name, budget]["retention"]["mean"] for budget in BUDGETS}
+                rule.name: {budget: cells[rule.name, budget]["retention"]["mean"] for budget in budgets}
                 for rule in (paper, *RULES)
             },
             "lead": {
                 rule.name: {
-                    budget: lead([(result, [budget])], rule.name, paper.name, resamples=500) for budget in BUDGETS
+                    budget: lead([(result, [budget])], rule.name, paper.name, resamples=500) for budget in budgets
                 }
                 for rule in RULES
             },
         }
-    tiles = Checkpoint.load(make_crops_checkpoint(checkpoint, folder / "tiles"))
-    scenes_of_crops = drawn(CLUTTERED, crops_scenes, DEVELOPMENT_SEED, scale=SCALE)
-    evidence = kept_evidence(tiles, scenes_of_crops, [paper, *RULES], BUDGETS[1:], batch_size=25)
-    found["five crops, evidence"] = {"questions": len(evidence.scenes), "cells": evidence.cells()}
+    if CROPS in sets:
+        tiles = Checkpoint.load(make_crops_checkpoint(checkpoint, folder / "tiles"))
+        images_of_crops = drawn(CLUTTERED, max(1, scenes // 15), DEVELOPMENT_SEED, scale=SCALE)
+        evidence = kept_evidence(tiles, images_of_crops, [paper, *RULES], budgets, batch_size=25)
+        found[CROPS] = {"questions": len(evidence.scenes), "cells": evidence.cells()}
     return found
 
 
@@ -127,15 +133,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--qwen", type=Path, help="folder that benchmarks.reading.train wrote")
     parser.add_argument("--scenes", type=int, default=60)
-    parser.add_argument("--crops-scenes", type=int, default=4)
-    parser.add_argument("--budgets", type=float, nargs="*", default=SHARES, help="shares of the tokens, for Qwen")
+    parser.add_argument("--sets", nargs="*", choices=[*SETS, CROPS], default=[*SETS, CROPS], help="of objects")
+    parser.add_argument("--budgets", type=float, nargs="*", help="tokens of each crop; for Qwen shares of the tokens")
     options = parser.parse_args()
     started = time.process_time()
     if options.qwen:
-        checkpoint, found = options.qwen, {"right": reading(options.qwen, options.scenes, options.budgets)}
+        checkpoint, found = options.qwen, {"right": reading(options.qwen, options.scenes, options.budgets or SHARES)}
     else:
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint, found = checkpoint_path(), objects(options.scenes, options.crops_scenes, Path(folder))
+            budgets = list(map(int, options.budgets or BUDGETS))
+            checkpoint, found = checkpoint_path(), objects(options.sets, options.scenes, budgets, Path(folder))
     told = {
         "machine": machine("mmtok", "transformers"),
         "checkpoint": model_content(checkpoint),
