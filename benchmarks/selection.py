@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -182,6 +183,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="per case; at least three rounds are run")
     parser.add_argument("--output", help="name of the file in benchmarks/results; selection-DEVICE without it")
     parser.add_argument("--threads", type=int, help="torch's own number without it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of one thread, which other programs change little"
+    )
     parser.add_argument("--kinds", nargs="*", default=["image", "noise"], help="of tokens; clusters too")
     parser.add_argument("--text-rows", type=int, help="none on the CPU without it, where apricot takes square matrices")
     parser.add_argument("--cases", type=int, help="the first so many cases of each kind")
@@ -189,7 +193,8 @@ def main() -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     where = machine("mmtok", "numpy", "submodlib-py", "apricot-select", "numba", "triton")
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
-    timer = partial(measure.side_by_side, seconds=options.seconds, synchronize=wait)
+    clock = time.process_time if options.processor_time else time.perf_counter
+    timer = partial(measure.side_by_side, seconds=options.seconds, synchronize=wait, clock=clock)
     cases = (CASES_CUDA if options.device == "cuda" else CASES)[: options.cases]
     words = options.text_rows if options.text_rows is not None else WORDS * (options.device == "cuda")
     results = {
