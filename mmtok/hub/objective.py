@@ -111,18 +111,20 @@ class CoverageRows:
         self._directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[:, None]
         self._largest = self._directions.square().sum(-1)
         self._scales = torch.ones_like(self._largest)
+        # Kept: small tensors would come to lie in the gaps of large ones that are freed, which then never fit again.
+        self._entries = self.text.new_empty(max(1, _ENTRIES_AT_ONCE // len(vision)), len(vision))
         rows = torch.arange(len(text) + len(vision), device=vision.device)
         sums = torch.cat([self.read(block).sum(-1) for block in self.blocks(rows[len(text) :])])
         self._scales = _row_weights(vision, vision_weight, None) / sums
 
     def blocks(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
         """Numbers of rows in runs that are read at once."""
-        return rows.split(max(1, _ENTRIES_AT_ONCE // self.text.shape[1]))
+        return rows.split(len(self._entries))
 
     def read(self, rows: torch.Tensor) -> torch.Tensor:
-        """(r,) numbers of rows in ascending order -> (r, n), which the caller may overwrite."""
+        """(r,) numbers of rows in ascending order, one of `blocks` -> (r, n), which the next call overwrites."""
         words = int((rows < len(self.text)).sum())
-        entries = self.text.new_empty(len(rows), self.text.shape[1])
+        entries = self._entries[: len(rows)]
         torch.index_select(self.text, 0, rows[:words], out=entries[:words])
         others, vision = rows[words:] - len(self.text), entries[words:]
         torch.mm(self._directions[others], self._directions.T, out=vision)
