@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,10 +39,14 @@ def tokens(count: int, width: int, kind: str, generator: torch.Generator) -> tor
 
     "image": neighbouring patches are alike, as in images: smooth fields over grids of 24 x 24, with noise.
     "noise": no token is like another, the hardest case for bounds on gains.
+    "clusters": tokens lie around 20 centres.
     """
     noise = torch.randn(count, width, generator=generator)
     if kind == "noise":
         return noise
+    if kind == "clusters":
+        centres = torch.randn(20, width, generator=generator)
+        return centres[torch.randint(20, (count,), generator=generator)] + 0.3 * noise
     crops = -(-count // SIDE**2)
     coarse = torch.randn(crops, width, SIDE // 4, SIDE // 4, generator=generator)
     fields = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
@@ -100,13 +105,13 @@ def maximisers(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
     except ImportError:
         pass
     else:
-        # Several crops take it seconds, and tell nothing that one does not.
+        # It takes square matrices alone. Several crops take it seconds, and tell nothing that one does not.
         columns = [item.t().double().contiguous().numpy() for item in by_row]
 
         def apricot(item: Any) -> list[int]:
             return FacilityLocationSelection(budget, metric="precomputed", optimizer="lazy").fit(item).ranking.tolist()
 
-        if len(columns) == 1:
+        if len(columns) == 1 and coverage.shape[-2] == count:
             functions["apricot"] = lambda: [apricot(columns[0])]
     return functions
 
@@ -139,9 +144,11 @@ def on_gpu(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
     return {**functions, "captured": captured}
 
 
-def compare(items: int, count: int, budget: int, kind: str, side_by_side: Timer, device: str = "cpu") -> dict[str, Any]:
-    """One case; apricot takes square matrices only, so that no text rows stand in it on the CPU."""
-    coverage = matrices(items, count, kind, words=0 if device == "cpu" else WORDS)
+def compare(
+    items: int, count: int, budget: int, kind: str, side_by_side: Timer, device: str = "cpu", words: int = 0
+) -> dict[str, Any]:
+    """One case, with so many text rows."""
+    coverage = matrices(items, count, kind, words)
     functions = maximisers(coverage, budget) if device == "cpu" else on_gpu(coverage, budget)
     picks = {name: torch.as_tensor(function()).cpu() for name, function in functions.items()}
     values = {name: coverage_value(coverage, indices).sum().item() for name, indices in picks.items()}
@@ -161,6 +168,7 @@ def compare(items: int, count: int, budget: int, kind: str, side_by_side: Timer,
         "items": items,
         "tokens": count,
         "budget": budget,
+        "text_rows": words,
         "rounds": {name: len(values) for name, values in times.items()},
         "ms": milliseconds(times),
         "mmtok_times_faster_than": faster,
@@ -175,16 +183,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="per case; at least three rounds are run")
     parser.add_argument("--output", help="name of the file in benchmarks/results; selection-DEVICE without it")
     parser.add_argument("--threads", type=int, help="torch's own number without it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of one thread, which other programs change little"
+    )
+    parser.add_argument("--kinds", nargs="*", default=["image", "noise"], help="of tokens; clusters too")
+    parser.add_argument("--text-rows", type=int, help="none on the CPU without it, where apricot takes square matrices")
+    parser.add_argument("--cases", type=int, help="the first so many cases of each kind")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     where = machine("mmtok", "numpy", "submodlib-py", "apricot-select", "numba", "triton")
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
-    timer = partial(measure.side_by_side, seconds=options.seconds, synchronize=wait)
-    cases = CASES_CUDA if options.device == "cuda" else CASES
+    clock = time.process_time if options.processor_time else time.perf_counter
+    timer = partial(measure.side_by_side, seconds=options.seconds, synchronize=wait, clock=clock)
+    cases = (CASES_CUDA if options.device == "cuda" else CASES)[: options.cases]
+    words = options.text_rows if options.text_rows is not None else WORDS * (options.device == "cuda")
     results = {
         "command": shlex.join(["python", "benchmarks/selection.py", *sys.argv[1:]]),
         "machine": where,
-        "comparison": [compare(*case, kind, timer, options.device) for case in cases for kind in ("image", "noise")],
+        "comparison": [compare(*case, kind, timer, options.device, words) for case in cases for kind in options.kinds],
     }
     print(save(options.output or f"selection-{options.device}", results))
 

@@ -6,6 +6,8 @@ tau_t `text_temperature`, tau_v `vision_temperature`, alpha `vision_weight`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .devices import on_cpu, to_device
@@ -16,6 +18,8 @@ _SHORTEST = 1e-12
 
 # Rows of a matrix of cosines that are computed at once; a crop of CLIP ViT-L/14 at 336 pixels has 576 tokens.
 _ROWS_AT_ONCE = 576
+# Entries of a matrix that is not held which are computed at once: 16 MiB in float32.
+_ENTRIES_AT_ONCE = 2**22
 
 
 @torch.no_grad()
@@ -58,12 +62,7 @@ def coverage_matrix(
     _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
     _require_shapes(text, vision, raw_vision, text_mask, vision_mask)
     text_mask, vision_mask = (_needed(mask, vision.device) for mask in (text_mask, vision_mask))
-    given = {"text": text, "vision": vision, "raw_vision": raw_vision}
-    features = {name: values.float() for name, values in given.items()}
-    lengths = {name: torch.linalg.vector_norm(values, dim=-1) for name, values in features.items()}
-    if check_values:
-        _require_finite(given, lengths)
-    lengths = {name: values.clamp_min(_SHORTEST) for name, values in lengths.items()}
+    features, lengths = _measured(text, vision, raw_vision, check_values)
     text_rows = _soft_rows(_text_cosines(features, lengths) / text_temperature, vision_mask)
     directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[..., None]
     vision_columns, row_sums = _soft_columns(_inner_products(directions), vision_mask)
@@ -73,6 +72,82 @@ def coverage_matrix(
     _multiply_into(columns[..., : text.shape[-2]], text_rows.transpose(-1, -2), text_weights[..., None, :])
     _multiply_into(columns[..., text.shape[-2] :], vision_columns, row_scales[..., None, :])
     return columns.transpose(-1, -2)
+
+
+class CoverageRows:
+    """The coverage matrix of one item that is too large to be held: a vision row is computed whenever it is read.
+
+    Args:
+        text: (m, d), as those of `coverage_matrix`, like what follows.
+        vision: (n, d)
+        raw_vision: (n, d_raw)
+        text_weight, vision_weight, text_temperature, vision_temperature, check_values: see there.
+
+    Attributes:
+        text: (m, n) float32, the text rows.
+
+    Raises:
+        ValueError: as there.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        text: torch.Tensor,
+        vision: torch.Tensor,
+        raw_vision: torch.Tensor,
+        *,
+        text_weight: float = 1.0,
+        vision_weight: float = 0.5,
+        text_temperature: float = 0.02,
+        vision_temperature: float = 0.2,
+        check_values: bool = True,
+    ) -> None:
+        _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
+        _require_shapes(text, vision, raw_vision, None, None)
+        features, lengths = _measured(text, vision, raw_vision, check_values)
+        cosines = _text_cosines(features, lengths)
+        self.text = _soft_rows(cosines / text_temperature, None) * _row_weights(text, text_weight, None)[:, None]
+        self._directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[:, None]
+        self._largest = self._directions.square().sum(-1)
+        self._scales = torch.ones_like(self._largest)
+        # Kept: small tensors would come to lie in the gaps of large ones that are freed, which then never fit again.
+        self._entries = self.text.new_empty(max(1, _ENTRIES_AT_ONCE // len(vision)), len(vision))
+        rows = torch.arange(len(text) + len(vision), device=vision.device)
+        sums = torch.cat([self.read(block).sum(-1) for block in self.blocks(rows[len(text) :])])
+        self._scales = _row_weights(vision, vision_weight, None) / sums
+
+    def blocks(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Numbers of rows in runs that are read at once."""
+        return rows.split(len(self._entries))
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """(r,) numbers of rows in ascending order, one of `blocks` -> (r, n), which the next call overwrites."""
+        words = int((rows < len(self.text)).sum())
+        entries = self._entries[: len(rows)]
+        torch.index_select(self.text, 0, rows[:words], out=entries[:words])
+        others, vision = rows[words:] - len(self.text), entries[words:]
+        torch.mm(self._directions[others], self._directions.T, out=vision)
+        vision.sub_(self._largest[others, None]).exp_().mul_(self._scales[others, None])
+        return entries
+
+    def column(self, index: torch.Tensor) -> torch.Tensor:
+        """(1,) number of a column -> (m + n,)"""
+        logits = self._directions @ self._directions.index_select(0, index)[0]
+        vision = logits.sub_(self._largest).exp_().mul_(self._scales)
+        return torch.cat([self.text.index_select(1, index)[:, 0], vision])
+
+
+def _measured(
+    text: torch.Tensor, vision: torch.Tensor, raw_vision: torch.Tensor, check_values: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The features by name in float32, and the lengths of their vectors, none of which is 0."""
+    given = {"text": text, "vision": vision, "raw_vision": raw_vision}
+    features = {name: values.float() for name, values in given.items()}
+    lengths = {name: torch.linalg.vector_norm(values, dim=-1) for name, values in features.items()}
+    if check_values:
+        _require_finite(given, lengths)
+    return features, {name: values.clamp_min(_SHORTEST) for name, values in lengths.items()}
 
 
 def _text_cosines(features: dict[str, torch.Tensor], lengths: dict[str, torch.Tensor]) -> torch.Tensor:

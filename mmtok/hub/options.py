@@ -62,8 +62,8 @@ def _depth(name: str, value: Any) -> None:
 
 
 def _scope(name: str, value: Any) -> None:
-    if not isinstance(value, str) or value not in ("crop", "image"):
-        _refuse(name, value, "'crop' or 'image'")
+    if not isinstance(value, str) or value not in ("crop", "image", "video"):
+        _refuse(name, value, "'crop', 'image' or 'video'")
 
 
 def _target(name: str, value: Any) -> None:
@@ -115,7 +115,7 @@ class PruningOptions:
         "crop",
         _scope,
         "crop: every crop has its own budget and is selected from alone, as in the paper; image: the crops of an image "
-        "share the sum of their budgets and are selected from together (a video's frames never do)",
+        "share the sum of their budgets and are selected from together; video: the frames of a video too",
     )
     text_coverage_weight: float = _option(1.0, _weight, "weight of covering the question")
     vision_coverage_weight: float = _option(0.5, _weight, "weight of covering the image, the paper's alpha")

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from .blockwise_greedy import blockwise_greedy_coverage, value_of_all
 from .coverage import GreedySelection, coverage_value, first_picks, greedy_coverage, marginal_gains
 from .devices import on_cpu, to_device
 from .images import EncodedVision, Layout
-from .objective import coverage_matrix
+from .objective import CoverageRows, coverage_matrix
 from .options import PruningOptions
 from .question import Question
 
 # Entries of the coverage matrices that are held at once: 256 MiB in float32.
 _ENTRIES_AT_ONCE = 2**26
+# Tokens above which the matrix of a crop, then a video, is not held at all: 1 GiB.
+_MOST_HELD = 2**14
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop of an image with its budget, or all crops of an image that share theirs, as if they were one.
+    """A crop of an image with its budget, or all crops of an image or video that share theirs, as if they were one.
 
     Attributes:
         image: number of the image.
@@ -51,7 +55,7 @@ def crops_of(
     Args:
         layouts: where the tokens of each image come from.
         candidates: for each image (T,) bool on the CPU, tokens that may be kept; None for all.
-        options: the budget and its scope. Frames of a video never share theirs.
+        options: the budget and its scope.
         readable: for each image (T,) bool on the CPU, False for tokens that the attention mask hides; None for all.
             They are kept only in a crop whose budget is all of its tokens, which then is the stock model's.
     """
@@ -59,7 +63,8 @@ def crops_of(
     for number, layout in enumerate(layouts):
         parts = [torch.nonzero(layout.crop == crop)[:, 0] for crop in layout.crop[layout.crop >= 0].unique()]
         budgets = [options.budget_of(len(tokens)) for tokens in parts]
-        if options.budget_scope == "image" and not layout.is_video and parts:
+        shared = options.budget_scope == "video" or (options.budget_scope == "image" and not layout.is_video)
+        if shared and parts:
             parts, budgets = [torch.nonzero(layout.crop >= 0)[:, 0]], [sum(budgets)]
         for tokens, budget in zip(parts, budgets, strict=True):
             allowed = torch.ones(len(tokens), dtype=torch.bool)
@@ -244,18 +249,27 @@ def _select_together(
         filled([c.candidates for c in crops]),
     )
     owners = torch.tensor([crop.image for crop in crops])
-    matrix = coverage_matrix(
-        text[to_device(owners, device)],
-        flat[tokens],
-        raw[to_device(sources, raw.device)].to(device),
-        text_weight=options.text_coverage_weight,
-        vision_weight=options.vision_coverage_weight,
-        text_temperature=options.text_temperature,
-        vision_temperature=options.vision_temperature,
-        text_mask=text_mask[owners],
-        vision_mask=real,
-        check_values=on_cpu(flat),
-    )
+    text, text_mask = text[to_device(owners, device)], text_mask[owners]
+    vision, raw_vision = flat[tokens], raw[to_device(sources, raw.device)].to(device)
+    settings: dict[str, Any] = {
+        "text_weight": options.text_coverage_weight,
+        "vision_weight": options.vision_coverage_weight,
+        "text_temperature": options.text_temperature,
+        "vision_temperature": options.vision_temperature,
+        "check_values": on_cpu(flat),
+    }
+    if width > _MOST_HELD:
+        [crop] = crops
+        words = to_device(torch.nonzero(text_mask[0])[:, 0], device)
+        rows = CoverageRows(text[0, words], vision[0], raw_vision[0], **settings)
+        greedy, share = blockwise_greedy_coverage(
+            rows, crop.budget, crop.candidates, depth=options.text_coverage_depth, target=options.coverage_target
+        )
+        every = torch.ones(width, dtype=torch.bool, device=device)
+        full = value_of_all(rows, every, depth=options.text_coverage_depth)[None] if explain else None
+        greedy = GreedySelection(*(part[None] for part in greedy))
+        return SelectedCrops(crops, [greedy.indices.shape[1]], tokens, greedy, share[None] if explain else None, full)
+    matrix = coverage_matrix(text, vision, raw_vision, text_mask=text_mask, vision_mask=real, **settings)
     picks = [crop.picks for crop in crops]
     deep = {"deep_rows": text.shape[1], "depth": options.text_coverage_depth}
     greedy = greedy_coverage(
@@ -263,8 +277,7 @@ def _select_together(
     )
     if options.coverage_target is not None:
         allowed = matrix.masked_fill(~to_device(candidates, device)[..., None, :], 0.0)
-        full = coverage_value(allowed, **deep)
-        picks = _sufficient(greedy, full, options.coverage_target).tolist()
+        picks = _sufficient(greedy, coverage_value(allowed, **deep), options.coverage_target).tolist()
         greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates, **deep)
     shares = full = None
     if explain:

@@ -55,8 +55,8 @@ class PruningRequest:
             source: the engine's tokenizer, which the question is read with.
 
         Raises:
-            ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, `image_scale`, and
-                for a family with tiles `select_before_unpadding`.
+            ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, `image_scale`,
+                `budget_scope` "video", and for a family with tiles `select_before_unpadding`.
         """
         options = PruningOptions.from_config(config, **overrides)
         if not options.prunes:
@@ -71,6 +71,11 @@ class PruningRequest:
             raise ValueError(
                 f"image_scale is {options.image_scale!r}: vLLM plans with the images that the processor makes. Set it "
                 "to null and shrink them there, with mm_processor_kwargs such as max_pixels."
+            )
+        if options.budget_scope == "video":
+            raise ValueError(
+                "budget_scope is 'video': vLLM plans with the number of tokens of each frame before it encodes a "
+                "video, and the frames would share theirs. Set it to 'image' or 'crop'."
             )
         if options.select_before_unpadding and hasattr(config, "image_grid_pinpoints"):
             raise ValueError(

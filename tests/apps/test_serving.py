@@ -95,7 +95,7 @@ def test_handler_answers_conversations_and_lists(handler, expected) -> None:
 
 def test_handler_passes_options_on(handler) -> None:
     data = {"inputs": {"image": encoded(), "question": QUESTION}, "parameters": {"budget_scope": "kelvin"}}
-    with pytest.raises(ValueError, match="budget_scope is 'kelvin': give 'crop' or 'image'"):
+    with pytest.raises(ValueError, match="budget_scope is 'kelvin': give 'crop', 'image' or 'video'"):
         handler(data)
 
 

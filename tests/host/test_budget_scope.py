@@ -105,12 +105,22 @@ def test_a_crop_that_shows_what_is_asked_for_gets_the_budget_of_one_that_does_no
     assert kept("crop") == [0, 2]
 
 
-def test_the_frames_of_a_video_keep_their_own_budgets() -> None:
-    video = Layout.of(torch.arange(12), crops=3, tokens_per_crop=4, columns=2, is_video=True)
-    assert [crop.budget for crop in crops_of([video], None, PruningOptions(**SHARED))] == [BUDGET] * 3
+def test_each_scope_is_wider_than_the_one_before() -> None:
+    image, video = (
+        Layout.of(torch.arange(12), crops=3, tokens_per_crop=4, columns=2, is_video=is_video)
+        for is_video in (False, True)
+    )
+    for scope, images, videos in (
+        ("crop", [3, 3, 3], [3, 3, 3]),
+        ("image", [9], [3, 3, 3]),
+        ("video", [9], [9]),
+    ):
+        options = PruningOptions(vision_token_budget=BUDGET, budget_scope=scope)
+        assert [crop.budget for crop in crops_of([image], None, options)] == images
+        assert [crop.budget for crop in crops_of([video], None, options)] == videos
 
 
 @pytest.mark.parametrize("value", ["frame", None, True])
-def test_there_are_two_scopes(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"budget_scope is .*: give 'crop' or 'image'"):
+def test_there_are_three_scopes(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"budget_scope is .*: give 'crop', 'image' or 'video'"):
         PruningOptions(budget_scope=value)

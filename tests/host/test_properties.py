@@ -28,7 +28,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 OPTIONS = st.fixed_dictionaries(
     {
         "vision_token_budget": BUDGETS,
-        "budget_scope": st.sampled_from(["crop", "image"]),
+        "budget_scope": st.sampled_from(["crop", "image", "video"]),
         "exclude_padding": st.booleans(),
         "keep_image_newline": st.booleans(),
         "text_coverage_weight": st.sampled_from([0.0, 1.0]),

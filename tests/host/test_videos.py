@@ -92,7 +92,12 @@ def by_hand(family: Family, model: Any, stock: Any, row: Row, **options: Any) ->
 @pytest.mark.parametrize("row", [row for row in ROWS if len(row) > 1])
 @pytest.mark.parametrize(
     "options",
-    [{"vision_token_budget": 2}, {"vision_token_budget": 0.4}, {"vision_token_budget": 3, "coverage_target": 0.8}],
+    [
+        {"vision_token_budget": 2},
+        {"vision_token_budget": 0.4},
+        {"vision_token_budget": 3, "coverage_target": 0.8},
+        {"vision_token_budget": 1, "budget_scope": "video"},
+    ],
     ids=lambda options: ", ".join(options),
 )
 @torch.no_grad()
@@ -108,23 +113,25 @@ def test_pruning_is_stock_on_the_pruned_prompt(family: Family, models: Any, row:
     assert torch.equal(found[:, len(kept) :], stock_tokens(stock, shorter, **GREEDY))
 
 
+@pytest.mark.parametrize("scope", ["crop", "video"])
 @pytest.mark.parametrize("left", [True, False])
-def test_a_row_does_not_depend_on_its_batch(family: Family, models: Any, left: bool) -> None:
+def test_a_row_does_not_depend_on_its_batch(family: Family, models: Any, left: bool, scope: str) -> None:
     model, _ = models
-    for seed in range(5):
+    pruned = {"vision_token_budget": 2, "budget_scope": scope}
+    for seed in range(3):
         inputs = family.inputs(ROWS, model, seed=seed, left=left)
         with torch.no_grad():
-            batch = model(**inputs, vision_token_budget=2)
-        sequences = model.generate(**inputs, vision_token_budget=2, **GREEDY) if left else None
+            batch = model(**inputs, **pruned)
+        sequences = model.generate(**inputs, **pruned, **GREEDY) if left else None
         for row, own in enumerate(OWN):
             alone = family.single(inputs, row, *own)
             real = inputs["attention_mask"][row].bool()
             with torch.no_grad():
-                expected = model(**alone, vision_token_budget=2)
+                expected = model(**alone, **pruned)
             assert torch.equal(batch.kept_mask[row, real], getattr(expected, "kept_mask", torch.ones(1, 8).bool())[0])
             torch.testing.assert_close(batch.logits[row, real], expected.logits[0], rtol=1e-4, atol=1e-4)
             if sequences is not None:
-                new = model.generate(**alone, vision_token_budget=2, **GREEDY)[0, int(real.sum()) :]
+                new = model.generate(**alone, **pruned, **GREEDY)[0, int(real.sum()) :]
                 assert torch.equal(sequences[row, len(real) :], new)
 
 
@@ -193,6 +200,25 @@ def test_the_picks_of_a_frame_are_those_of_the_frame_as_an_image_of_its_own(fami
         expected = select_crop(text[0, valid[0]], projected[own], raw[layout.source[own]], 2, **temperatures)
         picked = video.indices[video.crop == frame][video.pick_order[video.crop == frame].argsort()]
         assert (picked - own.nonzero()[0, 0]).tolist() == expected
+
+
+def test_the_frames_of_a_video_may_be_selected_from_together(
+    family: Family, models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = models
+    inputs = family.inputs([[3, FRAMES, 5]], model)
+    encoded = model.encode_images(**family.videos(inputs))
+    text, valid = question_embeddings(model, model.read_prompt(inputs["input_ids"], None, None))
+    [layout], [raw], [projected] = encoded.layouts, encoded.raw, encoded.projected
+    own = layout.crop >= 0
+    expected = select_crop(
+        text[0, valid[0]], projected[own], raw[layout.source[own]], FRAMES[0], model.config.text_temperature
+    )
+    for _ in range(2):
+        [video] = model.select_vision_tokens(**inputs, vision_token_budget=1, budget_scope="video").images
+        assert video.indices[video.pick_order.argsort()].tolist() == expected
+        monkeypatch.setattr(selection, "_MOST_HELD", 1)
+    assert video.crop.bincount(minlength=FRAMES[0]).tolist() != [1] * FRAMES[0]
 
 
 def test_the_words_are_those_of_the_question(family: Family, models: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmtok.hub.coverage import coverage_value, first_picks, greedy_coverage, marginal_gains
@@ -70,6 +70,7 @@ def test_a_row_that_counts_two_entries() -> None:
         assert float(coverage_value(WORKED, deep_rows=1, depth=depth)) == pytest.approx(1.9 + last)
 
 
+@settings(deadline=None)
 @given(matrices(), st.integers(1, 9), DEEP)
 def test_guarantee_and_certificate_hold_against_brute_force(
     coverage: torch.Tensor, budget: int, deep: tuple[int, int]
@@ -92,6 +93,7 @@ def test_guarantee_and_certificate_hold_against_brute_force(
         torch.testing.assert_close(one, other)
 
 
+@settings(deadline=None)
 @given(matrices(), DEEP, st.data())
 def test_the_value_is_monotone_and_submodular(
     coverage: torch.Tensor, deep: tuple[int, int], data: st.DataObject
@@ -110,6 +112,7 @@ def test_the_value_is_monotone_and_submodular(
     assert gain(first) >= gain(last) >= 0
 
 
+@settings(deadline=None)
 @given(matrices(), st.integers(1, 9), DEEP)
 def test_every_pick_has_the_largest_gain_and_the_smallest_index(
     coverage: torch.Tensor, budget: int, deep: tuple[int, int]

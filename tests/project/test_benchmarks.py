@@ -24,7 +24,8 @@ import serving_models  # noqa: E402
 from shapes import SHAPES, Shape  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
-from benchmarks import fidelity, journeys  # noqa: E402
+from benchmarks import fidelity, journeys, video_memory  # noqa: E402
+from benchmarks.quality import text_depth  # noqa: E402
 from mmtok.cli.main import COMMANDS  # noqa: E402
 from mmtok.hub.options import PAPER_OPTIONS  # noqa: E402
 from mmtok.tiny import checkpoint_path  # noqa: E402
@@ -64,6 +65,26 @@ def test_the_plain_loop_and_every_installed_library_agree() -> None:
     assert case["same_picks_as_plain"]["mmtok"]
     assert case["same_picks_as_plain"]["mmtok, from rows"]
     assert all(abs(ratio - 1) < 1e-5 for ratio in case["coverage_over_plain"].values())
+    with_text = selection.compare(2, 48, 6, "clusters", partial(measure.side_by_side, seconds=0), words=3)
+    assert with_text["same_picks_as_plain"]["mmtok"]
+    assert "apricot" not in with_text["ms"]
+
+
+def test_a_whole_video_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmtok.hub.selection._MOST_HELD", 0)
+    found = video_memory.measured(6, 10, budget=2, hidden=8, raw=6)
+    assert (found["tokens"], found["kept"]) == (60, 12)
+    # All rows are read to normalise them, then with 8 text rows to begin, and again for the first pick.
+    assert found["rows_read_per_token"] >= (60 + 68 + 68) / 60 - 0.01
+    assert 0 < found["megabytes_before"] <= found["megabytes_at_most"]
+
+
+def test_rules_for_the_depth_by_hand() -> None:
+    assert [text_depth.share_of_budget(8)(torch.ones(1, 4), budget) for budget in (4, 8, 20, 200)] == [1, 1, 2, 8]
+    # One row lies on one token, the other on four alike: 2.5 on average.
+    rows = torch.tensor([[1.0, 0, 0, 0], [0.25] * 4])
+    assert [text_depth.spread(rows, budget) for budget in (2, 3, 4, 64)] == [1, 2, 2, 2]
+    assert text_depth.spread(torch.full((1, 64), 1 / 64), 64) == text_depth.DEEPEST
 
 
 @pytest.mark.parametrize("is_next", [False, True])

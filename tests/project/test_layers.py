@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {
-    "coverage", "deepstack", "devices", "fused_greedy", "greedy", "images", "objective", "options", "prompt",
+    "blockwise_greedy", "coverage", "deepstack", "devices", "fused_greedy", "greedy", "images", "objective", "options",
+    "prompt",
     "question", "selection",
 }  # fmt: skip
 HOST = {

@@ -281,7 +281,7 @@ def test_a_staged_folder_is_as_released(base: Path, staged: Path) -> None:
 # What a stage may write, beside the defaults.
 WRITTEN: dict[str, list[Any]] = {
     "vision_token_budget": [1, 10**6, 0.5, 1.0, None],
-    "budget_scope": ["image"],
+    "budget_scope": ["image", "video"],
     "text_coverage_weight": [0, 1e-6, 1e6],
     "vision_coverage_weight": [0.0, 3],
     "text_coverage_depth": [8],

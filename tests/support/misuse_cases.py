@@ -143,7 +143,7 @@ OPTIONS = [
     option("vision_token_budget", "many", "vision_token_budget is 'many'"),
     option("vision_token_budget", True, "vision_token_budget is True"),
     option("vision_token_budget", [4, 4], "vision_token_budget is [4, 4]"),
-    option("budget_scope", "video", "budget_scope is 'video': give 'crop' or 'image'"),
+    option("budget_scope", "frame", "budget_scope is 'frame': give 'crop', 'image' or 'video'"),
     option("image_scale", 1.5, "image_scale is 1.5: give a number in (0, 1], or None for images as"),
     option("text_coverage_weight", -1.0, "text_coverage_weight is -1.0: give 0, or a number from 1e-6 to 1e6"),
     option("vision_coverage_weight", NAN, "vision_coverage_weight is nan"),

@@ -51,10 +51,17 @@ def test_different_options_or_texts_have_different_json(family: Family, override
     assert PruningRequest.of(config, PROMPT, {}, SOURCE).to_json() == plain
 
 
-def test_what_vllm_cannot_plan_with_is_refused(family: Family) -> None:
-    for name in ("coverage_target", "image_scale"):
-        with pytest.raises(ValueError, match=rf"{name} is 0\.5: vLLM plans"):
-            PruningRequest.of(family.config(), PROMPT, {name: 0.5}, SOURCE)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("coverage_target", 0.5, r"coverage_target is 0\.5: vLLM plans"),
+        ("image_scale", 0.5, r"image_scale is 0\.5: vLLM plans"),
+        ("budget_scope", "video", "budget_scope is 'video': vLLM plans .* Set it to 'image' or 'crop'"),
+    ],
+)
+def test_what_vllm_cannot_plan_with_is_refused(family: Family, name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PruningRequest.of(family.config(), PROMPT, {name: value}, SOURCE)
 
 
 def test_an_option_out_of_range_is_refused(family: Family) -> None:
