@@ -25,7 +25,7 @@ _QWEN3_MODEL = f"{_QWEN3}:Qwen3VLForConditionalGeneration"
 # Their images and videos are those of Qwen3-VL.
 _LIKE_QWEN3 = tuple(
     f"vllm.model_executor.models.{place}ForConditionalGeneration"
-    for place in ("qwen3_vl_moe:Qwen3VLMoe", "qwen3_5:Qwen3_5", "qwen3_5:Qwen3_5Moe")
+    for place in ("qwen3_vl_moe:Qwen3VLMoe", "qwen3_5:Qwen3_5")
 )
 _QWEN2 = "vllm.model_executor.models.qwen2_vl"
 _PROCESSING = "vllm.multimodal.processing"

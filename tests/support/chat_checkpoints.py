@@ -233,7 +233,7 @@ _GRID_PIXELS = {
 
 _VIDEO_SIZE = {"shortest_edge": 4 * PATCH_SIZE**2, "longest_edge": 16 * IMAGE_SIZE**2}
 
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 # vLLM's kernels for the CPU want heads of at least 32, and write the state in this type unless told another.
 _RECURRENT = {
     "mamba_ssm_dtype": "float32",
@@ -347,19 +347,6 @@ PARTS: dict[str, Parts] = {
         {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
         processor_class="Qwen3VLProcessor",
         language=_RECURRENT,
-    ),
-    # Qwen/Qwen3.5-*-A*B
-    "qwen3_5_moe": Parts(
-        "Qwen3_5Moe",
-        QWEN,
-        "qwen3_5_moe_text",
-        "qwen3_5_moe",
-        {},
-        {},
-        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
-        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
-        processor_class="Qwen3VLProcessor",
-        language={**_RECURRENT, **_EXPERTS, "shared_expert_intermediate_size": 16},
     ),
     # OpenGVLab/InternVL3-*-hf
     "internvl": Parts(
