@@ -348,6 +348,19 @@ PARTS: dict[str, Parts] = {
         processor_class="Qwen3VLProcessor",
         language=_RECURRENT,
     ),
+    # Qwen/Qwen3.5-*-A*B
+    "qwen3_5_moe": Parts(
+        "Qwen3_5Moe",
+        QWEN,
+        "qwen3_5_moe_text",
+        "qwen3_5_moe",
+        {},
+        {},
+        {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
+        processor_class="Qwen3VLProcessor",
+        language={**_RECURRENT, **_EXPERTS, "shared_expert_intermediate_size": 16},
+    ),
     # OpenGVLab/InternVL3-*-hf
     "internvl": Parts(
         "InternVL",
