@@ -49,6 +49,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"vision_token_budget": None},
     {"vision_token_budget": 0.5},
     {"vision_token_budget": 4, "text_coverage_weight": 0.0},
+    {"vision_token_budget": 4, "covered_text": "Where is the red car?"},
 )
 BAD: tuple[dict[str, Any], ...] = (
     {"vision_token_budget": 0},

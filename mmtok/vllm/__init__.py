@@ -1,4 +1,4 @@
-"""The vLLM plugin: vLLM loads and prunes MMTok LLaVA, LLaVA-NeXT, LLaVA-OneVision and Qwen2.5-VL.
+"""The vLLM plugin: vLLM loads and prunes the families that have a module here.
 
 vLLM finds `register` by the entry point `vllm.general_plugins` and calls it in each of its processes, perhaps more than
 once. Only names are registered then; the models are imported when one of them is served.
@@ -6,6 +6,9 @@ once. Only names are registered then; the models are imported when one of them i
 
 from __future__ import annotations
 
+from typing import Any
+
+from mmtok.hub.families import FAMILIES
 from mmtok.vllm.models import MODULES
 
 
@@ -17,24 +20,16 @@ def register() -> None:
     """
     from transformers import AutoConfig
     from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    from configuration_mmtok import (
-        MMTokLlavaConfig,
-        MMTokLlavaNextConfig,
-        MMTokLlavaOnevisionConfig,
-        MMTokQwen2_5_VLConfig,
-        MMTokQwen3VLConfig,
-    )
+    from configuration_mmtok import config_class
 
-    for config_class in (
-        MMTokLlavaConfig,
-        MMTokLlavaNextConfig,
-        MMTokLlavaOnevisionConfig,
-        MMTokQwen2_5_VLConfig,
-        MMTokQwen3VLConfig,
-    ):
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     known = ModelRegistry.get_supported_archs()
-    for name in MODULES:
-        if name not in known:
-            ModelRegistry.register_model(name, f"mmtok.vllm.models:{name}")
+    for family in (each for each in FAMILIES.values() if each.model_class in MODULES):
+        own: Any = config_class(family.config_class)
+        AutoConfig.register(own.model_type, own, exist_ok=True)
+        # vLLM settles further fields of its configuration by the name of the class: of Qwen3.5 the type of the state.
+        if family.stock_class in MODELS_CONFIG_MAP:
+            MODELS_CONFIG_MAP[family.model_class] = MODELS_CONFIG_MAP[family.stock_class]
+        if family.model_class not in known:
+            ModelRegistry.register_model(family.model_class, f"mmtok.vllm.models:{family.model_class}")

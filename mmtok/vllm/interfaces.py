@@ -21,6 +21,11 @@ _LLAVA, _NEXT, _ONEVISION, _QWEN = (
 _QWEN_MODEL = f"{_QWEN}:Qwen2_5_VLForConditionalGeneration"
 _QWEN3 = "vllm.model_executor.models.qwen3_vl"
 _QWEN3_MODEL = f"{_QWEN3}:Qwen3VLForConditionalGeneration"
+# Their images and videos are those of Qwen3-VL.
+_LIKE_QWEN3 = tuple(
+    f"vllm.model_executor.models.{place}ForConditionalGeneration"
+    for place in ("qwen3_vl_moe:Qwen3VLMoe", "qwen3_5:Qwen3_5")
+)
 _QWEN2 = "vllm.model_executor.models.qwen2_vl"
 _PROCESSING = "vllm.multimodal.processing"
 
@@ -71,9 +76,12 @@ OVERRIDDEN = {
     f"{_QWEN_MODEL}._postprocess_video_embeds_evs": ["video_embeds_split", "video_input"],
 }
 
-# Qwen3-VL, by its own methods.
+# The other Qwen models, by their own methods.
 OVERRIDDEN |= {
-    place.replace(_QWEN_MODEL, _QWEN3_MODEL): names for place, names in OVERRIDDEN.items() if _QWEN_MODEL in place
+    place.replace(_QWEN_MODEL, model): names
+    for place, names in OVERRIDDEN.items()
+    for model in (_QWEN3_MODEL, *_LIKE_QWEN3)
+    if _QWEN_MODEL in place
 }
 OVERRIDDEN |= {
     f"{_QWEN3}:Qwen3_VisionPatchMerger.forward": ["x"],
@@ -123,6 +131,9 @@ CALLED = {
     f"{_QWEN_MODEL}._parse_and_validate_video_input": [],
     f"{_QWEN3_MODEL}._parse_and_validate_image_input": [],
     f"{_QWEN3_MODEL}._parse_and_validate_video_input": [],
+    **{model.replace("ForConditionalGeneration", "ProcessingInfo"): [] for model in _LIKE_QWEN3},
+    # By which vLLM settles further fields of its configuration.
+    "vllm.model_executor.models.config:MODELS_CONFIG_MAP": [],
     f"{_QWEN3}:Qwen3_VisionTransformer.forward": ["x", "grid_thw"],
     f"{_QWEN3}:Qwen3VLMultiModalProcessor.get_video_repl": [
         "tokens_per_frame",

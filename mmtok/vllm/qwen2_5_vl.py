@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vllm.model_executor.models.qwen2_5_vl import (
-    Qwen2_5_VisionPatchMerger,
     Qwen2_5_VLDummyInputsBuilder,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessingInfo,
@@ -11,11 +10,7 @@ from vllm.model_executor.models.qwen2_5_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from mmtok.vllm.qwen_processor import PruningQwen2_5Processor
-from mmtok.vllm.qwen_vl import NotingMerger, PruningQwenMixin
-
-
-class _NotingMerger(NotingMerger, Qwen2_5_VisionPatchMerger):
-    pass
+from mmtok.vllm.qwen_vl import PruningQwenMixin
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -23,5 +18,3 @@ class _NotingMerger(NotingMerger, Qwen2_5_VisionPatchMerger):
 )
 class MMTokQwen2_5_VLForConditionalGeneration(PruningQwenMixin, Qwen2_5_VLForConditionalGeneration):
     """vLLM's Qwen2.5-VL with pruned images and videos."""
-
-    mergers = (Qwen2_5_VisionPatchMerger, _NotingMerger)

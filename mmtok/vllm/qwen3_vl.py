@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vllm.model_executor.models.qwen3_vl import (
-    Qwen3_VisionPatchMerger,
     Qwen3VLDummyInputsBuilder,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessingInfo,
@@ -11,11 +10,7 @@ from vllm.model_executor.models.qwen3_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from mmtok.vllm.qwen_processor import PruningQwen3Processor
-from mmtok.vllm.qwen_vl import NotingMerger, PruningQwenMixin
-
-
-class _NotingMerger(NotingMerger, Qwen3_VisionPatchMerger):
-    pass
+from mmtok.vllm.qwen_vl import PruningQwenMixin
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -23,5 +18,3 @@ class _NotingMerger(NotingMerger, Qwen3_VisionPatchMerger):
 )
 class MMTokQwen3VLForConditionalGeneration(PruningQwenMixin, Qwen3VLForConditionalGeneration):
     """vLLM's Qwen3-VL with pruned images and videos."""
-
-    mergers = (Qwen3_VisionPatchMerger, _NotingMerger)

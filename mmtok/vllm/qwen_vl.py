@@ -1,10 +1,10 @@
-"""What Qwen2.5-VL and Qwen3-VL have in common in vLLM: images of any size, and positions in time, height and width."""
+"""What the Qwen-VL models have in common in vLLM: images of any size, and positions in time, height and width."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -36,17 +36,14 @@ class PruningQwenMixin(PruningEmbeddingMixin):
     tower_name = "visual"
     config: Any
     visual: Any
-    # The stock projector, and the same with `NotingMerger`.
-    mergers: ClassVar[tuple[type, type]]
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         _refuse_grid_modes(vllm_config)
         vllm_config.model_config.multimodal_config.video_pruning_rate = _ASKS_FOR_POSITIONS
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        stock, noting = self.mergers
         merger = getattr(self.visual, "merger", None)  # there is none in a process that encodes no images
-        if isinstance(merger, stock):
-            merger.__class__ = noting
+        if merger is not None:
+            merger.__class__ = type("NotingMerger", (NotingMerger, type(merger)), {})
         vision = self.config.vision_config
         # What vLLM merges of a token, with the features of DeepStack where the family has them.
         self.token_width = vision.out_hidden_size * (1 + len(getattr(vision, "deepstack_visual_indexes", ())))

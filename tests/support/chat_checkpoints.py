@@ -233,12 +233,14 @@ _GRID_PIXELS = {
 
 _VIDEO_SIZE = {"shortest_edge": 4 * PATCH_SIZE**2, "longest_edge": 16 * IMAGE_SIZE**2}
 
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# vLLM's kernels for the CPU want heads of at least 32, and write the state in this type unless told another.
 _RECURRENT = {
+    "mamba_ssm_dtype": "float32",
     "linear_conv_kernel_dim": 4,
     "layer_types": ["linear_attention", "full_attention"],
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
@@ -331,7 +333,7 @@ PARTS: dict[str, Parts] = {
         {**_GRID_PIXELS, "image_processor_type": "Qwen2VLImageProcessor"},
         {**_GRID_PIXELS, "video_processor_type": "Qwen3VLVideoProcessor", "size": _VIDEO_SIZE},
         processor_class="Qwen3VLProcessor",
-        language=_EXPERTS,
+        language={**_EXPERTS, "norm_topk_prob": True},
     ),
     # Qwen/Qwen3.5-*
     "qwen3_5": Parts(
@@ -550,6 +552,8 @@ def make_chat_checkpoint(
     tensors = {_name(name, layout, parts): tensor.contiguous() for name, tensor in model.state_dict().items()}
     if kind == "glm4v_moe":
         tensors = _each_expert(tensors)
+    elif kind == "qwen3_vl_moe":  # published the other way round
+        tensors = {name: value.mT.contiguous() if ".experts." in name else value for name, value in tensors.items()}
     write_weights(folder, tensors, 1)
     written = {**fields, "model_type": kind} if parts.chat is QWEN else json.loads(config.to_json_string())
     saved = {**written, "architectures": [model_class.__name__], "torch_dtype": "float32"}
@@ -599,10 +603,12 @@ def _qwen_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> di
             del others["deepstack_visual_indexes"]
         tower = {name: value for name, value in tower.items() if name not in _WINDOWS} | others
         width = text["hidden_size"] // text["num_attention_heads"]
+        turned = width // 2 if parts.stock.startswith("Qwen3_5") else width
         rope = {
             "rope_type": "default",
-            "mrope_section": [width // 4, width // 8, width // 8],
+            "mrope_section": [turned // 4, turned // 8, turned // 8],
             "mrope_interleaved": True,
+            "partial_rotary_factor": turned / width,
         }
         return {
             "text_config": {**text, "head_dim": width, "rope_scaling": rope, "rope_theta": 5000000},

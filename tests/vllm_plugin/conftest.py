@@ -20,6 +20,8 @@ CHAT_MODELS = {
     "onevision": "llava_onevision",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl_moe",
+    "qwen3_5": "qwen3_5",
     "interleaved": "llava, interleaved",
     "next-llama3": "llava_next, llama3",
 }
@@ -42,22 +44,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("default::FutureWarning"))
 
 
+class Folders(dict[str, Path]):
+    """Staged models by name, and as `stock-` and the name what one was staged from; made when first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = self._stock(name.removeprefix("stock-")) if name.startswith("stock-") else self._staged(name)
+        return self[name]
+
+    def _staged(self, name: str) -> Path:
+        stage(self[f"stock-{name}"], self.root / name, Recipe(options={"vision_token_budget": 4}), check=False)
+        return self.root / name
+
+    def _stock(self, name: str) -> Path:
+        folder = self.root / "stock" / name
+        if name == "embedded":
+            return Path(mmtok.tiny.__file__).parent / "checkpoint"
+        if name == "llava":
+            return make_llava_checkpoint(folder, hidden_size=HIDDEN_SIZE)
+        if name in ("next", "next-mistral"):
+            backbone = "mistral" if name == "next-mistral" else "vicuna"
+            return make_llava_next_checkpoint(folder, backbone=backbone, hidden_size=HIDDEN_SIZE)
+        return make_chat_checkpoint(folder, CHAT_MODELS[name], hidden_size=HIDDEN_SIZE)
+
+
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Staged models by name, and as `stock-` and the name the checkpoint that one was staged from."""
-    root = tmp_path_factory.mktemp("models")
-    stock = {
-        "llava": make_llava_checkpoint(root / "stock" / "llava", hidden_size=HIDDEN_SIZE),
-        "next": make_llava_next_checkpoint(root / "stock" / "next", hidden_size=HIDDEN_SIZE),
-        "next-mistral": make_llava_next_checkpoint(
-            root / "stock" / "next-mistral", backbone="mistral", hidden_size=HIDDEN_SIZE
-        ),
-        **{
-            name: make_chat_checkpoint(root / "stock" / name, kind, hidden_size=HIDDEN_SIZE)
-            for name, kind in CHAT_MODELS.items()
-        },
-        "embedded": Path(mmtok.tiny.__file__).parent / "checkpoint",
-    }
-    for name, base in stock.items():
-        stage(base, root / name, Recipe(options={"vision_token_budget": 4}), check=False)
-    return {**{name: root / name for name in stock}, **{f"stock-{name}": folder for name, folder in stock.items()}}
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return Folders(tmp_path_factory.mktemp("models"))

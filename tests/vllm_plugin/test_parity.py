@@ -15,14 +15,15 @@ pytestmark = pytest.mark.vllm
 
 # Folder, requests, and what the engine is given beside its defaults.
 ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "LLaVA-1.5": ("llava", 250, {}),
-    "LLaVA-NeXT": ("next", 250, {}),
-    "LLaVA-NeXT on Mistral": ("next-mistral", 250, {}),
+    "LLaVA-1.5": ("llava", 60, {}),
+    "LLaVA-NeXT": ("next", 60, {}),
+    "LLaVA-NeXT on Mistral": ("next-mistral", 60, {}),
     "LLaVA-NeXT on Llama 3": ("next-llama3", 60, {}),
     "LLaVA with SigLIP": ("interleaved", 60, {}),
-    "LLaVA-OneVision": ("onevision", 250, {}),
-    "Qwen2.5-VL": ("qwen2_5_vl", 250, {}),
-    "Qwen3-VL": ("qwen3_vl", 250, {}),
+    "LLaVA-OneVision": ("onevision", 60, {}),
+    "Qwen2.5-VL": ("qwen2_5_vl", 60, {}),
+    "Qwen3-VL": ("qwen3_vl", 60, {}),
+    "Qwen3-VL-MoE": ("qwen3_vl_moe", 60, {}),
     "the embedded model": ("embedded", 70, {}),
     "no prefix cache": ("next", 60, {"enable_prefix_caching": False}),
     "no processor cache": ("llava", 60, {"mm_processor_cache_gb": 0}),
@@ -48,6 +49,7 @@ VIDEO_ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "Qwen3-VL": ("qwen3_vl", 60, {}),
     "Qwen3-VL, prefill in chunks of 16 tokens": ("qwen3_vl", 40, {"max_num_batched_tokens": 16}),
     "Qwen3-VL, no prefix cache": ("qwen3_vl", 40, {"enable_prefix_caching": False}),
+    "Qwen3-VL-MoE": ("qwen3_vl_moe", 30, {}),
 }
 
 

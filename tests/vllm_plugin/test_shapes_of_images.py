@@ -40,9 +40,7 @@ def engines(folders: dict[str, Path]) -> dict[str, Engine]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(size=(20, 400), options={"vision_token_budget": 4})
 @example(size=(400, 20), options={"vision_token_budget": 4, "exclude_padding": True})
 @example(size=(20, 400), options={"vision_token_budget": None})
