@@ -33,7 +33,7 @@ picture: $(INSTALLED) ## the picture of the README, as `mmtok demo` draws it
 
 # The models of the tests are so small that several threads would only wait for each other; a few processes do not.
 test: $(INSTALLED) ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-oldest: ## parity with stock, publishing and the command line under the oldest supported transformers
 	$(PYTHON) -m venv .venv-oldest

@@ -43,6 +43,7 @@ FIT: dict[str, list[Any]] = {
     "vision_token_budget": [None, 2**63, 10**400, 1e-300],
     "text_coverage_depth": [2**63, 10**400],
     "coverage_target": [None, 1e-300],
+    "image_scale": [None, 1e-300],  # which means nothing for LLaVA
     "covered_text": [None, "x", "4"],
     "question_format": [None, {}],
     "exclude_padding": [True],

@@ -318,7 +318,7 @@ def test_commands_that_load_a_model_have_the_same_options(command, capsys) -> No
         main([command, "--help"])
     told = capsys.readouterr().out
     assert all(f"  --{name}" in told for name in ("model", "revision", "dtype", "device", "json", "quiet", "traceback"))
-    assert "tiny is the embedded model" in re.sub(r"\s+", " ", told)
+    assert "tiny is the embedded LLaVA" in re.sub(r"\s+", " ", told)
     assert "a number, a share such as 0.25, all, or model for the model's own" in re.sub(r"\s+", " ", told)
 
 

@@ -153,9 +153,8 @@ def named_model(folder: Path, model_type: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "title"), [("tiny", "LLaVA-1.5"), ("mmtok_llava", "LLaVA-1.5"), ("mmtok_llava_next", "LLaVA-NeXT")]
+    ("command", "model_type", "title"), [("ask", "tiny", "LLaVA-1.5"), ("show", "mmtok_llava_next", "LLaVA-NeXT")]
 )
-@pytest.mark.parametrize("command", ["ask", "show"])
 def test_a_family_that_prunes_no_videos_is_refused_first(
     command: str, model_type: str, title: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_cases import Family
 
-CASES, CASES_OF_FUZZ = 100, 1000  # for each family
+CASES, CASES_OF_FUZZ = 50, 1000  # for each family
 
 
 @st.composite

@@ -172,7 +172,14 @@ def test_a_base_that_cannot_be_read_is_reported(hub: HubDouble, tmp_path: Path, 
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.heavy),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.heavy),
+        signal.SIGKILL,
+    ],
+)
 def test_a_push_that_ends_at_any_request_leaves_main_old_or_complete(
     hub: HubDouble, release: Release, tmp_path: Path, sent: signal.Signals
 ) -> None:

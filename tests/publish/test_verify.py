@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import transformers
+from chat_checkpoints import make_chat_checkpoint
 from hub_double import HubDouble
 from published_models import BASE, TARGET, hub_for_this_process, upload_folder
 from small_checkpoints import VICUNA_TEMPLATE, make_llava_checkpoint, make_llava_next_checkpoint
@@ -304,14 +305,21 @@ def test_every_option_is_written() -> None:
     assert list(WRITTEN) == list(OPTION_NAMES)
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRITTEN for value in WRITTEN[name]])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, marks=[pytest.mark.torchvision] if name == "image_scale" else [])
+        for name in WRITTEN
+        for value in WRITTEN[name]
+    ],
+)
 def test_what_a_stage_writes_is_as_released(name: str, value: Any, tmp_path: Path) -> None:
-    make = (
-        make_llava_next_checkpoint
-        if name in ("keep_image_newline", "select_before_unpadding")
-        else make_llava_checkpoint
-    )
-    base = make(tmp_path / "base")
+    if name == "image_scale":
+        base = make_chat_checkpoint(tmp_path / "base", "qwen2_5_vl")
+    elif name in ("keep_image_newline", "select_before_unpadding"):
+        base = make_llava_next_checkpoint(tmp_path / "base")
+    else:
+        base = make_llava_checkpoint(tmp_path / "base")
     found = verify(stage(base, tmp_path / "out", Recipe({name: value}), check=False).path, base=base)
     assert found.ok, found.problems
 
