@@ -46,8 +46,8 @@ def test_a_fault_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert main(["doctor", "--device", "cpu"]) == 1
     told = capsys.readouterr().out.splitlines()
     assert any("Wrong: " in line for line in told)
-    assert ["right" in line for line in told if "logits with full budget" in line] == [False]
-    assert ["right" in line for line in told if "logits with pruning off" in line] == [True]
+    assert {"right" in line for line in told if "logits with full budget" in line} == {False}
+    assert {"right" in line for line in told if "logits with pruning off" in line} == {True}
 
 
 def test_what_needs_torchvision_is_named_where_it_is_missing(
