@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 MODELS := LLaVA-1.5-7B LLaVA-1.5-13B LLaVA-NeXT-7B LLaVA-NeXT-13B
+# The models of the tests are so small that several threads would only wait for each other; a few processes do not.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 OLDEST_TESTS := chat_format presets stage supply_chain verify
 VLLM := .venv-vllm
 VISION := .venv-torchvision
@@ -31,25 +33,24 @@ demo: $(INSTALLED) ## stage the embedded model, ask it three questions with fewe
 picture: $(INSTALLED) ## the picture of the README, as `mmtok demo` draws it
 	$(BIN)/python -m mmtok demo --output docs/images/demo.png --overwrite
 
-# The models of the tests are so small that several threads would only wait for each other; a few processes do not.
 test: $(INSTALLED) ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-oldest: ## parity with stock, publishing and the command line under the oldest supported transformers
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' torch==2.13.0 transformers==4.57.1
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests/host/test_stock_parity.py tests/cli/test_lazy_import.py \
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(PARALLEL) tests/host/test_stock_parity.py tests/cli/test_lazy_import.py \
 	    tests/cli/test_cli.py::test_every_command_has_its_help tests/project/test_docs.py::test_python_of_the_docs_runs \
 	    $(addprefix tests/publish/test_,$(OLDEST_TESTS:=.py))
 
 test-families: $(INSTALLED) ## the tests of models for every family, also for those that the tests leave out for time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --all-families --numprocesses logical --maxprocesses 4 tests/host tests/evaluation/test_evaluation_parity.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --all-families $(PARALLEL) tests/host tests/evaluation/test_evaluation_parity.py
 
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
 
 test-torchvision: $(VISION)/.installed ## the tests that need torchvision, for stock processors, or PyAV, in .venv-torchvision
-	OMP_NUM_THREADS=1 $(VISION)/bin/python -m pytest -m torchvision
+	OMP_NUM_THREADS=1 $(VISION)/bin/python -m pytest -m torchvision $(PARALLEL)
 
 $(VISION)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VISION)

@@ -142,7 +142,7 @@ def test_generate_eval_and_bench_read_videos(
     assert timings[1]["prompt_tokens"] == alone["prompt_tokens"] < timings[0]["prompt_tokens"]
     selectors = ["eval", *given, "--output", str(tmp_path / "other"), "--methods", "uniform"]
     assert main(selectors) == 1
-    assert "clip.gif is a video, and uniform chooses from images alone: leave it out." in capsys.readouterr().err
+    assert "clip.gif is a video, and uniform is for images alone: leave it out." in capsys.readouterr().err
 
 
 def named_model(folder: Path, model_type: str) -> str:

@@ -125,12 +125,19 @@ GEMMA4 = Chat(
     GEMMA.template.replace("<start_of_turn>", "<|turn>")
     .replace("<end_of_turn>", "<turn|>")
     .replace("<start_of_image>", "<|image|>"),
-    ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|audio|>"),
+    ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>"),
     "<eos>",
     "<pad>",
     "<bos>",
     images=("<|image|>", "<|video|>"),
-    names={"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>", "audio_token": "<|audio|>"},
+    names={
+        "boi_token": "<|image>",
+        "eoi_token": "<image|>",
+        "image_token": "<|image|>",
+        "audio_token": "<|audio|>",
+        "boa_token": "<|audio>",
+        "eoa_token": "<audio|>",
+    },
 )
 MISTRAL = Chat(
     "{{ '<s>' }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
@@ -433,7 +440,10 @@ PARTS: dict[str, Parts] = {
         "gemma4_text",
         "gemma4_vision",
         {"tie_word_embeddings": False},
-        {"feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"}, "image_seq_length": 70},
+        {
+            "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor", "padding_side": "left"},
+            "image_seq_length": 70,
+        },
         {
             "image_processor_type": "Gemma4ImageProcessor",
             "patch_size": PATCH_SIZE // 2,
@@ -570,9 +580,8 @@ def _llava_fields(text: dict[str, Any], parts: Parts, tokenizer: Tokenizer) -> d
     ids = {f"image_token_{name}": image}
     if parts.video:
         ids[f"video_token_{name}"] = video
-    if parts.chat is GEMMA:
-        ids |= {f"{token}_token_index": tokenizer.token_to_id(parts.chat.names[f"{token}_token"]) for token in
-                ("boi", "eoi")}  # fmt: skip
+    if parts.chat in (GEMMA, GEMMA4):
+        ids |= {f"{token}_{name}": tokenizer.token_to_id(text) for token, text in parts.chat.names.items()}
     tower = {"model_type": parts.vision, **_TOWER, **parts.tower}
     return {"text_config": text, "vision_config": tower, **ids, **parts.config}
 
