@@ -53,6 +53,11 @@ def test_crops_share_their_budget_where_that_is_ahead(family: Family, tmp_path: 
     assert options.keys() == PAPER_OPTIONS.keys()
 
 
+def test_words_in_images_count_several_tokens(family: Family, tmp_path: Path) -> None:
+    recommended, text = (preset_options(preset, config_of(family.name, tmp_path)) for preset in ("recommended", "text"))
+    assert {**recommended, "text_coverage_depth": 4, "text_temperature": 0.1} == text
+
+
 def test_a_command_without_a_model_gets_the_preset_for_the_embedded_one() -> None:
     parser = argparse.ArgumentParser()
     add_call_options(parser)
@@ -65,5 +70,5 @@ def test_a_command_without_a_model_gets_the_preset_for_the_embedded_one() -> Non
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a bert: the presets are for llava, llava_next"):
         preset_options("paper", config_of("bert", tmp_path))
-    with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper, recommended"):
+    with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper, recommended, text"):
         preset_options("fast", tmp_path)
