@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.measure import machine, save
 from mmtok.hub.handler import EndpointHandler, Limits
 from mmtok.publish import stage
-from mmtok.tiny import checkpoint_path
+from mmtok.tiny import EMBEDDED, LLAVA, QWEN, checkpoint_path
 
 LIMITS = Limits()
 SIDE = int(LIMITS.pixels**0.5)
@@ -69,6 +69,24 @@ REQUESTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
 }
 
 
+def _video() -> dict[str, Any]:
+    """As many frames as are read, with all pixels; they differ, so that a GIF keeps each."""
+    shape = (SIDE, SIDE // LIMITS.frames)
+    frames = [Image.new("RGB", shape, (number, 0, 0)) for number in range(LIMITS.frames)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    video = base64.b64encode(file.getvalue()).decode()
+    asked = [{"type": "video", "video": video}, {"type": "text", "text": "Is there a dog?"}]
+    return {"messages": [{"role": "user", "content": asked}]}
+
+
+# Of a model that reads videos, which needs torchvision.
+VIDEOS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "one video, all frames and pixels": lambda: [_video()],
+    "all questions, a video with all frames and pixels each": lambda: [_video()] * LIMITS.questions,
+}
+
+
 # Runs the handler's program and says what its memory was at most: the usage of a child counts its parent's, too.
 DECODER = """
 import runpy, sys
@@ -90,7 +108,7 @@ def measure(name: str, folder: str) -> dict[str, Any]:
     subprocess.run = recorded  # type: ignore[assignment]
     small = {"inputs": REQUESTS["one small image"](), "parameters": {"max_new_tokens": 1}}
     handler(small)
-    data = {"inputs": REQUESTS[name](), "parameters": {"max_new_tokens": 1}}
+    data = {"inputs": {**REQUESTS, **VIDEOS}[name](), "parameters": {"max_new_tokens": 1}}
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins again
     before, start = _memory("VmRSS"), time.perf_counter()
     answered = len(handler(data))
@@ -113,16 +131,19 @@ def _memory(name: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=list(REQUESTS))
+    parser.add_argument("--only", choices=[*REQUESTS, *VIDEOS])
     parser.add_argument("--folder")
     options = parser.parse_args()
     if options.only:
         print(json.dumps(measure(options.only, options.folder)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        folder = str(stage(checkpoint_path(), Path(scratch) / "staged", check=False).path)
+        folders = {
+            model: str(stage(checkpoint_path(model), Path(scratch) / model, check=False).path) for model in EMBEDDED
+        }
         found = {}
-        for name in REQUESTS:
+        for name in (*REQUESTS, *VIDEOS):
+            folder = folders[QWEN if name in VIDEOS else LLAVA]
             command = [sys.executable, "-m", "benchmarks.handler_memory", "--only", name, "--folder", folder]
             run = subprocess.run(command, capture_output=True, text=True, check=True)
             found[name] = json.loads(run.stdout.splitlines()[-1])
