@@ -48,7 +48,7 @@ class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGenerat
             padding: whether to find the tokens of padding.
 
         Raises:
-            ValueError: pixels that are no images, NaN or infinite.
+            ValueError: pixels that are not images, NaN or infinite.
         """
         pixels, geometry = inputs["pixel_values"], self.geometry
         require_pixels(pixels, ("images, channels, height, width",))
@@ -87,7 +87,7 @@ class LlavaNextGeometry(Geometry):
 
     @staticmethod
     def require_supported(config: Mapping[str, Any]) -> None:
-        """Raises a ValueError for crops that are no grids."""
+        """Raises a ValueError for crops that are not grids."""
         tower, strategy = config["vision_config"].get("model_type"), config.get("vision_feature_select_strategy")
         if (tower, strategy) == ("clip_vision_model", "full"):
             raise ValueError(
@@ -144,7 +144,7 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
             padding: whether to find the tokens of padding.
 
         Raises:
-            ValueError: pixels that are no images, NaN or infinite; sizes that do not belong to them.
+            ValueError: pixels that are not images, NaN or infinite; sizes that do not belong to them.
         """
         pixels, geometry = inputs["pixel_values"], self.geometry
         require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))

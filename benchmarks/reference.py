@@ -45,7 +45,7 @@ def select_crop(
         raw: (n, d_raw) the same before it.
         budget: tokens to keep.
         text_temperature: 0.01 in the code for Qwen2.5-VL.
-        text_depth: 1 in the reference code; a text row counts its so many best picks.
+        text_depth: how many of its best picks a text row counts; 1 in the reference code.
     """
     to_text = torch.softmax(_cosines(text, vision) / text_temperature, dim=1)
     to_vision = torch.softmax(_cosines(raw, raw) / 0.2, dim=1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mmtok.hub.images import EncodedVision
+from mmtok.hub.options import ENCODING_OPTIONS
 
 # Of LLaVA-1.5-7B in 16 bits an image takes 5.9 MB, of LLaVA-NeXT-7B with five crops 54 MB.
 MEMORY_LIMIT = 2**30
@@ -66,7 +67,7 @@ class EncodedImageCache:
         text = {name: values for name, values in inputs.items() if name not in self.model.visual_arguments}
         has_videos = not visuals.keys().isdisjoint(self.model.video_arguments)
         encode = self.model.encode_images if has_videos else self.encode
-        own = {name: options[name] for name in ("image_scale",) if name in options}
+        own = {name: options[name] for name in ENCODING_OPTIONS & options.keys()}
         return {**text, "encoded_images": encode(**visuals, **own)}
 
     def encode(self, **image_inputs: Any) -> EncodedVision:
@@ -80,7 +81,7 @@ class EncodedImageCache:
         Raises:
             ValueError: whatever `encode_images` refuses.
         """
-        options = {name: image_inputs.pop(name) for name in ("image_scale",) if name in image_inputs}
+        options = {name: image_inputs.pop(name) for name in ENCODING_OPTIONS & image_inputs.keys()}
         if image_inputs.keys() - _BY_ROWS or not all(isinstance(v, torch.Tensor) for v in image_inputs.values()):
             return self.model.encode_images(**image_inputs, **options)
         samples = _samples(image_inputs)

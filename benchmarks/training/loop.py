@@ -34,7 +34,7 @@ class Stage:
         name: what the snapshot and the progress bar are called.
         number: tells its random numbers from those of the other stages.
         steps: how many.
-        rate: peak learning rate of AdamW, for all that is no hidden matrix.
+        rate: peak learning rate of AdamW, for all that is not a hidden matrix.
         matrix_rate: peak learning rate of Muon, for the hidden matrices.
         warm_up: steps until the peak.
         horizon: the step at which the rate would reach its lowest; 0 for the last one.

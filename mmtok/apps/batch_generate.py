@@ -228,7 +228,7 @@ def answer_records(
         **settings: of `answer_batch`, such as `cache`, and arguments of `generate`.
 
     Raises:
-        ValueError: the model refuses each of several questions, which is no fault of a line.
+        ValueError: the model refuses each of several questions, which is not a fault of a line.
     """
     images: dict[int, Image.Image | Video] = {}
     records: dict[int, dict[str, Any]] = {}

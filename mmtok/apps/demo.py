@@ -50,7 +50,7 @@ KNOWS = {
 COVERAGE = (
     "Coverage says how well the kept vision tokens stand in for all of them: for each word of the question and each "
     "part of the image, how similar the nearest kept token is. All tokens have 100%. It is what the method maximises, "
-    "and no accuracy: an answer can be wrong at a high coverage."
+    "not an accuracy: an answer can be wrong at a high coverage."
 )
 
 TIMES = (

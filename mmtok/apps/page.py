@@ -17,7 +17,6 @@ from mmtok.hub.handler import Limits, Video, is_text, open_image
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.images import cut_off, read_image
-from mmtok.tiny import LLAVA
 from mmtok.videos import FRAMES, read_video
 
 from . import page_text
@@ -74,7 +73,7 @@ class BudgetControl:
         """The `vision_token_budget` of a value of the slider.
 
         Raises:
-            ValueError: no number, or one that is no budget.
+            ValueError: no number, or one that is not a budget.
         """
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"The budget is {value!r}: give a number.")
@@ -144,9 +143,9 @@ def build_page(
         budget.change(**answer, **within, trigger_mode="always_last", show_progress="hidden")
         for button in examples:
             button.click(lambda text: text, button, question, **within).then(**answer, **within)
-        another.click(partial(_another, embedded or LLAVA), outputs=[sources[0], question], **within).then(
-            **answer, **within
-        )
+        if embedded:
+            draw = partial(_another, embedded)
+            another.click(draw, outputs=[sources[0], question], **within).then(**answer, **within)
         uploads = [event for source in sources if isinstance(source, gr.Image | gr.Video)
                    for event in (source.upload, source.clear)]  # fmt: skip
         within |= {"outputs": outputs[0], "show_progress": "hidden"}
@@ -197,10 +196,10 @@ def answers(
         if len(question) > LIMITS.characters:
             raise ValueError(f"The question has {len(question):,} characters: write at most {LIMITS.characters:,}.")
         if not is_text(question):
-            raise ValueError("The question has half of a surrogate pair, which is no text: leave it out.")
+            raise ValueError("The question has half of a surrogate pair, which is not text: leave it out.")
         yield from _growing(pipe, cache, _opened(path, kind), question, budget)
     except ValueError as error:
-        # A mistake of the user is no failure of the program: Gradio's own errors would lie over every output.
+        # A mistake of the user is not a failure of the program: Gradio's own errors would lie over every output.
         yield page_text.headline(None, str(error)), *CLEARED[1:]
 
 

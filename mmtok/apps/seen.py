@@ -100,7 +100,7 @@ def seen_images(
     config: Any,
     image_processor: Any,
     originals: Sequence[Image.Image] = (),
-    image_scale: float | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Seen]:
     """The images of a batch, made back from `pixel_values`.
 
@@ -110,7 +110,7 @@ def seen_images(
         config: of the model.
         image_processor: gives `image_mean` and `image_std`.
         originals: the N images, for what was cut off of them; () to leave that out.
-        image_scale: the option of the call; None for the configuration's.
+        options: of the call, which count before the configuration's; None for no others.
 
     Raises:
         ValueError: inputs without images, or five-dimensional `pixel_values` without `image_sizes`.
@@ -119,7 +119,7 @@ def seen_images(
     if pixels is None or len(pixels) == 0:
         raise ValueError("The inputs hold no pixel_values: there is no image to show.")
     geometry = _geometry_of(config)
-    inputs = _shrunk(inputs, config, image_scale)
+    inputs = _shrunk(inputs, config, options)
     pixels = inputs["pixel_values"]
     has_own = not hasattr(config, "image_grid_pinpoints") and "image_grid_thw" not in inputs
     if has_own and type(geometry) is not Geometry:
@@ -151,7 +151,11 @@ def seen_images(
 
 
 def seen_video(
-    inputs: Mapping[str, Any], video: Video, config: Any, video_processor: Any, image_scale: float | None = None
+    inputs: Mapping[str, Any],
+    video: Video,
+    config: Any,
+    video_processor: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> Seen:
     """The frames of the video of a prompt, evenly chosen ones where there are more than `MOST_DRAWN`.
 
@@ -161,9 +165,9 @@ def seen_video(
         video: what they were made of.
         config: of the model.
         video_processor: gives `image_mean` and `image_std`.
-        image_scale: the option of the call; None for the configuration's.
+        options: of the call, which count before the configuration's; None for no others.
     """
-    inputs = _shrunk(inputs, config, image_scale)
+    inputs = _shrunk(inputs, config, options)
     pixels, grid = inputs["pixel_values_videos"], inputs.get("video_grid_thw")
     vision, together = config.vision_config, 1
     patch = int(vision.patch_size)
@@ -193,12 +197,12 @@ def seen_video(
     )
 
 
-def _shrunk(inputs: Mapping[str, Any], config: Any, image_scale: float | None) -> Mapping[str, Any]:
+def _shrunk(inputs: Mapping[str, Any], config: Any, options: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The inputs as the tower of a family that shrinks images sees them."""
     geometry = _geometry_of(config)
     if not isinstance(geometry, GridGeometry):
         return inputs
-    return geometry.shrunk(inputs, image_scale or getattr(config, "image_scale", None))
+    return geometry.shrunk(inputs, (options or {}).get("image_scale", getattr(config, "image_scale", None)))
 
 
 def frames_read(seen: Seen, video: Video) -> str:

@@ -190,12 +190,11 @@ def show(options: argparse.Namespace) -> None:
                 continue
             begin("Selecting")
             rows.append([explain_inputs(pipe, inputs, each, budget, **pruning_options) for budget in budgets])
-        scale = pruning_options.get("image_scale")
         if isinstance(image, Video):
-            seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor, scale)
+            seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor, pruning_options)
             title = f"{Path(options.image).name}: {frames_read(seen, image)}"
         else:
-            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], scale)
+            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], pruning_options)
     kept_figure(seen, rows, title=title, explain=options.explain).savefig(output, dpi=150)
     flat = [read for row in rows for read in row]
     if options.json:

@@ -192,7 +192,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _without_all(budgets: Sequence[Budget]) -> list[int | float]:
-    """All tokens, which are measured in any case, are no budget of a run."""
+    """All tokens, which are measured in any case, are not a budget of a run."""
     return [each for each in budgets if each is not None and repr(each) != "1.0"]
 
 
@@ -372,8 +372,8 @@ def _drawn(
                 read = explain_inputs(pipe, inputs, question.text, own, **call_pruning_options(options))
                 answer = texts[own, question.task, question.question_id]
                 rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
-        scale = call_pruning_options(options).get("image_scale")
-        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], scale)
+        given = call_pruning_options(options)
+        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], given)
         path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
         kept_figure(seen, rows).savefig(path, dpi=100)
         drawn.append(str(path))

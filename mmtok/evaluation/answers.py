@@ -126,7 +126,7 @@ def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:
 
 
 def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:
-    """What was read but is no text. The tokens that end the rows of an image belong to it."""
+    """What was read but is not text. The tokens that end the rows of an image belong to it."""
     config, ids = checkpoint.model.config, inputs["input_ids"]
     others = (getattr(config, "video_token_id", None), getattr(checkpoint.processor, "image_break_token_id", None))
     known = [config.image_token_id, *(each for each in others if each is not None)]

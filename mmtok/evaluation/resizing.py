@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Resizing:
-    """A method that is no selector: the processor gets a smaller image, and the language model reads all of it."""
+    """A method that is not a selector: the processor gets a smaller image, and the language model reads all of it."""
 
     name: str = "resized"
 
@@ -39,7 +39,7 @@ def why_not_resized(model_class: Any, config: Any) -> str:
         return ""
     return (
         f"{RESIZED.name}: a crop of {family_of(config.model_type).title} has as many tokens whatever the size of the "
-        "image, so that a smaller image is no baseline; it is one for Qwen-VL and others whose tokens follow the size."
+        "image, so that a smaller image is not a baseline. It is one where the tokens follow the size, as in Qwen-VL."
     )
 
 

@@ -99,7 +99,7 @@ def required(values: torch.Tensor | None, name: Need, selector: Selector) -> tor
 
 @dataclass(frozen=True)
 class ModelPruning:
-    """A method that is no selector: the model prunes in its own `generate`, with options set for the call.
+    """A method that is not a selector: the model prunes in its own `generate`, with options set for the call.
 
     Attributes:
         name: what results call it.

@@ -1,8 +1,8 @@
 """The whole greedy loop of `.greedy` in one Triton kernel, for CUDA: one launch instead of several for each pick.
 
 One program for each item keeps all gains in registers. A pick raises the floors of some rows; only what those rows say
-about the gains is computed anew. A row is raised about as often as a running maximum of as many values changes, so that
-all steps together read the matrix a few times, instead of once each. The gains that decide are sums of differences and
+about the gains is computed again. A row is raised about as often as a running maximum of as many values changes: all
+steps together read the matrix a few times, instead of once each. The gains that decide are sums of differences and
 may be off by rounding; those that are reported are computed from the picked column, and those that are left, on which
 the upper bound rests, from the matrix.
 

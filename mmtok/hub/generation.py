@@ -210,7 +210,7 @@ class GenerationStep:
     `generate` hands stock generation the token ids of the pruned prompt and this object, which stock passes on to our
     `forward` as it passes every argument that it does not know. So stock counts, pads, chunks, repeats and drafts as it
     does for text; given `inputs_embeds` instead, it cannot prefill in chunks, run without a cache or draft with an
-    assistant. This is no tensor, because stock would repeat one for beams.
+    assistant. This is not a tensor, because stock would repeat one for beams.
     """
 
     def __init__(self, pruned: PrunedPrompt, *, only_vision: bool = True) -> None:

@@ -103,7 +103,7 @@ class GridGeometry(Geometry):
             seconds: of videos, from one frame to the next, one number or None for each.
 
         Raises:
-            ValueError: none were given, one is no grid, or an image or frame has too many tokens to choose from.
+            ValueError: none were given, one is not a grid, or an image or frame has too many tokens to choose from.
         """
         videos = seconds is not None
         if prunes:
@@ -124,6 +124,7 @@ class GridModel(PrunedModel):
     video_arguments: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
     # Images have no row separators and are not padded.
     refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    scales_images = True
     frame = "pair of frames that the tower reads together"
     position_axes = 3
     returns_images = False
@@ -171,7 +172,7 @@ class GridModel(PrunedModel):
             padding: without effect, these images have none.
 
         Raises:
-            ValueError: pixels that are no patches, NaN or infinite; grids that do not belong to them; too large an
+            ValueError: pixels that are not patches, NaN or infinite; grids that do not belong to them; too large an
                 image.
         """
         pixels = inputs["pixel_values"]
@@ -192,7 +193,7 @@ class GridModel(PrunedModel):
                 (videos,), the seconds from one temporal patch to the next, or none.
 
         Raises:
-            ValueError: pixels that are no patches, NaN or infinite; grids or seconds that do not belong to them; too
+            ValueError: pixels that are not patches, NaN or infinite; grids or seconds that do not belong to them; too
                 large a frame.
         """
         inputs = dict(inputs)
@@ -375,7 +376,7 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
         videos: whether they are videos, whose frames are temporal patches.
 
     Raises:
-        ValueError: none were given, one is no grid, or an image or frame has too many tokens.
+        ValueError: none were given, one is not a grid, or an image or frame has too many tokens.
     """
     kind, frames = ("video", "frames") if videos else ("image", "1 frame")
     wanted = (

@@ -80,7 +80,7 @@ class Limits(NamedTuple):
         """The limits that were given by name, and the defaults of the others.
 
         Raises:
-            ValueError: no mapping, a name that is no limit, or a value that cannot be one.
+            ValueError: no mapping, a name that is not a limit, or a value that cannot be one.
         """
         if not isinstance(given, Mapping) or not set(given) <= set(cls._fields):
             raise ValueError(
@@ -150,7 +150,7 @@ class EndpointHandler:
         self.options: Any = self.config.options_class
         self.no_videos = ""
         if not self.pipeline.model.video_arguments:
-            self.no_videos = f"A model of type {self.config.model_type} prunes no videos: ask about images."
+            self.no_videos = f"A model of type {self.config.model_type} does not prune videos: ask about images."
         elif getattr(self.pipeline.processor, "video_processor", None) is None:
             self.no_videos = (
                 "transformers prepares videos with torchvision, which is missing on this server: install it."
@@ -342,7 +342,7 @@ def _read(file: BinaryIO, max_pixels: int, *, decode: bool) -> Any:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         refusal = f"it has more than {max_pixels:,} pixels: scale it down."
     except UnidentifiedImageError:
-        refusal = f"it is no image, or not one of {', '.join(FORMATS)}."
+        refusal = f"it is not an image, or not one of {', '.join(FORMATS)}."
     except Exception as error:  # the decoders of damaged files raise nearly everything: SyntaxError, struct.error, ...
         refusal = f"{str(error).removesuffix('.') or type(error).__name__}."
     raise ValueError(refusal)
@@ -449,7 +449,9 @@ def _video_file(file: BinaryIO, most: int, max_pixels: int, decode: bool) -> Any
     try:
         import av
     except ImportError:
-        raise _Refusal("it is no animated image, and for other files PyAV is missing: run pip install av.") from None
+        raise _Refusal(
+            "it is not an animated image, and PyAV, for other files, is missing: run pip install av."
+        ) from None
 
     def opened() -> Any:
         file.seek(0)
@@ -658,7 +660,7 @@ class _Reader:
         self._characters += len(text) + 1
         _at_most(self._characters, "characters", "A question has {} characters", self._limits)
         if not is_text(text):
-            raise ValueError(f"The text {_shown(text)} has half of a surrogate pair, which is no text: leave it out.")
+            raise ValueError(f"The text {_shown(text)} has half of a surrogate pair, which is not text: leave it out.")
         return {"type": "text", "text": text}
 
     def _image(self, value: Any) -> dict[str, Any]:
@@ -680,7 +682,7 @@ class _Reader:
     def _file(self, name: str, value: Any) -> bytes:
         """What is in a base64 text or data URI; addresses and paths are refused: the server would read them."""
         if not isinstance(value, str):
-            raise ValueError(f"{name} is {_shown(value)}, no text: give it in base64, or as a data URI.")
+            raise ValueError(f"{name} is {_shown(value)}, not a text: give it in base64, or as a data URI.")
         encoded = value.partition(",")[2] if value.startswith(("data:image/", "data:video/")) else value
         self._bytes += len(encoded) * 3 // 4
         _at_most(self._bytes, "image_bytes", "The images and videos of the request have {} bytes", self._limits)

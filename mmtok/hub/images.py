@@ -370,7 +370,7 @@ def checked_sizes(sizes: Any) -> list[list[int]]:
     """(height, width) of each image.
 
     Raises:
-        ValueError: none were given, or one is no size.
+        ValueError: none were given, or one is not a size.
     """
     wanted = "give (height, width) of each image in pixels, as the processor does"
     return table_of("image_sizes", sizes, wanted, lambda size: len(size) == 2 and min(size) >= 1)

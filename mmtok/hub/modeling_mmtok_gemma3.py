@@ -37,7 +37,7 @@ class MMTokGemma3ForConditionalGeneration(PrunedModel, Gemma3ForConditionalGener
     geometry_class = Gemma3Geometry
     image_arguments = ("pixel_values",)
     # Images are stretched to a square and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("siglip_vision_model",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
@@ -50,7 +50,7 @@ class MMTokGemma3ForConditionalGeneration(PrunedModel, Gemma3ForConditionalGener
             padding: without effect, these images have none.
 
         Raises:
-            ValueError: pixels that are no images, NaN or infinite.
+            ValueError: pixels that are not images, NaN or infinite.
         """
         require_pixels(inputs["pixel_values"], ("images, channels, height, width",))
         projector = self.model.multi_modal_projector

@@ -73,7 +73,7 @@ class MMTokGemma4ForConditionalGeneration(PrunedModel, Gemma4ForConditionalGener
     geometry_class = Gemma4Geometry
     image_arguments = ("pixel_values", "image_position_ids")
     # Images keep their shape and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
         """One crop an image; what a vision token is before the projector is already pooled.
@@ -84,7 +84,7 @@ class MMTokGemma4ForConditionalGeneration(PrunedModel, Gemma4ForConditionalGener
             padding: without effect, these images have none.
 
         Raises:
-            ValueError: pixels that are no patches, NaN or infinite; positions that do not belong to them; a model that
+            ValueError: pixels that are not patches, NaN or infinite; positions that do not belong to them; a model that
                 reads the ids of the prompt in each layer.
         """
         pixels, positions = inputs["pixel_values"], inputs.get("image_position_ids")

@@ -94,7 +94,7 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
     geometry: InternVLGeometry
     image_arguments = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
     # Images are stretched to their tiles and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("internvl_vision",)
 
     def encode_images(self, *, tiles: Sequence[int] | None = None, **image_inputs: Any) -> EncodedVision:
@@ -128,7 +128,7 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
             padding: without effect, these images have none.
 
         Raises:
-            ValueError: pixels that are no images, NaN or infinite.
+            ValueError: pixels that are not images, NaN or infinite.
         """
         require_pixels(inputs["pixel_values"], ("crops, channels, height, width",))
         outputs, raw, _ = encode(self, self.model.multi_modal_projector, inputs)

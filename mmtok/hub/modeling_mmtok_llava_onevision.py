@@ -175,7 +175,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         "vision_feature_select_strategy",
     )
     # The mosaic of tiles is put together and shrunk before anything can be selected.
-    refused_options = ("select_before_unpadding", "image_scale")
+    refused_options = ("select_before_unpadding",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
         """The whole image and the mosaic of its tiles.
@@ -188,7 +188,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
             padding: whether to find the tokens of padding; stock takes it off the mosaic itself.
 
         Raises:
-            ValueError: pixels that are no images, NaN or infinite; sizes or numbers that do not belong to them.
+            ValueError: pixels that are not images, NaN or infinite; sizes or numbers that do not belong to them.
         """
         pixels, geometry, stock = inputs["pixel_values"], self.geometry, self.model
         require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
@@ -239,7 +239,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
                 `get_video_features`.
 
         Raises:
-            ValueError: pixels that are no videos, NaN or infinite.
+            ValueError: pixels that are not videos, NaN or infinite.
         """
         pixels, stock = inputs["pixel_values_videos"], self.model
         require_pixels(pixels, ("videos, frames, channels, height, width",), "pixel_values_videos")

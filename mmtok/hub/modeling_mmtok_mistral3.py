@@ -76,7 +76,7 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
     geometry: Mistral3Geometry
     image_arguments = ("pixel_values", "image_sizes", "vision_feature_layer")
     # Images keep their shape; a row's separator stays with the row.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
+    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("pixtral",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
@@ -89,7 +89,7 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
             padding: without effect, the images are filled up at the right and below, and stock reads none of that.
 
         Raises:
-            ValueError: pixels that are no images, NaN or infinite; sizes that do not belong to them.
+            ValueError: pixels that are not images, NaN or infinite; sizes that do not belong to them.
         """
         pixels = inputs["pixel_values"]
         require_pixels(pixels, ("images, channels, height, width",))

@@ -122,7 +122,7 @@ class PruningOptions:
     text_coverage_depth: int = _option(
         1,
         _depth,
-        "kept tokens that cover a word together: each text row counts its so many best ones, in the paper the best one",
+        "how many of its best kept tokens each text row counts; the paper counts one",
     )
     text_temperature: float = _option(0.02, _temperature, "temperature of the text rows, the paper's tau_t")
     vision_temperature: float = _option(0.2, _temperature, "temperature of the vision rows, the paper's tau_v")
@@ -140,8 +140,8 @@ class PruningOptions:
     image_scale: float | None = _option(
         None,
         _scale,
-        "part of their width and height, in (0, 1], to which images and frames are shrunk before the vision tower; a "
-        "budget that is a share is then one of the fewer tokens",
+        "factor in (0, 1] by which width and height of images and frames are reduced before the vision tower; a budget "
+        "that is a share is then a share of the fewer tokens",
     )
     keep_image_newline: bool = _option(
         False,
@@ -192,6 +192,8 @@ class PruningOptions:
 
 
 OPTION_NAMES: tuple[str, ...] = tuple(each.name for each in fields(PruningOptions))
+# Those that change what the vision tower reads, so that `encode_images` takes them.
+ENCODING_OPTIONS = frozenset({"image_scale"})
 _CHECKS: dict[str, Callable[[str, Any], None]] = {each.name: each.metadata["check"] for each in fields(PruningOptions)}
 
 # The paper's reference code, pick for pick. The defaults differ in the last one only: they read the tokens that the

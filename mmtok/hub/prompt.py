@@ -204,7 +204,7 @@ class Prompt:
 
     @property
     def lengths(self) -> torch.Tensor:
-        """(B, 1) int64 on the CPU, tokens of each row that are no edge padding."""
+        """(B, 1) int64 on the CPU, tokens of each row that are not edge padding."""
         return (self.image_mask | self.text).sum(1, keepdim=True)
 
     def without(self, surplus: torch.Tensor) -> Prompt:

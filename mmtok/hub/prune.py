@@ -14,7 +14,7 @@ from .options import OPTION_NAMES, PruningOptions, call_options, require_known, 
 from .releases import keep_checkpoint_layout
 from .tokenizer_source import TokenizerSource, checked_tokenizer
 
-# The attribute of a pruned model that holds what it was made of. It is no submodule: no weight has two names.
+# The attribute of a pruned model that holds what it was made of. It is not a submodule: no weight has two names.
 _GIVEN = "_pruned_from"
 # Methods that accelerate puts on an object, which move the modules; they are shared, so the given model's do it.
 _MOVES = frozenset(("to", "cuda", "hpu", "mlu", "musa", "neuron", "npu", "sdaa", "xpu"))

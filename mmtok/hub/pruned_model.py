@@ -22,6 +22,7 @@ from .families import PREFIX, class_of
 from .generation import CACHED_PROMPT, CachedPrompt, GenerationCall, refuse_filled_cache
 from .images import EncodedVision, Geometry, Layout
 from .options import (
+    ENCODING_OPTIONS,
     OPTION_NAMES,
     PruningOptions,
     call_options,
@@ -72,7 +73,9 @@ class PrunedModel:
     # What has a budget of its own in a video.
     frame: ClassVar[str] = ""
     # Options that mean nothing for the family: only False and None are taken.
-    refused_options: ClassVar[tuple[str, ...]] = ("image_scale",)
+    refused_options: ClassVar[tuple[str, ...]] = ()
+    # Whether `_encode` shrinks images before the tower; `image_scale` means nothing for the others.
+    scales_images: ClassVar[bool] = False
     # Options that are ahead of the defaults in docs/reports/quality.md.
     recommended_options: ClassVar[Mapping[str, Any]] = {}
     # Model types of the vision towers whose images can be pruned; empty for a family with a tower of its own.
@@ -90,6 +93,8 @@ class PrunedModel:
     get_input_embeddings: Callable[[], torch.nn.Module]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        if not cls.scales_images:
+            cls.refused_options = tuple(dict.fromkeys((*cls.refused_options, "image_scale")))
         stock = next((base for base in cls.__bases__ if issubclass(base, PreTrainedModel)), None)
         found = class_of(cls.__name__)
         if stock is not None and found is not None:
@@ -326,10 +331,9 @@ class PrunedModel:
             prompts of a batch.
 
         Raises:
-            ValueError: an argument that belongs to no image, or pixels that are no images.
+            ValueError: an argument that belongs to no image, or pixels that are not images.
         """
-        given = {name: image_inputs.pop(name) for name in ("image_scale",) if name in image_inputs}
-        options = self._options(given)
+        options = self._options({name: image_inputs.pop(name) for name in ENCODING_OPTIONS & image_inputs.keys()})
         require_known(image_inputs, set(self.visual_arguments))
         if not self._has_images(image_inputs):
             raise ValueError(f"{self.image_arguments[0]} is missing: give the processor's pixels.")
@@ -408,7 +412,7 @@ class PrunedModel:
         return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed, video_token)
 
     def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
-        """The images and then the videos of these arguments; `image_scale` is for families that do not refuse it."""
+        """The images and then the videos of these arguments; `image_scale` is for those that have `scales_images`."""
         parts = []
         for names, encode in (
             (self.image_arguments, partial(self.encode, padding=padding)),

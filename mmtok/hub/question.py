@@ -393,7 +393,7 @@ def _word_pattern(text: str) -> re.Pattern[str]:
 
 
 def _joins(character: str) -> bool:
-    """Whether a character that is no letter belongs to the letters beside it: a mark, or a zero-width joiner."""
+    """Whether a character that is not a letter belongs to the letters beside it: a mark, or a zero-width joiner."""
     return unicodedata.category(character)[0] == "M" or character in "\u200c\u200d"
 
 

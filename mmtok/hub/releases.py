@@ -28,7 +28,7 @@ STOCK_ARGUMENTS = frozenset(
     (*TransformersKwargs.__optional_keys__, *_CACHE_NAMES, "use_cache", "return_dict", "cache_position")
 )
 # Whether a `prefix_allowed_tokens_fn` gets the number of the prompt for every returned sequence, as for beams; before,
-# sequences that are no beams had numbers of their own.
+# sequences that are not beams had numbers of their own.
 ROWS_ARE_PROMPTS = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (5, 24)
 _OUTPUT_FIELDS = ("loss", "logits", "hidden_states", "attentions")
 
@@ -89,7 +89,7 @@ def given_cache(arguments: Mapping[str, Any]) -> Any:
 
 
 def cached_length(cache: Any) -> int:
-    """Tokens that a cache holds; 0 for None and for objects that are no cache."""
+    """Tokens that a cache holds; 0 for None and for objects that are not caches."""
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 

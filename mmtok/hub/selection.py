@@ -297,7 +297,7 @@ def _sufficient(greedy: GreedySelection, full: torch.Tensor, target: float) -> t
 
 @dataclass(frozen=True)
 class ImageSelection:
-    """What was kept of one image or video. K is the number of kept tokens that are no row separators.
+    """What was kept of one image or video. K is the number of kept tokens that are not row separators.
 
     Attributes:
         batch_row: row of the batch that the image belongs to.

@@ -79,7 +79,7 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     """
     try:
         with safe_open(path, framework="pt") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (it is not a mapping)
             return {name: TensorHeader(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{shown(path)} is damaged or no safetensors file: {error}") from error
@@ -283,7 +283,7 @@ def _download(repo_id: str, revision: str | None, names: Iterable[str]) -> Path:
         at = f" at revision {revision}" if revision else ""
         reason = without_tokens(" ".join(str(error).split()))
         # Without the error itself: its request holds the token.
-        raise ValueError(f"{repo_id} is no folder, and cannot be read from the Hub{at}: {reason}") from None
+        raise ValueError(f"{repo_id} is not a folder, and cannot be read from the Hub{at}: {reason}") from None
 
 
 def _read(folder: Path, *, weights: bool, repo_id: str | None = None, called: str = "") -> BaseCheckpoint:

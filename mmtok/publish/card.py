@@ -169,7 +169,7 @@ def card_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def metadata_of(card: str) -> dict[str, Any]:
-    """The metadata of a card's text; empty without metadata, and where it is no YAML mapping that the Hub accepts."""
+    """The metadata of a card's text; empty where there is none, or none that the Hub accepts."""
     try:
         return ModelCard(card, ignore_metadata_errors=True).data.to_dict()
     except (yaml.YAMLError, ValueError, TypeError) as error:

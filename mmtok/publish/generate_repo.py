@@ -68,7 +68,7 @@ def stage_generate(out: str | os.PathLike[str], *, overwrite: bool = False, chec
         CheckFailed: the code does not load, or the full budget is not stock; nothing is left behind.
     """
     if not os.fspath(out):
-        raise ValueError("'' is no folder: give the folder to make.")
+        raise ValueError("'' is not a folder: give the folder to make.")
     target = checked_target(Path(out), overwrite, foreign_files)
     with target_workspace(target) as space:
         # The folder's name is the module's that transformers makes of it.

@@ -34,7 +34,7 @@ def check_repo_id(repo_id: str) -> str:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no Hub id: give ORGANISATION/NAME. {error}") from None
+        raise ValueError(f"{repo_id!r} is not a Hub id: give ORGANISATION/NAME. {error}") from None
     if repo_id.count("/") != 1:
         raise ValueError(f"{repo_id!r} has no organisation or user: give ORGANISATION/NAME.")
     return repo_id
@@ -68,7 +68,7 @@ def check_reference(name: str, what: str) -> str:
         or name.endswith(("/", ".", ".lock"))
         or name.startswith("refs/")
     ):
-        raise ValueError(f"{name!r} is no name for a {what}: give letters, digits and . _ - + such as 'v1.0'.")
+        raise ValueError(f"{name!r} is not a name for a {what}: give letters, digits and . _ - + such as 'v1.0'.")
     return name
 
 
@@ -77,7 +77,7 @@ def check_repo_path(path: str) -> str:
     parts = PurePosixPath(path).parts
     inside = path and not path.startswith("/") and "\\" not in path and "\0" not in path and ":" not in path
     if not inside or any(part in ("..", ".") for part in path.split("/")) or ".git" in parts or "" in path.split("/"):
-        raise ValueError(f"{path!r} is no path inside a repository: give a relative path without '..'.")
+        raise ValueError(f"{path!r} is not a path inside a repository: give a relative path without '..'.")
     return path
 
 

@@ -306,7 +306,9 @@ def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], 
         headers |= {key: TensorHeader(found.dtype, tuple(found.shape)) for key, found in header.tensors.items()}
         file = there[check_repo_path(name)]
         if file.lfs is None:
-            raise ValueError(f"{name} of {base.repo_id} is no large file of the Hub: stage and push it from a folder.")
+            raise ValueError(
+                f"{name} of {base.repo_id} is not a large file of the Hub: stage and push it from a folder."
+            )
         copyable = getattr(file, "xet_hash", None) is not None  # huggingface_hub before 1.0 does not know it
         weights.append(HubWeight(name, file.size, file.lfs.sha256, base.repo_id, base.commit, copyable))
     return headers, tuple(weights)

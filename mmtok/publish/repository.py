@@ -144,7 +144,7 @@ def parse_json(content: bytes, name: str) -> dict[str, Any]:
     try:
         read = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{shown(name)} is no JSON: {error}") from error
+        raise ValueError(f"{shown(name)} is not JSON: {error}") from error
     if not isinstance(read, dict):
         raise ValueError(f"{shown(name)} holds a {type(read).__name__}: a JSON object is needed.")
     return read
@@ -176,7 +176,7 @@ def weight_names(weight_map: Any, name: str) -> tuple[str, ...]:
     """The files that the `weight_map` of an index names, sorted.
 
     Raises:
-        ValueError: it is no mapping of texts, or one of them is no safetensors file beside it.
+        ValueError: it is not a mapping of texts, or one of them is not a safetensors file beside it.
     """
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(
@@ -216,7 +216,7 @@ def plain_file(folder: Path, name: str) -> Path | None:
             f"{shown(path)} is a link to {shown(real)}, outside of {shown(folder)}: put the file itself there."
         )
     if not real.exists() or not stat.S_ISREG(real.stat().st_mode):
-        raise ValueError(f"{shown(path)} is no regular file: put a file there, or remove it.")
+        raise ValueError(f"{shown(path)} is not a regular file: put a file there, or remove it.")
     return real
 
 

@@ -89,7 +89,7 @@ def stage(
     """
     recipe = recipe or Recipe()
     if not os.fspath(out):
-        raise ValueError("'' is no folder: give the folder to make.")
+        raise ValueError("'' is not a folder: give the folder to make.")
     _refuse_base(Path(out), Path(base))
     target = checked_target(Path(out), overwrite, foreign_model_files)
     recipe.check_base(base)
@@ -207,7 +207,7 @@ def _require_ours(folder: Path, foreign: Foreign, called: Path | None = None) ->
     found = foreign(folder)
     if found is None:
         raise ValueError(
-            f"{shown(called or folder)} is no staged folder, so that it is not overwritten: give a new folder."
+            f"{shown(called or folder)} is not a staged folder, so that it is not overwritten: give a new folder."
         )
     if found:
         raise ValueError(

@@ -145,7 +145,7 @@ class Verification:
 
 
 class _FolderFiles:
-    """The files of a folder; `links` are those that lead out of it, or are no files."""
+    """The files of a folder; `links` are those that lead out of it, or are not files."""
 
     def __init__(self, folder: Path) -> None:
         self.links: list[str] = []
@@ -222,7 +222,7 @@ def verify(
         PublishError: the Hub refuses or cannot be reached.
     """
     if not str(repo_or_folder):
-        raise ValueError("'' is no folder and no Hub id: give one of them.")
+        raise ValueError("'' is neither a folder nor a Hub id: give one of them.")
     folder = Path(repo_or_folder)
     if folder.is_dir():
         if revision is not None:

@@ -182,7 +182,7 @@ def _refuse_misspelt(given: Mapping[str, object]) -> None:
     for name in given:
         close = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.85)
         if close and name not in OPTION_NAMES:
-            raise ValueError(f"mm_processor_kwargs has {name!r}, which is no option: did you mean {close[0]!r}?")
+            raise ValueError(f"mm_processor_kwargs has {name!r}, which is not an option: did you mean {close[0]!r}?")
 
 
 def _sizes(mm_items: Any) -> list[tuple[int, int]]:

@@ -88,7 +88,7 @@ def test_a_negative_image_memory_is_refused(settings) -> None:
 
 
 def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
-    """Cut off in the second batch, with a torn line on the disk: the lines that are there are not asked again."""
+    """Cut off in the second batch, with a torn line on the disk: the lines that are there are no asked again."""
     asked = []
 
     def cut_off(pipe, folder, batch, **given):
@@ -218,7 +218,7 @@ def test_a_bad_image_costs_only_its_own_line(settings) -> None:
     assert [sorted(line) for line in lines[3:5]] == [[name, "id", "image", "question"] for name in ("answer", "error")]
     assert (
         lines[4]["error"]
-        == "4.png cannot be read as an image: it is no image, or not one of JPEG, PNG, WEBP, GIF, BMP, TIFF."
+        == "4.png cannot be read as an image: it is not an image, or not one of JPEG, PNG, WEBP, GIF, BMP, TIFF."
     )
     assert "2.png cannot be read as an image: it has more than 89,478,485 pixels" in lines[2]["error"]
     assert "6.png cannot be read as an image: it has 300 x 1 pixels" in lines[6]["error"]

@@ -252,9 +252,9 @@ def test_frames_of_videos_are_decoded() -> None:
 
 
 BAD_VIDEOS: list[tuple[list[Any], str]] = [
-    ([film(4)], "A video is 4, no text: give it in base64"),
+    ([film(4)], "A video is 4, not a text: give it in base64"),
     ([film("\u00e4")], "A video cannot be read: it is not in base64"),
-    ([film([encoded(), None])], "A frame is None, no text: give it in base64"),
+    ([film([encoded(), None])], "A frame is None, not a text: give it in base64"),
     ([film([encoded()] * 9)], "A video has 9 frames: give at most 8 (the limit frames)"),
     ([film([])], "A video cannot be read: it has 0 frames of no pixels: give at least 2, of one size"),
     ([film([encoded(), encoded((8, 8))])], "it has 2 frames of 24 x 24 and 8 x 8 pixels: give at least 2, of one size"),
@@ -275,7 +275,7 @@ BAD_VIDEOS: list[tuple[list[Any], str]] = [
 def test_videos_that_cannot_be_used_are_refused(
     handler: EndpointHandler, parts: list[Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="A model of type mmtok_llava prunes no videos: ask about images"):
+    with pytest.raises(ValueError, match="A model of type mmtok_llava does not prune videos: ask about images"):
         handler({"inputs": chat(*parts, TEXT)} if "url" not in str(parts) else {"inputs": {"video": 4, "question": ""}})
     monkeypatch.setattr(handler, "no_videos", "")
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -460,5 +460,5 @@ def test_other_formats_are_refused_and_no_other_program_is_started(kind: str, mo
 
     monkeypatch.setattr(subprocess, "check_call", started)
     monkeypatch.setattr(subprocess, "Popen", started)
-    with pytest.raises(ValueError, match="it is no image, or not one of JPEG, PNG, WEBP, GIF, BMP, TIFF"):
+    with pytest.raises(ValueError, match="it is not an image, or not one of JPEG, PNG, WEBP, GIF, BMP, TIFF"):
         open_image(io.BytesIO(base64.b64decode(encoded(kind=kind))))

@@ -62,9 +62,9 @@ def damaged() -> bytes:
 REFUSED = {
     "a decompression bomb": (png_header(60_000, 60_000), f"more than {MAX_PIXELS:,}"),
     "a strip": (png_header(MAX_ASPECT_RATIO + 1, 1), "201 x 1 pixels, one side over 200 times the other"),
-    "no image": (b"hello", "it is no image, or not one of JPEG"),
+    "no image": (b"hello", "it is not an image, or not one of JPEG"),
     "a damaged file": (damaged(), "cannot be read as an image"),
-    "an empty file": (b"", "it is no image"),
+    "an empty file": (b"", "it is not an image"),
 }
 
 

@@ -80,7 +80,7 @@ def written(content: bytes | Image.Image) -> Any:
         ("image", lambda _: None, "There is no image: upload one first."),
         ("image", lambda _: {"path": "/etc/passwd"}, "There is no image: upload one first."),
         ("video", lambda _: None, "There is no video: upload one first."),
-        ("image", written(b"no image"), "it is no image, or not one of JPEG"),
+        ("image", written(b"no image"), "it is not an image, or not one of JPEG"),
         ("image", written(png_header(60_000, 60_000)), "more than 25,000,000"),
         ("image", written(png_header(5001, 5000)), "it has 5001 x 5000 pixels, more than 25,000,000"),
         ("image", written(Image.new("RGB", (1000, 4))), "one side over 200 times the other"),
@@ -95,7 +95,7 @@ def test_uploads_that_cannot_be_used(kind: str, upload: Any, message: str, tmp_p
 
 
 def test_gradio_decodes_no_upload(pipe: Any, tmp_path: Path) -> None:
-    """It hands over the file, which can be anything; a data URI, which is no file, is none."""
+    """It hands over the file, which can be anything; a data URI, which is not a file, is none."""
     image = component(page.build_page(pipe), "image")
     for content in (b"no image", png_header(60_000, 60_000)):
         path = written(content)(tmp_path)

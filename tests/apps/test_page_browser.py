@@ -205,7 +205,7 @@ def test_mistakes_are_explained(address) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"no image", "it is no image"), (png_header(60_000, 60_000), "it has more than 25,000,000 pixels")],
+    [(b"no image", "it is not an image"), (png_header(60_000, 60_000), "it has more than 25,000,000 pixels")],
     ids=["no image", "a bomb"],
 )
 def test_a_file_that_cannot_be_used(address, tmp_path, content, message) -> None:

@@ -147,7 +147,7 @@ REFUSED = {
     "a folder of text": ("frames", lambda path: text(folder(path, []) / "a.txt").parent, "the folder holds no images"),
     "a folder of one": ("frames", lambda path: folder(path, ["1.png"]), "the folder holds 1 image: put in the frames"),
     "frames of two sizes": ("frames", sizes, "3.png has 20 x 30 pixels, and 1.png 30 x 20: give one size"),
-    "a frame that is none": ("frames", in_folder(text), "0.png cannot be read as an image: it is no image"),
+    "a frame that is none": ("frames", in_folder(text), "0.png cannot be read as an image: it is not an image"),
     "large frames": ("frames", in_folder(header(60_000, 60_000)), "0.png cannot be read as an image: it has more than"),
     "a photo": ("photo.png", lambda path: animation(path, 1), "it has a single frame: ask about it as an image"),
     "a bomb": ("bomb.png", header(60_000, 60_000), "its frames have more than 89,478,485 pixels: scale it down"),

@@ -181,7 +181,7 @@ def test_decoding_by_hand_is_generation(family: Family, model: Any, with_mask: b
     expected = generated(model, inputs, max_new_tokens=4)
     mask, sequences = inputs["attention_mask"], inputs["input_ids"]
     with torch.no_grad():
-        # Positions in a grid are left to the model: those of the images are no running numbers.
+        # Positions in a grid are left to the model: those of the images are not running numbers.
         positions = {} if family.has_grids else {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
         output = model(**inputs, **positions, vision_token_budget=3, use_cache=True)
         for _ in range(4):

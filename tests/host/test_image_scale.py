@@ -126,8 +126,9 @@ def test_the_selection_names_the_places_of_the_small_image() -> None:
     [image] = model.select_vision_tokens(**inputs, vision_token_budget=0.5).images
     assert len(image.indices) == 3
     unnormalised = SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)
-    for scale, size in ((None, (18, 12)), (1.0, (36, 24))):  # a token is 6 x 6 pixels
-        [drawn] = seen_images(inputs, model.config, unnormalised, image_scale=scale)
+    # A token is 6 x 6 pixels; an option of the call counts before the configuration's.
+    for options, size in ({}, (18, 12)), ({"image_scale": 1.0}, (36, 24)), ({"image_scale": None}, (36, 24)):
+        [drawn] = seen_images(inputs, model.config, unnormalised, options=options)
         assert (drawn.crops[0].size, drawn.patch_size) == (size, 6)
 
 

@@ -1,4 +1,4 @@
-"""Vision tokens that the attention mask hides are no candidates: the model would not read them."""
+"""Vision tokens that the attention mask hides are not candidates: the model would not read them."""
 
 from __future__ import annotations
 

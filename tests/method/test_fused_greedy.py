@@ -51,7 +51,7 @@ for case in range(40):
         for name, one, other in zip(kernel._fields, kernel, selected(way, matrix, budgets, candidates, **deep)):
             assert torch.equal(one, other), (case, way, name, one, other)
 
-# Where gains are no multiples, they are equal but for rounding.
+# Where gains are not multiples, they are equal but for rounding.
 matrix = torch.rand(2, 50, 60, generator=generator)
 kernel, plain = selected("fused", matrix, 9), selected("plain", matrix, 9)
 for name in ("gains", "coverage", "upper_bound"):

@@ -54,7 +54,7 @@ def test_a_folder_is_checked_in_a_clean_process(tmp_path: Path, capsys: pytest.C
 def test_only_a_folder_of_its_own_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="is no staged folder, so that it is not overwritten"):
+    with pytest.raises(ValueError, match="is not a staged folder, so that it is not overwritten"):
         stage_generate(tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "mine"
 

@@ -91,5 +91,5 @@ def test_a_stock_model_refuses_the_options(tmp_path: Path) -> None:
 
 
 def test_an_installed_configuration_names_no_pipeline() -> None:
-    # It is no repository: transformers would ask there for trust that nobody needs to give.
+    # It is not a repository: transformers would ask there for trust that nobody needs to give.
     assert MMTokLlavaConfig().custom_pipelines == {}

@@ -249,13 +249,13 @@ def test_repo_ids_are_checked(repo_id: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a..b", "-x", "/main", "x/", "x.lock", "refs/heads/main", "a b", "a\nb", "v@{1}"])
 def test_branches_and_tags_are_checked(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name for a tag"):
+    with pytest.raises(ValueError, match="is not a name for a tag"):
         check_reference(name, "tag")
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../up", "a/../b", "a\\b", "C:x", ".git/config", "./a", "a//b"])
 def test_paths_are_checked(path: str) -> None:
-    with pytest.raises(ValueError, match="is no path inside a repository"):
+    with pytest.raises(ValueError, match="is not a path inside a repository"):
         check_repo_path(path)
 
 
@@ -286,8 +286,8 @@ def test_links_in_a_folder_are_refused(tmp_path: Path) -> None:
         (lambda: {"destination": BASE}, "is the base itself"),
         (lambda: {"destination": "no-organisation"}, "has no organisation or user"),
         (lambda: {"destination": Destination(TARGET, tag="v1", create_pr=True)}, "once the pull request is merged"),
-        (lambda: {"destination": Destination(TARGET, branch="../main")}, "is no name for a branch"),
-        (lambda: {"destination": TARGET, "recipe": Recipe(base_revision="a b")}, "is no name for a revision"),
+        (lambda: {"destination": Destination(TARGET, branch="../main")}, "is not a name for a branch"),
+        (lambda: {"destination": TARGET, "recipe": Recipe(base_revision="a b")}, "is not a name for a revision"),
         (lambda: {"destination": TARGET, "recipe": Recipe(base_model="org/other")}, "which is the base itself"),
         (lambda: {"destination": TARGET, "recipe": Recipe({"vision_token_budget": 0})}, "vision_token_budget is 0"),
     ],

@@ -176,7 +176,7 @@ def test_pipeline_answers_and_a_saved_copy_loads_again(staged: StagedModel, tmp_
         (lambda folder: edit_json(folder / "config.json", model_type="bert"), r"has the model_type 'bert'"),
         (lambda folder: edit_json(folder / "config.json", model_type="mmtok_llava"), r"is already published"),
         (lambda folder: edit_json(folder / "config.json", auto_map={"AutoModel": "a.B"}), r"config.json, auto_map is"),
-        (lambda folder: (folder / "config.json").write_text("{"), r"config.json is no JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config.json is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), r"holds a list: a JSON object"),
         (lambda folder: (folder / "config.json").unlink(), r"has no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"has no model.safetensors and no model.safetensors"),
@@ -257,7 +257,7 @@ def test_unusable_bases_on_the_hub_are_refused_before_their_weights_come(hub: Hu
     for repo_id, message in (
         ("org/bert", r"org/bert has the model_type 'bert'"),
         ("org/pickles", r"org/pickles has its weights only as pytorch_model.bin"),
-        ("org/absent", r"org/absent is no folder, and cannot be read from the Hub"),
+        ("org/absent", r"org/absent is not a folder, and cannot be read from the Hub"),
     ):
         with pytest.raises(ValueError, match=message):
             stage(repo_id, tmp_path / "out")
@@ -307,7 +307,7 @@ def test_only_a_staged_folder_is_overwritten(base: Path, tmp_path: Path) -> None
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("kept")
-    with pytest.raises(ValueError, match=r"is no staged folder"):
+    with pytest.raises(ValueError, match=r"is not a staged folder"):
         stage(base, mine, overwrite=True)
     assert (mine / "notes.txt").read_text() == "kept"
     (tmp_path / "link").symlink_to(out)

@@ -407,7 +407,7 @@ FOLDERS = [
         "are both 0",
     ),
     Misuse(
-        "config.json that is no JSON",
+        "config.json that is not JSON",
         lambda shop: MMTokLlavaConfig.from_pretrained(
             shop.broken("config.json", lambda path: path.write_text("{", encoding="utf-8"))
         ),
@@ -432,7 +432,7 @@ FOLDERS = [
         "is neither a folder nor a Hub id",
     ),
     Misuse(
-        "staging: a folder that is no checkpoint",
+        "staging: a folder that is not a checkpoint",
         lambda shop: stage(_made(shop.folder / "empty"), shop.folder / "out"),
         "has no config.json",
     ),
@@ -472,7 +472,7 @@ FOLDERS = [
     Misuse(
         "verifying a folder that is none",
         lambda shop: verify(shop.folder / "no such folder"),
-        "is no Hub id: give ORGANISATION/NAME",
+        "is not a Hub id: give ORGANISATION/NAME",
     ),
 ]
 
@@ -516,7 +516,7 @@ QWEN3 = [
         "image_grid_thw is missing: give 1 frame, and rows and columns of patches",
     ),
     Misuse(
-        "a grid that is no number of whole tokens",
+        "a grid that is not a number of whole tokens",
         lambda shop: shop.generate(image_grid_thw=torch.tensor([[1, 8, 8], [1, 8, 7]])),
         "image_grid_thw contains [1, 8, 7]: give 1 frame, and rows and columns of patches that are multiples of 2",
     ),

@@ -748,5 +748,5 @@ def numbered_words(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
 
 
 def question_embeddings(model: Any, prompt: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The embeddings of the words that a prompt's vision tokens have to cover, and which of them are no fillers."""
+    """The embeddings of the words that a prompt's vision tokens have to cover, and which of them are not fillers."""
     return model.question_embeddings(model.questions(prompt, model._options({})), prompt.device)

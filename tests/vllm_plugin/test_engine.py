@@ -170,10 +170,12 @@ def test_refusals_are_sentences_and_leave_the_engine_alone(name: str, folders: d
     refused = {
         r"vision_token_budget is 0: give": {"vision_token_budget": 0},
         r"coverage_target is 0\.5: vLLM plans": {"coverage_target": 0.5},
-        r"'vision_token_budgett', which is no option: did you mean 'vision_token_budget'": {"vision_token_budgett": 4},
+        r"'vision_token_budgett', which is not an option: did you mean 'vision_token_budget'": {
+            "vision_token_budgett": 4
+        },
         r"select_before_unpadding is True: vLLM hands out": {"select_before_unpadding": True},
         r"covered_text is 3: give a text with words in it": {"covered_text": 3},
-        r"'covered_txt', which is no option: did you mean 'covered_text'": {"covered_txt": "dog"},
+        r"'covered_txt', which is not an option: did you mean 'covered_text'": {"covered_txt": "dog"},
         r"pixel_values contains (nan|inf|-inf): check": {"image_std": [0.0, 0.0, 0.0]},
     }
     for sentence, options in refused.items():
