@@ -108,7 +108,7 @@ def test_handler_passes_options_on(handler) -> None:
         ({"inputs": {"image": "/etc/hostname", "question": "?"}}, "An image cannot be read: it is not in base64"),
         ({"inputs": {"image": "https://a.com/a.png", "question": "?"}}, "An image cannot be read: it is not in base64"),
         ({"inputs": {"image": "aGVsbG8=", "question": "?"}}, "An image cannot be read: it is not an image"),
-        ({"inputs": {"image": 3, "question": "?"}}, "An image is 3, no text"),
+        ({"inputs": {"image": 3, "question": "?"}}, "An image is 3, not a text"),
         ({"inputs": {"messages": ["hello"]}}, "A message needs a role"),
         ({"inputs": {"messages": []}}, "messages is an empty list: give at least one message"),
         ({"inputs": {"messages": [{"role": "user", "content": []}]}}, "A message needs a role"),
