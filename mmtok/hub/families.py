@@ -51,7 +51,7 @@ class Family:
         import transformers  # not before: the table alone costs nothing
 
         release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-        return release >= self.since and self.stock_class in dir(transformers)
+        return release >= self.since and self.stock_class in transformers.__all__
 
     def load_class(self) -> Any:
         """The class that prunes.

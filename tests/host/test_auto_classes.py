@@ -21,10 +21,11 @@ from mmtok.publish.repository import auto_map
 ROOT = Path(__file__).resolve().parents[2]
 # Whether classes that are registered win over a folder's own ones that are trusted.
 REGISTERED_WIN = "explicit_local_code" in Path(auto_factory.__file__).read_text(encoding="utf-8")
+LOADERS = ["AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
 
 PROGRAM = """
 import json, sys
-folders, trusted = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+folders, trusted, loaders = map(json.loads, sys.argv[1:])
 import mmtok
 import transformers
 assert "mmtok" not in str(list(transformers.CONFIG_MAPPING._extra_content))
@@ -34,7 +35,7 @@ for name, folder in folders.items():
     exec(f"from mmtok import {name}")
     exec(f"from mmtok import {name}")  # again
     loaded = [type(transformers.AutoConfig.from_pretrained(folder, **source))]
-    for each in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+    for each in loaders:
         if hasattr(transformers, each):
             model = getattr(transformers, each).from_pretrained(folder, **source)
             assert model.config.vision_token_budget == 3
@@ -66,10 +67,12 @@ def folders(tmp_path: Path) -> dict[str, str]:
     return {family.model_class.__name__: str(tmp_path / family.name) for family in FAMILIES.values()}
 
 
-@pytest.mark.parametrize("suffix", ["ForConditionalGeneration", "Config"])
-def test_staged_folders_load_without_trusting_their_code(folders: dict[str, str], suffix: str) -> None:
+@pytest.mark.parametrize(("suffix", "loaders"), [("ForConditionalGeneration", LOADERS), ("Config", LOADERS[:1])])
+def test_staged_folders_load_without_trusting_their_code(
+    folders: dict[str, str], suffix: str, loaders: list[str]
+) -> None:
     asked = {name.replace("ForConditionalGeneration", suffix): folder for name, folder in folders.items()}
-    found = in_new_process(PROGRAM, json.dumps(asked), "false")
+    found = in_new_process(PROGRAM, json.dumps(asked), "false", json.dumps(loaders))
     for name, family in zip(asked, FAMILIES.values(), strict=True):
         config, *models = found[name]
         assert config == f"configuration_mmtok.{family.config_class.__name__}"
@@ -77,7 +80,7 @@ def test_staged_folders_load_without_trusting_their_code(folders: dict[str, str]
 
 
 def test_whose_code_runs_where_folders_are_trusted(folders: dict[str, str]) -> None:
-    found = in_new_process(PROGRAM, json.dumps(folders), "true")
+    found = in_new_process(PROGRAM, json.dumps(folders), "true", json.dumps(LOADERS[:1]))
     loaded = [name for names in found.values() for name in names]
     assert len(found) == len(FAMILIES)
     assert all(name.startswith("transformers_modules.") != REGISTERED_WIN for name in loaded), loaded
