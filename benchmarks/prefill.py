@@ -118,7 +118,7 @@ def cache_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
 
 def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """One model with one batch size."""
-    device, dtype = options.device, getattr(torch, options.dtype)
+    device, dtype = options.device, torch.bfloat16
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     stock, ours = shape.models(dtype, device)
     ours.config.vision_token_budget = BUDGET_NEXT if shape.next else BUDGET
@@ -204,18 +204,15 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
     parser.add_argument("--answers", nargs=2, type=int, default=[2, 64], help="new tokens of a short and a long answer")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=20.0, help="per model and batch; three rounds are always run")
     parser.add_argument("--output", help="name of the file in benchmarks/results; prefill-DEVICE without it")
-    parser.add_argument("--threads", type=int, help="torch's own number without it")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.manual_seed(0)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/prefill.py", *sys.argv[1:]]),
         "machine": machine("mmtok", "transformers"),
-        "dtype": options.dtype,
+        "dtype": "bfloat16",
         "words": WORDS,
         "measured": [],
         "out_of_memory": [],

@@ -1,18 +1,20 @@
-"""The untrained model: LLaVA's three parts at 2.6 million parameters, seeded."""
+"""The untrained model: LLaVA's three parts at 2.6 million parameters, seeded; and its checkpoint folder."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from benchmarks.training.folder import PIXELS, write_model, write_processor
 from mmtok.tiny.backgrounds import SIDE
 from mmtok.tiny.catalogue import NAMES, OBJECTS
 from mmtok.tiny.scenes import GRID, PATCH
 
-from .vocabulary import BOS, EOS, IMAGE, PAD, words
+from .vocabulary import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, build_tokenizer, words
 
 # Words that name no object. A text row of such a word is to spread evenly over the background, which is written with
 # the embedding of <image>, instead of singling out a patch: this is their cosine.
@@ -143,3 +145,42 @@ def object_vectors(model: LlavaForConditionalGeneration) -> torch.Tensor:
     weight = model.get_input_embeddings().weight.detach()
     rows = [weight[[ids[word] for word in name.split()]].sum(0) for name in NAMES]
     return F.normalize(torch.stack([*rows, weight[ids[IMAGE]]]), dim=-1)
+
+
+# From the names in memory to those of the llava-hf repos. Some versions have dropped the tower's inner "vision_model".
+_LLAVA_HF_KEYS = {
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.vision_tower.vision_model.": "vision_tower.vision_model.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+}
+
+
+def export_checkpoint(model: LlavaForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write everything that `from_pretrained` needs into a folder; in float16 the weights take 5 MB."""
+    write_model(model, folder, _LLAVA_HF_KEYS, config_values(), dtype)
+    export_processor(folder)
+
+
+def export_processor(folder: Path) -> None:
+    """Write the tokenizer, the image processor and the chat template, as `AutoProcessor` reads them."""
+    owner = {"processor_class": "LlavaProcessor"}
+    files = {
+        "preprocessor_config": {
+            "image_processor_type": "CLIPImageProcessor",
+            **owner,
+            **PIXELS,
+            "size": {"shortest_edge": SIDE},
+            "do_center_crop": True,
+            "crop_size": {"height": SIDE, "width": SIDE},
+        },
+        "processor_config": {
+            **owner,
+            "image_token": IMAGE,
+            "patch_size": PATCH,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+        },
+    }
+    write_processor(folder, build_tokenizer(), CHAT_TEMPLATE, files, **owner, image_token=IMAGE)

@@ -1,7 +1,11 @@
-"""The untrained model: Qwen2.5-VL's three parts at 2.6 million parameters, seeded; its tower for images of one size."""
+"""The untrained model: Qwen2.5-VL's three parts at 2.6 million parameters, seeded; its tower for images of one size.
+
+And its checkpoint folder: stock Qwen2.5-VL, in the key layout of the published repos.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +15,24 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from benchmarks.training.folder import PIXELS, write_model, write_processor
 from mmtok.tiny.catalogue import OBJECTS
 from mmtok.tiny.prints import CHARACTERS
 from mmtok.tiny.reading import NAMES, TOKEN
 
-from .vocabulary import CONTEXT, END, IMAGE, PAD, VIDEO, VISION_END, VISION_START, token_ids, tokens
+from .vocabulary import (
+    CHAT_TEMPLATE,
+    CONTEXT,
+    END,
+    IMAGE,
+    PAD,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+    build_tokenizer,
+    token_ids,
+    tokens,
+)
 
 PATCH = 14
 WIDTH, TOWER_WIDTH, DEPTH, LAYERS = 160, 128, 5, 4
@@ -180,3 +197,29 @@ def character_vectors() -> torch.Tensor:
     base = F.normalize(torch.randn(len(CHARACTERS), WIDTH, generator=generator), dim=-1)
     turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0] for _ in range(PLACES)]
     return torch.stack([base @ turn for turn in turns])
+
+
+_QWEN_KEYS = {"model.visual.": "visual.", "model.language_model.": "model.", "lm_head.": "lm_head."}
+# Vision tokens of an image: larger ones are shrunk by the processor.
+FEWEST, MOST = 16, 400
+
+
+def export_checkpoint(
+    model: Qwen2_5_VLForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write everything that `from_pretrained` needs into a folder; in bfloat16 the weights take 5 MB."""
+    write_model(model, folder, _QWEN_KEYS, config_values(), dtype)
+    pixels = {
+        **PIXELS,
+        "min_pixels": FEWEST * TOKEN**2,
+        "max_pixels": MOST * TOKEN**2,
+        "patch_size": PATCH,
+        "temporal_patch_size": 2,
+        "merge_size": TOKEN // PATCH,
+    }
+    owner = {"processor_class": "Qwen2_5_VLProcessor"}
+    files = {
+        "preprocessor_config": {"image_processor_type": "Qwen2VLImageProcessor", **owner, **pixels},
+        "video_preprocessor_config": {"video_processor_type": "Qwen2VLVideoProcessor", **owner, **pixels},
+    }
+    write_processor(folder, build_tokenizer(), CHAT_TEMPLATE, files, **owner)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from benchmarks.training.loop import train_only
 from mmtok.tiny.prints import COLORS
 from mmtok.tiny.reading import NAMES, TOKEN, ReadingSettings, sample_reading_scene
 from mmtok.tiny.scenes import Scene, draw
@@ -108,8 +109,7 @@ class SightLearner(nn.Module):
         weight = torch.ones(CLASSES)
         weight[NONE] = NONE_WEIGHT
         self.register_buffer("class_weight", weight, persistent=False)
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_("visual" in name or not name.startswith("model."))
+        train_only(self, ("visual", "graded_head", "place_head", "half_head"))
 
     def loss(self, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Write and name every token of a batch of images of one grid."""
@@ -202,8 +202,7 @@ class LanguageLearner(nn.Module):
         self.model, self.batch_size, self.written = model, batch_size, written
         self.words, self.encoder = Words(model), Encoder()
         self.characters = torch.tensor(character_ids())
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(any(part in name for part in ("model.layers", "model.norm", "lm_head")))
+        train_only(self, ("language_model.layers", "language_model.norm", "lm_head"))
 
     def loss(self, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Answer about one batch of images."""

@@ -28,8 +28,7 @@ from mmtok.prefill import prompt_lengths
 from mmtok.tiny.reading import HELD_OUT, Kind, reading_questions, sample_reading_scene
 from mmtok.tiny.scenes import Scene
 
-from .evaluate import SEED, right_of, scores_of
-from .processor import load_qwen
+from .evaluate import SEED, load_qwen, right_of, scores_of
 
 CASES: dict[str, Kind] = {"pages": "page", "photographs": "mixed"}
 ENLARGED = (1, 2, 4)

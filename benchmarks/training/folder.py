@@ -6,6 +6,7 @@ transformers: in this form every version from 4.57 on reads them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,14 +93,26 @@ def write_processor(
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def stage_reports(run: Run, stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Say of each stage how it was run, how many of its steps were done, where, and how long it took."""
+def train_command(about: str | None, runs: str) -> tuple[Path, Run]:
+    """The arguments of a training: the checkpoint's folder, and the run, whose snapshots lie in `runs` if not told."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint's folder")
+    parser.add_argument("--run-folder", type=Path, default=Path(runs), help="where snapshots are kept")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    return options.output, Run(options.run_folder, seed=options.seed)
+
+
+def write_report(folder: Path, command: str, run: Run, stages: Sequence[Stage], batch_sizes: Mapping[str, int]) -> None:
+    """Write how each stage was run, how many of its steps were done, where, and how long it took."""
     where = {"dtype": str(compute_dtype()).removeprefix("torch."), "processor": machine()["processor"]}
     ends = [torch.load(snapshot_path(run, stage), weights_only=True) for stage in stages]
-    return [
+    reports = [
         {**asdict(stage), "steps_done": end["step"], "seconds": round(end["seconds"]), **where}
         for stage, end in zip(stages, ends, strict=True)
     ]
+    told = {"command": command, "seed": run.seed, "stages": reports, "batch_sizes": batch_sizes, "machine": machine()}
+    write_json(folder / "training_report.json", told)
 
 
 @contextmanager

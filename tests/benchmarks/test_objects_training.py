@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from benchmarks.objects.architecture import build_model, object_vectors, vision_features
+from benchmarks.objects.architecture import build_model, export_checkpoint, object_vectors, vision_features
 from benchmarks.objects.conversations import (
     IGNORED,
     ConversationEncoder,
@@ -20,7 +20,6 @@ from benchmarks.objects.conversations import (
     seen_part,
     spread_patches,
 )
-from benchmarks.objects.export import export_checkpoint
 from benchmarks.objects.language import imitated_patches, seen_labels
 from benchmarks.objects.sight import NAME_INDEX, patch_targets
 from benchmarks.objects.tuning import WrittenScene, counted

@@ -13,11 +13,10 @@ from PIL import Image
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks.reading.architecture import build_model, character_place, to_patches, tower_features
+from benchmarks.reading.architecture import build_model, character_place, export_checkpoint, to_patches, tower_features
 from benchmarks.reading.conversations import Encoder, Seen, answer_logits, converse
-from benchmarks.reading.export import export_checkpoint
+from benchmarks.reading.evaluate import QwenImageProcessor
 from benchmarks.reading.learners import LanguageLearner, SightLearner, Words, sample_grid, some_dropped, write_scenes
-from benchmarks.reading.processor import QwenImageProcessor
 from benchmarks.reading.truth import NONE, UNKNOWN, scene_truth
 from benchmarks.reading.vocabulary import build_tokenizer, token_ids, tokens
 from benchmarks.training.loop import Muon, Run, Stage, train_stage
