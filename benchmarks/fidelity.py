@@ -8,7 +8,6 @@ LLaVA-1.5's and the questions are POPE's, which are no part of the project. The 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaNextImageProcessor, PreTrainedTokenizerFast
 
 import mmtok
-from benchmarks.measure import machine, save
+from benchmarks.measure import save
 from benchmarks.reference import select_crop, text_rows
 from benchmarks.shapes import PINPOINTS, Shape
 from mmtok.evaluation.questions import read_questions
@@ -156,8 +155,7 @@ def main() -> None:
     asked = sorted({question.text for path in options.questions for question in read_questions(path)})
     pope = [asked[number] for number in np.linspace(0, len(asked) - 1, COUNT).round().astype(int)]
     cases = measure(tokenizer, pope)
-    results = {"machine": machine(), "seconds": round(time.perf_counter() - started), "cases": cases}
-    print(json.dumps(cases, indent=1), save("fidelity", results))
+    print(save("fidelity", {"seconds": round(time.perf_counter() - started), "cases": cases}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 import mmtok
-from benchmarks.measure import machine, save
+from benchmarks.measure import save
 from benchmarks.question_words import tokenizer_of
 from benchmarks.shapes import Shape
 
@@ -115,12 +115,10 @@ def main() -> None:
         tokenizer = tokenizer_of(family)
         found[family] = {str(words): before_the_tower(tokenizer, image_token, prompt, words) for words in (40, 2000)}
     results = {
-        "command": "python -m benchmarks.host_time",
-        "machine": machine("mmtok", "tokenizers", "transformers"),
         "image_tokens": IMAGE_TOKENS,
         "reading": found,
     }
-    print(json.dumps(results, indent=1), save("host-time", results))
+    print(json.dumps(results, indent=1), save("host-time", results, "mmtok", "tokenizers", "transformers"))
 
 
 if __name__ == "__main__":

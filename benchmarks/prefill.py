@@ -9,8 +9,6 @@ not matter to anything else.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measure import machine, milliseconds, save, side_by_side, times_faster
+from measure import milliseconds, save, side_by_side, times_faster
 from shapes import SHAPES, Shape
 
 from mmtok.hub import pruned_model
@@ -29,6 +27,7 @@ from mmtok.hub.prompt import PrunedPrompt
 # Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT image with five crops.
 BUDGET, BUDGET_NEXT = 64, 32
 WORDS = 32
+PACKAGES = ("mmtok", "transformers")
 
 
 def parts_of(model: Any) -> list[tuple[str, Any, str]]:
@@ -184,19 +183,6 @@ def tower(model: Any, pixels: torch.Tensor) -> Any:
     return model.model.vision_tower(pixels, output_hidden_states=True)
 
 
-def counted(shape: Shape) -> dict[str, Any]:
-    """What follows from the full shape alone, for one image: operations up to the first token, cache in 16 bits."""
-    kept = shape.crops * (BUDGET_NEXT if shape.next else BUDGET)
-    prompts = {"stock": shape.image_tokens + WORDS, "mmtok": kept + WORDS}
-    return {
-        "model": shape.name,
-        "prompt_tokens": prompts,
-        "gflops": {name: {part: n / 1e9 for part, n in shape.flops(p).items()} for name, p in prompts.items()},
-        "selection_gflops": shape.selection_flops(WORDS) / 1e9,
-        "cache_bytes": {name: shape.cache_bytes(prompt) for name, prompt in prompts.items()},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, help="language layers; all of them without it")
@@ -210,13 +196,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     results: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/prefill.py", *sys.argv[1:]]),
-        "machine": machine("mmtok", "transformers"),
         "dtype": "bfloat16",
         "words": WORDS,
         "measured": [],
         "out_of_memory": [],
-        "counted": [counted(shape) for shape in SHAPES.values()],
     }
     for name in options.models:
         for batch in options.batches:
@@ -226,7 +209,7 @@ def main() -> None:
                 # The stock model needs the most; what is smaller or comes later may still fit.
                 results["out_of_memory"].append([name, batch])
             # Written after each, so that a run which is stopped has not been for nothing.
-            print(name, batch, save(options.output or f"prefill-{options.device}", results))
+            print(name, batch, save(options.output or f"prefill-{options.device}", results, *PACKAGES))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ place it stands, and results/selection-cuda.json.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +16,7 @@ from typing import Any
 
 import measure
 import torch
-from measure import machine, milliseconds, save, times_faster
+from measure import milliseconds, save, times_faster
 
 from mmtok.hub.coverage import coverage_value, greedy_coverage
 from mmtok.hub.fused_greedy import fused_greedy
@@ -150,7 +148,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.text:
         torch.set_num_threads(1)
-    where = machine("mmtok", "numpy", "submodlib-py", "triton")
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
     clock = time.process_time if options.text else time.perf_counter
     timer = partial(measure.side_by_side, seconds=options.seconds, synchronize=wait, clock=clock)
@@ -159,12 +156,9 @@ def main() -> None:
         cases, words = CASES_CUDA, WORDS
     elif options.text:
         cases, kinds, words = CASES[:2], ["image", "clusters", "noise"], TEXT_ROWS
-    results = {
-        "command": shlex.join(["python", "benchmarks/selection.py", *sys.argv[1:]]),
-        "machine": where,
-        "comparison": [compare(*case, kind, timer, options.device, words) for case in cases for kind in kinds],
-    }
-    print(save(f"selection-{options.device}{'-text' * options.text}", results))
+    found = [compare(*case, kind, timer, options.device, words) for case in cases for kind in kinds]
+    name = f"selection-{options.device}{'-text' * options.text}"
+    print(save(name, {"comparison": found}, "mmtok", "numpy", "submodlib-py", "triton"))
 
 
 if __name__ == "__main__":

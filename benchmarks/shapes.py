@@ -1,4 +1,4 @@
-"""The real checkpoints' shapes with random weights, and what their shapes alone say: operations and cache bytes."""
+"""The real checkpoints' shapes with random weights, and the size of their key-value caches."""
 
 from __future__ import annotations
 
@@ -102,26 +102,6 @@ class Shape:
             inputs["image_sizes"] = torch.tensor([IMAGE] * batch)
         inputs = {name: value.to(device) for name, value in inputs.items()}
         return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
-
-    def flops(self, prompt: int) -> dict[str, float]:
-        """Multiplications and additions of one image with a prompt of so many tokens, up to the first new token."""
-        tokens = self.crop_tokens + 1
-        width = self.vision_hidden
-        layer = 2 * tokens * (4 * width**2 + 2 * width * self.vision_mlp) + 4 * tokens**2 * width
-        keys = self.hidden * self.kv_heads // self.heads
-        weights = 2 * self.hidden**2 + 2 * self.hidden * keys + 3 * self.hidden * self.mlp
-        # The half of the attention matrix that causality leaves.
-        language = 2 * prompt * weights + 2 * prompt**2 * self.hidden
-        return {
-            "vision tower": float(self.crops * self.vision_layers * layer),
-            "projector": float(2 * self.crops * self.crop_tokens * (width * self.hidden + self.hidden**2)),
-            "language model": float(self.layers * language + 2 * self.hidden * self.vocabulary),
-        }
-
-    def selection_flops(self, words: int) -> float:
-        """The coverage matrix's products; the greedy maximiser multiplies nothing."""
-        count = self.crop_tokens
-        return float(2 * self.crops * count * (count * self.vision_hidden + words * self.hidden))
 
     def cache_bytes(self, prompt: int, bytes_per_value: int = 2) -> int:
         """Keys and values of a prompt."""

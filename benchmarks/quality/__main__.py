@@ -31,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(2)
     for name in named:
         results = measure(name, checkpoint_path(), ROOT / "runs" / "quality" / name)
-        print(save(f"quality-{name}", results), f"{results['seconds']} s")
+        print(save(f"quality-{name}", results, "mmtok", "transformers"), f"{results['seconds']} s")
 
 
 if __name__ == "__main__":

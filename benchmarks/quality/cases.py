@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import machine
 from benchmarks.objects.held_out import CROWDED, SEED, USUAL, HeldOutSet, unseen_sheets, write_held_out
 from mmtok.evaluation import RunResult, RunSettings, compare, run, summarize
 from mmtok.evaluation.answers import Key, RecordedAnswer
@@ -108,7 +107,6 @@ def measure(name: str, checkpoint: Path, folder: Path) -> dict[str, Any]:
 
     return {
         "case": name,
-        "machine": machine("mmtok", "transformers"),
         "checkpoint": model_content(checkpoint),
         "seconds": round(seconds),
         "small_budgets": list(case.small_budgets),

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import machine, save
+from benchmarks.measure import save
 from benchmarks.objects.held_out import CROWDED, USUAL
 from benchmarks.reading.evaluate import evaluate, held_out_scenes, load_qwen
 from mmtok.evaluation import lead, summarize
@@ -80,13 +80,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = objects(options.scenes, Path(folder))
     told = {
-        "machine": machine("mmtok", "transformers"),
         "checkpoint": model_content(checkpoint_path(QWEN if options.qwen else LLAVA)),
         "seed": DEVELOPMENT_SEED,
         "scenes": options.scenes,
         "processor_seconds": round(time.process_time() - started),
     }
-    print(save("text-depth-qwen" if options.qwen else "text-depth", {**told, **found}))
+    print(save("text-depth-qwen" if options.qwen else "text-depth", {**told, **found}, "mmtok", "transformers"))
 
 
 if __name__ == "__main__":

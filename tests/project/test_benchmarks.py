@@ -92,7 +92,7 @@ def test_what_does_not_fit_costs_no_other_case(monkeypatch: pytest.MonkeyPatch) 
 
     written: dict[str, Any] = {}
     monkeypatch.setattr(prefill, "measure", measure_small_ones)
-    monkeypatch.setattr(prefill, "save", lambda name, results: written.update(results) or name)
+    monkeypatch.setattr(prefill, "save", lambda name, results, *_: written.update(results) or name)
     monkeypatch.setattr(sys, "argv", ["prefill.py", "--models", "LLaVA-1.5-7B", "--batches", "1", "32", "8"])
     prefill.main()
     assert [case["batch"] for case in written["measured"]] == [1, 8]
@@ -105,15 +105,13 @@ def test_models_share_their_weights_and_the_stock_one_is_stock() -> None:
     assert all(a is b for a, b in zip(stock.parameters(), ours.parameters(), strict=True))
 
 
-def test_counts_of_the_real_shapes() -> None:
+def test_sizes_of_the_real_shapes() -> None:
     shape = SHAPES["LLaVA-NeXT-13B"]
     # 40 layers, keys and values of 5120 each, in two bytes.
     assert shape.cache_bytes(1) == 40 * 2 * 5120 * 2
     # The published packing of a 672 x 672 image.
     assert shape.image_tokens == 2928
     assert SHAPES["LLaVA-1.5-7B"].image_tokens == 576
-    # Two operations for each of the 6.5 billion weights of the layers, for each token.
-    assert SHAPES["LLaVA-1.5-7B"].flops(1000)["language model"] == pytest.approx(2 * 6.5e9 * 1000, rel=0.05)
     assert shape.reduced(2).layers == 2
     assert shape.reduced(None) is shape
 
