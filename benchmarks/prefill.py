@@ -124,30 +124,24 @@ def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, 
     inputs = shape.inputs(batch, WORDS, dtype, device)
     tokens, cache = cache_of(stock, inputs)
     pruned_tokens, pruned_cache = cache_of(ours, inputs)
-    # The least that any pruning can cost: a prompt of words alone, as long as the pruned one, and the vision tower.
-    words = torch.full((batch, pruned_tokens), 5, device=device)
-    text = {"input_ids": words, "attention_mask": torch.ones_like(words)}
-    pixels = inputs["pixel_values"].flatten(0, -4)
     short, long = sorted(options.answers)
-
     marks: dict[str, list[list[float]]] = {"stock": [], "mmtok": []}
-    functions: dict[str, Callable[[], Any]] = {
-        "stock": lambda: marks["stock"].append(arrivals(stock, inputs, long, synchronize)),
-        "mmtok": lambda: marks["mmtok"].append(arrivals(ours, inputs, long, synchronize)),
-        "text only": partial(new_tokens, stock, text, 1),
-        "vision tower": partial(tower, stock, pixels),
-    }
-    functions["text only"]()
     # Everything has run once by now.
-    times = side_by_side(
-        functions, warm_up=False, rounds=options.rounds, seconds=options.seconds, synchronize=synchronize
+    side_by_side(
+        {
+            "stock": lambda: marks["stock"].append(arrivals(stock, inputs, long, synchronize)),
+            "mmtok": lambda: marks["mmtok"].append(arrivals(ours, inputs, long, synchronize)),
+        },
+        warm_up=False,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        synchronize=synchronize,
     )
-    times["limit"] = [a + b for a, b in zip(times["text only"], times["vision tower"], strict=True)]
-    for name in ("stock", "mmtok"):
-        for count in (1, short, long):
-            times[f"{name} {count}"] = [arrived[count - 1] for arrived in marks[name]]
-        times[f"{name} decode"] = [(arrived[-1] - arrived[0]) / (long - 1) for arrived in marks[name]]
-        del times[name]
+    rounds = len(marks["stock"])
+    times: dict[str, list[float]] = {}
+    for name, arrived in marks.items():
+        times |= {f"{name} {count}": [each[count - 1] for each in arrived] for count in (1, short, long)}
+        times[f"{name} decode"] = [(each[-1] - each[0]) / (long - 1) for each in arrived]
     return {
         "model": shape.name,
         "layers": shape.layers,
@@ -155,7 +149,7 @@ def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, 
         "batch": batch,
         "budget_per_crop": ours.config.vision_token_budget,
         "attention": ours.config.get_text_config()._attn_implementation,
-        "rounds": len(times["limit"]),
+        "rounds": rounds,
         "prompt_tokens": {"stock": tokens, "mmtok": pruned_tokens},
         "cache_bytes": {"stock": cache, "mmtok": pruned_cache},
         "peak_bytes": {
@@ -167,20 +161,11 @@ def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, 
             count: times_faster({"stock": times[f"stock {count}"], "mmtok": times[f"mmtok {count}"]}, "stock")["mmtok"]
             for count in (1, short, long)
         },
-        "first_token_over_limit": round(
-            median(own / least for own, least in zip(times["mmtok 1"], times["limit"], strict=True)), 4
-        ),
         "phases_ms": {
-            "stock": phases(stock, inputs, len(times["limit"]), synchronize),
-            "mmtok": phases(ours, inputs, len(times["limit"]), synchronize),
+            "stock": phases(stock, inputs, rounds, synchronize),
+            "mmtok": phases(ours, inputs, rounds, synchronize),
         },
     }
-
-
-@torch.no_grad()
-def tower(model: Any, pixels: torch.Tensor) -> Any:
-    """The vision tower as the model calls it."""
-    return model.model.vision_tower(pixels, output_hidden_states=True)
 
 
 def main() -> None:
@@ -195,12 +180,7 @@ def main() -> None:
     parser.add_argument("--output", help="name of the file in benchmarks/results; prefill-DEVICE without it")
     options = parser.parse_args()
     torch.manual_seed(0)
-    results: dict[str, Any] = {
-        "dtype": "bfloat16",
-        "words": WORDS,
-        "measured": [],
-        "out_of_memory": [],
-    }
+    results: dict[str, Any] = {"dtype": "bfloat16", "words": WORDS, "measured": [], "out_of_memory": []}
     for name in options.models:
         for batch in options.batches:
             try:
