@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, LlavaNextImageProces
 import mmtok
 from benchmarks.measure import save
 from benchmarks.reference import select_crop, text_rows
-from benchmarks.shapes import PINPOINTS, Shape
+from benchmarks.shapes import PINPOINTS, small_model
 from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
 
@@ -52,13 +52,8 @@ OTHER_QUESTIONS = (
 
 def random_model(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     """A seeded model with LLaVA's crops and a small width, which reads with the tokenizer."""
-    own: dict[str, Any] = {"hidden": WIDTH, "mlp": 2 * WIDTH, "heads": 4, "kv_heads": 4, "layers": 1}
-    tower = {"vision_hidden": WIDTH, "vision_mlp": 2 * WIDTH, "vision_heads": 4, "vision_layers": 3}
-    words = {"vocabulary": len(tokenizer), "image_token": tokenizer.convert_tokens_to_ids("<image>")}
-    shape = Shape(family, family == "llava_next", **own, **tower, **words)
-    _, model_class = shape.classes
-    torch.manual_seed(0)
-    model = model_class(shape.config(model_class)).eval()
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    model = small_model(family == "llava_next", WIDTH, len(tokenizer), image)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)

@@ -227,7 +227,6 @@ def operations(model: Any, inputs: dict[str, torch.Tensor], *, kernel: bool = Fa
         "first_token_reads": totals(first.reads),
         "decode_step": entered[2][0] - entered[1][0],
         "decode_step_reads": entered[2][1] - entered[1][1],
-        "by_operation": {part: dict(first.started[part]) for part in ("selection", "packing") if part in first.started},
     }
 
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 import mmtok
 from benchmarks.measure import save
 from benchmarks.question_words import tokenizer_of
-from benchmarks.shapes import Shape
+from benchmarks.shapes import small_model
 
 # Tokenizer: its token for images, and a prompt.
 PROMPTS = {
@@ -42,12 +42,8 @@ class TowerReached(Exception):
 
 def model_with(tokenizer: Tokenizer, image_token: str) -> Any:
     """A small LLaVA that has the vocabulary of a tokenizer, and reads with it."""
-    own: dict[str, Any] = {"hidden": 32, "mlp": 32, "heads": 2, "kv_heads": 2, "layers": 1}
-    tower = {"vision_hidden": 32, "vision_mlp": 32, "vision_heads": 2, "vision_layers": 2}
     image: Any = tokenizer.token_to_id(image_token)
-    shape = Shape("small", False, **own, **tower, vocabulary=tokenizer.get_vocab_size(), image_token=image)
-    _, model_class = shape.classes
-    model = model_class(shape.config(model_class)).eval()
+    model = small_model(False, 32, tokenizer.get_vocab_size(), image)
     model.config.vision_token_budget = BUDGET
     return mmtok.prune(model, PreTrainedTokenizerFast(tokenizer_object=tokenizer))
 
@@ -114,10 +110,7 @@ def main() -> None:
     for family, (image_token, prompt) in PROMPTS.items():
         tokenizer = tokenizer_of(family)
         found[family] = {str(words): before_the_tower(tokenizer, image_token, prompt, words) for words in (40, 2000)}
-    results = {
-        "image_tokens": IMAGE_TOKENS,
-        "reading": found,
-    }
+    results = {"image_tokens": IMAGE_TOKENS, "reading": found}
     print(json.dumps(results, indent=1), save("host-time", results, "mmtok", "tokenizers", "transformers"))
 
 

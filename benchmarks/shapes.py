@@ -135,6 +135,16 @@ class Shape:
         )
 
 
+def small_model(is_next: bool, width: int, vocabulary: int, image_token: int) -> Any:
+    """Ours with LLaVA's crops, a small width, and random weights that are the same each time."""
+    heads = {"heads": width // 16, "kv_heads": width // 16, "vision_heads": width // 16}
+    own: dict[str, Any] = {"hidden": width, "mlp": 2 * width, "layers": 1, "vocabulary": vocabulary, **heads}
+    tower = {"vision_hidden": width, "vision_mlp": 2 * width, "vision_layers": 3, "image_token": image_token}
+    shape = Shape("small", is_next, **own, **tower)
+    torch.manual_seed(0)
+    return shape.classes[1](shape.config(shape.classes[1])).eval()
+
+
 def _fill(model: torch.nn.Module) -> None:
     """Random weights in a fraction of the time that drawing every single one takes; those of norms are 1."""
     for parameter in model.parameters():
