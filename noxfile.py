@@ -14,7 +14,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +57,16 @@ def environment(session: nox.Session) -> dict[str, str | None]:
 def stage_small(folder: Path, families: Iterable[str]) -> None:
     """Stages small checkpoints in both key layouts, whose folders request.json names for compat/check.py."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
-    from chat_checkpoints import make_chat_checkpoint
-    from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
+    from chat_checkpoints import make_checkpoint
 
     from mmtok.publish import stage
 
-    makers = {"llava": make_llava_checkpoint, "llava-next": make_llava_next_checkpoint}
-    makers["llava-onevision"] = partial(make_chat_checkpoint, kind="llava_onevision")
     staged = {}
     for family in families:
         for layout in ("llava-hf", "new"):
             place = folder / f"{family}-{layout}"
             shutil.rmtree(place, ignore_errors=True)
-            base = makers[family](place / "base", layout=layout)
+            base = make_checkpoint(place / "base", family.replace("-", "_"), layout=layout)
             staged[f"{family}, {layout} layout"] = str(stage(base, place / f"{place.name}-mmtok").path)
     (folder / "request.json").write_text(json.dumps(staged), encoding="utf-8")
 

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.checkpoint_shapes` builds the configuration of each for the classes that prune, loads it in a
 clean process with weights that are headers only (see `clean_process.check_fit`), in the published names and shapes of
-tensors, and prints what fitted. With `--cards FOLDER` it also writes an example card of each.
+tensors, and prints what fitted. With `--cards FOLDER` it also writes the example cards.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mmtok
-from benchmarks.measure import machine
-from mmtok.hub.families import FAMILIES
+from mmtok.machine import machine
 from mmtok.publish.base import BaseCheckpoint, TensorHeader
 from mmtok.publish.card import CardFacts, render_card
 from mmtok.publish.clean_process import CheckFailed, check_fit
@@ -27,17 +26,10 @@ from mmtok.publish.repository import CONFIG_FILE, as_json, published_code
 from mmtok.publish.settings import published_config
 
 _FACTS = Path(__file__).with_name("facts")
-# Files of the folder that describe no checkpoint.
-_OTHER_FACTS = ("key_layout",)
-
-
-def known_checkpoints() -> dict[str, str]:
-    """Name of every checkpoint with a file of facts -> its model type, whether or not there is a family for it."""
-    paths = [path for path in sorted(_FACTS.glob("*.json")) if path.stem not in _OTHER_FACTS]
-    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["config"]["model_type"] for path in paths}
-
-
-NAMES: tuple[str, ...] = tuple(name for name, model_type in known_checkpoints().items() if model_type in FAMILIES)
+# Every file of the folder but the names of tensors.
+NAMES = tuple(sorted(path.stem for path in _FACTS.glob("*.json") if path.stem != "key_layout"))
+# Those of which docs/cards has an example card: with the paper's figures, and without.
+CARDS = ("llava-1.5-7b-hf", "qwen2.5-vl-3b-instruct")
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class Member:
 
     @classmethod
     def read(cls, name: str) -> Member:
-        """Reads a checkpoint of `known_checkpoints`."""
+        """Reads a checkpoint of `NAMES`."""
         facts = json.loads((_FACTS / f"{name}.json").read_text(encoding="utf-8"))
         metadata = {key: facts[key] for key in ("license", "language") if key in facts}
         weights = facts["weights"]
@@ -148,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Checks every member and prints what fitted; returns 1 if one does not fit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint_shapes", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument("--cards", type=Path, metavar="FOLDER", help="write an example card of each into FOLDER")
+    parser.add_argument("--cards", type=Path, metavar="FOLDER", help="write the example cards into FOLDER")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write what fitted as JSON")
     parsed = parser.parse_args(arguments)
     unknown = set(parsed.names) - set(NAMES)
@@ -157,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fits, failed = [], False
     for name in parsed.names or NAMES:
         member = Member.read(name)
-        if parsed.cards:
+        if parsed.cards and name in CARDS:
             parsed.cards.mkdir(parents=True, exist_ok=True)
             (parsed.cards / f"{name}.md").write_text(example_card(member), encoding="utf-8")
         try:

@@ -1,7 +1,5 @@
 """Counts the size of the project: `python -m benchmarks.counts` prints it beside the counts of results/counts.json.
 
-`--words COMMIT` counts the words of README and docs there and here, and writes results/words.json.
-
 `--root` counts another state of the project, such as an unpacked `git archive COMMIT`; `--save NAME` writes the counts
 into the results file under a name. Nothing here is a limit.
 """
@@ -10,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,45 +18,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "counts.json"
-WORDS = RESULTS.with_name("words.json")
 
 
 def lines(paths: Iterable[Path]) -> int:
     """Lines of all files together."""
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
-
-
-def words(texts: Mapping[str, str], reports: Iterable[str]) -> dict[str, int]:
-    """Words as `wc -w` counts them, by who reads them.
-
-    Args:
-        texts: of the pages, by path; example cards and other files are not counted.
-        reports: names of pages that are reports, wherever they lie.
-    """
-    found = dict.fromkeys(("README", "pages of users", "pages of contributors", "reports"), 0)
-    for path, text in texts.items():
-        folder, _, name = path.rpartition("/")
-        if not name.endswith(".md") or folder not in ("", "docs", "docs/reports"):
-            continue
-        if name in reports:
-            kind = "reports"
-        elif name in ("CONTRIBUTING.md", "design.md"):
-            kind = "pages of contributors"
-        else:
-            kind = "pages of users" if folder else "README"
-        if kind != "README" or path == "README.md":
-            found[kind] += len(text.split())
-    return found
-
-
-def pages(commit: str) -> dict[str, str]:
-    """The files of README and docs at a commit, by path."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    paths = git("ls-tree", "-r", "--name-only", commit, "--", "README.md", "CONTRIBUTING.md", "docs").splitlines()
-    return {path: git("show", f"{commit}:{path}") for path in paths if path.endswith(".md")}
 
 
 def until_greedy(model: Any, root: Path, **inputs: Any) -> set[CodeType]:
@@ -126,17 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT, help="the state of the project to count")
     parser.add_argument("--save", metavar="NAME", help="write the counts into the results file under this name")
-    parser.add_argument("--words", metavar="COMMIT", help="count the words of README and docs there and at HEAD")
     options = parser.parse_args()
-    if options.words:
-        now = pages("HEAD")
-        reports = {Path(path).name for path in now if path.startswith("docs/reports/")}
-        before, after = words(pages(options.words), reports), words(now, reports)
-        for name, count in after.items():
-            print(f"{name}: {count:,} ({options.words}: {before[name]:,})")
-        both = {name: [before[name], count] for name, count in after.items()}
-        WORDS.write_text(json.dumps({"before": options.words, "words": both}, indent=1) + "\n", encoding="utf-8")
-        return
     sys.path.insert(0, str(options.root.resolve()))
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     found = counts(options.root.resolve())

@@ -8,7 +8,6 @@ LLaVA-1.5's and the questions are POPE's, which are no part of the project. The 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,15 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaNextImageProcessor, PreTrainedTokenizerFast
 
 import mmtok
-from benchmarks.measure import machine, save
+from benchmarks.measure import save
 from benchmarks.reference import select_crop, text_rows
-from benchmarks.shapes import PINPOINTS, Shape
+from benchmarks.shapes import PINPOINTS, small_model
 from mmtok.evaluation.questions import read_questions
 from mmtok.hub.options import PAPER_OPTIONS
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH = 336, 14, 64
+# Questions of POPE for LLaVA-1.5; LLaVA-NeXT gets a fifth.
+COUNT = 240
 CASES: dict[str, tuple[str, tuple[tuple[int, int], ...], int]] = {
     # (family, sizes of the images as (width, height), tokens kept of each crop)
     "LLaVA-1.5": ("llava", ((336, 336), (640, 480)), 64),
@@ -51,13 +52,8 @@ OTHER_QUESTIONS = (
 
 def random_model(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     """A seeded model with LLaVA's crops and a small width, which reads with the tokenizer."""
-    own: dict[str, Any] = {"hidden": WIDTH, "mlp": 2 * WIDTH, "heads": 4, "kv_heads": 4, "layers": 1}
-    tower = {"vision_hidden": WIDTH, "vision_mlp": 2 * WIDTH, "vision_heads": 4, "vision_layers": 3}
-    words = {"vocabulary": len(tokenizer), "image_token": tokenizer.convert_tokens_to_ids("<image>")}
-    shape = Shape(family, family == "llava_next", **own, **tower, **words)
-    _, model_class = shape.classes
-    torch.manual_seed(0)
-    model = model_class(shape.config(model_class)).eval()
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    model = small_model(family == "llava_next", WIDTH, len(tokenizer), image)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
@@ -142,22 +138,19 @@ def _summary(overlaps: Sequence[float]) -> dict[str, Any]:
     return {"identical": overlaps.count(1.0), "overlap": round(float(np.mean(overlaps)), 4)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizer", help="folder or Hub id of LLaVA-1.5's tokenizer, with its chat template")
     parser.add_argument("questions", nargs="+", type=Path, help="POPE's question files")
-    parser.add_argument("--count", type=int, default=240, help="questions for LLaVA-1.5; LLaVA-NeXT gets a fifth")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
     asked = sorted({question.text for path in options.questions for question in read_questions(path)})
-    pope = [asked[number] for number in np.linspace(0, len(asked) - 1, options.count).round().astype(int)]
+    pope = [asked[number] for number in np.linspace(0, len(asked) - 1, COUNT).round().astype(int)]
     cases = measure(tokenizer, pope)
-    results = {"machine": machine(), "seconds": round(time.perf_counter() - started), "cases": cases}
-    print(json.dumps(cases, indent=1), save("fidelity", results))
+    print(save("fidelity", {"seconds": round(time.perf_counter() - started), "cases": cases}))
 
 
 if __name__ == "__main__":

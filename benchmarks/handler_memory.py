@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.measure import machine, save
+from benchmarks.measure import save
 from mmtok.hub.handler import EndpointHandler, Limits
 from mmtok.publish import stage
 from mmtok.tiny import EMBEDDED, LLAVA, QWEN, checkpoint_path
@@ -148,8 +148,8 @@ def main() -> None:
             run = subprocess.run(command, capture_output=True, text=True, check=True)
             found[name] = json.loads(run.stdout.splitlines()[-1])
             print(name, found[name])
-    results = {"machine": machine("mmtok", "transformers", "pillow"), "limits": LIMITS._asdict(), "requests": found}
-    print(save("handler-memory-cpu", results))
+    results = {"limits": LIMITS._asdict(), "requests": found}
+    print(save("handler-memory-cpu", results, "mmtok", "transformers", "pillow"))
 
 
 if __name__ == "__main__":

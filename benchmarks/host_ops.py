@@ -12,8 +12,6 @@ Fused attention counts as one operation, as it is on a GPU, and so does a Triton
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measure import machine, save
+from measure import save
 from prefill import BUDGET, BUDGET_NEXT, WORDS, new_tokens, wrapped_parts
 from shapes import SHAPES, Shape
 from torch.overrides import TorchFunctionMode
@@ -229,7 +227,6 @@ def operations(model: Any, inputs: dict[str, torch.Tensor], *, kernel: bool = Fa
         "first_token_reads": totals(first.reads),
         "decode_step": entered[2][0] - entered[1][0],
         "decode_step_reads": entered[2][1] - entered[1][1],
-        "by_operation": {part: dict(first.started[part]) for part in ("selection", "packing") if part in first.started},
     }
 
 
@@ -256,13 +253,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     options = parser.parse_args()
-    results = {
-        "command": shlex.join(["python", "benchmarks/host_ops.py", *sys.argv[1:]]),
-        "machine": machine("mmtok", "transformers"),
-        "words": WORDS,
-        "counted": [count(SHAPES[name]) for name in options.models],
-    }
-    print(save("host-ops", results))
+    counted = [count(SHAPES[name]) for name in options.models]
+    print(save("host-ops", {"words": WORDS, "counted": counted}, "mmtok", "transformers"))
 
 
 if __name__ == "__main__":

@@ -1,36 +1,28 @@
 """What reading costs the host: `python -m benchmarks.host_time` writes results/host-time.json, after `make tokenizers`.
 
 A call of `forward` up to the vision tower: options, prompt, question, and all of it with pruning and without. Process
-time, so that what else the machine does counts little; the models are small, the tokenizers real. Beside it the
-configurations of the published checkpoints: the size of config.json, the lines of `print(config)` and the time that
-`AutoConfig.from_pretrained` takes, stock's and ours.
+time, so that what else the machine does counts little; the models are small, the tokenizers real.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, PreTrainedTokenizerFast
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers import PreTrainedTokenizerFast
 
 import mmtok
-from benchmarks.checkpoint_shapes import NAMES, Member, _write_code
-from benchmarks.measure import machine, milliseconds, save, side_by_side
+from benchmarks.measure import save
 from benchmarks.question_words import tokenizer_of
-from benchmarks.shapes import Shape
-from mmtok.publish.repository import as_json
+from benchmarks.shapes import small_model
 
 # Tokenizer: its token for images, and a prompt.
 PROMPTS = {
@@ -50,12 +42,8 @@ class TowerReached(Exception):
 
 def model_with(tokenizer: Tokenizer, image_token: str) -> Any:
     """A small LLaVA that has the vocabulary of a tokenizer, and reads with it."""
-    own: dict[str, Any] = {"hidden": 32, "mlp": 32, "heads": 2, "kv_heads": 2, "layers": 1}
-    tower = {"vision_hidden": 32, "vision_mlp": 32, "vision_heads": 2, "vision_layers": 2}
     image: Any = tokenizer.token_to_id(image_token)
-    shape = Shape("small", False, **own, **tower, vocabulary=tokenizer.get_vocab_size(), image_token=image)
-    _, model_class = shape.classes
-    model = model_class(shape.config(model_class)).eval()
+    model = small_model(False, 32, tokenizer.get_vocab_size(), image)
     model.config.vision_token_budget = BUDGET
     return mmtok.prune(model, PreTrainedTokenizerFast(tokenizer_object=tokenizer))
 
@@ -115,54 +103,15 @@ def before_the_tower(tokenizer: Tokenizer, image_token: str, prompt: str, words:
     }
 
 
-def reading() -> dict[str, Any]:
-    """Each tokenizer with a short and a long question."""
+def main() -> None:
+    """The command."""
+    torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for family, (image_token, prompt) in PROMPTS.items():
         tokenizer = tokenizer_of(family)
         found[family] = {str(words): before_the_tower(tokenizer, image_token, prompt, words) for words in (40, 2000)}
-    return found
-
-
-def configurations() -> dict[str, Any]:
-    """One published checkpoint of each model type."""
-    members = [Member.read(name) for name in NAMES]
-    first = {each.config["model_type"]: each for each in reversed(members)}
-    found = {}
-    for model_type, member in first.items():
-        with tempfile.TemporaryDirectory() as stock, tempfile.TemporaryDirectory() as ours:
-            Path(stock, "config.json").write_text(as_json(member.config), encoding="utf-8")
-            _write_code(member, Path(ours))
-            name = json.loads(Path(ours, "config.json").read_text(encoding="utf-8"))["auto_map"]["AutoConfig"]
-            load: dict[str, Callable[[], Any]] = {
-                "stock": partial(AutoConfig.from_pretrained, stock),
-                "mmtok": partial(AutoConfig.from_pretrained, ours, trust_remote_code=True),
-                # A part of the row above that transformers spends on any code of a repository.
-                "finding the code": partial(get_class_from_dynamic_module, name, ours),
-            }
-            found[model_type] = {
-                "checkpoint": member.hub_id,
-                "bytes": {
-                    name: Path(each, "config.json").stat().st_size for name, each in (("stock", stock), ("mmtok", ours))
-                },
-                "lines": {each: len(str(load[each]()).splitlines()) for each in ("stock", "mmtok")},
-                "autoconfig_ms": milliseconds(side_by_side(load, rounds=40, at_least=40, clock=time.process_time)),
-            }
-    return found
-
-
-def main() -> None:
-    """The command."""
-    torch.set_num_threads(1)
-    results = {
-        "command": "python -m benchmarks.host_time",
-        "machine": machine("mmtok", "tokenizers", "transformers"),
-        "image_tokens": IMAGE_TOKENS,
-        "reading": reading(),
-        "configurations": configurations(),
-    }
-    print(json.dumps(results, indent=1))
-    print(save("host-time", results))
+    results = {"image_tokens": IMAGE_TOKENS, "reading": found}
+    print(json.dumps(results, indent=1), save("host-time", results, "mmtok", "tokenizers", "transformers"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Follows a new user through README and docs, in an environment of its own with the newest of everything.
 
-    python -m benchmarks.journeys --environment runs/newcomer --output benchmarks/results/journeys.json
+    python -m benchmarks.journeys --environment runs/newcomer
 
 Every step is a command, run in one empty folder as it is written here; the results have its seconds, its exit code and
 what it printed last. The environment is made if it is not there, by the install line of the README from a clone of this
@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmtok.machine import machine
+from benchmarks.measure import save
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "demo,video,web,serve"
@@ -72,7 +72,7 @@ def use_page(address: str) -> dict[str, Any]:
 
 def use_server(address: str) -> dict[str, Any]:
     """Asks one question, `REQUESTS` at once, and what else an operator tries; statuses and seconds."""
-    photo = b64encode(Path(__file__).parents[1].joinpath("docs", "images", "demo.png").read_bytes()).decode()
+    photo = b64encode((ROOT / "docs" / "images" / "demo.png").read_bytes()).decode()
 
     def ask(image: str = f"data:image/png;base64,{photo}", **fields: Any) -> tuple[int, float]:
         content = [{"type": "text", "text": "Is there a dog?"}, {"type": "image_url", "image_url": {"url": image}}]
@@ -85,25 +85,21 @@ def use_server(address: str) -> dict[str, Any]:
     found: dict[str, Any] = {"first": ask(), "second": ask()}
     if [status for status, _ in found.values()] != [200, 200]:
         raise RuntimeError(f"the server answered {found}")
-    began = time.perf_counter()
     with ThreadPoolExecutor(REQUESTS) as pool:
         together = list(pool.map(lambda _: ask(), range(REQUESTS)))
-    return {
-        **found,
-        "requests at once": REQUESTS,
-        "their statuses": sorted({status for status, _ in together}),
-        "soonest and last, seconds": [min(seconds for _, seconds in together), max(seconds for _, seconds in together)],
-        "all, seconds": round(time.perf_counter() - began, 2),
-        "a budget": ask(generation_config=json.dumps({"vision_token_budget": 4}))[0],
-        "a budget of -1": ask(generation_config=json.dumps({"vision_token_budget": -1}))[0],
-        "a budget as a field": ask(vision_token_budget=4)[0],
-        "another model": ask(model="another")[0],
-        "no image": ask("data:image/png;base64,AAAA")[0],
-        "an address that cannot be reached": ask("http://127.0.0.1:9/photo.jpg")[0],
-        "/health": opened(f"{address}/health")[0],
-        "/metrics": opened(f"{address}/metrics")[0],
-        "/v1/models": opened(f"{address}/v1/models")[0],
+    seconds = sorted(seconds for _, seconds in together)
+    found |= {"requests at once": REQUESTS, "their statuses": sorted({status for status, _ in together})}
+    found |= {"soonest and last, seconds": [seconds[0], seconds[-1]]}
+    tried: dict[str, dict[str, Any]] = {
+        "a budget": {"generation_config": json.dumps({"vision_token_budget": 4})},
+        "a budget of -1": {"generation_config": json.dumps({"vision_token_budget": -1})},
+        "a budget as a field": {"vision_token_budget": 4},
+        "another model": {"model": "another"},
+        "no image": {"image": "data:image/png;base64,AAAA"},
+        "an address that cannot be reached": {"image": "http://127.0.0.1:9/photo.jpg"},
     }
+    found |= {name: ask(**fields)[0] for name, fields in tried.items()}
+    return found | {path: opened(f"{address}{path}")[0] for path in ("/health", "/metrics", "/v1/models")}
 
 
 # After the environment is there. The files are those of `prepare`.
@@ -141,9 +137,9 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def program(page: str) -> str:
-    """The first Python block of a page, about the checkpoint that is here."""
-    [code, *_] = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+def program(page: str, number: int = 0) -> str:
+    """A Python block of a page, about the checkpoint that is here."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)[number]
     return str(code).replace("llava-hf/llava-1.5-7b-hf", "./base").replace("photo.jpg", "photo.png")
 
 
@@ -178,19 +174,7 @@ def prepare(folder: Path) -> None:
     asked = {"video": "clip.gif", "question": "Where is the ball?"}
     (folder / "clips.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
     (folder / "prune.py").write_text(program("docs/prune.md"), encoding="utf-8")
-    (folder / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
-
-
-PIPELINE = """\
-from transformers import pipeline
-
-pipe = pipeline("image-text-to-text", model="./llava-mmtok", trust_remote_code=True)
-content = [{"type": "image", "path": "photo.png"}, {"type": "text", "text": "Is there a dog in the image?"}]
-[answer] = pipe(
-    text=[{"role": "user", "content": content}], return_full_text=False, vision_token_budget=16, max_new_tokens=64
-)
-print(answer["generated_text"])
-"""
+    (folder / "pipeline.py").write_text(program("README.md", 1), encoding="utf-8")
 
 
 def follow(steps: Sequence[Step], folder: Path, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -204,13 +188,8 @@ def follow(steps: Sequence[Step], folder: Path, environment: dict[str, str]) -> 
         found: dict[str, Any] = {}
         log = folder.parent / "step.log"
         with log.open("w+", encoding="utf-8") as file:
-            named: Any = {
-                "cwd": folder,
-                "env": environment,
-                "stdout": file,
-                "stderr": file,
-                "stdin": subprocess.DEVNULL,
-            }
+            named: Any = {"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL}
+            named |= {"stdout": file, "stderr": subprocess.STDOUT}
             if step.use is None:
                 code = subprocess.run(["bash", "-c", step.command], check=False, **named).returncode
             else:
@@ -262,24 +241,13 @@ def hub() -> Iterator[dict[str, str]]:
             process.terminate()
 
 
-def described(environment: Path) -> dict[str, Any]:
-    """This machine, with the versions of the environment."""
-    listed = f"from importlib.metadata import version\nprint(*map(version, {PACKAGES!r}))"
-    command = [str(environment / "bin" / "python"), "-I", "-c", listed]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    here = machine()
-    here["versions"] = {"python": here["versions"]["python"], **dict(zip(PACKAGES, found, strict=False))}
-    return here
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--environment", type=Path, required=True, help="a virtual environment, made if it is not there"
     )
-    parser.add_argument("--output", type=Path, help="the results file")
-    parser.add_argument("--only", nargs="+", metavar="STEP", help="these alone, by their names")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="these alone, by their names; nothing is written")
     options = parser.parse_args()
     place = options.environment.resolve()
     taken: list[dict[str, Any]] = []
@@ -294,6 +262,7 @@ def main() -> None:
             Step("clone", f"git clone --quiet {ROOT} ../mmtok"),
             *([] if place.exists() else [Step("make an environment", f"{sys.executable} -m venv {place}")]),
             Step("install", f"cd ../mmtok && pip install --quiet '.[{EXTRAS}]'"),
+            Step("what is installed", f"pip list --format=freeze | grep -iE '^({'|'.join(PACKAGES)})=' | xargs"),
         ]
         prepare(folder)
         steps = [*install, *(step for step in STEPS if options.only is None or step.name in options.only)]
@@ -302,10 +271,8 @@ def main() -> None:
                 found["command"] = found["command"].replace(str(path), name)
             taken.append(found)
             print(json.dumps(found), flush=True)
-            if options.output and found["step"] != "clone":
-                command = "python -m benchmarks.journeys --environment FOLDER"
-                results = {"command": command, "machine": described(place), "steps": taken}
-                options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.only is None:
+        save("journeys", {"steps": taken})
     failed = [found["step"] for found in taken if found["exit code"]]
     print(f"{len(taken)} steps, failed: {', '.join(failed) or 'none'}")
     sys.exit(bool(failed))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +13,8 @@ from typing import Any
 
 from mmtok.machine import machine
 
-__all__ = ["RESULTS", "machine", "milliseconds", "save", "side_by_side", "times_faster"]
-
 RESULTS = Path(__file__).parent / "results"
+LOAD_AT_START = machine()["load_average"]
 
 
 def side_by_side(
@@ -70,9 +71,18 @@ def times_faster(times: Mapping[str, list[float]], than: str) -> dict[str, float
     }
 
 
-def save(name: str, results: Mapping[str, Any]) -> Path:
-    """Writes benchmarks/results/NAME.json."""
+def save(name: str, results: Mapping[str, Any], *packages: str) -> Path:
+    """Writes benchmarks/results/NAME.json: the command, the machine with the versions of packages, and the results.
+
+    Of the machine the load is that at the start. Of absolute paths in the command the names are written.
+    """
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.orig_argv[1:]]
+    told = {
+        "command": shlex.join(["python", *words]),
+        "machine": {**machine(*packages), "load_average": LOAD_AT_START},
+        **results,
+    }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return path

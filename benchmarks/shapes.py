@@ -1,4 +1,4 @@
-"""The real checkpoints' shapes with random weights, and what their shapes alone say: operations and cache bytes."""
+"""The real checkpoints' shapes with random weights, and the size of their key-value caches."""
 
 from __future__ import annotations
 
@@ -103,26 +103,6 @@ class Shape:
         inputs = {name: value.to(device) for name, value in inputs.items()}
         return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
-    def flops(self, prompt: int) -> dict[str, float]:
-        """Multiplications and additions of one image with a prompt of so many tokens, up to the first new token."""
-        tokens = self.crop_tokens + 1
-        width = self.vision_hidden
-        layer = 2 * tokens * (4 * width**2 + 2 * width * self.vision_mlp) + 4 * tokens**2 * width
-        keys = self.hidden * self.kv_heads // self.heads
-        weights = 2 * self.hidden**2 + 2 * self.hidden * keys + 3 * self.hidden * self.mlp
-        # The half of the attention matrix that causality leaves.
-        language = 2 * prompt * weights + 2 * prompt**2 * self.hidden
-        return {
-            "vision tower": float(self.crops * self.vision_layers * layer),
-            "projector": float(2 * self.crops * self.crop_tokens * (width * self.hidden + self.hidden**2)),
-            "language model": float(self.layers * language + 2 * self.hidden * self.vocabulary),
-        }
-
-    def selection_flops(self, words: int) -> float:
-        """The coverage matrix's products; the greedy maximiser multiplies nothing."""
-        count = self.crop_tokens
-        return float(2 * self.crops * count * (count * self.vision_hidden + words * self.hidden))
-
     def cache_bytes(self, prompt: int, bytes_per_value: int = 2) -> int:
         """Keys and values of a prompt."""
         return 2 * self.layers * self.kv_heads * (self.hidden // self.heads) * prompt * bytes_per_value
@@ -153,6 +133,16 @@ class Shape:
             image_seq_length=self.crop_tokens,
             **({"image_grid_pinpoints": PINPOINTS} if self.next else {}),
         )
+
+
+def small_model(is_next: bool, width: int, vocabulary: int, image_token: int) -> Any:
+    """Ours with LLaVA's crops, a small width, and random weights that are the same each time."""
+    heads = {"heads": width // 16, "kv_heads": width // 16, "vision_heads": width // 16}
+    own: dict[str, Any] = {"hidden": width, "mlp": 2 * width, "layers": 1, "vocabulary": vocabulary, **heads}
+    tower = {"vision_hidden": width, "vision_mlp": 2 * width, "vision_layers": 3, "image_token": image_token}
+    shape = Shape("small", is_next, **own, **tower)
+    torch.manual_seed(0)
+    return shape.classes[1](shape.config(shape.classes[1])).eval()
 
 
 def _fill(model: torch.nn.Module) -> None:

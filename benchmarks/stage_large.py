@@ -8,7 +8,6 @@ the ids of the configuration are its ids. FOLDER takes as much room as the model
 `--layers 6 --check full` takes the first 6 layers of the language model, and compares two whole models of that size.
 `--layers 220 --sparse` makes a language model of 220 such layers, of which those from the fifth on are holes in the
 files: they are read as zeros and take no room, so that a checkpoint of 72 billion parameters fits any disk.
-`--copy GB` instead copies a file of GB gigabytes as a stage does that may not link: it is hashed twice.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ import numpy
 import torch
 
 from benchmarks.checkpoint_shapes import NAMES, Member
-from benchmarks.measure import machine
-from mmtok.publish.base import TensorHeader, encode_header, place_weights
+from mmtok.machine import machine
+from mmtok.publish.base import TensorHeader, encode_header
 from mmtok.publish.repository import INDEX_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,20 +42,16 @@ FIRST_HOLE = 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=NAMES, nargs="?")
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument("--layers", type=int, help="of the language model; those of the published one without it")
     parser.add_argument("--sparse", action="store_true", help="layers from the fifth on are holes in the files")
     parser.add_argument("--check", choices=["quick", "full"], default="quick")
-    parser.add_argument("--copy", type=float, metavar="GB")
     parser.add_argument("--folder", type=Path, required=True, help="a new folder")
     parser.add_argument("--results", type=Path, required=True, help="a JSON file, to which this model is added")
     parsed = parser.parse_args()
     parsed.folder.mkdir()
     try:
-        if parsed.copy:
-            name, found = f"copy of {parsed.copy:g} GB", copied(parsed.folder, parsed.copy)
-        else:
-            name, found = staged(Member.read(parsed.name), parsed.folder, parsed.layers, parsed.check, parsed.sparse)
+        name, found = staged(Member.read(parsed.name), parsed.folder, parsed.layers, parsed.check, parsed.sparse)
     finally:
         shutil.rmtree(parsed.folder)
     results = json.loads(parsed.results.read_text(encoding="utf-8")) if parsed.results.exists() else {}
@@ -86,30 +81,13 @@ def staged(member: Member, folder: Path, layers: int | None, check: str, sparse:
     }
 
 
-def copied(folder: Path, gigabytes: float) -> dict[str, Any]:
-    """Seconds to copy a weight file and to compare both hashes, and what 14 GB take at the same rate."""
-    tensor = TensorHeader("F16", (round(gigabytes * 5e8),))
-    write_random(folder / "model.safetensors", {"weight": tensor}, seed=0, sparse=False)
-    (folder / "copy").mkdir()
-    began, cpu = time.perf_counter(), time.process_time()
-    place_weights({"model.safetensors": folder / "model.safetensors"}, folder / "copy", link=False)
-    seconds = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
-    found = {key: round(value, 1) for key, value in seconds.items()}
-    return {**found, "for_14_gb": {key: round(value * 14 / gigabytes) for key, value in seconds.items()}}
-
-
 def write_checkpoint(member: Member, folder: Path, sparse: bool) -> None:
     """Writes settings of a small checkpoint with the sizes of a large one, and its weights."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
-    from chat_checkpoints import make_chat_checkpoint
-    from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
+    from chat_checkpoints import make_checkpoint
 
-    model_type, vision = member.config["model_type"], member.config["vision_config"]
-    makers = {"llava": make_llava_checkpoint, "llava_next": make_llava_next_checkpoint}
-    if model_type in makers:
-        makers[model_type](folder)
-    else:
-        make_chat_checkpoint(folder, model_type)
+    vision = member.config["vision_config"]
+    make_checkpoint(folder, member.config["model_type"])
     (folder / "model.safetensors").unlink()
     small = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     ids = {key: value for key, value in small.items() if key.endswith(("_token_id", "_token_index"))}

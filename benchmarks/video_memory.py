@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import resource
-import shlex
-import sys
 import time
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
-from benchmarks.measure import machine, save
+from benchmarks.measure import save
 from mmtok.hub.images import EncodedVision, Layout
 from mmtok.hub.objective import CoverageRows
 from mmtok.hub.options import PruningOptions
@@ -90,13 +88,7 @@ def main() -> None:
     parser.add_argument("--output", default="video-memory-cpu", help="name of the file in benchmarks/results")
     options = parser.parse_args()
     given = {name: value for name, value in vars(options).items() if name != "output"}
-    results = {
-        "command": shlex.join(["python", "-m", "benchmarks.video_memory", *sys.argv[1:]]),
-        "machine": machine("mmtok"),
-        **given,
-        **measured(**given),
-    }
-    print(save(options.output, results))
+    print(save(options.output, {**given, **measured(**given)}, "mmtok"))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -39,17 +38,21 @@ def add(name: str, row: str, found: dict[str, Any]) -> None:
 
 def read(report: Path) -> dict[str, Any]:
     """Counts a report of pytest in the form of JUnit."""
-    passed, failed, skipped = 0, [], []
+    told: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
+    for case, ended, message in endings(report):
+        told[ended].append(f"{case.get('name', '')}: {message[:200]}")
+    return {**told, "passed": len(told["passed"])}
+
+
+def endings(report: Path) -> Iterator[tuple[ElementTree.Element, str, str]]:
+    """Each test of such a report, how it ended, and the message of a failure or of why it was skipped."""
     for case in ElementTree.parse(report).iter("testcase"):
-        name = case.get("name", "")
-        problems = [*case.findall("failure"), *case.findall("error")]
-        if problems:
-            failed.append(f"{name}: {problems[0].get('message', '').splitlines()[0][:200]}")
-        elif (skip := case.find("skipped")) is not None:
-            skipped.append(f"{name}: {skip.get('message', '')[:200]}")
+        bad = [*case.findall("failure"), *case.findall("error")]
+        skip = case.find("skipped")
+        if bad:
+            yield case, "failed", bad[0].get("message", "").splitlines()[0]
         else:
-            passed += 1
-    return {"passed": passed, "failed": failed, "skipped": skipped}
+            yield case, "passed" if skip is None else "skipped", "" if skip is None else skip.get("message", "")
 
 
 def commit() -> str:
@@ -119,10 +122,9 @@ def by_release(rows: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(rows.items(), key=lambda row: [numbers(part.split(" ")[1]) for part in row[0].split(", ")]))
 
 
-def reasons(seen: dict[str, Any]) -> Counter[str]:
-    """How many tests of a group were skipped for which reason."""
-    # A case in brackets may hold a colon itself.
-    return Counter(re.sub(r"^\w+(\[.*\])?: ", "", name) for name in seen["skipped"])
+def by_transformers(rows: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows of each release of transformers."""
+    return [list(group) for _, group in groupby(ordered(rows), key=lambda row: str(row["transformers"]))]
 
 
 def passing_releases(rows: dict[str, Any]) -> dict[str, str]:

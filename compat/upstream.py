@@ -14,7 +14,8 @@ import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+
+from compat.results import endings
 
 CASES = Path(__file__).with_name("upstream_cases.py")
 # What the source distribution leaves out, and the classes that the tests import from there.
@@ -46,21 +47,17 @@ def prepare(folder: Path, release: str, generation_tests: Path | None = None) ->
 def unpack(distribution: Path, name: str, folder: Path) -> None:
     """Puts the folder `name` at the top of a source distribution into `folder`."""
     with tarfile.open(distribution) as archive:
-        for member in archive.getmembers():
+        for member in archive:
             inside = member.name.partition("/")[2]
             if member.isfile() and inside.startswith(f"{name}/"):
-                target = folder / inside
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(archive.extractfile(member).read())  # type: ignore[union-attr]
+                archive.extract(member.replace(name=inside, deep=False), folder, filter="data")
 
 
 def read(report: Path) -> dict[str, Any]:
     """Compares the results of a report of pytest in the form of JUnit, test by test; "of stock" is how those ended."""
     seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case, ended, _ in endings(report):
         kind, _, family = case.get("classname", "").rpartition(".")[2].partition("_")
-        bad = [*case.findall("failure"), *case.findall("error")]
-        ended = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
         kind = kind.removeprefix("Generation")
         if kind in ("Stock", "Pruned", "Subclass"):
             seen[f"{family}: {case.get('name', '')}"][kind].add(ended)

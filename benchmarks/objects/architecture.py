@@ -1,19 +1,20 @@
-"""The untrained model: LLaVA's three parts at 2.6 million parameters, seeded."""
+"""The untrained model: LLaVA's three parts at 2.6 million parameters, seeded; and its checkpoint folder."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mmtok.tiny.backgrounds import SIDE
+from benchmarks.training.folder import write_checkpoint
+from mmtok.tiny import LLAVA, checkpoint_path
 from mmtok.tiny.catalogue import NAMES, OBJECTS
-from mmtok.tiny.scenes import GRID, PATCH
+from mmtok.tiny.scenes import GRID
 
-from .vocabulary import BOS, EOS, IMAGE, PAD, words
-
+IMAGE = "<image>"
 # Words that name no object. A text row of such a word is to spread evenly over the background, which is written with
 # the embedding of <image>, instead of singling out a patch: this is their cosine.
 BACKGROUND_WORDS = ("there", "in", "image", "objects", "many", "describe")
@@ -23,49 +24,22 @@ BACKGROUND_COSINE = 0.7
 CATEGORY_COSINE = 0.45
 
 
-def config_values() -> dict[str, Any]:
-    """Describe the model. Like LLaVA-1.5 it reads the last but one layer of a CLIP tower, without the class token."""
-    ids = {word: index for index, word in enumerate(words())}
-    vision = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 6,
-        "image_size": SIDE,
-        "patch_size": PATCH,
-        "hidden_act": "gelu",
-    }
-    text = {
-        "model_type": "llama",
-        "vocab_size": len(ids),
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 1024,
-        "initializer_range": 0.08,
-        "rope_theta": 100_000.0,
-        "pad_token_id": ids[PAD],
-        "bos_token_id": ids[BOS],
-        "eos_token_id": ids[EOS],
-    }
-    return {
-        "model_type": "llava",
-        "vision_config": vision,
-        "text_config": text,
-        "image_token_index": ids[IMAGE],
-        "image_seq_length": GRID**2,
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-        "projector_hidden_act": "gelu",
-        "tie_word_embeddings": False,
-    }
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer: word-level, lower case, punctuation apart, <s> in front."""
+    return PreTrainedTokenizerFast.from_pretrained(checkpoint_path(LLAVA))
+
+
+@cache
+def token_ids() -> dict[str, int]:
+    """Word -> id."""
+    return dict(tokenizer().get_vocab())
 
 
 def build_model(seed: int) -> LlavaForConditionalGeneration:
-    """Make the model with random weights, the same for the same seed; torch's own generator is left as it was.
+    """Make the model of the embedded `config.json` with random weights, the same for the same seed.
+
+    torch's own generator is left as it was.
 
     Word embeddings are orthogonal unit vectors but for the cosines above, and stay as they are: every stage of training
     relies on them. Queries and keys start equal, so that both transformers attend to like content from the start (after
@@ -73,7 +47,7 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config_values()))
+        model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(checkpoint_path(LLAVA)))
         with torch.no_grad():
             _set_words(model.get_input_embeddings().weight)
             for layer in model.model.language_model.layers:
@@ -89,7 +63,7 @@ def _equal_queries_and_keys(attention: torch.nn.Module) -> None:
 
 
 def _set_words(weight: torch.Tensor) -> None:
-    ids = {word: index for index, word in enumerate(words())}
+    ids = token_ids()
     torch.nn.init.orthogonal_(weight)
     leanings = dict.fromkeys(BACKGROUND_WORDS, (IMAGE, BACKGROUND_COSINE))
     # Of "hot dog" the first word leans towards "food": "dog" leans towards "animal".
@@ -139,7 +113,22 @@ def vision_features(model: LlavaForConditionalGeneration, pixel_values: torch.Te
 
 def object_vectors(model: LlavaForConditionalGeneration) -> torch.Tensor:
     """Return what patches are written with: (objects + 1, hidden) unit vectors; the last, of <image>, is background."""
-    ids = {word: index for index, word in enumerate(words())}
+    ids = token_ids()
     weight = model.get_input_embeddings().weight.detach()
     rows = [weight[[ids[word] for word in name.split()]].sum(0) for name in NAMES]
     return F.normalize(torch.stack([*rows, weight[ids[IMAGE]]]), dim=-1)
+
+
+# From the names in memory to those of the llava-hf repos. Some versions have dropped the tower's inner "vision_model".
+_LLAVA_HF_KEYS = {
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.vision_tower.vision_model.": "vision_tower.vision_model.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+}
+
+
+def export_checkpoint(model: LlavaForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write everything that `from_pretrained` needs into a folder; in float16 the weights take 5 MB."""
+    write_checkpoint(model, folder, checkpoint_path(LLAVA), _LLAVA_HF_KEYS, dtype)

@@ -25,7 +25,7 @@ from mmtok.tiny.questions import (
 )
 from mmtok.tiny.scenes import Scene
 
-from .vocabulary import BOS, EOS, IMAGE, PAD, build_tokenizer
+from .architecture import IMAGE, tokenizer
 
 IGNORED = -100
 TURNS = 9
@@ -146,9 +146,10 @@ class ConversationEncoder:
     """Turns conversations into tokens in the chat template's form."""
 
     def __init__(self) -> None:
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = tokenizer()
         self.known: dict[str, list[int]] = {}
-        self.bos, self.pad, self.image = self.tokenizer.convert_tokens_to_ids([BOS, PAD, IMAGE])
+        self.bos, self.pad = self.tokenizer.bos_token_id, self.tokenizer.pad_token_id
+        self.image = self.tokenizer.convert_tokens_to_ids(IMAGE)
 
     def ids(self, text: str) -> list[int]:
         """Encode a text without <s>."""
@@ -173,7 +174,7 @@ class ConversationEncoder:
         for index, turn in enumerate(turns):
             image = [self.image] * patches if index == 0 else []
             prompt = [*self.ids("USER:"), *image, *self.ids(f"{turn.text} ASSISTANT:")]
-            answer = self.ids(f"{turn.answer}{EOS}")
+            answer = self.ids(f"{turn.answer}{self.tokenizer.eos_token}")
             last = answer[-1] if len(answer) > 2 or index == ended else IGNORED
             ids += prompt + answer
             labels += [IGNORED] * len(prompt) + answer[:-1] + [last]

@@ -16,12 +16,9 @@ from mmtok.tiny.catalogue import NAMES
 from mmtok.tiny.scenes import Scene, SceneSettings, draw, sample_scene
 from mmtok.tiny.sprites import SpriteSheet
 
-from .architecture import object_vectors
+from .architecture import object_vectors, token_ids
 from .conversations import IGNORED, ConversationEncoder, Encoded, converse, spread_patches
 from .sight import EVEN, USUAL, PatchTargets, patch_targets
-from .vocabulary import words
-
-DIGIT_IDS = [words().index(str(digit)) for digit in range(10)]
 
 CROWDED = SceneSettings(7, 10, 26.0, 44.0)
 SHARE_CROWDED = 0.15
@@ -122,6 +119,6 @@ def answer_loss(
     chosen = encoded.labels[:, 1:] != IGNORED
     logits, labels = model.lm_head(hidden[chosen]).float(), encoded.labels[:, 1:][chosen]
     right = (logits.argmax(-1) == labels).float()
-    digits = (labels >= DIGIT_IDS[0]) & (labels <= DIGIT_IDS[-1])
+    digits = torch.isin(labels, torch.tensor([token_ids()[str(digit)] for digit in range(10)]))
     shown = {"right": right.mean().item(), "digits right": right[digits].mean().item()}
     return F.cross_entropy(logits, labels), shown

@@ -11,21 +11,16 @@ from its snapshots. The stages are those of `STAGES`; a run is determined by its
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from benchmarks.training.folder import replaced_when_complete, stage_reports, write_json
+from benchmarks.training.folder import replaced_when_complete, train_command, write_report
 from benchmarks.training.loop import Run, Stage, join_stages, train_stage
-from mmtok.machine import machine
 from mmtok.tiny.scenes import GRID
 
-from .architecture import build_model
-from .export import export_checkpoint
+from .architecture import build_model, export_checkpoint
 from .held_out import training_sheets
 from .language import LanguageLearner
 from .sight import SightLearner
@@ -88,26 +83,15 @@ def train(run: Run) -> LlavaForConditionalGeneration:
     return train_tuning(run)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Train and write the checkpoint with its report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument("--run-folder", type=Path, default=Path("runs/objects"), help="where snapshots are kept")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    run = Run(options.run_folder, seed=options.seed)
+    output, run = train_command(__doc__, "runs/objects")
     torch.set_num_threads(1)
     model = train(run)
-    report = {
-        "command": "python -m benchmarks.objects.train",
-        "seed": run.seed,
-        "stages": stage_reports(run, STAGES),
-        "batch_sizes": {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH},
-        "machine": machine(),
-    }
-    with replaced_when_complete(options.output) as folder:
+    batches = {"sight": SIGHT_BATCH, "words, language": LANGUAGE_BATCH, "tuning": TUNING_BATCH}
+    with replaced_when_complete(output) as folder:
         export_checkpoint(model, folder)
-        write_json(folder / "training_report.json", report)
+        write_report(folder, "python -m benchmarks.objects.train", run, STAGES, batches)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,7 @@ from mmtok.tiny.sprites import SpriteSheet
 from .architecture import object_vectors, vision_features
 from .conversations import ConversationEncoder, converse, patches_towards, spread_patches
 from .language import answer_loss, sample_reading_scene, seen_labels
-from .restyle import restyle
-from .sight import NAME_INDEX, patch_targets, to_pixel_values
+from .sight import NAME_INDEX, patch_targets, restyle, to_pixel_values
 
 # Scenes that are drawn at once.
 CHUNK = 40

@@ -21,7 +21,7 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaNextConfig, LlavaNextForConditionalGeneration
 
 from benchmarks.objects.held_out import training_sheets
-from benchmarks.objects.restyle import restyle
+from benchmarks.objects.sight import restyle
 from benchmarks.objects.tuning import SHARE_REDRAWN, TuningLearner, WrittenScene, written_scene
 from benchmarks.training.loop import Run, Stage, train_stage
 from mmtok.evaluation.checkpoint import Checkpoint

@@ -1,8 +1,8 @@
 """Training and measuring the small Qwen2.5-VL that comes with the package; `mmtok.tiny.reading` draws and asks.
 
-vocabulary, architecture      the tokens and the untrained model
+architecture                  the untrained model and its checkpoint folder
 truth                         what every vision token of a scene shows
-learners                      the three stages of training
-export, train                 the checkpoint folder; seeded and resumable training (a command)
-evaluate                      answers about fresh scenes (a command)
+conversations, learners       the three stages of training
+train                         seeded and resumable training (a command)
+evaluate, resolution          answers about fresh scenes; shrinking against pruning (commands)
 """

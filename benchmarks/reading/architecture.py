@@ -1,24 +1,28 @@
-"""The untrained model: Qwen2.5-VL's three parts at 2.6 million parameters, seeded; its tower for images of one size."""
+"""The untrained model: Qwen2.5-VL's three parts at 2.6 million parameters, seeded; its tower for images of one size.
+
+And its checkpoint folder: stock Qwen2.5-VL, in the key layout of the published repos.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from benchmarks.training.folder import write_checkpoint
+from mmtok.tiny import QWEN, checkpoint_path
 from mmtok.tiny.catalogue import OBJECTS
 from mmtok.tiny.prints import CHARACTERS
 from mmtok.tiny.reading import NAMES, TOKEN
 
-from .vocabulary import CONTEXT, END, IMAGE, PAD, VIDEO, VISION_END, VISION_START, token_ids, tokens
-
-PATCH = 14
-WIDTH, TOWER_WIDTH, DEPTH, LAYERS = 160, 128, 5, 4
+IMAGE = "<|image_pad|>"
+PATCH, WIDTH, TOWER_WIDTH = 14, 160, 128
 
 # Words that name nothing in an image lean towards <|image_pad|>, which background is written with, by this cosine; an
 # object's word towards that of its category.
@@ -34,53 +38,22 @@ def character_place(index: int, length: int) -> int:
     return index if index < 2 else PLACES - length + index
 
 
-def config_values() -> dict[str, Any]:
-    """Describe the model, in the layout of the published config.json."""
-    ids = token_ids()
-    return {
-        "model_type": "qwen2_5_vl",
-        "vocab_size": len(ids),
-        "hidden_size": WIDTH,
-        "intermediate_size": 384,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 5,
-        "num_key_value_heads": 5,
-        "hidden_act": "silu",
-        "initializer_range": 0.06,
-        "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 10_000.0,
-        "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
-        "tie_word_embeddings": False,
-        "use_sliding_window": False,
-        "bos_token_id": ids[PAD],
-        "eos_token_id": ids[END],
-        "pad_token_id": ids[PAD],
-        "image_token_id": ids[IMAGE],
-        "video_token_id": ids[VIDEO],
-        "vision_start_token_id": ids[VISION_START],
-        "vision_end_token_id": ids[VISION_END],
-        "vision_config": {
-            "depth": DEPTH,
-            "hidden_size": TOWER_WIDTH,
-            "intermediate_size": 2 * TOWER_WIDTH,
-            "num_heads": 4,
-            "hidden_act": "silu",
-            "in_channels": 3,
-            "patch_size": PATCH,
-            "spatial_patch_size": PATCH,
-            "spatial_merge_size": TOKEN // PATCH,
-            "temporal_patch_size": 2,
-            "out_hidden_size": WIDTH,
-            "fullatt_block_indexes": list(range(DEPTH)),
-            "window_size": 112,
-            "tokens_per_second": 2,
-        },
-    }
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer: byte-level as Qwen's, a known word as one token, any other text as its bytes."""
+    return PreTrainedTokenizerFast.from_pretrained(checkpoint_path(QWEN))
+
+
+@cache
+def token_ids() -> dict[str, int]:
+    """Token -> id, in the order of the ids. Characters of print are bytes."""
+    return dict(sorted(tokenizer().get_vocab().items(), key=lambda item: item[1]))
 
 
 def build_model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """Make the model with random weights, the same for the same seed; torch's own generator is left as it was.
+    """Make the model of the embedded `config.json` with random weights, the same for the same seed.
+
+    torch's own generator is left as it was.
 
     Word embeddings are unit vectors, orthogonal but for the cosines above, and stay as they are. A word is the same
     with and without a space or a capital. Queries and keys start equal.
@@ -88,7 +61,7 @@ def build_model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         # Attention written out: the backward of scaled_dot_product_attention is slow on the CPU.
-        config = Qwen2_5_VLConfig.from_dict(config_values())
+        config = Qwen2_5_VLConfig.from_pretrained(checkpoint_path(QWEN))
         model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="eager").float()
         _set_words(model.get_input_embeddings().weight)
         for layer in model.model.language_model.layers:
@@ -99,7 +72,7 @@ def build_model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
 
 
 def _set_words(weight: torch.Tensor) -> None:
-    bare = [token.removeprefix("Ġ") if len(token) > 1 else token for token in tokens()]
+    bare = [token.removeprefix("Ġ") if len(token) > 1 else token for token in token_ids()]
     bare = [token.lower() if len(token) > 1 else token for token in bare]
     # Bytes that no question or answer has come last: there are more of them than dimensions.
     used = dict.fromkeys(token for token in bare if len(token) > 1 or token in f"{CHARACTERS}a?.Ċ")
@@ -180,3 +153,13 @@ def character_vectors() -> torch.Tensor:
     base = F.normalize(torch.randn(len(CHARACTERS), WIDTH, generator=generator), dim=-1)
     turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0] for _ in range(PLACES)]
     return torch.stack([base @ turn for turn in turns])
+
+
+_QWEN_KEYS = {"model.visual.": "visual.", "model.language_model.": "model.", "lm_head.": "lm_head."}
+
+
+def export_checkpoint(
+    model: Qwen2_5_VLForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write everything that `from_pretrained` needs into a folder; in bfloat16 the weights take 5 MB."""
+    write_checkpoint(model, folder, checkpoint_path(QWEN), _QWEN_KEYS, dtype)

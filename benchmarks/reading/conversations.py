@@ -13,9 +13,10 @@ from mmtok.tiny.questions import SHORT_ANSWER, Question
 from mmtok.tiny.reading import reading_questions
 from mmtok.tiny.scenes import Scene
 
-from .vocabulary import END, IMAGE, PAD, START, VISION_END, VISION_START, build_tokenizer
+from .architecture import IMAGE, tokenizer
 
 IGNORED = -100
+START, END, VISION_START, VISION_END = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
 TURNS = 6
 # Of the kinds of question, how often each is asked.
 ODDS = {"yes/no": 0.35, "name": 0.15, "count": 0.1, "read": 0.4}
@@ -55,8 +56,8 @@ class Encoder:
     """Turns conversations into the tokens of the chat template, with the positions of stock M-RoPE."""
 
     def __init__(self) -> None:
-        self.tokenizer = build_tokenizer()
-        self.image, self.pad = self.tokenizer.convert_tokens_to_ids([IMAGE, PAD])
+        self.tokenizer = tokenizer()
+        self.image, self.pad = self.tokenizer.convert_tokens_to_ids(IMAGE), self.tokenizer.pad_token_id
         self.known: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:

@@ -17,14 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from mmtok.tiny.prints import COLORS
+from benchmarks.training.loop import train_only
+from mmtok.tiny.prints import CHARACTERS, COLORS
 from mmtok.tiny.reading import NAMES, TOKEN, ReadingSettings, sample_reading_scene
 from mmtok.tiny.scenes import Scene, draw
 
-from .architecture import PLACES, TOWER_WIDTH, WIDTH, character_vectors, to_patches, tower_features
+from .architecture import IMAGE, PLACES, TOWER_WIDTH, WIDTH, character_vectors, to_patches, token_ids, tower_features
 from .conversations import Encoder, Seen, answer_logits, converse
 from .truth import KINDS, NONE, Truth, scene_truth, stacked
-from .vocabulary import IMAGE, character_ids, token_ids
 
 PRINT_SHARE, CHARACTER_SHARE = 0.6, 0.7
 CLASSES = NONE + 1
@@ -108,8 +108,7 @@ class SightLearner(nn.Module):
         weight = torch.ones(CLASSES)
         weight[NONE] = NONE_WEIGHT
         self.register_buffer("class_weight", weight, persistent=False)
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_("visual" in name or not name.startswith("model."))
+        train_only(self, ("visual", "graded_head", "place_head", "half_head"))
 
     def loss(self, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Write and name every token of a batch of images of one grid."""
@@ -201,9 +200,8 @@ class LanguageLearner(nn.Module):
         super().__init__()
         self.model, self.batch_size, self.written = model, batch_size, written
         self.words, self.encoder = Words(model), Encoder()
-        self.characters = torch.tensor(character_ids())
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(any(part in name for part in ("model.layers", "model.norm", "lm_head")))
+        self.characters = torch.tensor([token_ids()[character] for character in CHARACTERS])
+        train_only(self, ("language_model.layers", "language_model.norm", "lm_head"))
 
     def loss(self, rng: np.random.Generator, done: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Answer about one batch of images."""

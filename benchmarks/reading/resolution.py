@@ -22,14 +22,12 @@ import torch
 from benchmarks.measure import RESULTS, milliseconds, save, side_by_side, times_faster
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.image_cache import EncodedImageCache
-from mmtok.machine import machine
 from mmtok.model_content import model_content
 from mmtok.prefill import prompt_lengths
 from mmtok.tiny.reading import HELD_OUT, Kind, reading_questions, sample_reading_scene
 from mmtok.tiny.scenes import Scene
 
-from .evaluate import SEED, right_of, scores_of
-from .processor import load_qwen
+from .evaluate import SEED, load_qwen, right_of, scores_of
 
 CASES: dict[str, Kind] = {"pages": "page", "photographs": "mixed"}
 ENLARGED = (1, 2, 4)
@@ -131,9 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         timed[case] = {
             str(enlarged): first_token(checkpoint, scenes[0], enlarged, options.rounds) for enlarged in ENLARGED
         }
-    told: dict[str, Any] = {"command": "python -m benchmarks.reading.resolution", "seed": SEED}
-    told |= {"checkpoint": model_content(options.checkpoint), "scenes_of_each_case": options.scenes}
-    path = save(options.name, {"machine": machine(), **told, "answers, in %": found, "first token": timed})
+    told = {"seed": SEED, "checkpoint": model_content(options.checkpoint), "scenes_of_each_case": options.scenes}
+    path = save(options.name, {**told, "answers, in %": found, "first token": timed})
     print(f"Written to {path}.")
 
 

@@ -1,11 +1,13 @@
 """The checkpoint folder of an embedded model, in the layout of the published ones.
 
-The small files are written here and not by `save_pretrained`, whose spelling of them changes between versions of
-transformers: in this form every version from 4.57 on reads them.
+Its settings and its tokenizer are kept by hand, in the embedded checkpoint itself: `save_pretrained` spells them in
+another way in each version of transformers, and in this form every version from 4.57 on reads them. A new word is added
+to `tokenizer.json`, and counted in `config.json`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,23 +19,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from mmtok.machine import machine
 
 from .loop import Run, Stage, compute_dtype, snapshot_path
 
-# Images as the towers read them: -1 ... 1.
-PIXELS = {
-    "do_convert_rgb": True,
-    "do_resize": True,
-    "resample": 3,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-}
+WEIGHTS, REPORT = "model.safetensors", "training_report.json"
 
 
 def published_key(key: str, names: Mapping[str, str]) -> str:
@@ -44,62 +35,38 @@ def published_key(key: str, names: Mapping[str, str]) -> str:
     raise ValueError(f"Parameter {key!r} has no published name; the table of this model has to give it one.")
 
 
-def write_model(
-    model: nn.Module, folder: Path, names: Mapping[str, str], config: Mapping[str, Any], dtype: torch.dtype
-) -> None:
-    """Write weights, configuration and generation configuration.
-
-    The configuration names float32, which the weights are read as: few processors compute with 16 bits.
-    """
+def write_checkpoint(model: nn.Module, folder: Path, base: Path, names: Mapping[str, str], dtype: torch.dtype) -> None:
+    """Write the weights by their published names, with the settings and the tokenizer of the embedded checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         published_key(key, names): value.detach().to(dtype).contiguous() for key, value in model.state_dict().items()
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    text = {**config, **config.get("text_config", {})}
-    ids = {name: text[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    heading = {"architectures": [type(model).__name__], "dtype": "float32"}
-    write_json(folder / "config.json", {**heading, **config, **ids})
-    write_json(folder / "generation_config.json", ids)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    for path in base.iterdir():
+        if path.name not in (WEIGHTS, REPORT):
+            shutil.copy(path, folder)
 
 
-def write_processor(
-    folder: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    template: str,
-    files: Mapping[str, Mapping[str, Any]],
-    **settings: Any,
-) -> None:
-    """Write tokenizer and chat template, and the JSON files given by their names, as `AutoProcessor` reads them.
-
-    `settings`: further fields of the tokenizer's.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ("pad_token", "bos_token", "eos_token", "unk_token")
-    tokens = {name: token for name in names if (token := getattr(tokenizer, name)) is not None}
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    written = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "padding_side": "left",
-        "model_max_length": tokenizer.model_max_length,
-        "model_input_names": ["input_ids", "attention_mask"],  # transformers 4.57 adds token_type_ids otherwise
-        "clean_up_tokenization_spaces": False,
-        **settings,
-        **tokens,
-    }
-    for name, values in {"special_tokens_map": tokens, "tokenizer_config": written, **files}.items():
-        write_json(folder / f"{name}.json", values)
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+def train_command(about: str | None, runs: str) -> tuple[Path, Run]:
+    """The arguments of a training: the checkpoint's folder, and the run, whose snapshots lie in `runs` if not told."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint's folder")
+    parser.add_argument("--run-folder", type=Path, default=Path(runs), help="where snapshots are kept")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    return options.output, Run(options.run_folder, seed=options.seed)
 
 
-def stage_reports(run: Run, stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Say of each stage how it was run, how many of its steps were done, where, and how long it took."""
+def write_report(folder: Path, command: str, run: Run, stages: Sequence[Stage], batch_sizes: Mapping[str, int]) -> None:
+    """Write how each stage was run, how many of its steps were done, where, and how long it took."""
     where = {"dtype": str(compute_dtype()).removeprefix("torch."), "processor": machine()["processor"]}
     ends = [torch.load(snapshot_path(run, stage), weights_only=True) for stage in stages]
-    return [
+    reports = [
         {**asdict(stage), "steps_done": end["step"], "seconds": round(end["seconds"]), **where}
         for stage, end in zip(stages, ends, strict=True)
     ]
+    told = {"command": command, "seed": run.seed, "stages": reports, "batch_sizes": batch_sizes, "machine": machine()}
+    write_json(folder / REPORT, told)
 
 
 @contextmanager

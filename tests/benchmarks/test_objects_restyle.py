@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from benchmarks.objects.restyle import hue_rotation, restyle
+from benchmarks.objects.sight import hue_rotation, restyle
 
 
 def test_hue_rotation_keeps_greys_and_lengths() -> None:

@@ -11,7 +11,14 @@ import torch
 from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from benchmarks.objects.architecture import build_model, object_vectors, vision_features
+from benchmarks.objects.architecture import (
+    build_model,
+    export_checkpoint,
+    object_vectors,
+    token_ids,
+    tokenizer,
+    vision_features,
+)
 from benchmarks.objects.conversations import (
     IGNORED,
     ConversationEncoder,
@@ -20,11 +27,9 @@ from benchmarks.objects.conversations import (
     seen_part,
     spread_patches,
 )
-from benchmarks.objects.export import export_checkpoint
 from benchmarks.objects.language import imitated_patches, seen_labels
 from benchmarks.objects.sight import NAME_INDEX, patch_targets
 from benchmarks.objects.tuning import WrittenScene, counted
-from benchmarks.objects.vocabulary import build_tokenizer, words
 from benchmarks.training.loop import (
     LAST_RATE,
     Run,
@@ -94,7 +99,7 @@ def test_hidden_matrices_go_to_muon_and_frozen_ones_nowhere() -> None:
 
 
 def test_words_lean_towards_their_category_and_are_unit_vectors() -> None:
-    model, ids = build_model(3), {word: index for index, word in enumerate(words())}
+    model, ids = build_model(3), token_ids()
     weight = model.get_input_embeddings().weight.detach()
     assert torch.allclose(weight.norm(dim=1), torch.ones(len(ids)), atol=1e-5)
     for name, kind in OBJECTS.items():
@@ -158,15 +163,15 @@ def test_nothing_is_asked_about_what_is_not_seen() -> None:
 
 
 def test_conversations_are_encoded_in_the_form_of_the_chat_template() -> None:
-    encoder, tokenizer = ConversationEncoder(), build_tokenizer()
+    encoder = ConversationEncoder()
     turns = [Question("Is there a dog in the image?", "yes"), Question("Describe the image.", "a hot dog")]
     encoded = encoder.encode([turns], 2, np.random.default_rng(0))
     said = "<s> user : <image> <image> is there a dog in the image ? assistant : yes </s> user : describe the image ."
-    tokens = tokenizer.convert_ids_to_tokens(encoded.input_ids[0].tolist())
+    tokens = tokenizer().convert_ids_to_tokens(encoded.input_ids[0].tolist())
     assert tokens == [*said.split(), *["assistant", ":", "a", "hot", "dog", "</s>"]]
     assert encoded.input_ids[0, encoded.image_start] == encoder.image
     learned = encoded.labels[0][encoded.labels[0] != IGNORED]
-    answers = [token for token in tokenizer.convert_ids_to_tokens(learned.tolist()) if token != "</s>"]
+    answers = [token for token in tokenizer().convert_ids_to_tokens(learned.tolist()) if token != "</s>"]
     assert answers == ["yes", "a", "hot", "dog"]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 
-from benchmarks.objects.held_out import training_sheets
+from benchmarks.objects.held_out import held_out_scene, training_sheets
 from benchmarks.quality import crops as crops_module
 from benchmarks.quality.crops import CLUTTERED, SCALE, make_crops_checkpoint
-from benchmarks.quality.runs import drawn
 from benchmarks.training.loop import Stage
 from mmtok.evaluation import RunResult, lead
 from mmtok.evaluation.answers import RecordedAnswer
@@ -16,6 +16,7 @@ from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
 from mmtok.tiny import checkpoint_path
 from mmtok.tiny.questions import is_there
+from mmtok.tiny.scenes import draw
 
 
 def test_a_reader_of_crops_has_the_weights_of_the_embedded_model(tmp_path) -> None:
@@ -26,13 +27,14 @@ def test_a_reader_of_crops_has_the_weights_of_the_embedded_model(tmp_path) -> No
         assert torch.equal(weights.pop(name), value), name
     [separator] = weights
     assert separator == "model.image_newline"
-    [item] = drawn(CLUTTERED, 1, seed=5, scale=SCALE)
-    inputs = crops.inputs([is_there(item.scene.names[0])], [item.image])
-    assert int((inputs["input_ids"] == crops.model.config.image_token_index).sum()) == len(item.labels)
+    scene = held_out_scene(CLUTTERED, 0, 5, training_sheets())
+    image = Image.fromarray(draw(scene, training_sheets(), scale=SCALE).pixels)
+    inputs = crops.inputs([is_there(scene.names[0])], [image])
+    assert int((inputs["input_ids"] == crops.model.config.image_token_index).sum()) == 744
     assert inputs["pixel_values"].shape[1] == 5
     kept = crops.model.select_vision_tokens(**inputs, vision_token_budget=4).kept_mask
     answer = crops.model.generate(**inputs, vision_token_budget=4, max_new_tokens=1)
-    assert int(kept.sum()) == inputs["input_ids"].shape[1] - len(item.labels) + 5 * 4
+    assert int(kept.sum()) == inputs["input_ids"].shape[1] - 744 + 5 * 4
     assert crops.processor.batch_decode(answer[:, inputs["input_ids"].shape[1] :])[0].strip() in ("yes", "no")
 
 

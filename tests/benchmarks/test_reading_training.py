@@ -13,13 +13,19 @@ from PIL import Image
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks.reading.architecture import build_model, character_place, to_patches, tower_features
+from benchmarks.reading.architecture import (
+    build_model,
+    character_place,
+    export_checkpoint,
+    to_patches,
+    token_ids,
+    tokenizer,
+    tower_features,
+)
 from benchmarks.reading.conversations import Encoder, Seen, answer_logits, converse
-from benchmarks.reading.export import export_checkpoint
+from benchmarks.reading.evaluate import QwenImageProcessor
 from benchmarks.reading.learners import LanguageLearner, SightLearner, Words, sample_grid, some_dropped, write_scenes
-from benchmarks.reading.processor import QwenImageProcessor
 from benchmarks.reading.truth import NONE, UNKNOWN, scene_truth
-from benchmarks.reading.vocabulary import build_tokenizer, token_ids, tokens
 from benchmarks.training.loop import Muon, Run, Stage, train_stage
 from mmtok.tiny.prints import CHARACTERS, COLORS, Print
 from mmtok.tiny.questions import SHORT_ANSWER, Question
@@ -33,25 +39,25 @@ def model() -> Qwen2_5_VLForConditionalGeneration:
 
 
 def test_every_question_and_answer_is_of_whole_words() -> None:
-    tokenizer = build_tokenizer()
+    own = tokenizer()
     for seed in range(40):
         rng = np.random.default_rng(seed)
         scene = sample_reading_scene(ReadingSettings(), 8, 8, rng, kind="mixed")
         for turn in converse(scene, rng) if scene.objects or scene.prints else ():
-            assert len(tokenizer.tokenize(turn.text)) == len(turn.text.split()) + turn.text.count("?") + (
+            assert len(own.tokenize(turn.text)) == len(turn.text.split()) + turn.text.count("?") + (
                 2 if SHORT_ANSWER in turn.text else 0
             )
-            assert len(tokenizer.tokenize(turn.answer)) == (1 if turn.answer.islower() else len(turn.answer))
-            assert tokenizer.decode(tokenizer.encode(turn.answer)) == turn.answer
+            assert len(own.tokenize(turn.answer)) == (1 if turn.answer.islower() else len(turn.answer))
+            assert own.decode(own.encode(turn.answer)) == turn.answer
     text = "An unknown wörd."
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert own.decode(own.encode(text)) == text
 
 
 def test_words_are_unit_vectors_and_the_same_with_and_without_a_space(
     model: Qwen2_5_VLForConditionalGeneration,
 ) -> None:
     weight, ids = model.get_input_embeddings().weight.detach(), token_ids()
-    assert len(set(tokens())) == len(ids) == len(weight)
+    assert list(ids.values()) == list(range(len(weight)))
     assert torch.allclose(weight.norm(dim=1), torch.ones(len(ids)), atol=1e-5)
     assert torch.equal(weight[ids["dog"]], weight[ids["Ġdog"]])
     assert float(weight[ids["Ġdog"]] @ weight[ids["Ġanimal"]]) == pytest.approx(0.45, abs=1e-5)
@@ -127,8 +133,7 @@ def test_conversations_are_those_of_the_template_at_the_positions_of_stock(
         inputs["input_ids"], image_grid_thw=inputs["image_grid_thw"], mm_token_type_ids=inputs["mm_token_type_ids"]
     )
     assert torch.equal(positions, stock[:, :, :length])
-    tokenizer = build_tokenizer()
-    assert tokenizer.decode(labels[labels >= 0]) == "KX74<|im_end|>no<|im_end|>"
+    assert tokenizer().decode(labels[labels >= 0]) == "KX74<|im_end|>no<|im_end|>"
 
 
 def test_losing_tokens_leaves_the_others_where_they_were() -> None:

@@ -44,7 +44,7 @@ def test_a_figure_that_is_not_there_is_an_error() -> None:
 
 def test_shares_by_budget_with_the_largest_in_bold() -> None:
     lines = report.with_best(
-        "kept", {"a": {2: 0.5, 8: 0.91}, "b": {2: 0.25, 8: 0.9104}}, "more", ["x", ""]
+        "kept", {"a": {2: 0.5, 8: 0.91}, "b": {2: 0.25, 8: 0.9104}}, {"more": ["x", ""]}
     ).splitlines()
     assert lines[0] == "| kept | 8 | 2 | more |"
     assert lines[2:] == ["| a | **91.0** | **50.0** | x |", "| b | **91.0** | 25.0 |  |"]
@@ -82,21 +82,6 @@ def test_where_mmtok_is_behind() -> None:
 def test_no_setting_is_ahead_of_the_paper_s_by_more_than_a_tenth_of_a_point() -> None:
     leads = report.load("quality-settings")["lead"].values()
     assert max(lead["estimate"] for lead in leads) < 0.001
-
-
-def test_rules_published_since_are_not_ahead_on_both_kinds_of_images() -> None:
-    trials = report.load("later-rules")["trials"]
-    ahead = [
-        {(row["settings"], row["rule"], budget) for budget, lead in row["lead"].items() if lead["low"] > 0}
-        for trial in ("scenes", "fresh crowded")
-        for row in trials[trial]["rules"]
-        if row["rule"] == "vision first" and row["settings"] == "paper"
-    ]
-    assert ahead == [set(), {("paper", "vision first", "32")}]
-    sharing = [row for name in ("five crops", "five crops again") for row in trials[name]["rules"]]
-    for row in sharing:
-        if row["rule"] == "one objective for all crops":
-            assert {budget for budget, lead in row["lead"].items() if lead["low"] > 0} == {"8", "4", "2"}
 
 
 def test_no_request_to_the_plugin_differs() -> None:

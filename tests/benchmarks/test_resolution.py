@@ -10,8 +10,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.reading import resolution
-from benchmarks.reading.architecture import build_model
-from benchmarks.reading.export import export_checkpoint
+from benchmarks.reading.architecture import build_model, export_checkpoint
 
 
 def test_every_way_reads_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

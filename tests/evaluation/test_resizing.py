@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_checkpoints import make_llava_next_checkpoint
 
-from benchmarks.reading.architecture import build_model
-from benchmarks.reading.export import export_checkpoint
-from benchmarks.reading.processor import load_qwen
+from benchmarks.reading.architecture import build_model, export_checkpoint
+from benchmarks.reading.evaluate import load_qwen
 from mmtok.cli.main import main
 from mmtok.evaluation import RunSettings, methods_named, run, summarize
 from mmtok.evaluation.checkpoint import Checkpoint

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.quality.raw_cosine import RAW
 from configuration_mmtok import OPTION_NAMES
 from mmtok.evaluation.selectors import (
     METHODS,
@@ -28,10 +27,7 @@ from mmtok.evaluation.selectors import (
     max_min_diversity,
 )
 
-SELECTORS = [
-    *(method for method in METHODS.values() if isinstance(method, Selector)),
-    *RAW,
-]
+SELECTORS = [method for method in METHODS.values() if isinstance(method, Selector)]
 
 
 def view(tokens: int, *, width: int = 8, side: int = 0, words: int = 3, seed: int = 0, **values: Any) -> CropView:
@@ -178,10 +174,3 @@ def test_random_tokens_depend_on_the_question_alone_and_are_nested() -> None:
     few, many = (RandomTokens().select(view(12, seed=7), budget).indices.tolist() for budget in (3, 6))
     assert many[:3] == few
     assert RandomTokens().select(view(12, seed=8), 6).indices.tolist() != many
-
-
-def test_raw_cosine_text_rows_take_the_tokens_that_point_like_the_words() -> None:
-    vision = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]])
-    text = torch.tensor([[0.0, 0.2, 1.0], [-0.9, 0.1, 0.0]])
-    # The first word is covered by the third token with 1 / sqrt(1.04), the second by the fourth with 0.9 / sqrt(0.82).
-    assert RAW[0].select(view(4, width=3, vision=vision, text=text), 2).indices.tolist() == [3, 2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.counts import RESULTS, counts, lines, words
+from benchmarks.counts import RESULTS, counts, lines
 
 
 def test_the_project_is_counted_beside_its_earlier_states(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,18 +25,3 @@ def test_lines_of_files_are_added_up(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("one\n\nthree\n", encoding="utf-8")
     (tmp_path / "b.py").write_text("one", encoding="utf-8")
     assert lines(tmp_path.glob("*.py")) == 4
-
-
-def test_words_are_counted_by_who_reads_them() -> None:
-    pages = {
-        "README.md": "| a | b |\n",
-        "docs/use.md": "one two",
-        "docs/speed.md": "three",
-        "docs/reports/speed.md": "four five",
-        "docs/design.md": "six",
-        "CONTRIBUTING.md": "seven",
-        "docs/cards/a.md": "not counted",
-        "docs/picture.png": "nor this",
-    }
-    found = words(pages, ["speed.md"])
-    assert found == {"README": 5, "pages of users": 2, "pages of contributors": 2, "reports": 3}

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from benchmarks.checkpoint_shapes import NAMES, Member, check_member, example_card, known_checkpoints, main
+from benchmarks.checkpoint_shapes import CARDS, NAMES, Member, check_member, example_card, main
 from mmtok.publish import CheckFailed
 from mmtok.publish.base import TensorHeader
 
-CARDS = Path(__file__).parents[2] / "docs" / "cards"
+FOLDER = Path(__file__).parents[2] / "docs" / "cards"
 
 
 def canonical_name(name: str) -> str:
@@ -37,7 +37,7 @@ def shallow(name: str) -> Member:
     return replace(member, config=config)
 
 
-@pytest.mark.parametrize("name", known_checkpoints())
+@pytest.mark.parametrize("name", NAMES)
 def test_the_key_layout_has_the_names_and_shapes_of_the_stock_class(name: str) -> None:
     member = Member.read(name)
     config = AutoConfig.for_model(**member.config)
@@ -76,9 +76,9 @@ def test_the_real_loader_finds_a_tensor_of_another_name(monkeypatch: pytest.Monk
         check_member(member)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CARDS)
 def test_the_example_cards_are_what_the_template_writes(name: str) -> None:
-    committed = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    committed = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
     assert committed == example_card(Member.read(name)), "run python -m benchmarks.checkpoint_shapes --cards docs/cards"
 
 

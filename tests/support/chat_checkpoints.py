@@ -19,6 +19,8 @@ from small_checkpoints import (
     IMAGE_SIZE,
     PATCH_SIZE,
     TOKENS_PER_CROP,
+    make_llava_checkpoint,
+    make_llava_next_checkpoint,
     published_name,
     random_model,
     write_json,
@@ -533,6 +535,12 @@ PARTS: dict[str, Parts] = {
         needs_torchvision=False,
     ),
 }
+
+
+def make_checkpoint(folder: str | Path, kind: str, **settings: Any) -> Path:
+    """Writes a stock checkpoint of a model type, those of `small_checkpoints` included."""
+    makers = {"llava": make_llava_checkpoint, "llava_next": make_llava_next_checkpoint}
+    return makers[kind](folder, **settings) if kind in makers else make_chat_checkpoint(folder, kind, **settings)
 
 
 def make_chat_checkpoint(

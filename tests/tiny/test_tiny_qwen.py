@@ -11,8 +11,7 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 import mmtok
-from benchmarks.reading.evaluate import evaluate, held_out_scenes
-from benchmarks.reading.processor import QwenImageProcessor, load_qwen
+from benchmarks.reading.evaluate import QwenImageProcessor, evaluate, held_out_scenes, load_qwen
 from mmtok.apps.demo import run_demo
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.publish import stage
