@@ -38,6 +38,7 @@ from mmtok.hub.selection import Selection
 class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGeneration, GenerationMixin):
     """`LlavaForConditionalGeneration` that prunes vision tokens as its configuration says."""
 
+    own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = FIXED_GRID_TOWERS
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
@@ -131,6 +132,7 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
 
     geometry_class = LlavaNextGeometry
     geometry: LlavaNextGeometry
+    own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = FIXED_GRID_TOWERS
     # From 2 tokens a crop on, see docs/reports/quality.md.
     recommended_options = {"budget_scope": "image"}  # noqa: RUF012

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,46 +18,14 @@ DEEPSTACK = "deepstack"
 _PLACES, _FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 
 
-@dataclass(frozen=True)
-class DeepStack:
-    """The features of a prompt; B rows, n slots.
+def deepstack_arguments(slots: torch.Tensor, layers: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """What stock gives its language model for the features of a prompt; the value of `DEEPSTACK`.
 
-    Attributes:
+    Args:
         slots: (B, n) bool, slots that hold a vision token.
         layers: for each of the first layers of the language model (B, n, hidden), any value at other slots.
     """
-
-    slots: torch.Tensor
-    layers: Sequence[torch.Tensor]
-
-    @classmethod
-    def of(cls, images: Sequence[Sequence[torch.Tensor]], numbers: torch.Tensor, slots: torch.Tensor) -> DeepStack:
-        """The features of a pruned prompt.
-
-        Args:
-            images: for each image the features of each layer, (T, hidden).
-            numbers: (B, n) int64, the number of each slot's vision token among those of all images.
-            slots: (B, n) bool, slots that hold one.
-        """
-        layers = [torch.cat(list(features)) for features in zip(*images, strict=True)]
-        return cls(slots, [features[numbers.to(features.device)] for features in layers])
-
-    def columns(self, start: int, rows: int, width: int) -> DeepStack | None:
-        """Those of the `width` slots from `start` on; `rows` is a multiple of B (beams). None behind the prompt."""
-        own = self.slots[:, start : start + width]
-        if own.shape[1] == 0:
-            return None
-        repeats, behind = rows // len(own), width - own.shape[1]
-
-        def cut(values: torch.Tensor) -> torch.Tensor:
-            values = values[:, start : start + width].repeat_interleave(repeats, dim=0)
-            return torch.nn.functional.pad(values, (0, 0) * (values.dim() - 2) + (0, behind))
-
-        return DeepStack(cut(self.slots), [cut(features) for features in self.layers])
-
-    def arguments(self) -> dict[str, Any]:
-        """What stock gives its language model for these features; the value of `DEEPSTACK`."""
-        return {_PLACES: self.slots, _FEATURES: [layer[self.slots.to(layer.device)] for layer in self.layers]}
+    return {_PLACES: slots, _FEATURES: [layer[slots.to(layer.device)] for layer in layers]}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ The record of what was dropped travels on the cache, because a model keeps nothi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .deepstack import DEEPSTACK
-from .prompt import GridPositions, PrunedPrompt, with_full_prompt
+from .deepstack import DEEPSTACK, deepstack_arguments
+from .prompt import PrunedPrompt, columns_of, with_full_prompt
 from .releases import ROWS_ARE_PROMPTS, cache_columns, cached_keys, cached_length, given_cache, text_places
 
 # Attribute of a cache that holds the record.
@@ -68,11 +68,6 @@ class CachedPrompt:
     def length(self) -> int:
         """L"""
         return self.pruned.kept.shape[1]
-
-    @property
-    def dropped(self) -> int:
-        """By how much the slots are fewer than the tokens of the prompt."""
-        return self.pruned.dropped
 
     def require_intact(self, cache: Any) -> None:
         """Raises a ValueError unless the cache still begins with the pruned prompt, row by row.
@@ -165,9 +160,10 @@ class CachedPrompt:
             return inputs
         if mask is not None and mask.shape[1] == cached + new.shape[1]:
             return inputs
-        if mask is not None and mask.shape[1] != cached + self.dropped + new.shape[1]:
+        stands_for = cached + self.pruned.dropped
+        if mask is not None and mask.shape[1] != stands_for + new.shape[1]:
             raise ValueError(
-                f"attention_mask has shape {tuple(mask.shape)}, but the cache stands for {cached + self.dropped} "
+                f"attention_mask has shape {tuple(mask.shape)}, but the cache stands for {stands_for} "
                 f"tokens of the prompt and {new.shape[1]} are new: give one value for each of them."
             )
         like = self.pruned.dropped_vision.new_zeros(len(new), cached + new.shape[1]).to(new.device)
@@ -245,52 +241,31 @@ class GenerationStep:
         start = None if counted and not self._reads_prompt else cached_length(given_cache(given))
         changed: dict[str, Any] = {}
         if prompt.positions is not None:
-            changed["position_ids"] = _numbered(prompt.positions, places, columns, start, new)
+            if start is None and places is not None:
+                numbers = prompt.positions.behind(places)
+            elif start is None and columns is not None:
+                numbers = prompt.positions.behind_columns(columns, len(new))
+            else:
+                numbers = prompt.positions.columns(start or 0, *new.shape[:2])
+            if places is not None:
+                numbers = torch.cat((places[None].to(numbers.device), numbers))
+            changed["position_ids"] = numbers
         if self._reads_prompt and start is not None and start < prompt.length:
             # A prompt of embeddings alone stands in the arguments as it is.
             if ids is not None and prompt.input_ids is not None:
-                changed |= {"input_ids": None, "inputs_embeds": self._embeddings(ids, start, embed)}
-            deepstack = None if prompt.deepstack is None else prompt.deepstack.columns(start, *new.shape[:2])
-            changed |= {} if deepstack is None else {DEEPSTACK: deepstack.arguments()}
+                embeds = embed(ids)
+                vision, own = (columns_of(each, start, *ids.shape) for each in (self._given, prompt.inputs_embeds))
+                own = own.to(embeds.device, embeds.dtype)
+                embeds = torch.where(vision.to(embeds.device)[..., None], own, embeds)
+                changed |= {"input_ids": None, "inputs_embeds": embeds}
+            if prompt.deepstack is not None:
+                slots, *layers = (
+                    columns_of(each, start, *new.shape[:2]) for each in (prompt.vision_slots, *prompt.deepstack)
+                )
+                changed[DEEPSTACK] = deepstack_arguments(slots, layers)
         if start is not None and given_cache(given) is not None and start + new.shape[1] >= prompt.length:
             self._reads_prompt = False  # the cache holds the prompt now
         return {**given, **changed}
-
-    def _embeddings(
-        self, input_ids: torch.Tensor, start: int, embed: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """(R, n, hidden) for (R, n) ids that begin at `start` of the prompt, R a multiple of the batch."""
-        columns = slice(start, min(start + input_ids.shape[1], self._prompt.length))
-        width, repeats = columns.stop - columns.start, len(input_ids) // len(self._given)
-        embeds = embed(input_ids)
-        given = self._given[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device)[..., None]
-        own = self._prompt.inputs_embeds[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device, embeds.dtype)
-        return torch.cat((torch.where(given, own, embeds[:, :width]), embeds[:, width:]), dim=1)
-
-
-def _numbered(
-    positions: GridPositions,
-    places: torch.Tensor | None,
-    columns: torch.Tensor | None,
-    start: int | None,
-    new: torch.Tensor,
-) -> torch.Tensor:
-    """(3, R, n) positions of a step's tokens, or (4, R, n) with their places in the text in front.
-
-    Args:
-        positions: of the pruned prompt.
-        places: (R, n) places in the text, where stock counts them.
-        columns: (n,) columns of the tokens, where stock counts them.
-        start: the column of the first token; None for tokens behind the prompt whose `places` or `columns` are known.
-        new: (R, n, ...), the tokens.
-    """
-    if start is None and places is not None:
-        numbers = positions.behind(places)
-    elif start is None and columns is not None:
-        numbers = positions.behind_columns(columns, len(new))
-    else:
-        numbers = positions.columns(start or 0, *new.shape[:2])
-    return numbers if places is None else torch.cat((places[None].to(numbers.device), numbers))
 
 
 class FullPromptStreamer(BaseStreamer):
@@ -326,92 +301,6 @@ class FullPromptView:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._function, name)
-
-
-def full_prompt_views(
-    functions: Sequence[Callable] | None, input_ids: torch.Tensor, pruned_length: int
-) -> list[FullPromptView]:
-    """Each of a caller's logits processors or stopping criteria, wrapped."""
-    return [FullPromptView(function, input_ids, pruned_length) for function in functions or ()]
-
-
-def corrected_lengths(
-    configs: Sequence[GenerationConfig | None], kwargs: Mapping[str, Any], dropped: int
-) -> dict[str, int]:
-    """max_length and min_length for the pruned prompt: they count the full prompt for the caller.
-
-    Args:
-        configs: generation configurations, the one with the last word first.
-        kwargs: arguments of `generate`, which override them.
-        dropped: tokens by which the prompt is shorter.
-
-    Returns:
-        The arguments of `generate` that have to change.
-    """
-    given = [config for config in configs if config is not None]
-    defaults = GenerationConfig()
-    corrected = {}
-    for name, new_tokens in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if kwargs.get(new_tokens) is not None or any(getattr(config, new_tokens) is not None for config in given):
-            continue
-        # A value that equals the default was set by nobody: stock then counts from the end of the prompt.
-        set_by_config = [getattr(config, name) for config in given if getattr(config, name) != getattr(defaults, name)]
-        chosen = next((value for value in (kwargs.get(name), *set_by_config) if value is not None), None)
-        if chosen is not None:
-            corrected[name] = max(chosen - dropped, 0)
-    return corrected
-
-
-def inferred_attention_mask(
-    input_ids: torch.Tensor, config: GenerationConfig, kwargs: Mapping[str, Any]
-) -> torch.Tensor | None:
-    """The (B, L) mask that stock generation reads off the padding ids, None where there is no padding."""
-    pad = kwargs.get("pad_token_id", config.pad_token_id)
-    eos = kwargs.get("eos_token_id", config.eos_token_id)
-    ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    if pad is None or pad in ends or not bool((input_ids == pad).any()):
-        return None
-    return (input_ids != pad).long()
-
-
-def full_prompt_prefix(
-    function: Callable, input_ids: torch.Tensor, pruned_length: int, repeats: int
-) -> Callable[[int, torch.Tensor], Any]:
-    """Shows a caller's `prefix_allowed_tokens_fn` the sequence that the caller will get.
-
-    Args:
-        function: takes the number of a row and its ids so far.
-        input_ids: (B, L) the full prompts.
-        pruned_length: L'.
-        repeats: sequences a prompt that stock numbers as rows of their own.
-    """
-
-    def allowed(row: int, sequence: torch.Tensor) -> Any:
-        prompt = input_ids[row // repeats].to(sequence.device)
-        return function(row, torch.cat((prompt, sequence[pruned_length:])))
-
-    return allowed
-
-
-def refuse_assistant(assistant_model: Any, model: Any) -> None:
-    """Raises a ValueError for an assistant model that cannot read the pruned prompt of `model`.
-
-    Args:
-        assistant_model: drafts tokens from the same pruned prompt.
-        model: checks them.
-    """
-    if not hasattr(assistant_model, "select_vision_tokens"):
-        raise ValueError(
-            f"The assistant model is a {type(assistant_model).__name__}, which cannot read a pruned prompt: give an "
-            "MMTok model of the same width, use prompt_lookup_num_tokens, or turn pruning off with "
-            "vision_token_budget=None in the configuration."
-        )
-    own, other = (int(each.get_input_embeddings().weight.shape[-1]) for each in (model, assistant_model))
-    if own != other:
-        raise ValueError(
-            f"The assistant model has embeddings of width {other} and the model of width {own}: they share the "
-            "vision tokens, so give an assistant of the same width, or turn pruning off with vision_token_budget=None."
-        )
 
 
 def refuse_filled_cache(cache: Any) -> None:
@@ -472,15 +361,35 @@ class GenerationCall:
                 f"prefill_chunk_size is {chunk}, and the tokens of an image of a {type(model).__name__} see each other "
                 "in both directions, so that an image cannot be split: leave it out."
             )
-        if self.arguments.get("assistant_model") is not None:
-            refuse_assistant(self.arguments["assistant_model"], model)
+        assistant = self.arguments.get("assistant_model")
+        if assistant is None:
+            return
+        if not hasattr(assistant, "select_vision_tokens"):
+            raise ValueError(
+                f"The assistant model is a {type(assistant).__name__}, which cannot read a pruned prompt: give an "
+                "MMTok model of the same width, use prompt_lookup_num_tokens, or turn pruning off with "
+                "vision_token_budget=None in the configuration."
+            )
+        own, other = (int(each.get_input_embeddings().weight.shape[-1]) for each in (model, assistant))
+        if own != other:
+            raise ValueError(
+                f"The assistant model has embeddings of width {other} and the model of width {own}: they share the "
+                "vision tokens, so give an assistant of the same width, or turn pruning off with "
+                "vision_token_budget=None."
+            )
 
     def prompt(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Ids, embeddings and mask of the prompt; the mask is stock's where the caller gave none."""
+        """Ids, embeddings and mask of the prompt.
+
+        Where the caller gave no mask it is the one that stock generation reads off the padding ids, if there are any.
+        """
         mask = self.arguments.get("attention_mask")
         if mask is None and isinstance(self.input_ids, torch.Tensor):
             config = next(config for config in self.configs if config is not None)
-            mask = inferred_attention_mask(self.input_ids, config, self.arguments)
+            pad, eos = (self.arguments.get(name, getattr(config, name)) for name in ("pad_token_id", "eos_token_id"))
+            ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+            if pad is not None and pad not in ends and bool((self.input_ids == pad).any()):
+                mask = (self.input_ids != pad).long()
         return self.input_ids, self.arguments.get("inputs_embeds"), mask
 
     def repeats_prompt(self) -> bool:
@@ -518,12 +427,23 @@ class GenerationCall:
         """Runs stock `generate` on a prompt whose beginning lies pruned in the cache."""
         changed = {**cached.shortened(self.arguments), "generation_step": GenerationStep(cached.pruned)}
         with cached.detached(given_cache(self.arguments)):
-            return self._run(stock_generate, changed, self.length - cached.dropped)
+            return self._run(stock_generate, changed, self.length - cached.pruned.dropped)
 
     def _run(self, stock_generate: Callable, changed: dict[str, Any], length: int) -> Any:
         """Runs stock `generate` with changed arguments, for a prompt of `length` tokens."""
         given = {**self.arguments, **changed}
-        given |= corrected_lengths(self.configs, given, self.length - length)
+        # max_length and min_length count the full prompt for the caller.
+        configs, defaults = [each for each in self.configs if each is not None], GenerationConfig()
+        for name, new_tokens in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            if any(
+                each is not None for each in (given.get(new_tokens), *(getattr(each, new_tokens) for each in configs))
+            ):
+                continue
+            # A value that equals the default was set by nobody: stock then counts from the end of the prompt.
+            values = [value for each in configs if (value := getattr(each, name)) != getattr(defaults, name)]
+            chosen = next((value for value in (given.get(name), *values) if value is not None), None)
+            if chosen is not None:
+                given[name] = max(chosen - (self.length - length), 0)
         arguments = {name: value for name, value in given.items() if value is not None}
         if self.input_ids is None:
             return stock_generate(**arguments)
@@ -538,7 +458,7 @@ class GenerationCall:
         given, ids = self.arguments, self.input_ids
         assert ids is not None, "a prompt of embeddings alone has no ids to show"
         views: dict[str, Any] = {
-            name: kind(full_prompt_views(given[name], ids, length))
+            name: kind([FullPromptView(function, ids, length) for function in given[name]])
             for name, kind in (("logits_processor", LogitsProcessorList), ("stopping_criteria", StoppingCriteriaList))
             if given.get(name) is not None
         }
@@ -547,9 +467,12 @@ class GenerationCall:
         if given.get("prefix_allowed_tokens_fn") is not None:
             returned = self._setting("num_return_sequences") or 1
             own_rows = returned if (self._setting("num_beams") or 1) == 1 and not ROWS_ARE_PROMPTS else 1
-            views["prefix_allowed_tokens_fn"] = full_prompt_prefix(
-                given["prefix_allowed_tokens_fn"], ids, length, own_rows
-            )
+
+            def allowed(row: int, sequence: torch.Tensor) -> Any:
+                prompt = ids[row // own_rows].to(sequence.device)
+                return given["prefix_allowed_tokens_fn"](row, torch.cat((prompt, sequence[length:])))
+
+            views["prefix_allowed_tokens_fn"] = allowed
         return views
 
     def _setting(self, name: str) -> Any:

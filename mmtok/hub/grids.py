@@ -122,9 +122,7 @@ class GridModel(PrunedModel):
     geometry: GridGeometry
     image_arguments = ("pixel_values", "image_grid_thw")
     video_arguments: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
-    # Images have no row separators and are not padded.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
-    scales_images = True
+    own_options = ("image_scale",)
     frame = "pair of frames that the tower reads together"
     position_axes = 3
     returns_images = False

@@ -36,8 +36,6 @@ class MMTokGemma3ForConditionalGeneration(PrunedModel, Gemma3ForConditionalGener
     sees_both_ways = True
     geometry_class = Gemma3Geometry
     image_arguments = ("pixel_values",)
-    # Images are stretched to a square and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("siglip_vision_model",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:

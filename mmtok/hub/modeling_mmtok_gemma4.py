@@ -72,8 +72,6 @@ class MMTokGemma4ForConditionalGeneration(PrunedModel, Gemma4ForConditionalGener
     sees_both_ways = True
     geometry_class = Gemma4Geometry
     image_arguments = ("pixel_values", "image_position_ids")
-    # Images keep their shape and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
         """One crop an image; what a vision token is before the projector is already pooled.

@@ -93,8 +93,6 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
     geometry_class = InternVLGeometry
     geometry: InternVLGeometry
     image_arguments = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
-    # Images are stretched to their tiles and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("internvl_vision",)
 
     def encode_images(self, *, tiles: Sequence[int] | None = None, **image_inputs: Any) -> EncodedVision:

@@ -174,8 +174,8 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         "vision_feature_layer",
         "vision_feature_select_strategy",
     )
-    # The mosaic of tiles is put together and shrunk before anything can be selected.
-    refused_options = ("select_before_unpadding",)
+    # The mosaic of tiles is put together and shrunk before anything can be selected: not before its padding is removed.
+    own_options = ("keep_image_newline", "exclude_padding")
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
         """The whole image and the mosaic of its tiles.

@@ -75,8 +75,6 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
     geometry_class = Mistral3Geometry
     geometry: Mistral3Geometry
     image_arguments = ("pixel_values", "image_sizes", "vision_feature_layer")
-    # Images keep their shape; a row's separator stays with the row.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("pixtral",)
 
     def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .deepstack import DeepStack
+from .deepstack import deepstack_arguments
 from .devices import to_device
 from .images import EncodedVision
 from .selection import Selection
@@ -235,34 +235,25 @@ class Prompt:
         _require_as_many("image", len(seen), sum(lengths))
         return None if bool(seen.all()) else list(seen.split(list(lengths)))
 
-    @property
-    def vision_numbers(self) -> torch.Tensor:
-        """(B, L) int64 on the CPU, the number of each vision token among those of all rows; any number elsewhere."""
-        return (self.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(self.image_mask.shape)
-
-    def require_one_value_a_token(self, name: str, values: torch.Tensor | None, *, axes: int = 1) -> None:
-        """Raises a ValueError for labels or positions that are not (B, L); (1, L) stands for every row.
+    def require_per_token(self, arguments: Mapping[str, Any], *, axes: int) -> None:
+        """Raises a ValueError for labels, types or positions of tokens that are not (B, L); (1, L) is for every row.
 
         Args:
-            name: of the argument.
-            values: the argument, or None.
-            axes: the number of positions of a token; where there are several, (axes, B, L) is taken too.
+            arguments: those of the caller.
+            axes: the number of positions of a token; where there are several, (axes, B, L) is taken for them too.
         """
         shape = tuple(self.image_mask.shape)
-        taken = [shape, (1, shape[1])] + ([(axes, *shape)] if axes > 1 else [])
-        if values is not None and not isinstance(values, torch.Tensor):
-            raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
-        if values is not None and values.dtype == torch.bool:
-            raise ValueError(f"{name} has dtype torch.bool: give numbers.")
-        if values is not None and tuple(values.shape) not in taken:
-            raise ValueError(
-                f"{name} has shape {tuple(values.shape)}: give one value a token, {taken[-1 if axes > 1 else 0]}."
-            )
-
-    def require_per_token(self, arguments: Mapping[str, Any]) -> None:
-        """Raises a ValueError for labels or types of tokens that are not (B, L) or (1, L)."""
-        for name in ("labels", "shift_labels", "token_type_ids", "mm_token_type_ids"):
-            self.require_one_value_a_token(name, arguments.get(name))
+        for name in ("labels", "shift_labels", "token_type_ids", "mm_token_type_ids", "position_ids"):
+            values = arguments.get(name)
+            if values is None:
+                continue
+            if not isinstance(values, torch.Tensor):
+                raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
+            if values.dtype == torch.bool:
+                raise ValueError(f"{name} has dtype torch.bool: give numbers.")
+            wanted = (axes, *shape) if axes > 1 and name == "position_ids" else shape
+            if tuple(values.shape) not in (wanted, shape, (1, shape[1])):
+                raise ValueError(f"{name} has shape {tuple(values.shape)}: give one value a token, {wanted}.")
 
     def kept_mask(self, kept_vision: Selection) -> torch.Tensor:
         """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""
@@ -409,7 +400,8 @@ class PrunedPrompt:
         lengths: tokens of each row that stay; the host knows without reading `kept`.
         encoded: the images, before pruning.
         positions: of the slots, on the prompt's device; None where the language model numbers its tokens one by one.
-        deepstack: of the slots; None for a family without such features.
+        deepstack: for each of the first layers of the language model (B, L', hidden), features of the vision slots and
+            any value at others; None for a family without such features.
     """
 
     input_ids: torch.Tensor | None
@@ -423,7 +415,7 @@ class PrunedPrompt:
     lengths: list[int]
     encoded: EncodedVision
     positions: GridPositions | None = None
-    deepstack: DeepStack | None = None
+    deepstack: Sequence[torch.Tensor] | None = None
 
     @classmethod
     def of(
@@ -458,20 +450,28 @@ class PrunedPrompt:
         order = PackedOrder.of(kept, left_padded=left_padded, length=length)
         readable = order.valid | order.gather(to_device(padding, device))
 
-        pruned_mask = _packed_mask(prompt.attention_mask, order, device)
-        if pruned_mask is None and min(lengths, default=length) < length:
+        pruned_mask = pruned_ids = deepstack = None
+        if prompt.attention_mask is not None:
+            pruned_mask = order.gather(prompt.attention_mask.to(device)) * order.valid
+        elif min(lengths, default=length) < length:
             pruned_mask = order.valid.long()
-        pruned_ids = None
         if prompt.input_ids is not None:
             pruned_ids = order.gather(prompt.input_ids).masked_fill(~readable, filler_id)
         embeds = order.gather(prompt.inputs_embeds) if prompt.inputs_embeds is not None else embed(pruned_ids)
         slots = (order.gather(to_device(prompt.image_mask, device)) & order.valid).to(embeds.device)
-        numbers = order.gather(to_device(prompt.vision_numbers, device))
-        features = torch.cat(list(encoded.projected))
-        own_features = features[numbers.to(features.device)]
-        embeds = torch.where(slots[..., None], own_features.to(embeds.device, embeds.dtype), embeds)
+        # The number of each vision token among those of all rows; any number elsewhere.
+        numbers = (prompt.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(prompt.image_mask.shape)
+        numbers = order.gather(to_device(numbers, device))
+
+        def of_slots(features: Sequence[torch.Tensor]) -> torch.Tensor:
+            together = torch.cat(list(features))
+            return together[numbers.to(together.device)]
+
+        own = of_slots(encoded.projected).to(embeds.device, embeds.dtype)
+        embeds = torch.where(slots[..., None], own, embeds)
         dropped = to_device(prompt.image_mask | prompt.surplus, device) & ~kept
-        deepstack = None if encoded.deepstack is None else DeepStack.of(encoded.deepstack, numbers, slots)
+        if encoded.deepstack is not None:
+            deepstack = list(map(of_slots, zip(*encoded.deepstack, strict=True)))
         return cls(
             pruned_ids,
             embeds,
@@ -500,7 +500,10 @@ class PrunedPrompt:
         arguments = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
         if self.positions is not None:
             arguments["position_ids"] = self.positions.places
-        return {**arguments, **({} if self.deepstack is None else self.deepstack.arguments())}
+        return {
+            **arguments,
+            **({} if self.deepstack is None else deepstack_arguments(self.vision_slots, self.deepstack)),
+        }
 
     @property
     def dropped(self) -> int:
@@ -615,9 +618,17 @@ class PrunedPrompt:
         return torch.cat((prompt, values[:, self.length :]), dim=1).movedim(1, dim)
 
 
-def _packed_mask(mask: torch.Tensor | None, order: PackedOrder, device: torch.device) -> torch.Tensor | None:
-    """(B, L') the caller's mask of the slots, 0 for fillers; None where there is none."""
-    return None if mask is None else order.gather(mask.to(device)) * order.valid
+def columns_of(values: torch.Tensor, start: int, rows: int, width: int) -> torch.Tensor:
+    """(B, L', ...) -> (rows, width, ...), the slots from `start` on, and 0 or False behind the prompt.
+
+    Args:
+        values: of the slots of a prompt.
+        start: the first slot.
+        rows: a multiple of B (beams).
+        width: slots.
+    """
+    own = values[:, start : start + width].repeat_interleave(rows // len(values), dim=0)
+    return torch.nn.functional.pad(own, (0, 0) * (own.dim() - 2) + (0, width - own.shape[1]))
 
 
 def with_full_prompt(sequences: torch.Tensor, input_ids: torch.Tensor, pruned_length: int) -> torch.Tensor:
