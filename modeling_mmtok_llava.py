@@ -117,14 +117,7 @@ class LlavaNextGeometry(Geometry):
             numbers, [list(size) for size in sizes], vision_feature_select_strategy=strategy,
             image_newline=torch.tensor([-1]),
         )  # fmt: skip
-        return [self._of(own.flatten(), len(each), tokens) for own, each in zip(packed, numbers, strict=True)]
-
-    def unpacked(self, crops: int, tokens: int) -> Layout:
-        """Where the tokens of an image come from before padding is removed and row separators are set."""
-        return self._of(torch.arange(crops * tokens), crops, tokens)
-
-    def _of(self, source: torch.Tensor, crops: int, tokens: int) -> Layout:
-        return Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
+        return [self.crop_layout(tokens, len(each), own.flatten()) for own, each in zip(packed, numbers, strict=True)]
 
 
 class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditionalGeneration, GenerationMixin):
@@ -163,7 +156,8 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
         raws = raw.flatten(0, -2).split(lengths)
         strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy
         layouts = geometry.layouts(sizes, tokens, strategy)
-        whole = [geometry.unpacked(count, tokens) for count in crops]
+        # Before padding is removed and row separators are set.
+        whole = [geometry.crop_layout(tokens, count) for count in crops]
         candidates, all_candidates = (
             None if bands is None else list(map(candidates_outside, own, bands)) for own in (layouts, whole)
         )

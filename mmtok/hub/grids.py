@@ -14,7 +14,7 @@ from .images import EncodedVision, Geometry, Layout, encode, require_pixels, tab
 from .options import PruningOptions
 from .prompt import Prompt
 from .pruned_model import PrunedModel
-from .releases import deepstack_features, projected_features, stock_positions
+from .releases import projected_features, stock_positions
 from .selection import crops_of
 
 # Of an image or a frame: the coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors
@@ -273,32 +273,6 @@ class TimestampModel(GridModel):
 
     video_arguments = ("pixel_values_videos", "video_grid_thw")
     has_timestamps = True
-
-
-class DeepStackModel(TimestampModel):
-    """As `TimestampModel`, with features of the tower's middle layers for the first layers of the language model."""
-
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
-        """As `GridModel.encode`, with the features of DeepStack."""
-        encoded = super().encode(inputs, padding=padding)
-        return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
-
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
-        """As `GridModel.encode_videos`, with the features of DeepStack."""
-        encoded = super().encode_videos(inputs)
-        deepstack = deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features")
-        return replace(encoded, deepstack=deepstack)
-
-
-class ConvolvedModel(GridModel):
-    """As `GridModel` with images alone; a convolution makes a vector of each square of patches, then comes `merger`."""
-
-    video_arguments = ()
-    frame = ""
-
-    def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
-        """For each image (T, d), its tokens before the projector, which are its input."""
-        return given.split([len(layout.source) for layout in layouts])
 
 
 def pixels_of(vision_config: Any, patches: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:

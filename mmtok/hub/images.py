@@ -145,9 +145,16 @@ class Geometry:
         """Where the tokens of an image come from."""
         return self.crop_layout(self.tokens_per_crop)
 
-    def crop_layout(self, tokens: int) -> Layout:
-        """Where the tokens of an image of one crop come from."""
-        return Layout.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=self.columns(tokens))
+    def crop_layout(self, tokens: int, crops: int = 1, source: torch.Tensor | None = None) -> Layout:
+        """Where the tokens of an image come from.
+
+        Args:
+            tokens: of a crop.
+            crops: of the image.
+            source: (T,) int64, -1 for a row separator; None for all tokens of all crops, crops one after another.
+        """
+        source = torch.arange(crops * tokens) if source is None else source
+        return Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
 
     def columns(self, tokens: int) -> int:
         """Patches in a row of a crop, 0 where `tokens` tokens are not the grid of the vision tower."""
@@ -163,26 +170,16 @@ class Geometry:
         return candidates_outside(self.layout(size, tiled), self.bands(pixels))
 
     def bands(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(..., rows, columns) bool on the CPU, patches of (..., channels, height, width) in a band of padding."""
-        bands = padding_bands(pixel_values.flatten(0, -4), self.config.vision_config.patch_size).cpu()
+        """(..., rows, columns) bool on the CPU: patches of (..., channels, height, width) pixels that are padding.
+
+        These are rows and columns of patches at the borders, in bands of one constant colour. An image of one colour
+        has none: something of it has to be kept.
+        """
+        pixels, patch_size = pixel_values.flatten(0, -4), self.config.vision_config.patch_size
+        rows, columns = (_constant_edges(each, patch_size) for each in (pixels, pixels.transpose(-1, -2)))
+        bands = rows[:, :, None] | columns[:, None, :]
+        bands = (bands & ~bands.flatten(1).all(1)[:, None, None]).cpu()
         return bands.view(*pixel_values.shape[:-3], *bands.shape[1:])
-
-
-def padding_bands(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Finds the bands of one constant colour at the borders of images: rows and columns of patches that are padding.
-
-    Args:
-        pixels: (N, channels, height, width).
-        patch_size: pixels along the side of a patch.
-
-    Returns:
-        (N, height // patch_size, width // patch_size) bool, True for padding. An image of one colour has none:
-        something of it has to be kept.
-    """
-    rows = _constant_edges(pixels, patch_size)
-    columns = _constant_edges(pixels.transpose(-1, -2), patch_size)
-    bands = rows[:, :, None] | columns[:, None, :]
-    return bands & ~bands.flatten(1).all(1)[:, None, None]
 
 
 def _constant_edges(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -224,6 +221,10 @@ def by_image(values: torch.Tensor, crops: Sequence[int]) -> Sequence[torch.Tenso
     return values.split(list(crops))
 
 
+# Fields of `EncodedVision` that hold something of each image.
+_OF_EACH = ("projected", "raw", "layouts", "candidates", "deepstack")
+
+
 @dataclass(frozen=True)
 class EncodedVision:
     """The vision tokens of I images and videos; number i has T_i of them in the prompt.
@@ -254,20 +255,14 @@ class EncodedVision:
     @classmethod
     def joined(cls, images: EncodedVision, videos: EncodedVision) -> EncodedVision:
         """The images and then the videos of one call. No token of a video is padding."""
-        candidates, deepstack = images.candidates, None
-        if candidates is not None:
-            candidates = [*candidates, *(torch.ones(length, dtype=torch.bool) for length in videos.lengths)]
-        if images.deepstack is not None and videos.deepstack is not None:
-            deepstack = [*images.deepstack, *videos.deepstack]
-        return cls(
-            [*images.projected, *videos.projected],
-            [*images.raw, *videos.raw],
-            [*images.layouts, *videos.layouts],
-            candidates,
-            outputs=images.outputs,
-            video_outputs=videos.video_outputs,
-            deepstack=deepstack,
-        )
+        if images.candidates is not None:
+            videos = replace(videos, candidates=[torch.ones(length, dtype=torch.bool) for length in videos.lengths])
+        own: dict[str, Any] = {
+            name: [*getattr(images, name), *getattr(videos, name)]
+            for name in _OF_EACH
+            if getattr(images, name) is not None and getattr(videos, name) is not None
+        }
+        return cls(**own, outputs=images.outputs, video_outputs=videos.video_outputs)
 
     def __len__(self) -> int:
         return len(self.projected)
@@ -282,14 +277,13 @@ class EncodedVision:
             images = [images]
         every = list(range(len(self)))
         numbers = every[images] if isinstance(images, slice) else [every[number] for number in images]
-        return EncodedVision(
-            [self.projected[number] for number in numbers],
-            [self.raw[number] for number in numbers],
-            [self.layouts[number] for number in numbers],
-            None if self.candidates is None else [self.candidates[number] for number in numbers],
-            None if self.before_unpadding is None else self.before_unpadding[numbers],
-            deepstack=None if self.deepstack is None else [self.deepstack[number] for number in numbers],
-        )
+        own: dict[str, Any] = {
+            name: [values[number] for number in numbers]
+            for name in _OF_EACH
+            if (values := getattr(self, name)) is not None
+        }
+        before = None if self.before_unpadding is None else self.before_unpadding[numbers]
+        return EncodedVision(**own, before_unpadding=before)
 
     def ordered(self, numbers: Sequence[int]) -> EncodedVision:
         """The same images and videos in another order."""

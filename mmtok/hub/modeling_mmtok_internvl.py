@@ -70,8 +70,7 @@ class InternVLGeometry(Geometry):
 
     def crops_layout(self, crops: int, tokens: int) -> Layout:
         """Where the tokens of an image of so many crops, each of so many tokens, come from."""
-        source = torch.arange(crops * tokens)
-        layout = Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
+        layout = self.crop_layout(tokens, crops)
         return replace(layout, crop=(layout.crop + 1) % crops)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .devices import on_cpu, to_device
+from .devices import to_device
 from .options import LEAST, MOST, RANGE
 
 # Tokens that are shorter than this count as having no direction.
@@ -166,7 +166,7 @@ def _multiply_into(part: torch.Tensor, values: torch.Tensor, weights: torch.Tens
 
 def _needed(mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
     """The mask on the device, or None where the host can see that it masks nothing."""
-    if mask is None or (on_cpu(mask) and bool(mask.all())):
+    if mask is None or (mask.device.type == "cpu" and bool(mask.all())):
         return None
     return to_device(mask, device)
 

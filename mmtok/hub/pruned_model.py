@@ -37,7 +37,6 @@ from .question import Question
 from .releases import (
     STOCK_ARGUMENTS,
     given_cache,
-    output_class_of,
     require_stock,
     share_checkpoint_layout,
     with_images,
@@ -203,7 +202,8 @@ class PrunedModel:
         if has_images and (options.prunes or encoded is not None):
             call.require_prunable(self)
             with torch.no_grad():
-                pruned = self._pruned(call.prompt(), encoded, arguments, options)
+                prompt = self.read_prompt(*call.prompt(), videos=self._has_videos(arguments, encoded))
+                pruned = self.prune_prompt(prompt, encoded, arguments, options)
             return call.run_pruned(stock_generate, pruned)
         cached = CachedPrompt.of(given_cache(arguments))
         if cached is not None and call.repeats_prompt() and not has_images:
@@ -251,9 +251,8 @@ class PrunedModel:
             prompt = self.read_prompt(input_ids, inputs_embeds, attention_mask, videos=videos)
             if encoded is None and not self._has_images(kwargs):
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
-            images = pop_given(kwargs, self.visual_arguments)
             prompt, encoded, selected_from, selection, described = self._selected(
-                prompt, encoded, images, options, explain=True
+                prompt, encoded, kwargs, options, explain=True
             )
             _, kept = self.placed(encoded, selected_from, selection)
         return VisionTokenSelection(described, prompt.kept_mask(kept))
@@ -278,7 +277,8 @@ class PrunedModel:
             return stock_forward(self, **arguments)
         refuse_filled_cache(cache)
         given = [arguments.pop(name, None) for name in ("input_ids", "inputs_embeds", "attention_mask")]
-        pruned = self._pruned(given, encoded, arguments, options)
+        prompt = self.read_prompt(*given, videos=self._has_videos(arguments, encoded))
+        pruned = self.prune_prompt(prompt, encoded, arguments, options)
         return_dict = arguments.pop("return_dict", None)
         logits_to_keep = arguments.pop("logits_to_keep", 0)
         arguments.update(pruned.per_token_inputs(arguments))
@@ -410,49 +410,25 @@ class PrunedModel:
                 parts.append(encode({name: images[name] for name in names if name in images}))
         return parts[0] if len(parts) == 1 else EncodedVision.joined(*parts)
 
-    def _pruned(
-        self,
-        given: Sequence[torch.Tensor | None],
-        encoded: EncodedVision | None,
-        arguments: dict[str, Any],
-        options: PruningOptions,
-    ) -> PrunedPrompt:
-        """The prompt of a call.
-
-        Args:
-            given: ids, embeddings and mask of the prompt.
-            encoded: its images, or None.
-            arguments: further ones, out of which those of the images are taken.
-            options: of the pruning.
-        """
-        images = pop_given(arguments, self.visual_arguments)
-        prompt = self.read_prompt(*given, videos=self._has_videos(images, encoded))
-        prompt.require_per_token(arguments, axes=self.position_axes)
-        return self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
-
     def prune_prompt(
-        self,
-        prompt: Prompt,
-        encoded: EncodedVision | None,
-        images: dict[str, Any],
-        options: PruningOptions,
-        position_ids: torch.Tensor | None = None,
+        self, prompt: Prompt, encoded: EncodedVision | None, arguments: dict[str, Any], options: PruningOptions
     ) -> PrunedPrompt:
         """The prompt with the vision tokens that the options keep.
 
         Args:
             prompt: the full prompt.
             encoded: its images, or None.
-            images: image arguments, where `encoded` is None.
+            arguments: of the call, out of which those of the images are taken.
             options: of the pruning.
-            position_ids: that the caller gave.
         """
+        prompt.require_per_token(arguments, axes=self.position_axes)
+        position_ids = arguments.get("position_ids")
         if options.image_scale is not None and position_ids is not None:
             raise ValueError(
                 "position_ids was given, which are those of whole images, and image_scale shrinks them: leave one of "
                 "them out."
             )
-        prompt, encoded, selected_from, kept, _ = self._selected(prompt, encoded, images, options)
+        prompt, encoded, selected_from, kept, _ = self._selected(prompt, encoded, arguments, options)
         placed, kept = self.placed(encoded, selected_from, kept)
         return replace(self.pack_prompt(prompt, placed, kept, position_ids), encoded=encoded)
 
@@ -480,7 +456,7 @@ class PrunedModel:
         self,
         prompt: Prompt,
         encoded: EncodedVision | None,
-        images: dict[str, Any],
+        arguments: dict[str, Any],
         options: PruningOptions,
         *,
         explain: bool = False,
@@ -491,6 +467,7 @@ class PrunedModel:
             Prompt and images, arranged; the tokens that were selected from; those that stay; and with `explain` the
             record of each image.
         """
+        images = pop_given(arguments, self.visual_arguments)
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
         questions = self.questions(prompt, options)
         text, text_mask = self.question_embeddings(questions, prompt.device)
@@ -599,7 +576,7 @@ def pruning_forward(stock_class: type, *, returns_images: bool = True) -> Callab
     Raises:
         UnsupportedRelease: the installed release lacks what the pruned class relies on.
     """
-    require_stock(stock_class, output_class_of(stock_class), returns_images=returns_images)
+    require_stock(stock_class, returns_images=returns_images)
     stock_forward = stock_class.forward  # type: ignore[attr-defined]
     signature = inspect.signature(stock_forward)
     names = tuple(signature.parameters)[1:]

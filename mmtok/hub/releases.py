@@ -44,12 +44,11 @@ class UnsupportedRelease(ImportError):
         )
 
 
-def require_stock(stock_class: Any, output_class: type, *, returns_images: bool = True) -> None:
+def require_stock(stock_class: Any, *, returns_images: bool = True) -> None:
     """Checks that a stock model class has the arguments and output fields that the pruned one passes and reads.
 
     Args:
-        stock_class: the stock model class.
-        output_class: of its outputs.
+        stock_class: the stock model class; its `forward` says which class its outputs are, whose name differs.
         returns_images: whether its outputs hold the encoded images on every release.
 
     Raises:
@@ -64,23 +63,14 @@ def require_stock(stock_class: Any, output_class: type, *, returns_images: bool 
             raise UnsupportedRelease(f"{stock_class.__name__}.forward has no argument {' or '.join(names)}.")
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in arguments.values()):
         raise UnsupportedRelease(f"{stock_class.__name__}.forward takes no further keyword arguments.")
+    annotation = inspect.signature(stock_class.forward).return_annotation
+    output_class = next((each for each in (annotation, *get_args(annotation)) if is_dataclass(each)), None)
+    if not isinstance(output_class, type):
+        raise UnsupportedRelease(f"{stock_class.__name__}.forward does not say which output it returns.")
     found = {field.name for field in fields(output_class)}
     for names in (*((name,) for name in _OUTPUT_FIELDS), _CACHE_NAMES, *((_IMAGE_FIELDS,) if returns_images else ())):
         if not found.intersection(names):
             raise UnsupportedRelease(f"{output_class.__name__} has no field {' or '.join(names)}.")
-
-
-def output_class_of(stock_class: Any) -> type:
-    """The class of a stock model's outputs, whose name differs between releases: what its `forward` says it returns.
-
-    Raises:
-        UnsupportedRelease: it does not say.
-    """
-    annotation = inspect.signature(stock_class.forward).return_annotation
-    found = next((each for each in (annotation, *get_args(annotation)) if is_dataclass(each)), None)
-    if not isinstance(found, type):
-        raise UnsupportedRelease(f"{stock_class.__name__}.forward does not say which output it returns.")
-    return found
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from mmtok.hub.families import family_of
 from mmtok.hub.images import EncodedVision, Layout
 from mmtok.hub.options import PruningOptions
-from mmtok.hub.selection import crops_of, select
+from mmtok.hub.selection import crops_of, kept_separators, select
 
 
 def pruned_class(config: Any) -> Any:
@@ -41,12 +41,11 @@ def kept_count(image: Layout, candidates: torch.Tensor | None, options: PruningO
         candidates: (T,) bool, tokens that may be kept; None for all.
         options: the budget.
     """
-    total = len(image.source)
     if not options.prunes:
-        return total
+        return len(image.source)
     crops = crops_of([image], None if candidates is None else [candidates], options)
-    picks, separators = sum(crop.picks for crop in crops), int((image.source < 0).sum())
-    return picks + separators * (options.keep_image_newline or picks + separators == total)
+    picks = sum(crop.picks for crop in crops)
+    return picks + int(kept_separators(image, picks, options).sum())
 
 
 def kept_flags(
