@@ -21,10 +21,6 @@ def _refuse(name: str, value: Any, wanted: str) -> None:
     raise ValueError(f"{name} is {text if len(text) <= 80 else text[:77] + '...'}: give {wanted}.")
 
 
-# What a weight other than 0 and a temperature may be: what float32 can tell apart behind the products with it.
-LEAST, MOST, RANGE = 1e-6, 1e6, "from 1e-6 to 1e6"
-
-
 def _plain(value: Any) -> Any:
     """A number of NumPy as Python's, which JSON can hold."""
     if isinstance(value, (bool, int, float)):
@@ -40,14 +36,22 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _in_range(value: Any) -> bool:
+    """Whether float32 can tell values apart behind the products with it."""
+    return _is_number(value) and 1e-6 <= value <= 1e6
+
+
 def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 < value <= 1
 
 
 # Whether a value is acceptable, and what is, for the message.
 Check = tuple[Callable[[Any], bool], str]
-_weight: Check = (lambda value: _is_number(value) and (value == 0 or LEAST <= value <= MOST), f"0, or a number {RANGE}")
-_temperature: Check = (lambda value: _is_number(value) and LEAST <= value <= MOST, f"a number {RANGE}")
+WEIGHT: Check = (
+    lambda value: _in_range(value) or (_is_number(value) and value == 0),
+    "0, or a number from 1e-6 to 1e6",
+)
+TEMPERATURE: Check = (_in_range, "a number from 1e-6 to 1e6")
 _flag: Check = (lambda value: isinstance(value, bool), "True or False")
 
 
@@ -79,15 +83,15 @@ class PruningOptions:
         "crop: every crop has its own budget and is selected from alone, as in the paper; image: the crops of an image "
         "share the sum of their budgets and are selected from together; video: the frames of a video too",
     )
-    text_coverage_weight: float = _option(1.0, _weight, "weight of covering the question")
-    vision_coverage_weight: float = _option(0.5, _weight, "weight of covering the image, the paper's alpha")
+    text_coverage_weight: float = _option(1.0, WEIGHT, "weight of covering the question")
+    vision_coverage_weight: float = _option(0.5, WEIGHT, "weight of covering the image, the paper's alpha")
     text_coverage_depth: int = _option(
         1,
         (_is_count, "a number of tokens of at least 1"),
         "how many of its best kept tokens each text row counts; the paper counts one",
     )
-    text_temperature: float = _option(0.02, _temperature, "temperature of the text rows, the paper's tau_t")
-    vision_temperature: float = _option(0.2, _temperature, "temperature of the vision rows, the paper's tau_v")
+    text_temperature: float = _option(0.02, TEMPERATURE, "temperature of the text rows, the paper's tau_t")
+    vision_temperature: float = _option(0.2, TEMPERATURE, "temperature of the vision rows, the paper's tau_v")
     exclude_padding: bool = _option(
         False,
         _flag,
