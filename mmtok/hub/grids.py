@@ -20,6 +20,7 @@ from .selection import crops_of
 # Of an image or a frame: the coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors
 # make at most.
 MOST_TOKENS = 16_384
+_PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 class GridGeometry(Geometry):
@@ -33,6 +34,11 @@ class GridGeometry(Geometry):
     def merged(self) -> int:
         """Patches along the side of a vision token."""
         return int(self.config.vision_config.spatial_merge_size)
+
+    @property
+    def unit(self) -> tuple[int, int, int]:
+        """Frames, and rows and columns of patches, of one vision token."""
+        return 1, self.merged, self.merged
 
     @property
     def side(self) -> int:
@@ -73,13 +79,13 @@ class GridGeometry(Geometry):
             ValueError: grids that do not belong to the pixels.
         """
         changed = dict(inputs)
-        for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        for kind, name in _PIXELS.items():
             patches = inputs.get(name)
             if scale is None or patches is None or len(patches) == 0:
                 continue
             sizes = checked_grids(inputs.get(f"{kind}_grid_thw"), self.merged, len(patches), videos=kind == "video")
             new = [(size[0], *(max(1, round(side * scale)) for side in size[1:])) for size in sizes]
-            grids, small = (torch.tensor(each) * torch.tensor([1, self.merged, self.merged]) for each in (sizes, new))
+            grids, small = (torch.tensor(each) * torch.tensor(self.unit) for each in (sizes, new))
             parts = patches.split(grids.prod(1).tolist())
             vision = self.config.vision_config
             changed[name] = torch.cat(list(map(partial(_resized, vision), parts, grids.tolist(), small.tolist())))
@@ -129,27 +135,6 @@ class GridModel(PrunedModel):
     # Whether each temporal patch of a video is a run of vision tokens of its own.
     has_timestamps: ClassVar[bool] = False
     model: Any
-    get_video_features: Any
-
-    def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
-        """As `PrunedModel._encode`, of images that are shrunk before the tower."""
-        if image_scale is None:
-            return super()._encode(images, padding=padding, image_scale=None)
-        for name in ("pixel_values", "pixel_values_videos"):
-            if self._has_images({name: images.get(name)}):
-                self._require_patches(images[name], name)
-        shrunk = self.geometry.shrunk(images, image_scale)
-        # Read here, so that nothing waits for the vision tower later.
-        tokens, fewer = (
-            [int(rows) * int(columns) // self.geometry.merged**2 for _, rows, columns in table]
-            for table in map(_grids_within, (images, shrunk))
-        )
-        encoded = super()._encode(shrunk, padding=padding, image_scale=None)
-        layouts = [
-            replace(layout, scale=image_scale, surplus=count - left)
-            for layout, count, left in zip(encoded.layouts, tokens, fewer, strict=True)
-        ]
-        return replace(encoded, layouts=layouts)
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
         """As `PrunedModel.arrange`; of the tokens that stand for a shrunk image or frame, the first stay."""
@@ -166,39 +151,40 @@ class GridModel(PrunedModel):
         A vision token is projected from a square of patches; what it is before the projector is the mean of those.
 
         Args:
-            inputs: `pixel_values` (patches, values) and `image_grid_thw` (images, 3).
+            inputs: `pixel_values` (patches, values), `image_grid_thw` (images, 3) and `image_scale`.
             padding: without effect, these images have none.
 
         Raises:
             ValueError: pixels that are not patches, NaN or infinite; grids that do not belong to them; too large an
                 image.
         """
-        pixels = inputs["pixel_values"]
-        self._require_patches(pixels, "pixel_values")
-        # Read here, so that nothing waits for the vision tower later.
-        sizes = checked_grids(inputs.get("image_grid_thw"), self.geometry.merged, len(pixels))
-        layouts = list(map(self.geometry.layout, sizes))
-        inputs = {**inputs, "image_grid_thw": _as_tensor(inputs["image_grid_thw"], pixels)}
-        outputs, patches, _ = encode(self, self.model.visual.merger, inputs)
-        raw = self.raw_of(patches, layouts)
-        return EncodedVision(projected_features(outputs), raw, layouts, outputs=outputs)
+        return self._encode_grids("image", inputs)
 
     def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
         """One crop for each temporal patch of a video, which is a pair of frames.
 
         Args:
-            inputs: `pixel_values_videos` (patches, values), `video_grid_thw` (videos, 3) and `second_per_grid_ts`
-                (videos,), the seconds from one temporal patch to the next, or none.
+            inputs: `pixel_values_videos` (patches, values), `video_grid_thw` (videos, 3), `second_per_grid_ts`
+                (videos,), the seconds from one temporal patch to the next, or none, and `image_scale`.
 
         Raises:
             ValueError: pixels that are not patches, NaN or infinite; grids or seconds that do not belong to them; too
                 large a frame.
         """
-        inputs = dict(inputs)
-        pixels, grids = inputs["pixel_values_videos"], inputs.get("video_grid_thw")
-        self._require_patches(pixels, "pixel_values_videos")
-        sizes = checked_grids(grids, self.geometry.merged, len(pixels), videos=True)
-        seconds = inputs.pop("second_per_grid_ts", None)
+        return self._encode_grids("video", inputs)
+
+    def _encode_grids(self, kind: str, inputs: Mapping[str, Any]) -> EncodedVision:
+        name, grids, method, is_video = _PIXELS[kind], f"{kind}_grid_thw", f"get_{kind}_features", kind == "video"
+        inputs, vision = dict(inputs), self.config.vision_config
+        pixels, scale, seconds = inputs[name], inputs.pop("image_scale", None), inputs.pop("second_per_grid_ts", None)
+        require_pixels(pixels, ("patches, values",), name)
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        if pixels.shape[1] != values:
+            raise ValueError(f"{name} has {pixels.shape[1]} values a patch: give {values}, as the processor does.")
+        # Read here, so that nothing waits for the vision tower later.
+        sizes = checked_grids(inputs.get(grids), self.geometry.merged, len(pixels), videos=is_video)
+        inputs = self.geometry.shrunk(inputs, scale)
+        shrunk = (inputs[grids] // torch.tensor(self.geometry.unit)).tolist() if scale else sizes
         if isinstance(seconds, torch.Tensor):
             seconds = seconds.cpu()
         seconds = [None] * len(sizes) if seconds is None else list(seconds)
@@ -206,11 +192,18 @@ class GridModel(PrunedModel):
             raise ValueError(
                 f"second_per_grid_ts has {len(seconds)} values for {len(sizes)} videos: give one value for each video."
             )
-        layouts = [self.geometry.layout((*size, own)) for size, own in zip(sizes, seconds, strict=True)]
-        inputs["video_grid_thw"] = _as_tensor(grids, pixels)
-        outputs, patches, _ = encode(self, self.model.visual.merger, inputs, self.get_video_features)
-        projected = projected_features(outputs, "get_video_features")
-        return EncodedVision(projected, self.raw_of(patches, layouts), layouts, video_outputs=outputs)
+        layouts = [
+            replace(
+                self.geometry.layout((*new, own) if is_video else new),
+                scale=scale,
+                surplus=size[1] * size[2] - new[1] * new[2],
+            )
+            for size, new, own in zip(sizes, shrunk, seconds, strict=True)
+        ]
+        inputs[grids] = _as_tensor(inputs[grids], pixels)
+        outputs, patches, _ = encode(self, self.model.visual.merger, inputs, getattr(self, method))
+        own = {"video_outputs" if is_video else "outputs": outputs}
+        return EncodedVision(projected_features(outputs, method), self.raw_of(patches, layouts), layouts, **own)
 
     def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
         """For each image (T, d), its tokens before the projector: the mean of the patches of each.
@@ -234,7 +227,7 @@ class GridModel(PrunedModel):
         runs = [len(each.crop) for each in layouts]
         if self.has_timestamps:
             runs = [count for each in layouts for count in each.crop.bincount().tolist()]
-        config, merged = self.config, self.geometry.merged
+        config = self.config
         ids = prompt.ids_on_host
         if ids is None:
             # What precedes an image is taken for the marker in front of it, by which some releases find images.
@@ -243,29 +236,23 @@ class GridModel(PrunedModel):
             ids = torch.where(before, start, -1)
             ids = torch.where(prompt.image_mask, config.image_token_id, ids)
             ids = torch.where(prompt.video_mask, config.video_token_id, ids)
-        images, videos = ([each for each in layouts if each.is_video == wanted] for wanted in (False, True))
         real = prompt.real
         # 1 for images and 2 for videos.
         types = prompt.image_mask.int() + prompt.video_mask.int()
         _require_runs(types, real, runs)
-        inputs = {
+        inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": real.long(),
             "mm_token_type_ids": types,
-            "image_grid_thw": _grids_of(images, merged),
-            "video_grid_thw": _grids_of(videos, merged),
         }
-        if any(video.seconds is not None for video in videos):
-            inputs["second_per_grid_ts"] = [1.0 if video.seconds is None else video.seconds for video in videos]
+        for name, is_video in (("image_grid_thw", False), ("video_grid_thw", True)):
+            own = [each for each in layouts if each.is_video == is_video]
+            sides = [[int(part.max()) + 1 for part in (each.crop, each.row, each.column)] for each in own]
+            inputs[name] = torch.tensor(sides) * torch.tensor(self.geometry.unit) if sides else None
+        seconds = [each.seconds for each in layouts if each.is_video]
+        if any(own is not None for own in seconds):
+            inputs["second_per_grid_ts"] = [1.0 if own is None else own for own in seconds]
         return stock_positions(self, inputs)
-
-    def _require_patches(self, pixels: torch.Tensor, name: str) -> None:
-        """Raises a ValueError unless the pixels are patches of the tower's size, without NaN or infinity."""
-        require_pixels(pixels, ("patches, values",), name)
-        vision = self.config.vision_config
-        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        if pixels.shape[1] != values:
-            raise ValueError(f"{name} has {pixels.shape[1]} values a patch: give {values}, as the processor does.")
 
 
 class TimestampModel(GridModel):
@@ -371,10 +358,9 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
             )
     needed = sum(count * rows * columns for count, rows, columns in table)
     if needed != patches:
-        pixels = "pixel_values_videos" if videos else "pixel_values"
         raise ValueError(
-            f"{kind}_grid_thw has {len(table)} rows, which makes {needed} patches, but {pixels} holds {patches}: "
-            f"give one grid for each {kind}."
+            f"{kind}_grid_thw has {len(table)} rows, which makes {needed} patches, but {_PIXELS[kind]} holds "
+            f"{patches}: give one grid for each {kind}."
         )
     return [(count, rows // merged, columns // merged) for count, rows, columns in table]
 
@@ -401,19 +387,6 @@ def _require_runs(types: torch.Tensor, real: torch.Tensor, lengths: Sequence[int
 
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-
-
-def _grids_of(layouts: Sequence[Layout], merged: int) -> torch.Tensor | None:
-    """(n, 3) int64, frames, rows and columns of patches of images or videos; None for none."""
-    sides = [[int(part.max()) + 1 for part in (each.crop, each.row, each.column)] for each in layouts]
-    return torch.tensor(sides) * torch.tensor([1, merged, merged]) if sides else None
-
-
-def _grids_within(inputs: Mapping[str, Any]) -> list[Any]:
-    """The grids of images and then of videos among the inputs of a model."""
-    return [
-        row for name in ("image_grid_thw", "video_grid_thw") for row in torch.as_tensor(inputs.get(name, ())).tolist()
-    ]
 
 
 def _as_tensor(grids: Any, pixels: torch.Tensor) -> torch.Tensor:

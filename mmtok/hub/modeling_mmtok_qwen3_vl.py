@@ -22,16 +22,10 @@ from .releases import deepstack_features
 class DeepStackModel(TimestampModel):
     """As `TimestampModel`, with features of the tower's middle layers for the first layers of the language model."""
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
-        """As `GridModel.encode`, with the features of DeepStack."""
-        encoded = super().encode(inputs, padding=padding)
-        return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
-
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
-        """As `GridModel.encode_videos`, with the features of DeepStack."""
-        encoded = super().encode_videos(inputs)
-        deepstack = deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features")
-        return replace(encoded, deepstack=deepstack)
+    def _encode_grids(self, kind: str, inputs: Mapping[str, Any]) -> EncodedVision:
+        encoded = super()._encode_grids(kind, inputs)
+        outputs = encoded.video_outputs if kind == "video" else encoded.outputs
+        return replace(encoded, deepstack=deepstack_features(outputs, encoded.lengths, f"get_{kind}_features"))
 
 
 class MMTokQwen3VLForConditionalGeneration(DeepStackModel, Qwen3VLForConditionalGeneration, GenerationMixin):

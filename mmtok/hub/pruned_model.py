@@ -108,7 +108,7 @@ class PrunedModel:
         """The images of these image arguments.
 
         Args:
-            inputs: those of `image_arguments` that were given.
+            inputs: those of `image_arguments` that were given; and `image_scale`, where it is one of `own_options`.
             padding: whether to find the tokens of padding.
         """
         raise NotImplementedError
@@ -400,14 +400,15 @@ class PrunedModel:
         return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed, video_token)
 
     def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
-        """The images and then the videos of these arguments; `image_scale` is for those that have `scales_images`."""
+        """The images and then the videos of these arguments."""
         parts = []
         for names, encode in (
             (self.image_arguments, partial(self.encode, padding=padding)),
             (self.video_arguments, self.encode_videos),
         ):
             if _has_pixels(images, names):
-                parts.append(encode({name: images[name] for name in names if name in images}))
+                own = {name: images[name] for name in names if name in images}
+                parts.append(encode({**own, "image_scale": image_scale} if "image_scale" in self.own_options else own))
         return parts[0] if len(parts) == 1 else EncodedVision.joined(*parts)
 
     def prune_prompt(
