@@ -41,19 +41,18 @@ class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGenerat
     own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = FIXED_GRID_TOWERS
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image.
 
         Args:
             inputs: `pixel_values` (images, channels, height, width) and further arguments of `get_image_features`.
-            padding: whether to find the tokens of padding.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite.
         """
         pixels, geometry = inputs["pixel_values"], self.geometry
         require_pixels(pixels, ("images, channels, height, width",))
-        bands = geometry.bands(pixels).split(1) if padding else None
+        bands = geometry.bands(pixels).split(1) if options.exclude_padding else None
         outputs, raw, _ = encode(self, self.model.multi_modal_projector, inputs)
         projected = projected_features(outputs)
         layouts = [geometry.crop_layout(len(tokens)) for tokens in projected]
@@ -104,12 +103,9 @@ class LlavaNextGeometry(Geometry):
         return self.layouts([size], self.tokens_per_crop, self.config.vision_feature_select_strategy)[0]
 
     def layouts(self, sizes: Sequence[Sequence[int]], tokens: int, strategy: str) -> list[Layout]:
-        """Where the tokens of images come from.
+        """Where the tokens of images of (height, width) come from, with so many in a crop in front of the projector.
 
-        Args:
-            sizes: (height, width) of each.
-            tokens: of a crop, in front of the projector.
-            strategy: `vision_feature_select_strategy`.
+        `strategy` is the `vision_feature_select_strategy`.
         """
         # Packs token numbers exactly as stock packs the features.
         numbers = [torch.arange(self.crops(size) * tokens).reshape(-1, tokens, 1) for size in sizes]
@@ -130,13 +126,12 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
     # From 2 tokens a crop on, see docs/reports/quality.md.
     recommended_options = {"budget_scope": "image"}  # noqa: RUF012
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The whole image and up to four tiles, unpadded, with row separators.
 
         Args:
             inputs: `pixel_values` (crops, channels, height, width) or (images, crops, channels, height, width),
                 `image_sizes` (images, 2) and further arguments of `get_image_features`.
-            padding: whether to find the tokens of padding.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite; sizes that do not belong to them.
@@ -147,7 +142,7 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
         sizes = checked_sizes(inputs.get("image_sizes"))
         crops = [geometry.crops(size) for size in sizes]
         require_crops(pixels, crops)
-        bands = by_image(geometry.bands(pixels), crops) if padding else None
+        bands = by_image(geometry.bands(pixels), crops) if options.exclude_padding else None
         outputs, raw, every = encode(
             self, self.model.multi_modal_projector, {**inputs, "image_sizes": torch.tensor(sizes)}
         )

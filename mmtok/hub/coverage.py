@@ -182,12 +182,6 @@ def greedy_coverage(
 def greedy_way(device: torch.device, rows: int, columns: int, steps: int, deep: bool = False) -> str:
     """Which way `greedy_coverage` takes for matrices of this size and so many picks: all of them pick the same.
 
-    Args:
-        device: of the matrices.
-        rows, columns: of each matrix.
-        steps: picks.
-        deep: whether rows count more than one entry.
-
     Returns:
         "fused", one kernel on CUDA; "lazy", on the CPU for large matrices; "plain", every gain at every step, also
         where torch.compile reads the code.

@@ -133,12 +133,7 @@ class CachedPrompt:
         return shorter
 
     def mask(self, attention_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-        """(B, L + n) mask of the caller, or None -> (B, L' + n) for the cached slots and what follows them.
-
-        Args:
-            attention_mask: the caller's.
-            like: (B, L' + n, ...), of the length that is wanted.
-        """
+        """(B, L + n) mask of the caller, or None -> (B, L' + n) for cached slots and what follows, long as `like`."""
         slots = self.pruned.order.valid.to(like.device)
         if attention_mask is not None:
             shorter = self._without_dropped(attention_mask)
@@ -304,11 +299,7 @@ class FullPromptView:
 
 
 def refuse_filled_cache(cache: Any) -> None:
-    """Raises a ValueError for a cache that already holds tokens.
-
-    Args:
-        cache: what the caller gave together with an image.
-    """
+    """Raises a ValueError for a cache that already holds tokens, given together with an image."""
     length = cached_length(cache)
     if length > 0:
         raise ValueError(
@@ -335,12 +326,7 @@ class GenerationCall:
 
     @classmethod
     def read(cls, arguments: dict[str, Any], model_config: GenerationConfig) -> GenerationCall:
-        """Reads the arguments of stock `generate`, given by name; `inputs` becomes `input_ids`.
-
-        Args:
-            arguments: of the call, which are changed.
-            model_config: the model's generation configuration.
-        """
+        """Reads the arguments of stock `generate`, given by name, and changes them: `inputs` becomes `input_ids`."""
         if arguments.get("inputs") is not None and arguments.get("input_ids") is None:
             arguments["input_ids"] = arguments.pop("inputs")
         prompt = arguments.get("input_ids")

@@ -244,12 +244,7 @@ class _LazyItem:
 
 
 def unpicked(gains: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """(..., n) gains, 0 for picked columns, which are above the floors of deep rows.
-
-    Args:
-        gains: of all columns.
-        indices: (..., k) picks, -1 behind the last.
-    """
+    """(..., n) gains, 0 for (..., k) picked columns, -1 behind the last: they are above floors of deep rows."""
     return gains.scatter(-1, torch.where(indices < 0, indices[..., :1], indices).clamp_min(0), 0.0)
 
 

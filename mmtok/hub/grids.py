@@ -69,11 +69,7 @@ class GridGeometry(Geometry):
         )
 
     def shrunk(self, inputs: Mapping[str, Any], scale: float | None) -> dict[str, Any]:
-        """The inputs as they are where the processor shrinks the images and frames.
-
-        Args:
-            inputs: of a model; pixels and grids of images and of videos change.
-            scale: of width and height, in (0, 1]; None for none.
+        """The inputs of a model as they are where the processor shrinks images and frames: other pixels and grids.
 
         Raises:
             ValueError: grids that do not belong to the pixels.
@@ -145,38 +141,37 @@ class GridModel(PrunedModel):
         prompt.rows_of_images([len(filled[number]) for number in order])
         return prompt.without(~torch.cat([filled[number] for number in order])), encoded.ordered(order)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image.
 
         A vision token is projected from a square of patches; what it is before the projector is the mean of those.
 
         Args:
-            inputs: `pixel_values` (patches, values), `image_grid_thw` (images, 3) and `image_scale`.
-            padding: without effect, these images have none.
+            inputs: `pixel_values` (patches, values) and `image_grid_thw` (images, 3).
 
         Raises:
             ValueError: pixels that are not patches, NaN or infinite; grids that do not belong to them; too large an
                 image.
         """
-        return self._encode_grids("image", inputs)
+        return self._encode_grids("image", inputs, options.image_scale)
 
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+    def encode_videos(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop for each temporal patch of a video, which is a pair of frames.
 
         Args:
             inputs: `pixel_values_videos` (patches, values), `video_grid_thw` (videos, 3), `second_per_grid_ts`
-                (videos,), the seconds from one temporal patch to the next, or none, and `image_scale`.
+                (videos,), the seconds from one temporal patch to the next, or none.
 
         Raises:
             ValueError: pixels that are not patches, NaN or infinite; grids or seconds that do not belong to them; too
                 large a frame.
         """
-        return self._encode_grids("video", inputs)
+        return self._encode_grids("video", inputs, options.image_scale)
 
-    def _encode_grids(self, kind: str, inputs: Mapping[str, Any]) -> EncodedVision:
+    def _encode_grids(self, kind: str, inputs: Mapping[str, Any], scale: float | None) -> EncodedVision:
         name, grids, method, is_video = _PIXELS[kind], f"{kind}_grid_thw", f"get_{kind}_features", kind == "video"
         inputs, vision = dict(inputs), self.config.vision_config
-        pixels, scale, seconds = inputs[name], inputs.pop("image_scale", None), inputs.pop("second_per_grid_ts", None)
+        pixels, seconds = inputs[name], inputs.pop("second_per_grid_ts", None)
         require_pixels(pixels, ("patches, values",), name)
         values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         if pixels.shape[1] != values:
@@ -206,20 +201,11 @@ class GridModel(PrunedModel):
         return EncodedVision(projected_features(outputs, method), self.raw_of(patches, layouts), layouts, **own)
 
     def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
-        """For each image (T, d), its tokens before the projector: the mean of the patches of each.
-
-        Args:
-            given: (all patches, ..., d), the projector's input.
-            layouts: of the images.
-        """
+        """For each image (T, d), its tokens before the projector: the mean of the patches of each, `given` to it."""
         return unmerged_tokens(self.config.vision_config, given, layouts)
 
     def count_positions(self, prompt: Prompt, layouts: Sequence[Layout]) -> torch.Tensor:
         """(3, B, L) int64 on the CPU: the positions of a full prompt, counted by the stock model's method.
-
-        Args:
-            prompt: the prompt.
-            layouts: of its images and videos, in the order of the prompt.
 
         Raises:
             ValueError: tokens of an image or video that touch those of another, or have text between them.
@@ -296,10 +282,7 @@ def _resized(vision_config: Any, patches: torch.Tensor, grid: list[int], new: li
 def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
     """For each image (T, d), the mean of each token's patches, tokens in the prompt's order.
 
-    Args:
-        vision_config: of the tower.
-        patches: (all patches, ..., d), the projector's input, in the order of the tower.
-        layouts: of the images.
+    `patches` are (all patches, ..., d), the projector's input, in the order of the tower.
     """
     raw = patches.reshape(-1, vision_config.spatial_merge_size**2, patches.shape[-1]).mean(1)
     window = getattr(vision_config, "window_size", None)
@@ -312,9 +295,7 @@ def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence
 def window_order(layouts: Sequence[Layout], side: int) -> torch.Tensor:
     """(all tokens,) int64 on the CPU: the tokens of the images in the order of the tower, window by window.
 
-    Args:
-        layouts: of the images; of a video, the windows of a frame follow those of the one before.
-        side: tokens along the side of a window.
+    A window has `side` tokens along its side; those of a frame of a video follow those of the frame before.
     """
     orders, first = [], 0
     for layout in layouts:
@@ -368,10 +349,7 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
 def _require_runs(types: torch.Tensor, real: torch.Tensor, lengths: Sequence[int]) -> None:
     """Raises a ValueError unless the vision tokens stand in runs of these lengths, by which stock tells images apart.
 
-    Args:
-        types: (B, L), 0 for text, 1 for images and 2 for videos.
-        real: (B, L) bool, False for padding.
-        lengths: of the images, and of the videos or their temporal patches.
+    `types` are (B, L), 0 for text, 1 for images and 2 for videos, whose runs are whole or temporal patches.
     """
     found = []
     for row, own in zip(types, real, strict=True):

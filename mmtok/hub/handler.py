@@ -479,10 +479,6 @@ def decoded(questions: list[list[Part]], limits: Limits) -> list[Image.Image | V
 
     A process of its own decodes them, so that neither a file nor a fault of a decoder takes more than the limits allow.
 
-    Args:
-        questions: the files of each question.
-        limits: of frames and pixels, and of the seconds that this may take.
-
     Raises:
         ValueError: one cannot be decoded, or is over a limit.
     """

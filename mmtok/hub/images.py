@@ -60,8 +60,8 @@ class Layout:
 
         Args:
             source: (T,) int64, -1 for a row separator.
-            crops: number of crops of the image.
-            tokens_per_crop: tokens of a crop before packing.
+            crops: of the image.
+            tokens_per_crop: before packing.
             columns: patches in a row of a crop, 0 where the tokens form no grid.
             is_video, seconds: see the attributes.
         """
@@ -127,9 +127,6 @@ class Geometry:
 
         A crop is (channels, height, width) of normalised pixels, with as many rows and columns of equal squares as its
         layout has.
-
-        Args:
-            inputs: of a model.
         """
         return [([crop], (0, 0)) for crop in inputs["pixel_values"]]
 
@@ -146,12 +143,9 @@ class Geometry:
         return self.crop_layout(self.tokens_per_crop)
 
     def crop_layout(self, tokens: int, crops: int = 1, source: torch.Tensor | None = None) -> Layout:
-        """Where the tokens of an image come from.
+        """Where the tokens of an image come from, of so many in each crop.
 
-        Args:
-            tokens: of a crop.
-            crops: of the image.
-            source: (T,) int64, -1 for a row separator; None for all tokens of all crops, crops one after another.
+        `source` is (T,) int64, -1 for a row separator; None for all tokens of all crops, crops one after another.
         """
         source = torch.arange(crops * tokens) if source is None else source
         return Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
@@ -197,12 +191,7 @@ def _constant_edges(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 
 def candidates_outside(layout: Layout, bands: torch.Tensor) -> torch.Tensor:
-    """(T,) bool: False for tokens whose patch lies in a band of padding.
-
-    Args:
-        layout: of an image.
-        bands: (crops, rows, columns) bool; other crops than these have no padding.
-    """
+    """(T,) bool: False for tokens whose patch is in a (crops, rows, columns) band; further crops have none."""
     placed = (layout.row >= 0) & (layout.crop < len(bands))
     padded = torch.zeros_like(placed)
     padded[placed] = bands[layout.crop[placed], layout.row[placed], layout.column[placed]]
@@ -210,12 +199,7 @@ def candidates_outside(layout: Layout, bands: torch.Tensor) -> torch.Tensor:
 
 
 def by_image(values: torch.Tensor, crops: Sequence[int]) -> Sequence[torch.Tensor]:
-    """For each image what belongs to its crops.
-
-    Args:
-        values: (all crops, ...), or (images, most crops, ...) with fillers, where the values of a crop have 2 axes.
-        crops: of each image.
-    """
+    """For each image the values of its crops: (all crops, ...), or (images, most crops, ., .) with fillers."""
     if values.dim() == 4:
         return [own[:count] for own, count in zip(values, crops, strict=True)]
     return values.split(list(crops))
@@ -316,15 +300,10 @@ def encode(
     inputs: Mapping[str, Any],
     get_features: Callable[..., Any] | None = None,
 ) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """What `get_image_features` returns, and the projector's input (crops, tokens, d_raw) and output (.., hidden).
+    """What `get_features` returns, and the projector's input (crops, tokens, d_raw) and output (.., hidden).
 
-    Not every release returns the features before the projector; the projector's own input is the same in all.
-
-    Args:
-        model: the model that the images are for.
-        projector: its projector.
-        inputs: arguments of `get_features`.
-        get_features: another method in place of `model.get_image_features`.
+    Not every release returns the features before the projector; the projector's own input is the same in all. Without
+    `get_features` it is the `get_image_features` of the model.
     """
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     caller = threading.get_ident()
@@ -371,16 +350,11 @@ def checked_sizes(sizes: Any) -> list[list[int]]:
 
 
 def table_of(name: str, rows: Any, wanted: str, fits: Callable[[list[int]], bool]) -> list[list[int]]:
-    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences.
-
-    Args:
-        name: of the argument.
-        rows: what was given; None where it is missing.
-        wanted: what to give, for the message.
-        fits: whether a row is what is wanted.
+    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences; None where they are missing.
 
     Raises:
-        ValueError: it is missing, no table of whole numbers, or holds a row that does not fit.
+        ValueError: it is missing, no table of whole numbers, or holds a row that does not fit. The message names the
+            argument and what is wanted.
     """
     if rows is None:
         raise ValueError(f"{name} is missing: {wanted}.")
@@ -412,10 +386,7 @@ def require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
 def require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str], name: str = "pixel_values") -> None:
     """Raises a ValueError unless the pixels are a tensor of one of the layouts, without NaN or infinity.
 
-    Args:
-        pixel_values: of images or videos.
-        layouts: the names of its dimensions.
-        name: of the argument.
+    A layout is the names of the dimensions.
     """
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(f"{name} is a {type(pixel_values).__name__}: give a tensor.")

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationMixin, InternVLForConditionalGeneration
 
 from .images import EncodedVision, Geometry, Layout, encode, require_pixels
+from .options import PruningOptions
 from .prompt import Prompt
 from .pruned_model import PrunedModel
 from .releases import projected_features
@@ -117,12 +118,11 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
             )
         return self._joined(encoded, counts)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One item for each crop of all images.
 
         Args:
             inputs: `pixel_values` (crops, channels, height, width) and further arguments of `get_image_features`.
-            padding: without effect, these images have none.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite.

@@ -17,6 +17,7 @@ from transformers import GenerationMixin, Mistral3ForConditionalGeneration
 
 from .devices import to_device
 from .images import EncodedVision, Geometry, Layout, checked_sizes, encode, require_pixels
+from .options import PruningOptions
 from .prompt import Prompt
 from .pruned_model import PrunedModel
 from .releases import projected_features
@@ -77,14 +78,14 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
     image_arguments = ("pixel_values", "image_sizes", "vision_feature_layer")
     towers = ("pixtral",)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image, a grid of its own size.
 
         A vision token is projected from a square of patches; what it is before the projector is the mean of those.
+        Images are filled up at the right and below, and stock reads none of that.
 
         Args:
             inputs: `pixel_values` (images, channels, height, width) and `image_sizes` (images, 2).
-            padding: without effect, the images are filled up at the right and below, and stock reads none of that.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite; sizes that do not belong to them.

@@ -22,8 +22,8 @@ from .releases import deepstack_features
 class DeepStackModel(TimestampModel):
     """As `TimestampModel`, with features of the tower's middle layers for the first layers of the language model."""
 
-    def _encode_grids(self, kind: str, inputs: Mapping[str, Any]) -> EncodedVision:
-        encoded = super()._encode_grids(kind, inputs)
+    def _encode_grids(self, kind: str, inputs: Mapping[str, Any], scale: float | None) -> EncodedVision:
+        encoded = super()._encode_grids(kind, inputs, scale)
         outputs = encoded.video_outputs if kind == "video" else encoded.outputs
         return replace(encoded, deepstack=deepstack_features(outputs, encoded.lengths, f"get_{kind}_features"))
 

@@ -64,12 +64,9 @@ class PackedOrder:
 
 
 def edge_padding(attention_mask: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """Finds the padding that may leave a batch: the run of zeros in front of each row, or else behind it.
+    """Finds the padding that may leave a batch: the run of zeros in front of each row of a mask, or else behind it.
 
     Zeros inside a row stay where they are.
-
-    Args:
-        attention_mask: (B, L).
 
     Returns:
         (B, L) bool, True for edge padding; whether the batch is padded on the left.
@@ -83,12 +80,7 @@ def edge_padding(attention_mask: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 
 def packed_length(lengths: Sequence[int], padding: torch.Tensor) -> int:
-    """Columns of the packed batch: the longest row, and the columns of padding that all rows share.
-
-    Args:
-        lengths: for each row the number of tokens that stay.
-        padding: (B, L) bool on the CPU, edge padding.
-    """
+    """Columns of the packed batch: its longest row, and the columns of edge padding that all rows share."""
     return max(lengths) + int(padding.sum(1).min())
 
 
@@ -208,10 +200,7 @@ class Prompt:
         return (self.image_mask | self.text).sum(1, keepdim=True)
 
     def without(self, surplus: torch.Tensor) -> Prompt:
-        """The prompt of images that were shrunk inside the model.
-
-        Args:
-            surplus: (all vision tokens,) bool on the CPU, those without features.
+        """The prompt of images that were shrunk inside the model; (all vision tokens,) bool, which have no features.
 
         Raises:
             ValueError: the mask hides a vision token.
@@ -226,13 +215,8 @@ class Prompt:
         return replace(self, image_mask=self.image_mask & ~places, video_mask=self.video_mask & ~places, surplus=places)
 
     def readable(self, lengths: Sequence[int]) -> list[torch.Tensor] | None:
-        """For each image of so many tokens (T,) bool on the CPU, False where the mask hides a token; None for all.
-
-        Raises:
-            ValueError: the prompts have another number of vision tokens.
-        """
+        """For each image of so many tokens (T,) bool on the CPU, False where the mask hides a token; None for all."""
         seen = self.mask_on_host[self.image_mask] != 0
-        _require_as_many("image", len(seen), sum(lengths))
         return None if bool(seen.all()) else list(seen.split(list(lengths)))
 
     def require_per_token(self, arguments: Mapping[str, Any], *, axes: int) -> None:
@@ -341,12 +325,7 @@ class GridPositions:
 
     @classmethod
     def of(cls, position_ids: torch.Tensor, prompt: Prompt) -> GridPositions:
-        """The positions of a full prompt.
-
-        Args:
-            position_ids: (B, L), (1, L) or (3, B, L), those of stock or of the caller.
-            prompt: the prompt.
-        """
+        """Those of a full prompt: (B, L), (1, L) or (3, B, L) of stock or of the caller."""
         real = prompt.real
         places = position_ids.cpu().expand(3, *real.shape)
         # Generation goes on behind the last token, which may lie in front of the last frame of a long video.
@@ -355,13 +334,7 @@ class GridPositions:
         return cls(places, following, real.sum(1, keepdim=True))
 
     def packed(self, order: PackedOrder, dropped: torch.Tensor, device: torch.device) -> GridPositions:
-        """The positions of the slots of a pruned prompt.
-
-        Args:
-            order: where the slots come from.
-            dropped: (B, 1) int64 on the CPU, tokens that each row loses.
-            device: of the pruned prompt, and of the result.
-        """
+        """Those of the slots of a pruned prompt, of which each row loses (B, 1) `dropped` tokens, on its device."""
         places = to_device(self.places, device).gather(2, order.index.to(device).expand(3, -1, -1))
         return GridPositions(places, to_device(self.following, device), to_device(self.tokens - dropped, device))
 
@@ -426,15 +399,7 @@ class PrunedPrompt:
         embed: Callable[[torch.Tensor], torch.Tensor],
         filler_id: int,
     ) -> PrunedPrompt:
-        """Drops the vision tokens that were not kept.
-
-        Args:
-            prompt: the prompt.
-            encoded: the images.
-            kept_vision: those that stay.
-            embed: token ids -> embeddings.
-            filler_id: token id for slots that nothing reads.
-        """
+        """Drops the vision tokens that were not kept; `filler_id` is the token of slots that nothing reads."""
         device, kept = prompt.device, prompt.kept_mask(kept_vision)
         padding, left_padded = edge_padding(prompt.mask_on_host)
         # Where the caller's rows are equally long but the pruned ones aren't, generation has to find the ends aligned.
@@ -548,8 +513,7 @@ class PrunedPrompt:
     def logits_to_keep(self, wanted: int | torch.Tensor) -> int | torch.Tensor:
         """Slots whose logits are needed, as the stock forward takes it: 0 for all, n for the last n.
 
-        Args:
-            wanted: the same for the full prompt; positions in a tensor need all slots.
+        `wanted` is the same for the full prompt; positions in a tensor need all slots.
         """
         if isinstance(wanted, torch.Tensor) or wanted <= 0:
             return 0
@@ -560,9 +524,7 @@ class PrunedPrompt:
     def align(self, output: Any, logits_to_keep: int | torch.Tensor) -> Any:
         """Spreads the fields of a stock output that have one value a token over the full prompt, 0 where dropped.
 
-        Args:
-            output: the stock output for the pruned prompt; its fields are replaced.
-            logits_to_keep: positions of the full prompt that the caller wants logits of.
+        The fields are replaced. `logits_to_keep` says of which positions of the full prompt the caller wants logits.
         """
 
         def spread(values: torch.Tensor) -> torch.Tensor:
@@ -619,14 +581,7 @@ class PrunedPrompt:
 
 
 def columns_of(values: torch.Tensor, start: int, rows: int, width: int) -> torch.Tensor:
-    """(B, L', ...) -> (rows, width, ...), the slots from `start` on, and 0 or False behind the prompt.
-
-    Args:
-        values: of the slots of a prompt.
-        start: the first slot.
-        rows: a multiple of B (beams).
-        width: slots.
-    """
+    """(B, L', ...) -> (rows, width, ...): columns of slots, 0 behind the prompt; `rows` is a multiple of B (beams)."""
     own = values[:, start : start + width].repeat_interleave(rows // len(values), dim=0)
     return torch.nn.functional.pad(own, (0, 0) * (own.dim() - 2) + (0, width - own.shape[1]))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -104,26 +104,21 @@ class PrunedModel:
             share_checkpoint_layout(cls, PREFIX + model_type, stock_class=family.stock_class, stock_type=model_type)
         super().__init_subclass__(**kwargs)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The images of these image arguments.
 
         Args:
-            inputs: those of `image_arguments` that were given; and `image_scale`, where it is one of `own_options`.
-            padding: whether to find the tokens of padding.
+            inputs: those of `image_arguments` that were given.
+            options: `exclude_padding` asks for the tokens of padding, `image_scale` for smaller images.
         """
         raise NotImplementedError
 
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+    def encode_videos(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The videos of these video arguments, where the family prunes videos."""
         raise NotImplementedError
 
     def count_positions(self, prompt: Prompt, layouts: Sequence[Layout]) -> torch.Tensor:
-        """(3, B, L) int64 positions of the full prompt, where a token has three.
-
-        Args:
-            prompt: the prompt.
-            layouts: of its images and videos, in the order of the prompt.
-        """
+        """(3, B, L) int64 positions of the full prompt with these images and videos, where a token has three."""
         raise NotImplementedError
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
@@ -327,7 +322,7 @@ class PrunedModel:
         if not self._has_images(image_inputs):
             raise ValueError(f"{self.image_arguments[0]} is missing: give the processor's pixels.")
         images = pop_given(image_inputs, self.visual_arguments)
-        return self._encode(images, padding=True, image_scale=options.image_scale)
+        return self._encode(images, replace(options, exclude_padding=True))
 
     @property
     def visual_arguments(self) -> tuple[str, ...]:
@@ -389,26 +384,20 @@ class PrunedModel:
         *,
         videos: bool = False,
     ) -> Prompt:
-        """Checks a prompt and finds its vision tokens; further arguments and errors as `Prompt.read`.
+        """Checks a prompt and finds its vision tokens; arguments and errors as `Prompt.read`.
 
-        Args:
-            input_ids, inputs_embeds, attention_mask: of the caller.
-            videos: whether there are videos; without them the token that stands for them is text, as in stock.
+        Without `videos` the token that stands for them is text, as in stock.
         """
         video_token = self.config.video_token_id if videos else None
         embed = self.get_input_embeddings()
         return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed, video_token)
 
-    def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
+    def _encode(self, images: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The images and then the videos of these arguments."""
         parts = []
-        for names, encode in (
-            (self.image_arguments, partial(self.encode, padding=padding)),
-            (self.video_arguments, self.encode_videos),
-        ):
+        for names, encode in ((self.image_arguments, self.encode), (self.video_arguments, self.encode_videos)):
             if _has_pixels(images, names):
-                own = {name: images[name] for name in names if name in images}
-                parts.append(encode({**own, "image_scale": image_scale} if "image_scale" in self.own_options else own))
+                parts.append(encode({name: images[name] for name in names if name in images}, options))
         return parts[0] if len(parts) == 1 else EncodedVision.joined(*parts)
 
     def prune_prompt(
@@ -416,11 +405,7 @@ class PrunedModel:
     ) -> PrunedPrompt:
         """The prompt with the vision tokens that the options keep.
 
-        Args:
-            prompt: the full prompt.
-            encoded: its images, or None.
-            arguments: of the call, out of which those of the images are taken.
-            options: of the pruning.
+        Its images are encoded, or among the arguments of the call, out of which they are taken.
         """
         prompt.require_per_token(arguments, axes=self.position_axes)
         position_ids = arguments.get("position_ids")
@@ -473,7 +458,7 @@ class PrunedModel:
         questions = self.questions(prompt, options)
         text, text_mask = self.question_embeddings(questions, prompt.device)
         if encoded is None:
-            encoded = self._encode(images, padding=options.exclude_padding, image_scale=options.image_scale)
+            encoded = self._encode(images, options)
         elif images:
             raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
         elif not isinstance(encoded, EncodedVision):
@@ -570,10 +555,6 @@ _GENERATE_ARGUMENTS = tuple(inspect.signature(GenerationMixin.generate).paramete
 def pruning_forward(stock_class: type, *, returns_images: bool = True) -> Callable:
     """The `forward` of a pruned model class: the stock signature, arguments and output, on the pruned prompt.
 
-    Args:
-        stock_class: the stock model class.
-        returns_images: whether its outputs hold the encoded images on every release.
-
     Raises:
         UnsupportedRelease: the installed release lacks what the pruned class relies on.
     """
@@ -619,14 +600,9 @@ def pruning_forward(stock_class: type, *, returns_images: bool = True) -> Callab
 
 
 def ids_of_embeddings(inputs_embeds: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """The token ids that embeddings were looked up with.
+    """(B, L) int64, the token ids that (B, L, hidden) embeddings were looked up with in a (V, hidden) table.
 
-    Args:
-        inputs_embeds: (B, L, hidden).
-        table: (V, hidden), the embeddings of all ids.
-
-    Returns:
-        (B, L) int64; V for vectors that are in no row of the table, such as those of vision tokens or soft prompts.
+    It is V for vectors that are in no row of the table, such as those of vision tokens or soft prompts.
     """
     flat = inputs_embeds.flatten(0, 1)
     table = table.to(flat.device, flat.dtype)

@@ -47,8 +47,10 @@ class UnsupportedRelease(ImportError):
 def require_stock(stock_class: Any, *, returns_images: bool = True) -> None:
     """Checks that a stock model class has the arguments and output fields that the pruned one passes and reads.
 
+    The class of its outputs, whose name differs, is what its `forward` says it returns.
+
     Args:
-        stock_class: the stock model class; its `forward` says which class its outputs are, whose name differs.
+        stock_class: the stock model class.
         returns_images: whether its outputs hold the encoded images on every release.
 
     Raises:
@@ -114,9 +116,7 @@ def cache_columns(arguments: Mapping[str, Any]) -> torch.Tensor | None:
 def stock_positions(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     """(3, B, L) int64 positions in time, height and width of a full prompt, as the stock model counts them.
 
-    Args:
-        model: a stock model that numbers the grids of images.
-        inputs: arguments of `get_rope_index`; those that the release does not know are left out.
+    Inputs of `get_rope_index` that the release does not know are left out.
     """
     known = inspect.signature(model.model.get_rope_index).parameters
     return model.model.get_rope_index(**{name: value for name, value in inputs.items() if name in known})[0]
@@ -147,12 +147,7 @@ def projected_features(encoded: Any, method: str = "get_image_features") -> Sequ
 def deepstack_features(
     encoded: Any, lengths: Sequence[int], method: str = "get_image_features"
 ) -> list[tuple[torch.Tensor, ...]]:
-    """For each image or video (T, hidden) of each DeepStack layer, in what `method` of stock returned.
-
-    Args:
-        encoded: what it returned.
-        lengths: T of each image or video.
-        method: its name.
+    """For each image or video of so many tokens (T, hidden) of each DeepStack layer, of what `method` of stock gave.
 
     Raises:
         UnsupportedRelease: it holds no such features.
@@ -172,10 +167,7 @@ def deepstack_features(
 def with_images(output: Any, images: tuple[Any, Sequence[Any]], videos: tuple[Any, Sequence[Any]]) -> Any:
     """Puts into a stock output what the stock forward says of the images and videos that it encoded.
 
-    Args:
-        output: the output of a stock forward that saw embeddings alone.
-        images: what `get_image_features` returned, and for each image (T, hidden).
-        videos: the same of `get_video_features`.
+    Of both kinds: what `get_image_features` or `get_video_features` returned, and for each item (T, hidden).
     """
     names = {field.name for field in fields(output)}
     for own, (encoded, projected) in ((_IMAGE_FIELDS, images), (_VIDEO_FIELDS, videos)):

@@ -128,11 +128,9 @@ class Selection:
 
     @classmethod
     def of(cls, flags: Sequence[torch.Tensor], layouts: Sequence[Layout]) -> Selection:
-        """The kept tokens of images, counted.
+        """The kept tokens of images, (T,) bool for each, counted.
 
-        Args:
-            flags: for each image (T,) bool. A separator that goes with its row is kept with a token of the row.
-            layouts: of the images.
+        A separator that goes with its row is kept with a token of the row.
         """
         kept = _with_ends_of_rows(torch.cat(list(flags)), layouts)
         return cls(kept, [int(own.sum()) for own in kept.split([len(own) for own in flags])])
@@ -201,11 +199,9 @@ def kept_separators(layout: Layout, picks: int, options: PruningOptions) -> torc
 
 
 def _with_ends_of_rows(flags: torch.Tensor, layouts: Sequence[Layout]) -> torch.Tensor:
-    """The flags, and True for each separator behind a row of which a token is kept.
+    """The (all vision tokens,) flags, and True for each separator behind a row of which a token is kept.
 
-    Args:
-        flags: (all vision tokens,) bool, images one after another; False for separators that go with their rows.
-        layouts: of the images.
+    They are False for separators that go with their rows.
     """
     kept = []
     for own, layout in zip(flags.split([len(layout.source) for layout in layouts]), layouts, strict=True):
@@ -346,11 +342,7 @@ def describe(
 ) -> list[ImageSelection]:
     """Gathers the crops of each image into one record; waits for the device.
 
-    Args:
-        selection: what `select` returned with `explain=True`.
-        layouts: of the images that it selected from.
-        batch_rows: row of the batch that each image belongs to.
-        questions: of the rows of the batch.
+    The images are those that were selected from with `explain=True`, each in a row of the batch.
     """
     described = []
     for number, image in enumerate(layouts):

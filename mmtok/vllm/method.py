@@ -14,11 +14,7 @@ from mmtok.hub.selection import crops_of, kept_separators, select
 
 
 def pruned_class(config: Any) -> Any:
-    """The class of this package's for transformers, which has the geometry and the refused options of the family.
-
-    Args:
-        config: of the model that vLLM serves.
-    """
+    """The class for transformers of the model that vLLM serves: it has the geometry and the refused options."""
     return family_of(config.model_type).load_class()
 
 
@@ -34,13 +30,7 @@ def seconds_of(videos: Any, count: int) -> list[float | None]:
 
 
 def kept_count(image: Layout, candidates: torch.Tensor | None, options: PruningOptions) -> int:
-    """How many vision tokens of an image stay; none of it depends on the features.
-
-    Args:
-        image: where its tokens come from.
-        candidates: (T,) bool, tokens that may be kept; None for all.
-        options: the budget.
-    """
+    """How many vision tokens of an image stay, of (T,) bool candidates or of all; none depends on the features."""
     if not options.prunes:
         return len(image.source)
     crops = crops_of([image], None if candidates is None else [candidates], options)
