@@ -262,11 +262,7 @@ def _is_stop(value: Any) -> bool:
 
 def is_text(value: str) -> bool:
     """Whether it can be written as UTF-8: half of a surrogate pair cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def _shown(value: Any) -> str:

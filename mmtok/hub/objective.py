@@ -61,7 +61,11 @@ def coverage_matrix(
     """
     _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
     _require_shapes(text, vision, raw_vision, text_mask, vision_mask)
-    text_mask, vision_mask = (_needed(mask, vision.device) for mask in (text_mask, vision_mask))
+    # None where the host can see that a mask masks nothing.
+    text_mask, vision_mask = (
+        None if mask is None or (mask.device.type == "cpu" and bool(mask.all())) else to_device(mask, vision.device)
+        for mask in (text_mask, vision_mask)
+    )
     logits, directions = _logits(text, vision, raw_vision, text_temperature, vision_temperature, check_values)
     if vision_mask is not None:
         logits = logits.masked_fill(~vision_mask[..., None, :], -torch.inf)
@@ -178,13 +182,6 @@ def _multiply_into(part: torch.Tensor, values: torch.Tensor, weights: torch.Tens
         torch.mul(values, weights, out=part)
 
 
-def _needed(mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    """The mask on the device, or None where the host can see that it masks nothing."""
-    if mask is None or (mask.device.type == "cpu" and bool(mask.all())):
-        return None
-    return to_device(mask, device)
-
-
 def _inner_products(vectors: torch.Tensor) -> torch.Tensor:
     """(..., n, d) -> (..., n, n), its own transpose; what is right of the diagonal blocks is computed once."""
     count = vectors.shape[-2]
@@ -218,14 +215,12 @@ def _soft_columns(logits: torch.Tensor, mask: torch.Tensor | None) -> tuple[torc
 
 def _row_weights(rows: torch.Tensor, weight: float, mask: torch.Tensor | None) -> torch.Tensor:
     """(..., r, d) -> (..., r) float32: weight / (number of true rows), 0 for masked rows."""
-
-    def everywhere(value: float) -> torch.Tensor:
-        return torch.full(rows.shape[:-1], value, dtype=torch.float32, device=rows.device)
-
+    start = weight / max(rows.shape[-2], 1) if mask is None else weight
+    weights = torch.full(rows.shape[:-1], start, dtype=torch.float32, device=rows.device)
     if mask is None:
-        return everywhere(weight / max(rows.shape[-2], 1))
+        return weights
     # A quotient of two tensors is rounded as the one above, so that a mask in which nothing is masked changes no bit.
-    return everywhere(weight).div_(mask.sum(-1, keepdim=True).clamp_min(1)).mul_(mask)
+    return weights.div_(mask.sum(-1, keepdim=True).clamp_min(1)).mul_(mask)
 
 
 def _require_settings(

@@ -246,10 +246,7 @@ class PrunedModel:
             prompt = self.read_prompt(input_ids, inputs_embeds, attention_mask, videos=videos)
             if encoded is None and not self._has_images(kwargs):
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
-            prompt, encoded, selected_from, selection, described = self._selected(
-                prompt, encoded, kwargs, options, explain=True
-            )
-            _, kept = self.placed(encoded, selected_from, selection)
+            prompt, _, _, kept, described = self._selected(prompt, encoded, kwargs, options, explain=True)
         return VisionTokenSelection(described, prompt.kept_mask(kept))
 
     def unpruned(self) -> Any:
@@ -292,12 +289,7 @@ class PrunedModel:
                 **arguments,
             )
         CachedPrompt.attach(given_cache(output), pruned)
-        own = pruned.encoded
-        output = with_images(
-            pruned.align(output, logits_to_keep),
-            (own.outputs, own.projected_of(videos=False)),
-            (own.video_outputs, own.projected_of(videos=True)),
-        )
+        output = with_images(pruned.align(output, logits_to_keep), pruned.encoded)
         output.kept_mask = pruned.kept.to(pruned.inputs_embeds.device)
         wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
         return output if wants_dict else output.to_tuple()
@@ -414,8 +406,7 @@ class PrunedModel:
                 "position_ids was given, which are those of whole images, and image_scale shrinks them: leave one of "
                 "them out."
             )
-        prompt, encoded, selected_from, kept, _ = self._selected(prompt, encoded, arguments, options)
-        placed, kept = self.placed(encoded, selected_from, kept)
+        prompt, encoded, placed, kept, _ = self._selected(prompt, encoded, arguments, options)
         return replace(self.pack_prompt(prompt, placed, kept, position_ids), encoded=encoded)
 
     def pack_prompt(
@@ -450,8 +441,8 @@ class PrunedModel:
         """Encodes and selects; arguments as for `prune_prompt`.
 
         Returns:
-            Prompt and images, arranged; the tokens that were selected from; those that stay; and with `explain` the
-            record of each image.
+            Prompt and images, arranged; the images with their tokens placed, and those that stay; and with `explain`
+            the record of each image.
         """
         images = pop_given(arguments, self.visual_arguments)
         # The question is read before the images are encoded: from then on nothing waits for the vision tower.
@@ -470,22 +461,23 @@ class PrunedModel:
                 )
         prompt, encoded = self.arrange(prompt, encoded)
         selected_from = self.selected_from(encoded, options)
+        rows = prompt.rows_of_images(encoded.lengths)
+        described: list[ImageSelection] = []
         if options.vision_token_budget is None and options.image_scale is not None and not explain:
             # Shrunk and read whole: there is nothing to select.
-            flags = [torch.ones(count, dtype=torch.bool) for count in encoded.lengths]
-            return prompt, encoded, selected_from, Selection.of(flags, encoded.layouts), []
-        rows = prompt.rows_of_images(encoded.lengths)
-        readable = prompt.readable(encoded.lengths)
-        if readable is not None and selected_from is not encoded:
-            raise ValueError(
-                "attention_mask hides vision tokens, and select_before_unpadding moves tokens within their image: turn "
-                "select_before_unpadding off."
-            )
-        owners = torch.tensor(rows, dtype=torch.long)
-        text, text_mask = text[to_device(owners, text.device)], text_mask[owners]
-        kept = select(selected_from, text, text_mask, options, readable=readable, explain=explain)
-        described = describe(kept, selected_from.layouts, rows, questions) if explain else []
-        return prompt, encoded, selected_from, kept, described
+            kept = Selection.of([torch.ones(count, dtype=torch.bool) for count in encoded.lengths], encoded.layouts)
+        else:
+            readable = prompt.readable(encoded.lengths)
+            if readable is not None and selected_from is not encoded:
+                raise ValueError(
+                    "attention_mask hides vision tokens, and select_before_unpadding moves tokens within their image: "
+                    "turn select_before_unpadding off."
+                )
+            owners = torch.tensor(rows, dtype=torch.long)
+            text, text_mask = text[to_device(owners, text.device)], text_mask[owners]
+            kept = select(selected_from, text, text_mask, options, readable=readable, explain=explain)
+            described = describe(kept, selected_from.layouts, rows, questions) if explain else []
+        return prompt, encoded, *self.placed(encoded, selected_from, kept), described
 
     def questions(self, prompt: Prompt, options: PruningOptions) -> list[Question]:
         """What each prompt of the batch asks, or `options.covered_text` for all of them.
@@ -505,25 +497,21 @@ class PrunedModel:
                     "processor beside the weights, or give it to mmtok.prune."
                 )
             return [reader.read_text(options.covered_text)] * len(prompt.mask_on_host)
-        if reader is None:
-            # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
-            special = {*objects, *special_ids(self.config), self.config.get_text_config().vocab_size}
+        vocabulary = self.config.get_text_config().vocab_size
+        # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
+        special = {*objects, *special_ids(self.config), vocabulary}
         every = prompt.ids_on_host
         if every is None:  # those that the embeddings were looked up with
             assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
-            numbers = torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
-            table = self.get_input_embeddings()(numbers)
+            table = self.get_input_embeddings()(torch.arange(vocabulary, device=prompt.device))
             every = ids_of_embeddings(prompt.inputs_embeds.detach(), table.detach()).cpu()
-        found = []
         # One token stands for a whole run of vision tokens, so that the work grows with the text alone.
         repeated = torch.nn.functional.pad(prompt.image_mask[:, 1:] & prompt.image_mask[:, :-1], (1, 0))
-        for ids, own in zip(every, prompt.mask_on_host.bool() & ~repeated, strict=True):
-            row = ids[own].tolist()
-            if reader is not None:
-                found.append(reader.read(row))
-            else:
-                found.append(Question((), tuple(index for index in row if index not in special)))
-        return found
+        shown = zip(every, prompt.mask_on_host.bool() & ~repeated, strict=True)
+        rows = [ids[own].tolist() for ids, own in shown]
+        if reader is not None:
+            return list(map(reader.read, rows))
+        return [Question((), tuple(index for index in row if index not in special)) for row in rows]
 
     def question_embeddings(
         self, questions: Sequence[Question], device: torch.device

@@ -15,6 +15,8 @@ import torch
 import transformers
 from transformers.utils import TransformersKwargs
 
+from .images import EncodedVision
+
 # The releases that the test-suite and the compatibility checks ran on, oldest and newest.
 OLDEST_TESTED, NEWEST_TESTED = "4.57.1", "5.24.0"
 
@@ -164,19 +166,16 @@ def deepstack_features(
     return list(zip(*split, strict=True))
 
 
-def with_images(output: Any, images: tuple[Any, Sequence[Any]], videos: tuple[Any, Sequence[Any]]) -> Any:
-    """Puts into a stock output what the stock forward says of the images and videos that it encoded.
-
-    Of both kinds: what `get_image_features` or `get_video_features` returned, and for each item (T, hidden).
-    """
+def with_images(output: Any, vision: EncodedVision) -> Any:
+    """Puts into a stock output what the stock forward says of the images and videos that it encoded."""
     names = {field.name for field in fields(output)}
-    for own, (encoded, projected) in ((_IMAGE_FIELDS, images), (_VIDEO_FIELDS, videos)):
-        if not projected:
-            continue
-        if own[0] in names:
-            output[own[0]] = encoded
-        elif own[1] in names:
-            output[own[1]] = torch.cat(list(projected))
+    kinds = ((_IMAGE_FIELDS, vision.outputs, False), (_VIDEO_FIELDS, vision.video_outputs, True))
+    for (whole, projected), outputs, videos in kinds:
+        own = vision.projected_of(videos=videos)
+        if own and whole in names:
+            output[whole] = outputs
+        elif own and projected in names:
+            output[projected] = torch.cat(own)
     return output
 
 

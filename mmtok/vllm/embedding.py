@@ -146,18 +146,15 @@ class PruningEmbeddingMixin:
             self.features.clear()
             self.tower_state = state
         found = {key: self.features.get(key) for key in keys if key}
-        wanted: list[int] = []
-        for index, key in enumerate(keys):
-            if not key or (found[key] is None and key not in {keys[other] for other in wanted}):
-                wanted.append(index)
+        # Of equal images the first is encoded; those without a key are equal to none.
+        wanted = [at for at, key in enumerate(keys) if not key or (found[key] is None and keys.index(key) == at)]
         new: dict[int, torch.Tensor] = {}
         if wanted:
             encoded = self._encoded([pixels[index] for index in wanted], [sizes[index] for index in wanted])
             new = dict(zip(wanted, encoded, strict=True))
         for index, features in new.items():
-            if keys[index]:
-                found[keys[index]] = features
-                self.features.put(keys[index], features)
+            found[keys[index]] = features
+            self.features.put(keys[index], features)
         device = pixels[0].device
         return [
             new[index] if index in new else found[key].to(device)  # type: ignore[union-attr]
