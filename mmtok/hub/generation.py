@@ -6,7 +6,7 @@ The record of what was dropped travels on the cache, because a model keeps nothi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,7 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .deepstack import DEEPSTACK, deepstack_arguments
-from .prompt import PrunedPrompt, columns_of, with_full_prompt
+from .prompt import DEEPSTACK, PrunedPrompt, columns_of, deepstack_arguments, with_full_prompt
 from .releases import ROWS_ARE_PROMPTS, cache_columns, cached_keys, cached_length, given_cache, text_places
 
 # Attribute of a cache that holds the record.
@@ -212,12 +211,8 @@ class GenerationStep:
         """
         self._prompt = pruned
         self._given = pruned.vision_slots if only_vision else torch.ones_like(pruned.vision_slots)
-        self._reads_prompt = True
-
-    @property
-    def has_embeddings(self) -> bool:
-        """Whether a step may still need them: no cache holds the prompt yet."""
-        return self._reads_prompt
+        # Whether a step may still need the embeddings: no cache holds the prompt yet.
+        self.reads_prompt = True
 
     def arguments(self, given: dict[str, Any], embed: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
         """The arguments of a stock forward: those of the step, with the kept vision tokens in their places.
@@ -226,14 +221,14 @@ class GenerationStep:
         """
         prompt, ids = self._prompt, given.get("input_ids")
         new = given.get("inputs_embeds") if ids is None else ids
-        if new is None or not (self._reads_prompt or prompt.positions is not None):
+        if new is None or not (self.reads_prompt or prompt.positions is not None):
             return given
         places = text_places(given)
         places = None if places is None else places.expand(len(new), -1)
         columns = cache_columns(given)
         # The length of a cache may have to be read back from the device: it is asked for while it says something.
         counted = places is not None or columns is not None
-        start = None if counted and not self._reads_prompt else cached_length(given_cache(given))
+        start = None if counted and not self.reads_prompt else cached_length(given_cache(given))
         changed: dict[str, Any] = {}
         if prompt.positions is not None:
             if start is None and places is not None:
@@ -245,7 +240,7 @@ class GenerationStep:
             if places is not None:
                 numbers = torch.cat((places[None].to(numbers.device), numbers))
             changed["position_ids"] = numbers
-        if self._reads_prompt and start is not None and start < prompt.length:
+        if self.reads_prompt and start is not None and start < prompt.length:
             # A prompt of embeddings alone stands in the arguments as it is.
             if ids is not None and prompt.input_ids is not None:
                 embeds = embed(ids)
@@ -259,8 +254,33 @@ class GenerationStep:
                 )
                 changed[DEEPSTACK] = deepstack_arguments(slots, layers)
         if start is not None and given_cache(given) is not None and start + new.shape[1] >= prompt.length:
-            self._reads_prompt = False  # the cache holds the prompt now
+            self.reads_prompt = False  # the cache holds the prompt now
         return {**given, **changed}
+
+
+@contextmanager
+def adds_deepstack(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Lets the language model of `model` read `DEEPSTACK` among the arguments of a forward pass, inside the context.
+
+    Stock passes an argument that it does not know on to its language model. What other threads ask of the model
+    meanwhile has no such argument.
+    """
+    if arguments.get(DEEPSTACK) is None:
+        yield
+        return
+    handle = model.model.language_model.register_forward_pre_hook(_read_deepstack, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _read_deepstack(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+    """Puts the features where the stock language model expects them."""
+    # torch leaves the keyword arguments out where another thread removes its hook meanwhile.
+    if kwargs is None or kwargs.get(DEEPSTACK) is None:
+        return None
+    return args, {**{name: value for name, value in kwargs.items() if name != DEEPSTACK}, **kwargs[DEEPSTACK]}
 
 
 class FullPromptStreamer(BaseStreamer):

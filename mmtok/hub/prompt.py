@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
-from .deepstack import deepstack_arguments
 from .devices import to_device
 from .images import EncodedVision
 from .selection import Selection
+
+# What DeepStack adds to the arguments of a forward pass: features of the tower's middle layers, which the first layers
+# of the language model add to vision tokens. Stock hands them over beside the images, which a pruned prompt has not.
+DEEPSTACK = "deepstack"
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,8 @@ class Prompt:
         ):  # fmt: skip
             if values is not None and not isinstance(values, torch.Tensor):
                 raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
-        if input_ids is not None:
-            given: torch.Tensor = input_ids
-        elif inputs_embeds is not None:
-            given = inputs_embeds[..., 0]
-        else:
+        given = inputs_embeds[..., 0] if input_ids is None and inputs_embeds is not None else input_ids
+        if given is None:
             raise ValueError("An image needs a prompt: give input_ids or inputs_embeds.")
         shape = tuple(given.shape)
         if len(shape) != 2:
@@ -584,6 +584,17 @@ def columns_of(values: torch.Tensor, start: int, rows: int, width: int) -> torch
     """(B, L', ...) -> (rows, width, ...): columns of slots, 0 behind the prompt; `rows` is a multiple of B (beams)."""
     own = values[:, start : start + width].repeat_interleave(rows // len(values), dim=0)
     return torch.nn.functional.pad(own, (0, 0) * (own.dim() - 2) + (0, width - own.shape[1]))
+
+
+def deepstack_arguments(slots: torch.Tensor, layers: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """What stock gives its language model for features of DeepStack; the value of `DEEPSTACK`.
+
+    Args:
+        slots: (B, n) bool, slots that hold a vision token.
+        layers: for each of the first layers of the language model (B, n, hidden), any value at other slots.
+    """
+    features = [layer[slots.to(layer.device)] for layer in layers]
+    return {"visual_pos_masks": slots, "deepstack_visual_embeds": features}
 
 
 def with_full_prompt(sequences: torch.Tensor, input_ids: torch.Tensor, pruned_length: int) -> torch.Tensor:

@@ -16,10 +16,9 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from configuration_mmtok import config_class
 
-from .deepstack import DEEPSTACK, adds_deepstack, deepstack_arguments
 from .devices import to_device
 from .families import PREFIX, class_of
-from .generation import CACHED_PROMPT, CachedPrompt, GenerationCall, refuse_filled_cache
+from .generation import CACHED_PROMPT, CachedPrompt, GenerationCall, adds_deepstack, refuse_filled_cache
 from .images import EncodedVision, Geometry, Layout
 from .options import (
     ENCODING_OPTIONS,
@@ -31,7 +30,7 @@ from .options import (
     require_known,
     require_meaningful,
 )
-from .prompt import GridPositions, Prompt, PrunedPrompt
+from .prompt import DEEPSTACK, GridPositions, Prompt, PrunedPrompt, deepstack_arguments
 from .prune import unpruned
 from .question import Question
 from .releases import (

@@ -112,7 +112,7 @@ def test_vision_tokens_leave_the_loop_once_a_cache_holds_them(
 
     @wraps(forward)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        carried.append(kwargs["generation_step"].has_embeddings)
+        carried.append(kwargs["generation_step"].reads_prompt)
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "forward", watched)

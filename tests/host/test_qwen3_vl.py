@@ -13,8 +13,8 @@ from model_cases import FAMILIES, IMAGE, VIDEO, Row, stock_tokens
 from test_qwen2_5_vl import positions_read
 
 from benchmarks.reference import select_crop
-from mmtok.hub.deepstack import DEEPSTACK, adds_deepstack, deepstack_arguments
-from mmtok.hub.prompt import columns_of
+from mmtok.hub.generation import adds_deepstack
+from mmtok.hub.prompt import DEEPSTACK, columns_of, deepstack_arguments
 from mmtok.image_cache import EncodedImageCache
 
 FAMILY = FAMILIES["qwen3_vl"]
