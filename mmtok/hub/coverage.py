@@ -72,13 +72,14 @@ def coverage_value(
     """
     coverage = _as_coverage(coverage)
     _require_depth(deep_rows, depth, coverage.shape[-2])
-    if selected is None:
-        return _counted(coverage, deep_rows, depth)[1].sum(-1)
-    selected = torch.as_tensor(selected, dtype=torch.long, device=coverage.device)
-    _require_columns(selected, coverage)
-    if selected.shape[-1] == 0:
+    entries = coverage if selected is None else _columns(coverage, selected)
+    if selected is not None and entries.shape[-1] == 0:
         return coverage.new_zeros(coverage.shape[:-2])
-    return _counted(_columns(coverage, selected), deep_rows, depth)[1].sum(-1)
+    covered = entries.amax(-1)
+    if deep_rows and depth > 1:
+        deep = entries[..., :deep_rows, :].topk(min(depth, entries.shape[-1])).values.sum(-1)
+        covered = torch.cat([deep, covered[..., deep_rows:]], -1)
+    return covered.sum(-1)
 
 
 def marginal_gains(
@@ -102,11 +103,9 @@ def marginal_gains(
     """
     coverage = _as_coverage(coverage)
     _require_depth(deep_rows, depth, coverage.shape[-2])
-    indices = torch.as_tensor(indices, dtype=torch.long, device=coverage.device)
-    _require_columns(indices, coverage)
-    if indices.shape[-1] == 0:
-        return coverage.new_zeros(indices.shape)
     entries = _columns(coverage, indices)
+    if entries.shape[-1] == 0:
+        return entries.sum(-2)
     floors = torch.cat(
         [_floors_before(entries[..., :deep_rows, :], depth), _floors_before(entries[..., deep_rows:, :], 1)], -2
     )
@@ -198,20 +197,19 @@ _MAXIMISERS = {"fused": fused_greedy, "lazy": lazy_greedy, "plain": plain_greedy
 
 def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
     """(..., rows, n) and (..., k) -> (..., rows, k), with zero columns where the index is -1."""
+    selected = torch.as_tensor(selected, dtype=torch.long, device=coverage.device)
+    if selected.shape[:-1] != coverage.shape[:-2]:
+        raise ValueError(
+            f"The selection has shape {tuple(selected.shape)} and the coverage matrix {tuple(coverage.shape)}: "
+            "their leading dimensions must be the same."
+        )
+    outside = (selected < -1) | (selected >= coverage.shape[-1])
+    if bool(outside.any()):
+        raise ValueError(
+            f"Column {int(selected[outside][0])} does not exist: the coverage matrix has {coverage.shape[-1]} columns."
+        )
     index = selected.clamp_min(0)[..., None, :].expand(*coverage.shape[:-1], selected.shape[-1])
     return coverage.gather(-1, index) * (selected >= 0)[..., None, :]
-
-
-def _counted(entries: torch.Tensor, deep_rows: int, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(..., rows, k) -> (..., rows) twice: each row's floor, and the sum of the entries that count."""
-    largest = entries.amax(-1)
-    if deep_rows == 0 or depth == 1:
-        return largest, largest
-    count = entries.shape[-1]
-    deep = entries[..., :deep_rows, :].topk(min(depth, count)).values
-    floors = deep[..., -1] if depth <= count else torch.zeros_like(deep[..., -1])
-    others = largest[..., deep_rows:]
-    return torch.cat([floors, others], -1), torch.cat([deep.sum(-1), others], -1)
 
 
 def _floors_before(entries: torch.Tensor, depth: int) -> torch.Tensor:
@@ -271,19 +269,6 @@ def _as_candidates(candidates: torch.Tensor | None, leading: torch.Size, columns
             f"give a bool mask of shape {(*leading, columns)}."
         )
     return candidates.expand(*leading, columns)
-
-
-def _require_columns(selected: torch.Tensor, coverage: torch.Tensor) -> None:
-    if selected.shape[:-1] != coverage.shape[:-2]:
-        raise ValueError(
-            f"The selection has shape {tuple(selected.shape)} and the coverage matrix {tuple(coverage.shape)}: "
-            "their leading dimensions must be the same."
-        )
-    outside = (selected < -1) | (selected >= coverage.shape[-1])
-    if bool(outside.any()):
-        raise ValueError(
-            f"Column {int(selected[outside][0])} does not exist: the coverage matrix has {coverage.shape[-1]} columns."
-        )
 
 
 def _require_covering(coverage: torch.Tensor) -> None:

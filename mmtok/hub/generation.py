@@ -114,7 +114,7 @@ class CachedPrompt:
                     f"{tuple(values.shape)} do not begin with it: continue from the returned sequences, or start with "
                     "an empty cache."
                 )
-        shorter = {name: self._without_dropped(values) for name, values in given.items()}
+        shorter = {name: self.pruned.without_dropped(values) for name, values in given.items()}
         if self.pruned.input_ids is not None and "input_ids" in shorter:
             shorter["input_ids"][:, : self.pruned.input_ids.shape[1]] = self.pruned.input_ids
         like = next(iter(shorter.values()))
@@ -128,14 +128,14 @@ class CachedPrompt:
                 "grids of the images: leave them out."
             )
         if positions is not None:
-            shorter["position_ids"] = self._without_dropped(self._renumbered(positions))
+            shorter["position_ids"] = self.pruned.renumbered(positions)
         return shorter
 
     def mask(self, attention_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
         """(B, L + n) mask of the caller, or None -> (B, L' + n) for cached slots and what follows, long as `like`."""
         slots = self.pruned.order.valid.to(like.device)
         if attention_mask is not None:
-            shorter = self._without_dropped(attention_mask)
+            shorter = self.pruned.without_dropped(attention_mask)
             return torch.cat((shorter[:, : slots.shape[1]] * slots, shorter[:, slots.shape[1] :]), dim=1)
         if self.pruned.attention_mask is None:
             return None
@@ -163,7 +163,8 @@ class CachedPrompt:
         like = self.pruned.dropped_vision.new_zeros(len(new), cached + new.shape[1]).to(new.device)
         changed = {**inputs, "attention_mask": self.mask(mask, like)}
         if positions is not None and self.pruned.positions is None:
-            changed["position_ids"] = self._renumbered(positions, only_new=True)
+            dropped = self.pruned.dropped_vision.sum(1, keepdim=True)
+            changed["position_ids"] = positions - dropped.to(positions.device)
         return {name: value for name, value in changed.items() if value is not None}
 
     def _begins(self, prompt: torch.Tensor) -> bool:
@@ -175,17 +176,6 @@ class CachedPrompt:
         slots = self.pruned.order.gather(prompt[:, : self.length])
         same = (slots == self.pruned.input_ids.to(slots.device)) | ~self.pruned.order.valid.to(slots.device)
         return bool(same.all())
-
-    def _without_dropped(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.cat((self.pruned.order.gather(values[:, : self.length]), values[:, self.length :]), dim=1)
-
-    def _renumbered(self, positions: torch.Tensor, *, only_new: bool = False) -> torch.Tensor:
-        dropped = self.pruned.dropped_vision.to(positions.device).cumsum(1)
-        behind = dropped[:, -1:]
-        if only_new:
-            return positions - behind
-        rest = behind.expand(-1, positions.shape[1] - self.length)
-        return (positions - torch.cat((dropped, rest), dim=1)).clamp_min(0)
 
 
 def _components(cache: Any, layer: int, start: int, slots: int) -> torch.Tensor:

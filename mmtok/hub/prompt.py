@@ -475,6 +475,17 @@ class PrunedPrompt:
         """By how much the batch is shorter than the caller's."""
         return self.kept.shape[1] - self.length
 
+    def without_dropped(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, L + n, ...) -> (B, L' + n, ...): of the prompt the slots, and what follows it."""
+        length = self.kept.shape[1]
+        return torch.cat((self.order.gather(values[:, :length]), values[:, length:]), dim=1)
+
+    def renumbered(self, positions: torch.Tensor) -> torch.Tensor:
+        """(B, L + n) or (1, L + n) -> (B, L' + n), less the dropped tokens in front of each."""
+        dropped = self.dropped_vision.to(positions.device).cumsum(1)
+        behind = dropped[:, -1:].expand(-1, positions.shape[1] - dropped.shape[1])
+        return self.without_dropped((positions - torch.cat((dropped, behind), dim=1)).clamp_min(0))
+
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """(B, L) -> (B, L'): no loss on fillers."""
         packed = self.order.gather(labels)
@@ -495,9 +506,7 @@ class PrunedPrompt:
             if inputs.get(name) is not None:
                 shorter[name] = self.order.gather(inputs[name])
         if self.positions is None and inputs.get("position_ids") is not None:
-            dropped = self.dropped_vision.to(inputs["position_ids"].device).cumsum(1)
-            positions = inputs["position_ids"].expand(dropped.shape) - dropped
-            shorter["position_ids"] = self.order.gather(positions).clamp_min(0)
+            shorter["position_ids"] = self.renumbered(inputs["position_ids"])
         if inputs.get("shift_labels") is not None:
             shorter["shift_labels"] = self._shift_labels(inputs["shift_labels"])
         if inputs.get("cache_position") is not None:
