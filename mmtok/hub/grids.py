@@ -195,7 +195,10 @@ class GridModel(PrunedModel):
             )
             for size, new, own in zip(sizes, shrunk, seconds, strict=True)
         ]
-        inputs[grids] = _as_tensor(inputs[grids], pixels)
+        given = inputs[grids]
+        if not isinstance(given, torch.Tensor) or given.dtype not in (torch.int32, torch.int64):
+            given = torch.tensor([[int(value) for value in grid] for grid in given])
+        inputs[grids] = to_device(given, pixels.device)
         outputs, patches, _ = encode(self, self.model.visual.merger, inputs, getattr(self, method))
         own = {"video_outputs" if is_video else "outputs": outputs}
         return EncodedVision(projected_features(outputs, method), self.raw_of(patches, layouts), layouts, **own)
@@ -225,7 +228,16 @@ class GridModel(PrunedModel):
         real = prompt.real
         # 1 for images and 2 for videos.
         types = prompt.image_mask.int() + prompt.video_mask.int()
-        _require_runs(types, real, runs)
+        found = []
+        for row, own in zip(types, real, strict=True):
+            kinds, counts = row[own].unique_consecutive(return_counts=True)
+            found += counts[kinds > 0].tolist()
+        if found != runs:  # by which stock tells images apart
+            raise ValueError(
+                f"The vision tokens stand in runs of {_some(found)} tokens, and the images and videos have "
+                f"{_some(runs)}: let the tokens of each be one run, in Qwen3-VL those of each temporal patch of a "
+                "video, with a token of text between two of them."
+            )
         inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": real.long(),
@@ -346,29 +358,5 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
     return [(count, rows // merged, columns // merged) for count, rows, columns in table]
 
 
-def _require_runs(types: torch.Tensor, real: torch.Tensor, lengths: Sequence[int]) -> None:
-    """Raises a ValueError unless the vision tokens stand in runs of these lengths, by which stock tells images apart.
-
-    `types` are (B, L), 0 for text, 1 for images and 2 for videos, whose runs are whole or temporal patches.
-    """
-    found = []
-    for row, own in zip(types, real, strict=True):
-        kinds, counts = row[own].unique_consecutive(return_counts=True)
-        found += counts[kinds > 0].tolist()
-    if found != list(lengths):
-        raise ValueError(
-            f"The vision tokens stand in runs of {_some(found)} tokens, and the images and videos have "
-            f"{_some(lengths)}: let the tokens of each be one run, in Qwen3-VL those of each temporal patch of a "
-            "video, with a token of text between two of them."
-        )
-
-
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-
-
-def _as_tensor(grids: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Checked grids as stock takes them."""
-    if isinstance(grids, torch.Tensor) and grids.dtype in (torch.int32, torch.int64):
-        return to_device(grids, pixels.device)
-    return torch.tensor([[int(value) for value in grid] for grid in grids], device=pixels.device)

@@ -51,17 +51,14 @@ class LlavaOnevisionGeometry(Geometry):
         """The largest mosaic that is not shrunk: one that is has fewer tokens."""
         patch, side = self.config.vision_config.patch_size, self.config.vision_config.image_size
         most = 1.1**2 * int(self.config.vision_aspect_ratio.removeprefix("anyres_max_")) * side**2
-        fits = [(height, width) for height, width in self._filling_sizes(patch) if height * width <= most]
+        # Images of whole patches that fill one of the grids of tiles in one direction.
+        filling = set()
+        for height, width in self.config.image_grid_pinpoints:
+            filling |= {(rows, width) for rows in range(patch, height + 1, patch)}
+            filling |= {(height, columns) for columns in range(patch, width + 1, patch)}
+        fits = [(height, width) for height, width in filling if height * width <= most]
         largest = heapq.nlargest(32, fits, key=lambda size: size[0] * (size[1] + patch))
         return max(largest, key=lambda size: len(self.layout(size).source))
-
-    def _filling_sizes(self, patch: int) -> set[tuple[int, int]]:
-        """Images of whole patches that fill one of the grids of tiles in one direction."""
-        sizes = set()
-        for height, width in self.config.image_grid_pinpoints:
-            sizes |= {(rows, width) for rows in range(patch, height + 1, patch)}
-            sizes |= {(height, columns) for columns in range(patch, width + 1, patch)}
-        return sizes
 
     @property
     def examples(self) -> Mapping[str, Sequence[int]]:
@@ -189,7 +186,17 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
         # Read here, so that nothing waits for the vision tower later.
         sizes = checked_sizes(inputs.get("image_sizes"))
-        crops = self._crops(sizes, inputs.get("batch_num_images"))
+        tiled, numbers = [True] * len(sizes), inputs.get("batch_num_images")
+        if numbers is not None:
+            numbers = [int(number) for number in numbers]
+            if sum(numbers) != len(sizes):
+                raise ValueError(
+                    f"batch_num_images is {numbers}, which makes {sum(numbers)} images, but image_sizes has "
+                    f"{len(sizes)} rows: give the number of images of each sample."
+                )
+            # Only the one image of a sample has tiles.
+            tiled = [geometry.tiled(number) for number in numbers for _ in range(number)]
+        crops = list(map(geometry.crops, sizes, tiled))
         require_crops(pixels, crops)
         bands = by_image(geometry.bands(pixels), crops) if options.exclude_padding else None
         inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
@@ -201,25 +208,6 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
             candidates = [candidates_outside(layout, own[:1]) for layout, own in zip(layouts, bands, strict=True)]
         raws = geometry.packed(raw, raw.new_zeros(raw.shape[-1]), sizes, crops)
         return EncodedVision(projected_features(outputs), raws, layouts, candidates, outputs=outputs)
-
-    def _crops(self, sizes: Sequence[Sequence[int]], numbers: Any) -> list[int]:
-        """Crops of each image: only the one image of a sample has tiles.
-
-        `numbers` are the images of each sample; None where every image has tiles.
-
-        Raises:
-            ValueError: the numbers do not add up to the images.
-        """
-        tiled = [True] * len(sizes)
-        if numbers is not None:
-            numbers = [int(number) for number in numbers]
-            if sum(numbers) != len(sizes):
-                raise ValueError(
-                    f"batch_num_images is {numbers}, which makes {sum(numbers)} images, but image_sizes has "
-                    f"{len(sizes)} rows: give the number of images of each sample."
-                )
-            tiled = [self.geometry.tiled(number) for number in numbers for _ in range(number)]
-        return list(map(self.geometry.crops, sizes, tiled))
 
     def encode_videos(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop a frame.

@@ -137,15 +137,13 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
             separator = layouts[-1].source < 0
             filled = tokens.new_empty(len(separator), tokens.shape[1])
             filled[to_device(~separator, tokens.device)] = tokens
-            filled[to_device(separator, tokens.device)] = self._embeddings_at(prompt, ended).to(tokens)
+            at = to_device(ended, prompt.device)
+            if prompt.inputs_embeds is not None:
+                between_rows = prompt.inputs_embeds.flatten(0, 1)[at]
+            else:
+                assert prompt.input_ids is not None, "Prompt.read lets no prompt pass that has neither"
+                between_rows = self.get_input_embeddings()(prompt.input_ids.flatten()[at])
+            filled[to_device(separator, tokens.device)] = between_rows.to(tokens)
             projected.append(filled)
         prompt = replace(prompt, image_mask=image_mask.view(prompt.image_mask.shape))
         return prompt, replace(encoded, projected=projected, layouts=layouts)
-
-    def _embeddings_at(self, prompt: Prompt, places: torch.Tensor) -> torch.Tensor:
-        """(n, hidden) the embeddings of the prompt at these places of its flattened tokens."""
-        places = to_device(places, prompt.device)
-        if prompt.inputs_embeds is not None:
-            return prompt.inputs_embeds.flatten(0, 1)[places]
-        assert prompt.input_ids is not None, "Prompt.read lets no prompt pass that has neither"
-        return self.get_input_embeddings()(prompt.input_ids.flatten()[places])

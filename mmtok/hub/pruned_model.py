@@ -497,8 +497,6 @@ class PrunedModel:
                 )
             return [reader.read_text(options.covered_text)] * len(prompt.mask_on_host)
         vocabulary = self.config.get_text_config().vocab_size
-        # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
-        special = {*objects, *special_ids(self.config), vocabulary}
         every = prompt.ids_on_host
         if every is None:  # those that the embeddings were looked up with
             assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
@@ -510,6 +508,8 @@ class PrunedModel:
         rows = [ids[own].tolist() for ids, own in shown]
         if reader is not None:
             return list(map(reader.read, rows))
+        # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
+        special = {*objects, *special_ids(self.config), vocabulary}
         return [Question((), tuple(index for index in row if index not in special)) for row in rows]
 
     def question_embeddings(
