@@ -431,9 +431,7 @@ class GenerationCall:
         # max_length and min_length count the full prompt for the caller.
         configs, defaults = [each for each in self.configs if each is not None], GenerationConfig()
         for name, new_tokens in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-            if any(
-                each is not None for each in (given.get(new_tokens), *(getattr(each, new_tokens) for each in configs))
-            ):
+            if self._setting(new_tokens) is not None:
                 continue
             # A value that equals the default was set by nobody: stock then counts from the end of the prompt.
             values = [value for each in configs if (value := getattr(each, name)) != getattr(defaults, name)]

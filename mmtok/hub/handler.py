@@ -181,9 +181,10 @@ class EndpointHandler:
         if "stop_strings" in parameters:
             parameters["tokenizer"] = self.pipeline.processor.tokenizer
         files = [[part["files"] for message in chat for part in message["content"] if "files" in part] for chat in read]
-        model, processor, answers = self.pipeline.model, self.pipeline.processor, []
+        answers = []
         for number, chat in enumerate(read):
             opened = decoded(files if number == 0 else [files[number]], self.limits)
+            model, processor = self.pipeline.model, self.pipeline.processor
             inputs = inputs_of(processor, chat, opened)
             del opened  # before those of the next question are decoded
             output = model.generate(**inputs.to(model.device, dtype=model.dtype), **parameters)

@@ -46,16 +46,7 @@ class Layout:
         return (torch.arange(own + self.surplus) < own).repeat(crops)
 
     @classmethod
-    def of(
-        cls,
-        source: torch.Tensor,
-        *,
-        crops: int,
-        tokens_per_crop: int,
-        columns: int,
-        is_video: bool = False,
-        seconds: Any = None,
-    ) -> Layout:
+    def of(cls, source: torch.Tensor, *, crops: int, tokens_per_crop: int, columns: int, **further: Any) -> Layout:
         """Reads crop, row and column off `source`.
 
         Args:
@@ -63,7 +54,7 @@ class Layout:
             crops: of the image.
             tokens_per_crop: before packing.
             columns: patches in a row of a crop, 0 where the tokens form no grid.
-            is_video, seconds: see the attributes.
+            **further: attributes that have a default.
         """
         separator = source < 0
         position = source % tokens_per_crop
@@ -78,8 +69,7 @@ class Layout:
             torch.where(placed, position // width, -1),
             torch.where(placed, position % width, -1),
             crops * tokens_per_crop,
-            is_video,
-            seconds,
+            **further,
         )
 
 

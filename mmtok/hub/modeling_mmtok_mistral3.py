@@ -66,8 +66,8 @@ class Mistral3Geometry(Geometry):
             source += [*range(start, (row + 1) * columns), -1]
             start = (row + 1) * columns
         source += range(start, rows * columns)
-        layout = Layout.of(torch.tensor(source), crops=1, tokens_per_crop=rows * columns, columns=columns)
-        return replace(layout, ends_rows=True)
+        tokens = rows * columns
+        return Layout.of(torch.tensor(source), crops=1, tokens_per_crop=tokens, columns=columns, ends_rows=True)
 
 
 class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalGeneration, GenerationMixin):
@@ -114,7 +114,7 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
             squares = own.view(rows, columns, -1)[: rows // merged * merged, : columns // merged * merged]
             squares = squares.unflatten(1, (-1, merged)).unflatten(0, (-1, merged))
             raws.append(squares.mean((1, 3)).flatten(0, 1))
-        layouts = [replace(self.geometry.rows_layout(size, ()), ends_rows=True) for size in sizes]
+        layouts = [self.geometry.rows_layout(size, ()) for size in sizes]
         return EncodedVision(projected_features(outputs), raws, layouts, outputs=outputs)
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:

@@ -52,7 +52,7 @@ WEIGHT: Check = (
     "0, or a number from 1e-6 to 1e6",
 )
 TEMPERATURE: Check = (_in_range, "a number from 1e-6 to 1e6")
-_flag: Check = (lambda value: isinstance(value, bool), "True or False")
+FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
 
 
 def _option(default: Any, check: Check, text: str) -> Any:
@@ -94,7 +94,7 @@ class PruningOptions:
     vision_temperature: float = _option(0.2, TEMPERATURE, "temperature of the vision rows, the paper's tau_v")
     exclude_padding: bool = _option(
         False,
-        _flag,
+        FLAG,
         "do not keep bands of one constant colour at the borders of an image, not of frames (MMTok++)",
     )
     coverage_target: float | None = _option(
@@ -114,13 +114,13 @@ class PruningOptions:
     )
     keep_image_newline: bool = _option(
         False,
-        _flag,
+        FLAG,
         "keep the row separators of a pruned image of LLaVA-NeXT and LLaVA-OneVision, and the one behind a video; the "
         "paper drops them",
     )
     select_before_unpadding: bool = _option(
         False,
-        _flag,
+        FLAG,
         "LLaVA-NeXT: select among all tokens of every crop, also those of the padding that the stock model removes, as "
         "the paper's reference code does",
     )
