@@ -536,25 +536,17 @@ class PrunedPrompt:
         The fields are replaced. `logits_to_keep` says of which positions of the full prompt the caller wants logits.
         """
 
-        def spread(values: torch.Tensor) -> torch.Tensor:
-            last = values.shape[1]
-            order = PackedOrder(self.order.index[:, -last:], self.order.valid[:, -last:])
-            return order.spread(values, self.kept.shape[1], self.readable[:, -last:])
-
-        def spread_weights(weights: torch.Tensor) -> torch.Tensor:
-            # (B, heads, L', L'): queries and keys move alike.
-            return spread(spread(weights.transpose(1, 2)).permute(0, 3, 2, 1)).permute(0, 2, 3, 1)
-
-        logits = spread(output["logits"])
+        last = output["logits"].shape[1]
+        order = PackedOrder(self.order.index[:, -last:], self.order.valid[:, -last:])
+        logits = order.spread(output["logits"], self.kept.shape[1], self.readable[:, -last:])
         if isinstance(logits_to_keep, torch.Tensor):
             logits = logits[:, logits_to_keep]
         elif logits_to_keep:
             logits = logits[:, -logits_to_keep:]
         output["logits"] = logits
-        for name, align in (("hidden_states", spread), ("attentions", spread_weights)):
+        for name in ("hidden_states", "attentions"):
             if output.get(name) is not None:
-                # Layers that the caller did not ask for are None.
-                output[name] = tuple(None if values is None else align(values) for values in output[name])
+                [output[name]] = self.steps_aligned([output[name]])
         return output
 
     def steps_aligned(
@@ -563,6 +555,7 @@ class PrunedPrompt:
         """Hidden states (R, q, hidden) or attentions (R, heads, q, k) of the layers, for each step of a generation.
 
         Queries and keys of the pruned prompt move to the places of the full one; those of new tokens follow them.
+        Layers that the caller did not ask for are None.
         """
         return tuple(
             tuple(None if values is None else self._step_aligned(values, step) for values in layers)
