@@ -82,6 +82,9 @@ def test_guarantee_and_certificate_hold_against_brute_force(
     assert selection.upper_bound >= best - 1e-6
     assert selection.coverage.item() == pytest.approx(value(coverage, selection.indices.tolist(), *deep))
     assert selection.coverage.item() == pytest.approx(coverage_value(coverage, selection.indices, **rows).item())
+    # A smaller budget makes the first picks of a larger one.
+    fewer = max(1, int(selection.count) // 2)
+    assert torch.equal(greedy_coverage(coverage, fewer, **rows).indices, selection.indices[:fewer])
 
 
 @settings(deadline=None)
