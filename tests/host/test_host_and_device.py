@@ -54,7 +54,7 @@ def on_meta(
     mask = mask if masked else None
     prompt = model.read_prompt(ids, None, mask, videos="pixel_values_videos" in inputs)
     with torch.no_grad():
-        expected = model.prune_prompt(prompt, None, inputs, options)
+        expected = model.prune_prompt(prompt, None, dict(inputs), options)
         encoded = model.encode_images(**inputs)
         model.to("meta")
         away = replace(
