@@ -32,8 +32,7 @@ class PruningConfigMixin:
         super().__init__(**kwargs)
         defaults = PruningOptions(**self.default_options)
         for name in OPTION_NAMES:
-            value = options.get(name, getattr(defaults, name))
-            setattr(self, name, _plain_lists(value) if isinstance(value, (list, tuple)) else value)
+            setattr(self, name, options.get(name, getattr(defaults, name)))
 
     @property
     def custom_pipelines(self) -> dict[str, Any]:
@@ -56,11 +55,6 @@ class PruningConfigMixin:
 
 
 _WEIGHTS = ("text_coverage_weight", "vision_coverage_weight")
-
-
-def _plain_lists(value: Any) -> Any:
-    """Tuples as lists, as a configuration read back from JSON has them."""
-    return [_plain_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @cache

@@ -38,21 +38,21 @@ from mmtok.hub.selection import Selection
 class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGeneration, GenerationMixin):
     """`LlavaForConditionalGeneration` that prunes vision tokens as its configuration says."""
 
+    own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = FIXED_GRID_TOWERS
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image.
 
         Args:
             inputs: `pixel_values` (images, channels, height, width) and further arguments of `get_image_features`.
-            padding: whether to find the tokens of padding.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite.
         """
         pixels, geometry = inputs["pixel_values"], self.geometry
         require_pixels(pixels, ("images, channels, height, width",))
-        bands = geometry.bands(pixels).split(1) if padding else None
+        bands = geometry.bands(pixels).split(1) if options.exclude_padding else None
         outputs, raw, _ = encode(self, self.model.multi_modal_projector, inputs)
         projected = projected_features(outputs)
         layouts = [geometry.crop_layout(len(tokens)) for tokens in projected]
@@ -103,12 +103,9 @@ class LlavaNextGeometry(Geometry):
         return self.layouts([size], self.tokens_per_crop, self.config.vision_feature_select_strategy)[0]
 
     def layouts(self, sizes: Sequence[Sequence[int]], tokens: int, strategy: str) -> list[Layout]:
-        """Where the tokens of images come from.
+        """Where the tokens of images of (height, width) come from, with so many in a crop in front of the projector.
 
-        Args:
-            sizes: (height, width) of each.
-            tokens: of a crop, in front of the projector.
-            strategy: `vision_feature_select_strategy`.
+        `strategy` is the `vision_feature_select_strategy`.
         """
         # Packs token numbers exactly as stock packs the features.
         numbers = [torch.arange(self.crops(size) * tokens).reshape(-1, tokens, 1) for size in sizes]
@@ -116,14 +113,7 @@ class LlavaNextGeometry(Geometry):
             numbers, [list(size) for size in sizes], vision_feature_select_strategy=strategy,
             image_newline=torch.tensor([-1]),
         )  # fmt: skip
-        return [self._of(own.flatten(), len(each), tokens) for own, each in zip(packed, numbers, strict=True)]
-
-    def unpacked(self, crops: int, tokens: int) -> Layout:
-        """Where the tokens of an image come from before padding is removed and row separators are set."""
-        return self._of(torch.arange(crops * tokens), crops, tokens)
-
-    def _of(self, source: torch.Tensor, crops: int, tokens: int) -> Layout:
-        return Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
+        return [self.crop_layout(tokens, len(each), own.flatten()) for own, each in zip(packed, numbers, strict=True)]
 
 
 class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditionalGeneration, GenerationMixin):
@@ -131,17 +121,17 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
 
     geometry_class = LlavaNextGeometry
     geometry: LlavaNextGeometry
+    own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = FIXED_GRID_TOWERS
     # From 2 tokens a crop on, see docs/reports/quality.md.
     recommended_options = {"budget_scope": "image"}  # noqa: RUF012
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The whole image and up to four tiles, unpadded, with row separators.
 
         Args:
             inputs: `pixel_values` (crops, channels, height, width) or (images, crops, channels, height, width),
                 `image_sizes` (images, 2) and further arguments of `get_image_features`.
-            padding: whether to find the tokens of padding.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite; sizes that do not belong to them.
@@ -152,7 +142,7 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
         sizes = checked_sizes(inputs.get("image_sizes"))
         crops = [geometry.crops(size) for size in sizes]
         require_crops(pixels, crops)
-        bands = by_image(geometry.bands(pixels), crops) if padding else None
+        bands = by_image(geometry.bands(pixels), crops) if options.exclude_padding else None
         outputs, raw, every = encode(
             self, self.model.multi_modal_projector, {**inputs, "image_sizes": torch.tensor(sizes)}
         )
@@ -161,7 +151,8 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
         raws = raw.flatten(0, -2).split(lengths)
         strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy
         layouts = geometry.layouts(sizes, tokens, strategy)
-        whole = [geometry.unpacked(count, tokens) for count in crops]
+        # Before padding is removed and row separators are set.
+        whole = [geometry.crop_layout(tokens, count) for count in crops]
         candidates, all_candidates = (
             None if bands is None else list(map(candidates_outside, own, bands)) for own in (layouts, whole)
         )

@@ -26,7 +26,7 @@ import torch
 
 from .devices import to_device
 from .fused_greedy import fused_greedy, runs_on
-from .greedy import lazy_greedy, plain_greedy, unpicked
+from .greedy import lazy_greedy, plain_greedy
 
 # Entries of an item's matrix above which computing only the gains that can win is faster on the CPU; measured by
 # benchmarks/selection.py.
@@ -72,13 +72,14 @@ def coverage_value(
     """
     coverage = _as_coverage(coverage)
     _require_depth(deep_rows, depth, coverage.shape[-2])
-    if selected is None:
-        return _counted(coverage, deep_rows, depth)[1].sum(-1)
-    selected = torch.as_tensor(selected, dtype=torch.long, device=coverage.device)
-    _require_columns(selected, coverage)
-    if selected.shape[-1] == 0:
+    entries = coverage if selected is None else _columns(coverage, selected)
+    if selected is not None and entries.shape[-1] == 0:
         return coverage.new_zeros(coverage.shape[:-2])
-    return _counted(_columns(coverage, selected), deep_rows, depth)[1].sum(-1)
+    covered = entries.amax(-1)
+    if deep_rows and depth > 1:
+        deep = entries[..., :deep_rows, :].topk(min(depth, entries.shape[-1])).values.sum(-1)
+        covered = torch.cat([deep, covered[..., deep_rows:]], -1)
+    return covered.sum(-1)
 
 
 def marginal_gains(
@@ -102,11 +103,9 @@ def marginal_gains(
     """
     coverage = _as_coverage(coverage)
     _require_depth(deep_rows, depth, coverage.shape[-2])
-    indices = torch.as_tensor(indices, dtype=torch.long, device=coverage.device)
-    _require_columns(indices, coverage)
-    if indices.shape[-1] == 0:
-        return coverage.new_zeros(indices.shape)
     entries = _columns(coverage, indices)
+    if entries.shape[-1] == 0:
+        return entries.sum(-2)
     floors = torch.cat(
         [_floors_before(entries[..., :deep_rows, :], depth), _floors_before(entries[..., deep_rows:, :], 1)], -2
     )
@@ -182,12 +181,6 @@ def greedy_coverage(
 def greedy_way(device: torch.device, rows: int, columns: int, steps: int, deep: bool = False) -> str:
     """Which way `greedy_coverage` takes for matrices of this size and so many picks: all of them pick the same.
 
-    Args:
-        device: of the matrices.
-        rows, columns: of each matrix.
-        steps: picks.
-        deep: whether rows count more than one entry.
-
     Returns:
         "fused", one kernel on CUDA; "lazy", on the CPU for large matrices; "plain", every gain at every step, also
         where torch.compile reads the code.
@@ -202,53 +195,21 @@ def greedy_way(device: torch.device, rows: int, columns: int, steps: int, deep: 
 _MAXIMISERS = {"fused": fused_greedy, "lazy": lazy_greedy, "plain": plain_greedy}
 
 
-@torch.no_grad()
-def first_picks(
-    selection: GreedySelection,
-    coverage: torch.Tensor,
-    count: torch.Tensor,
-    candidates: torch.Tensor,
-    *,
-    deep_rows: int = 0,
-    depth: int = 1,
-) -> GreedySelection:
-    """The first picks of a selection, with the coverage and the bound that so many have.
-
-    Args:
-        selection: of `coverage`.
-        coverage: (..., rows, n) of any float dtype, non-negative.
-        count: (...) int64, picks to keep of each item, at most those that it has.
-        candidates: (..., n) bool, the columns that could be picked.
-        deep_rows, depth: of the selection.
-    """
-    coverage, count = _as_coverage(coverage), count.to(coverage.device)
-    steps = int(count.max()) if count.numel() else 0
-    behind = torch.arange(steps, device=coverage.device) >= count[..., None]
-    indices = selection.indices[..., :steps].masked_fill(behind, -1)
-    floors, covered = _counted(_columns(coverage, indices), deep_rows, depth)
-    left = (coverage - floors[..., None]).clamp_min(0).sum(-2).masked_fill(~to_device(candidates, coverage.device), 0)
-    left = unpicked(left, indices).topk(steps).values.masked_fill(behind, 0)
-    reached = covered.sum(-1)
-    gains = selection.gains[..., :steps].masked_fill(behind, 0)
-    return GreedySelection(indices, gains, count, reached, reached + left.sum(-1))
-
-
 def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
     """(..., rows, n) and (..., k) -> (..., rows, k), with zero columns where the index is -1."""
+    selected = torch.as_tensor(selected, dtype=torch.long, device=coverage.device)
+    if selected.shape[:-1] != coverage.shape[:-2]:
+        raise ValueError(
+            f"The selection has shape {tuple(selected.shape)} and the coverage matrix {tuple(coverage.shape)}: "
+            "their leading dimensions must be the same."
+        )
+    outside = (selected < -1) | (selected >= coverage.shape[-1])
+    if bool(outside.any()):
+        raise ValueError(
+            f"Column {int(selected[outside][0])} does not exist: the coverage matrix has {coverage.shape[-1]} columns."
+        )
     index = selected.clamp_min(0)[..., None, :].expand(*coverage.shape[:-1], selected.shape[-1])
     return coverage.gather(-1, index) * (selected >= 0)[..., None, :]
-
-
-def _counted(entries: torch.Tensor, deep_rows: int, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(..., rows, k) -> (..., rows) twice: each row's floor, and the sum of the entries that count."""
-    largest = entries.amax(-1)
-    if deep_rows == 0 or depth == 1:
-        return largest, largest
-    count = entries.shape[-1]
-    deep = entries[..., :deep_rows, :].topk(min(depth, count)).values
-    floors = deep[..., -1] if depth <= count else torch.zeros_like(deep[..., -1])
-    others = largest[..., deep_rows:]
-    return torch.cat([floors, others], -1), torch.cat([deep.sum(-1), others], -1)
 
 
 def _floors_before(entries: torch.Tensor, depth: int) -> torch.Tensor:
@@ -308,19 +269,6 @@ def _as_candidates(candidates: torch.Tensor | None, leading: torch.Size, columns
             f"give a bool mask of shape {(*leading, columns)}."
         )
     return candidates.expand(*leading, columns)
-
-
-def _require_columns(selected: torch.Tensor, coverage: torch.Tensor) -> None:
-    if selected.shape[:-1] != coverage.shape[:-2]:
-        raise ValueError(
-            f"The selection has shape {tuple(selected.shape)} and the coverage matrix {tuple(coverage.shape)}: "
-            "their leading dimensions must be the same."
-        )
-    outside = (selected < -1) | (selected >= coverage.shape[-1])
-    if bool(outside.any()):
-        raise ValueError(
-            f"Column {int(selected[outside][0])} does not exist: the coverage matrix has {coverage.shape[-1]} columns."
-        )
 
 
 def _require_covering(coverage: torch.Tensor) -> None:

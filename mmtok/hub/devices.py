@@ -18,8 +18,3 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
-
-
-def on_cpu(values: torch.Tensor) -> bool:
-    """Whether looking at a value of the tensor costs nothing: on the CPU."""
-    return values.device.type == "cpu"

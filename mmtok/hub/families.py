@@ -93,7 +93,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family("Qwen2-VL", "Qwen2VL", "modeling_mmtok_qwen2_vl", _GRID, since=_NEW),
     "qwen2_5_vl": Family("Qwen2.5-VL", "Qwen2_5_VL", "modeling_mmtok_qwen2_5_vl", _GRID),
     "qwen3_vl": Family("Qwen3-VL", "Qwen3VL", "modeling_mmtok_qwen3_vl", _GRID),
-    "qwen3_vl_moe": Family("Qwen3-VL-MoE", "Qwen3VLMoe", "modeling_mmtok_qwen3_vl_moe", _GRID, since=_NEW),
+    "qwen3_vl_moe": Family("Qwen3-VL-MoE", "Qwen3VLMoe", "modeling_mmtok_qwen3_vl", _GRID, since=_NEW),
     "qwen3_5": Family("Qwen3.5", "Qwen3_5", "modeling_mmtok_qwen3_5", _GRID, since=_NEW),
     "qwen3_5_moe": Family("Qwen3.5-MoE", "Qwen3_5Moe", "modeling_mmtok_qwen3_5", _GRID, since=_NEW),
     "internvl": Family("InternVL", "InternVL", "modeling_mmtok_internvl", since=_NEW),
@@ -101,8 +101,8 @@ FAMILIES: dict[str, Family] = {
     "gemma4": Family("Gemma 4", "Gemma4", "modeling_mmtok_gemma4", _SHARE, since=(5, 24)),
     "mistral3": Family("Mistral 3", "Mistral3", "modeling_mmtok_mistral3", _SHARE, since=_NEW),
     "glm4v": Family("GLM-4.1V", "Glm4v", "modeling_mmtok_glm4v", _SHARE, since=_NEW),
-    "glm4v_moe": Family("GLM-4.5V", "Glm4vMoe", "modeling_mmtok_glm4v_moe", _SHARE, since=_NEW),
-    "glm46v": Family("GLM-4.6V", "Glm46V", "modeling_mmtok_glm46v", _SHARE, since=_NEW),
+    "glm4v_moe": Family("GLM-4.5V", "Glm4vMoe", "modeling_mmtok_glm4v", _SHARE, since=_NEW),
+    "glm46v": Family("GLM-4.6V", "Glm46V", "modeling_mmtok_glm4v", _SHARE, since=_NEW),
 }
 
 

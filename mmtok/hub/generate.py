@@ -15,16 +15,7 @@ from .tokenizer_source import source_of
 
 # What transformers passes on of the arguments with which it finds this file.
 HUB_ARGUMENTS = frozenset(
-    (
-        "cache_dir",
-        "force_download",
-        "local_files_only",
-        "proxies",
-        "repo_type",
-        "resume_download",
-        "revision",
-        "token",
-    )
+    ["cache_dir", "force_download", "local_files_only", "proxies", "repo_type", "resume_download", "revision", "token"]
 )
 
 

@@ -6,7 +6,7 @@ The record of what was dropped travels on the cache, because a model keeps nothi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,7 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .deepstack import DEEPSTACK
-from .prompt import GridPositions, PrunedPrompt, with_full_prompt
+from .prompt import DEEPSTACK, PrunedPrompt, columns_of, deepstack_arguments, with_full_prompt
 from .releases import ROWS_ARE_PROMPTS, cache_columns, cached_keys, cached_length, given_cache, text_places
 
 # Attribute of a cache that holds the record.
@@ -69,11 +68,6 @@ class CachedPrompt:
         """L"""
         return self.pruned.kept.shape[1]
 
-    @property
-    def dropped(self) -> int:
-        """By how much the slots are fewer than the tokens of the prompt."""
-        return self.pruned.dropped
-
     def require_intact(self, cache: Any) -> None:
         """Raises a ValueError unless the cache still begins with the pruned prompt, row by row.
 
@@ -120,7 +114,7 @@ class CachedPrompt:
                     f"{tuple(values.shape)} do not begin with it: continue from the returned sequences, or start with "
                     "an empty cache."
                 )
-        shorter = {name: self._without_dropped(values) for name, values in given.items()}
+        shorter = {name: self.pruned.without_dropped(values) for name, values in given.items()}
         if self.pruned.input_ids is not None and "input_ids" in shorter:
             shorter["input_ids"][:, : self.pruned.input_ids.shape[1]] = self.pruned.input_ids
         like = next(iter(shorter.values()))
@@ -134,19 +128,14 @@ class CachedPrompt:
                 "grids of the images: leave them out."
             )
         if positions is not None:
-            shorter["position_ids"] = self._without_dropped(self._renumbered(positions))
+            shorter["position_ids"] = self.pruned.renumbered(positions)
         return shorter
 
     def mask(self, attention_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-        """(B, L + n) mask of the caller, or None -> (B, L' + n) for the cached slots and what follows them.
-
-        Args:
-            attention_mask: the caller's.
-            like: (B, L' + n, ...), of the length that is wanted.
-        """
+        """(B, L + n) mask of the caller, or None -> (B, L' + n) for cached slots and what follows, long as `like`."""
         slots = self.pruned.order.valid.to(like.device)
         if attention_mask is not None:
-            shorter = self._without_dropped(attention_mask)
+            shorter = self.pruned.without_dropped(attention_mask)
             return torch.cat((shorter[:, : slots.shape[1]] * slots, shorter[:, slots.shape[1] :]), dim=1)
         if self.pruned.attention_mask is None:
             return None
@@ -165,15 +154,17 @@ class CachedPrompt:
             return inputs
         if mask is not None and mask.shape[1] == cached + new.shape[1]:
             return inputs
-        if mask is not None and mask.shape[1] != cached + self.dropped + new.shape[1]:
+        stands_for = cached + self.pruned.dropped
+        if mask is not None and mask.shape[1] != stands_for + new.shape[1]:
             raise ValueError(
-                f"attention_mask has shape {tuple(mask.shape)}, but the cache stands for {cached + self.dropped} "
+                f"attention_mask has shape {tuple(mask.shape)}, but the cache stands for {stands_for} "
                 f"tokens of the prompt and {new.shape[1]} are new: give one value for each of them."
             )
         like = self.pruned.dropped_vision.new_zeros(len(new), cached + new.shape[1]).to(new.device)
         changed = {**inputs, "attention_mask": self.mask(mask, like)}
         if positions is not None and self.pruned.positions is None:
-            changed["position_ids"] = self._renumbered(positions, only_new=True)
+            dropped = self.pruned.dropped_vision.sum(1, keepdim=True)
+            changed["position_ids"] = positions - dropped.to(positions.device)
         return {name: value for name, value in changed.items() if value is not None}
 
     def _begins(self, prompt: torch.Tensor) -> bool:
@@ -185,17 +176,6 @@ class CachedPrompt:
         slots = self.pruned.order.gather(prompt[:, : self.length])
         same = (slots == self.pruned.input_ids.to(slots.device)) | ~self.pruned.order.valid.to(slots.device)
         return bool(same.all())
-
-    def _without_dropped(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.cat((self.pruned.order.gather(values[:, : self.length]), values[:, self.length :]), dim=1)
-
-    def _renumbered(self, positions: torch.Tensor, *, only_new: bool = False) -> torch.Tensor:
-        dropped = self.pruned.dropped_vision.to(positions.device).cumsum(1)
-        behind = dropped[:, -1:]
-        if only_new:
-            return positions - behind
-        rest = behind.expand(-1, positions.shape[1] - self.length)
-        return (positions - torch.cat((dropped, rest), dim=1)).clamp_min(0)
 
 
 def _components(cache: Any, layer: int, start: int, slots: int) -> torch.Tensor:
@@ -221,12 +201,8 @@ class GenerationStep:
         """
         self._prompt = pruned
         self._given = pruned.vision_slots if only_vision else torch.ones_like(pruned.vision_slots)
-        self._reads_prompt = True
-
-    @property
-    def has_embeddings(self) -> bool:
-        """Whether a step may still need them: no cache holds the prompt yet."""
-        return self._reads_prompt
+        # Whether a step may still need the embeddings: no cache holds the prompt yet.
+        self.reads_prompt = True
 
     def arguments(self, given: dict[str, Any], embed: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
         """The arguments of a stock forward: those of the step, with the kept vision tokens in their places.
@@ -235,62 +211,66 @@ class GenerationStep:
         """
         prompt, ids = self._prompt, given.get("input_ids")
         new = given.get("inputs_embeds") if ids is None else ids
-        if new is None or not (self._reads_prompt or prompt.positions is not None):
+        if new is None or not (self.reads_prompt or prompt.positions is not None):
             return given
         places = text_places(given)
         places = None if places is None else places.expand(len(new), -1)
         columns = cache_columns(given)
         # The length of a cache may have to be read back from the device: it is asked for while it says something.
         counted = places is not None or columns is not None
-        start = None if counted and not self._reads_prompt else cached_length(given_cache(given))
+        start = None if counted and not self.reads_prompt else cached_length(given_cache(given))
         changed: dict[str, Any] = {}
         if prompt.positions is not None:
-            changed["position_ids"] = _numbered(prompt.positions, places, columns, start, new)
-        if self._reads_prompt and start is not None and start < prompt.length:
+            if start is None and places is not None:
+                numbers = prompt.positions.behind(places)
+            elif start is None and columns is not None:
+                numbers = prompt.positions.behind_columns(columns, len(new))
+            else:
+                numbers = prompt.positions.columns(start or 0, *new.shape[:2])
+            if places is not None:
+                numbers = torch.cat((places[None].to(numbers.device), numbers))
+            changed["position_ids"] = numbers
+        if self.reads_prompt and start is not None and start < prompt.length:
             # A prompt of embeddings alone stands in the arguments as it is.
             if ids is not None and prompt.input_ids is not None:
-                changed |= {"input_ids": None, "inputs_embeds": self._embeddings(ids, start, embed)}
-            deepstack = None if prompt.deepstack is None else prompt.deepstack.columns(start, *new.shape[:2])
-            changed |= {} if deepstack is None else {DEEPSTACK: deepstack.arguments()}
+                embeds = embed(ids)
+                vision, own = (columns_of(each, start, *ids.shape) for each in (self._given, prompt.inputs_embeds))
+                own = own.to(embeds.device, embeds.dtype)
+                embeds = torch.where(vision.to(embeds.device)[..., None], own, embeds)
+                changed |= {"input_ids": None, "inputs_embeds": embeds}
+            if prompt.deepstack is not None:
+                slots, *layers = (
+                    columns_of(each, start, *new.shape[:2]) for each in (prompt.vision_slots, *prompt.deepstack)
+                )
+                changed[DEEPSTACK] = deepstack_arguments(slots, layers)
         if start is not None and given_cache(given) is not None and start + new.shape[1] >= prompt.length:
-            self._reads_prompt = False  # the cache holds the prompt now
+            self.reads_prompt = False  # the cache holds the prompt now
         return {**given, **changed}
 
-    def _embeddings(
-        self, input_ids: torch.Tensor, start: int, embed: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """(R, n, hidden) for (R, n) ids that begin at `start` of the prompt, R a multiple of the batch."""
-        columns = slice(start, min(start + input_ids.shape[1], self._prompt.length))
-        width, repeats = columns.stop - columns.start, len(input_ids) // len(self._given)
-        embeds = embed(input_ids)
-        given = self._given[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device)[..., None]
-        own = self._prompt.inputs_embeds[:, columns].repeat_interleave(repeats, dim=0).to(embeds.device, embeds.dtype)
-        return torch.cat((torch.where(given, own, embeds[:, :width]), embeds[:, width:]), dim=1)
 
+@contextmanager
+def adds_deepstack(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Lets the language model of `model` read `DEEPSTACK` among the arguments of a forward pass, inside the context.
 
-def _numbered(
-    positions: GridPositions,
-    places: torch.Tensor | None,
-    columns: torch.Tensor | None,
-    start: int | None,
-    new: torch.Tensor,
-) -> torch.Tensor:
-    """(3, R, n) positions of a step's tokens, or (4, R, n) with their places in the text in front.
-
-    Args:
-        positions: of the pruned prompt.
-        places: (R, n) places in the text, where stock counts them.
-        columns: (n,) columns of the tokens, where stock counts them.
-        start: the column of the first token; None for tokens behind the prompt whose `places` or `columns` are known.
-        new: (R, n, ...), the tokens.
+    Stock passes an argument that it does not know on to its language model. What other threads ask of the model
+    meanwhile has no such argument.
     """
-    if start is None and places is not None:
-        numbers = positions.behind(places)
-    elif start is None and columns is not None:
-        numbers = positions.behind_columns(columns, len(new))
-    else:
-        numbers = positions.columns(start or 0, *new.shape[:2])
-    return numbers if places is None else torch.cat((places[None].to(numbers.device), numbers))
+    if arguments.get(DEEPSTACK) is None:
+        yield
+        return
+    handle = model.model.language_model.register_forward_pre_hook(_read_deepstack, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _read_deepstack(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+    """Puts the features where the stock language model expects them."""
+    # torch leaves the keyword arguments out where another thread removes its hook meanwhile.
+    if kwargs is None or kwargs.get(DEEPSTACK) is None:
+        return None
+    return args, {**{name: value for name, value in kwargs.items() if name != DEEPSTACK}, **kwargs[DEEPSTACK]}
 
 
 class FullPromptStreamer(BaseStreamer):
@@ -328,98 +308,8 @@ class FullPromptView:
         return getattr(self._function, name)
 
 
-def full_prompt_views(
-    functions: Sequence[Callable] | None, input_ids: torch.Tensor, pruned_length: int
-) -> list[FullPromptView]:
-    """Each of a caller's logits processors or stopping criteria, wrapped."""
-    return [FullPromptView(function, input_ids, pruned_length) for function in functions or ()]
-
-
-def corrected_lengths(
-    configs: Sequence[GenerationConfig | None], kwargs: Mapping[str, Any], dropped: int
-) -> dict[str, int]:
-    """max_length and min_length for the pruned prompt: they count the full prompt for the caller.
-
-    Args:
-        configs: generation configurations, the one with the last word first.
-        kwargs: arguments of `generate`, which override them.
-        dropped: tokens by which the prompt is shorter.
-
-    Returns:
-        The arguments of `generate` that have to change.
-    """
-    given = [config for config in configs if config is not None]
-    defaults = GenerationConfig()
-    corrected = {}
-    for name, new_tokens in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if kwargs.get(new_tokens) is not None or any(getattr(config, new_tokens) is not None for config in given):
-            continue
-        # A value that equals the default was set by nobody: stock then counts from the end of the prompt.
-        set_by_config = [getattr(config, name) for config in given if getattr(config, name) != getattr(defaults, name)]
-        chosen = next((value for value in (kwargs.get(name), *set_by_config) if value is not None), None)
-        if chosen is not None:
-            corrected[name] = max(chosen - dropped, 0)
-    return corrected
-
-
-def inferred_attention_mask(
-    input_ids: torch.Tensor, config: GenerationConfig, kwargs: Mapping[str, Any]
-) -> torch.Tensor | None:
-    """The (B, L) mask that stock generation reads off the padding ids, None where there is no padding."""
-    pad = kwargs.get("pad_token_id", config.pad_token_id)
-    eos = kwargs.get("eos_token_id", config.eos_token_id)
-    ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    if pad is None or pad in ends or not bool((input_ids == pad).any()):
-        return None
-    return (input_ids != pad).long()
-
-
-def full_prompt_prefix(
-    function: Callable, input_ids: torch.Tensor, pruned_length: int, repeats: int
-) -> Callable[[int, torch.Tensor], Any]:
-    """Shows a caller's `prefix_allowed_tokens_fn` the sequence that the caller will get.
-
-    Args:
-        function: takes the number of a row and its ids so far.
-        input_ids: (B, L) the full prompts.
-        pruned_length: L'.
-        repeats: sequences a prompt that stock numbers as rows of their own.
-    """
-
-    def allowed(row: int, sequence: torch.Tensor) -> Any:
-        prompt = input_ids[row // repeats].to(sequence.device)
-        return function(row, torch.cat((prompt, sequence[pruned_length:])))
-
-    return allowed
-
-
-def refuse_assistant(assistant_model: Any, model: Any) -> None:
-    """Raises a ValueError for an assistant model that cannot read the pruned prompt of `model`.
-
-    Args:
-        assistant_model: drafts tokens from the same pruned prompt.
-        model: checks them.
-    """
-    if not hasattr(assistant_model, "select_vision_tokens"):
-        raise ValueError(
-            f"The assistant model is a {type(assistant_model).__name__}, which cannot read a pruned prompt: give an "
-            "MMTok model of the same width, use prompt_lookup_num_tokens, or turn pruning off with "
-            "vision_token_budget=None in the configuration."
-        )
-    own, other = (int(each.get_input_embeddings().weight.shape[-1]) for each in (model, assistant_model))
-    if own != other:
-        raise ValueError(
-            f"The assistant model has embeddings of width {other} and the model of width {own}: they share the "
-            "vision tokens, so give an assistant of the same width, or turn pruning off with vision_token_budget=None."
-        )
-
-
 def refuse_filled_cache(cache: Any) -> None:
-    """Raises a ValueError for a cache that already holds tokens.
-
-    Args:
-        cache: what the caller gave together with an image.
-    """
+    """Raises a ValueError for a cache that already holds tokens, given together with an image."""
     length = cached_length(cache)
     if length > 0:
         raise ValueError(
@@ -446,12 +336,7 @@ class GenerationCall:
 
     @classmethod
     def read(cls, arguments: dict[str, Any], model_config: GenerationConfig) -> GenerationCall:
-        """Reads the arguments of stock `generate`, given by name; `inputs` becomes `input_ids`.
-
-        Args:
-            arguments: of the call, which are changed.
-            model_config: the model's generation configuration.
-        """
+        """Reads the arguments of stock `generate`, given by name, and changes them: `inputs` becomes `input_ids`."""
         if arguments.get("inputs") is not None and arguments.get("input_ids") is None:
             arguments["input_ids"] = arguments.pop("inputs")
         prompt = arguments.get("input_ids")
@@ -472,15 +357,35 @@ class GenerationCall:
                 f"prefill_chunk_size is {chunk}, and the tokens of an image of a {type(model).__name__} see each other "
                 "in both directions, so that an image cannot be split: leave it out."
             )
-        if self.arguments.get("assistant_model") is not None:
-            refuse_assistant(self.arguments["assistant_model"], model)
+        assistant = self.arguments.get("assistant_model")
+        if assistant is None:
+            return
+        if not hasattr(assistant, "select_vision_tokens"):
+            raise ValueError(
+                f"The assistant model is a {type(assistant).__name__}, which cannot read a pruned prompt: give an "
+                "MMTok model of the same width, use prompt_lookup_num_tokens, or turn pruning off with "
+                "vision_token_budget=None in the configuration."
+            )
+        own, other = (int(each.get_input_embeddings().weight.shape[-1]) for each in (model, assistant))
+        if own != other:
+            raise ValueError(
+                f"The assistant model has embeddings of width {other} and the model of width {own}: they share the "
+                "vision tokens, so give an assistant of the same width, or turn pruning off with "
+                "vision_token_budget=None."
+            )
 
     def prompt(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Ids, embeddings and mask of the prompt; the mask is stock's where the caller gave none."""
+        """Ids, embeddings and mask of the prompt.
+
+        Where the caller gave no mask it is the one that stock generation reads off the padding ids, if there are any.
+        """
         mask = self.arguments.get("attention_mask")
         if mask is None and isinstance(self.input_ids, torch.Tensor):
             config = next(config for config in self.configs if config is not None)
-            mask = inferred_attention_mask(self.input_ids, config, self.arguments)
+            pad, eos = (self.arguments.get(name, getattr(config, name)) for name in ("pad_token_id", "eos_token_id"))
+            ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+            if pad is not None and pad not in ends and bool((self.input_ids == pad).any()):
+                mask = (self.input_ids != pad).long()
         return self.input_ids, self.arguments.get("inputs_embeds"), mask
 
     def repeats_prompt(self) -> bool:
@@ -518,12 +423,21 @@ class GenerationCall:
         """Runs stock `generate` on a prompt whose beginning lies pruned in the cache."""
         changed = {**cached.shortened(self.arguments), "generation_step": GenerationStep(cached.pruned)}
         with cached.detached(given_cache(self.arguments)):
-            return self._run(stock_generate, changed, self.length - cached.dropped)
+            return self._run(stock_generate, changed, self.length - cached.pruned.dropped)
 
     def _run(self, stock_generate: Callable, changed: dict[str, Any], length: int) -> Any:
         """Runs stock `generate` with changed arguments, for a prompt of `length` tokens."""
         given = {**self.arguments, **changed}
-        given |= corrected_lengths(self.configs, given, self.length - length)
+        # max_length and min_length count the full prompt for the caller.
+        configs, defaults = [each for each in self.configs if each is not None], GenerationConfig()
+        for name, new_tokens in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            if self._setting(new_tokens) is not None:
+                continue
+            # A value that equals the default was set by nobody: stock then counts from the end of the prompt.
+            values = [value for each in configs if (value := getattr(each, name)) != getattr(defaults, name)]
+            chosen = next((value for value in (given.get(name), *values) if value is not None), None)
+            if chosen is not None:
+                given[name] = max(chosen - (self.length - length), 0)
         arguments = {name: value for name, value in given.items() if value is not None}
         if self.input_ids is None:
             return stock_generate(**arguments)
@@ -538,7 +452,7 @@ class GenerationCall:
         given, ids = self.arguments, self.input_ids
         assert ids is not None, "a prompt of embeddings alone has no ids to show"
         views: dict[str, Any] = {
-            name: kind(full_prompt_views(given[name], ids, length))
+            name: kind([FullPromptView(function, ids, length) for function in given[name]])
             for name, kind in (("logits_processor", LogitsProcessorList), ("stopping_criteria", StoppingCriteriaList))
             if given.get(name) is not None
         }
@@ -547,9 +461,12 @@ class GenerationCall:
         if given.get("prefix_allowed_tokens_fn") is not None:
             returned = self._setting("num_return_sequences") or 1
             own_rows = returned if (self._setting("num_beams") or 1) == 1 and not ROWS_ARE_PROMPTS else 1
-            views["prefix_allowed_tokens_fn"] = full_prompt_prefix(
-                given["prefix_allowed_tokens_fn"], ids, length, own_rows
-            )
+
+            def allowed(row: int, sequence: torch.Tensor) -> Any:
+                prompt = ids[row // own_rows].to(sequence.device)
+                return given["prefix_allowed_tokens_fn"](row, torch.cat((prompt, sequence[length:])))
+
+            views["prefix_allowed_tokens_fn"] = allowed
         return views
 
     def _setting(self, name: str) -> Any:

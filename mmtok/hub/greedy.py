@@ -113,7 +113,8 @@ def plain_greedy(
         indices, gains = indices.masked_fill(behind, -1), gains.masked_fill(behind, 0)
     left = _gains(columns, covered.floors).masked_fill_(~available, 0.0)
     if covered.above.numel():
-        left = unpicked(left, indices)
+        # Picked columns are above the floors of deep rows, and gain nothing.
+        left.scatter_(-1, torch.where(indices < 0, indices[..., :1], indices).clamp_min(0), 0.0)
     left = left.topk(steps).values
     if behind is not None:
         left = left.masked_fill(behind, 0)
@@ -241,16 +242,6 @@ class _LazyItem:
         computed = torch.cat(gains)
         self._bounds.index_copy_(0, which, computed)
         return computed
-
-
-def unpicked(gains: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """(..., n) gains, 0 for picked columns, which are above the floors of deep rows.
-
-    Args:
-        gains: of all columns.
-        indices: (..., k) picks, -1 behind the last.
-    """
-    return gains.scatter(-1, torch.where(indices < 0, indices[..., :1], indices).clamp_min(0), 0.0)
 
 
 def _gains(columns: torch.Tensor, floors: torch.Tensor) -> torch.Tensor:

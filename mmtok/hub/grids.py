@@ -14,12 +14,13 @@ from .images import EncodedVision, Geometry, Layout, encode, require_pixels, tab
 from .options import PruningOptions
 from .prompt import Prompt
 from .pruned_model import PrunedModel
-from .releases import deepstack_features, projected_features, stock_positions
+from .releases import projected_features, stock_positions
 from .selection import crops_of
 
 # Of an image or a frame: the coverage matrix of so many tokens is 1 GiB in float32. It is what the published processors
 # make at most.
 MOST_TOKENS = 16_384
+_PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 class GridGeometry(Geometry):
@@ -33,6 +34,11 @@ class GridGeometry(Geometry):
     def merged(self) -> int:
         """Patches along the side of a vision token."""
         return int(self.config.vision_config.spatial_merge_size)
+
+    @property
+    def unit(self) -> tuple[int, int, int]:
+        """Frames, and rows and columns of patches, of one vision token."""
+        return 1, self.merged, self.merged
 
     @property
     def side(self) -> int:
@@ -63,23 +69,19 @@ class GridGeometry(Geometry):
         )
 
     def shrunk(self, inputs: Mapping[str, Any], scale: float | None) -> dict[str, Any]:
-        """The inputs as they are where the processor shrinks the images and frames.
-
-        Args:
-            inputs: of a model; pixels and grids of images and of videos change.
-            scale: of width and height, in (0, 1]; None for none.
+        """The inputs of a model as they are where the processor shrinks images and frames: other pixels and grids.
 
         Raises:
             ValueError: grids that do not belong to the pixels.
         """
         changed = dict(inputs)
-        for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        for kind, name in _PIXELS.items():
             patches = inputs.get(name)
             if scale is None or patches is None or len(patches) == 0:
                 continue
             sizes = checked_grids(inputs.get(f"{kind}_grid_thw"), self.merged, len(patches), videos=kind == "video")
             new = [(size[0], *(max(1, round(side * scale)) for side in size[1:])) for size in sizes]
-            grids, small = (torch.tensor(each) * torch.tensor([1, self.merged, self.merged]) for each in (sizes, new))
+            grids, small = (torch.tensor(each) * torch.tensor(self.unit) for each in (sizes, new))
             parts = patches.split(grids.prod(1).tolist())
             vision = self.config.vision_config
             changed[name] = torch.cat(list(map(partial(_resized, vision), parts, grids.tolist(), small.tolist())))
@@ -122,36 +124,13 @@ class GridModel(PrunedModel):
     geometry: GridGeometry
     image_arguments = ("pixel_values", "image_grid_thw")
     video_arguments: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
-    # Images have no row separators and are not padded.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
-    scales_images = True
+    own_options = ("image_scale",)
     frame = "pair of frames that the tower reads together"
     position_axes = 3
     returns_images = False
     # Whether each temporal patch of a video is a run of vision tokens of its own.
     has_timestamps: ClassVar[bool] = False
     model: Any
-    get_video_features: Any
-
-    def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
-        """As `PrunedModel._encode`, of images that are shrunk before the tower."""
-        if image_scale is None:
-            return super()._encode(images, padding=padding, image_scale=None)
-        for name in ("pixel_values", "pixel_values_videos"):
-            if self._has_images({name: images.get(name)}):
-                self._require_patches(images[name], name)
-        shrunk = self.geometry.shrunk(images, image_scale)
-        # Read here, so that nothing waits for the vision tower later.
-        tokens, fewer = (
-            [int(rows) * int(columns) // self.geometry.merged**2 for _, rows, columns in table]
-            for table in map(_grids_within, (images, shrunk))
-        )
-        encoded = super()._encode(shrunk, padding=padding, image_scale=None)
-        layouts = [
-            replace(layout, scale=image_scale, surplus=count - left)
-            for layout, count, left in zip(encoded.layouts, tokens, fewer, strict=True)
-        ]
-        return replace(encoded, layouts=layouts)
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
         """As `PrunedModel.arrange`; of the tokens that stand for a shrunk image or frame, the first stay."""
@@ -162,45 +141,45 @@ class GridModel(PrunedModel):
         prompt.rows_of_images([len(filled[number]) for number in order])
         return prompt.without(~torch.cat([filled[number] for number in order])), encoded.ordered(order)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image.
 
         A vision token is projected from a square of patches; what it is before the projector is the mean of those.
 
         Args:
             inputs: `pixel_values` (patches, values) and `image_grid_thw` (images, 3).
-            padding: without effect, these images have none.
 
         Raises:
             ValueError: pixels that are not patches, NaN or infinite; grids that do not belong to them; too large an
                 image.
         """
-        pixels = inputs["pixel_values"]
-        self._require_patches(pixels, "pixel_values")
-        # Read here, so that nothing waits for the vision tower later.
-        sizes = checked_grids(inputs.get("image_grid_thw"), self.geometry.merged, len(pixels))
-        layouts = list(map(self.geometry.layout, sizes))
-        inputs = {**inputs, "image_grid_thw": _as_tensor(inputs["image_grid_thw"], pixels)}
-        outputs, patches, _ = encode(self, self.model.visual.merger, inputs)
-        raw = self.raw_of(patches, layouts)
-        return EncodedVision(projected_features(outputs), raw, layouts, outputs=outputs)
+        return self._encode_grids("image", inputs, options.image_scale)
 
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+    def encode_videos(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop for each temporal patch of a video, which is a pair of frames.
 
         Args:
-            inputs: `pixel_values_videos` (patches, values), `video_grid_thw` (videos, 3) and `second_per_grid_ts`
+            inputs: `pixel_values_videos` (patches, values), `video_grid_thw` (videos, 3), `second_per_grid_ts`
                 (videos,), the seconds from one temporal patch to the next, or none.
 
         Raises:
             ValueError: pixels that are not patches, NaN or infinite; grids or seconds that do not belong to them; too
                 large a frame.
         """
-        inputs = dict(inputs)
-        pixels, grids = inputs["pixel_values_videos"], inputs.get("video_grid_thw")
-        self._require_patches(pixels, "pixel_values_videos")
-        sizes = checked_grids(grids, self.geometry.merged, len(pixels), videos=True)
-        seconds = inputs.pop("second_per_grid_ts", None)
+        return self._encode_grids("video", inputs, options.image_scale)
+
+    def _encode_grids(self, kind: str, inputs: Mapping[str, Any], scale: float | None) -> EncodedVision:
+        name, grids, method, is_video = _PIXELS[kind], f"{kind}_grid_thw", f"get_{kind}_features", kind == "video"
+        inputs, vision = dict(inputs), self.config.vision_config
+        pixels, seconds = inputs[name], inputs.pop("second_per_grid_ts", None)
+        require_pixels(pixels, ("patches, values",), name)
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        if pixels.shape[1] != values:
+            raise ValueError(f"{name} has {pixels.shape[1]} values a patch: give {values}, as the processor does.")
+        # Read here, so that nothing waits for the vision tower later.
+        sizes = checked_grids(inputs.get(grids), self.geometry.merged, len(pixels), videos=is_video)
+        inputs = self.geometry.shrunk(inputs, scale)
+        shrunk = (inputs[grids] // torch.tensor(self.geometry.unit)).tolist() if scale else sizes
         if isinstance(seconds, torch.Tensor):
             seconds = seconds.cpu()
         seconds = [None] * len(sizes) if seconds is None else list(seconds)
@@ -208,27 +187,28 @@ class GridModel(PrunedModel):
             raise ValueError(
                 f"second_per_grid_ts has {len(seconds)} values for {len(sizes)} videos: give one value for each video."
             )
-        layouts = [self.geometry.layout((*size, own)) for size, own in zip(sizes, seconds, strict=True)]
-        inputs["video_grid_thw"] = _as_tensor(grids, pixels)
-        outputs, patches, _ = encode(self, self.model.visual.merger, inputs, self.get_video_features)
-        projected = projected_features(outputs, "get_video_features")
-        return EncodedVision(projected, self.raw_of(patches, layouts), layouts, video_outputs=outputs)
+        layouts = [
+            replace(
+                self.geometry.layout((*new, own) if is_video else new),
+                scale=scale,
+                surplus=size[1] * size[2] - new[1] * new[2],
+            )
+            for size, new, own in zip(sizes, shrunk, seconds, strict=True)
+        ]
+        given = inputs[grids]
+        if not isinstance(given, torch.Tensor) or given.dtype not in (torch.int32, torch.int64):
+            given = torch.tensor([[int(value) for value in grid] for grid in given])
+        inputs[grids] = to_device(given, pixels.device)
+        outputs, patches, _ = encode(self, self.model.visual.merger, inputs, getattr(self, method))
+        own = {"video_outputs" if is_video else "outputs": outputs}
+        return EncodedVision(projected_features(outputs, method), self.raw_of(patches, layouts), layouts, **own)
 
     def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
-        """For each image (T, d), its tokens before the projector: the mean of the patches of each.
-
-        Args:
-            given: (all patches, ..., d), the projector's input.
-            layouts: of the images.
-        """
+        """For each image (T, d), its tokens before the projector: the mean of the patches of each, `given` to it."""
         return unmerged_tokens(self.config.vision_config, given, layouts)
 
     def count_positions(self, prompt: Prompt, layouts: Sequence[Layout]) -> torch.Tensor:
         """(3, B, L) int64 on the CPU: the positions of a full prompt, counted by the stock model's method.
-
-        Args:
-            prompt: the prompt.
-            layouts: of its images and videos, in the order of the prompt.
 
         Raises:
             ValueError: tokens of an image or video that touch those of another, or have text between them.
@@ -236,7 +216,7 @@ class GridModel(PrunedModel):
         runs = [len(each.crop) for each in layouts]
         if self.has_timestamps:
             runs = [count for each in layouts for count in each.crop.bincount().tolist()]
-        config, merged = self.config, self.geometry.merged
+        config = self.config
         ids = prompt.ids_on_host
         if ids is None:
             # What precedes an image is taken for the marker in front of it, by which some releases find images.
@@ -245,29 +225,32 @@ class GridModel(PrunedModel):
             ids = torch.where(before, start, -1)
             ids = torch.where(prompt.image_mask, config.image_token_id, ids)
             ids = torch.where(prompt.video_mask, config.video_token_id, ids)
-        images, videos = ([each for each in layouts if each.is_video == wanted] for wanted in (False, True))
         real = prompt.real
         # 1 for images and 2 for videos.
         types = prompt.image_mask.int() + prompt.video_mask.int()
-        _require_runs(types, real, runs)
-        inputs = {
+        found = []
+        for row, own in zip(types, real, strict=True):
+            kinds, counts = row[own].unique_consecutive(return_counts=True)
+            found += counts[kinds > 0].tolist()
+        if found != runs:  # by which stock tells images apart
+            raise ValueError(
+                f"The vision tokens stand in runs of {_some(found)} tokens, and the images and videos have "
+                f"{_some(runs)}: let the tokens of each be one run, in Qwen3-VL those of each temporal patch of a "
+                "video, with a token of text between two of them."
+            )
+        inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": real.long(),
             "mm_token_type_ids": types,
-            "image_grid_thw": _grids_of(images, merged),
-            "video_grid_thw": _grids_of(videos, merged),
         }
-        if any(video.seconds is not None for video in videos):
-            inputs["second_per_grid_ts"] = [1.0 if video.seconds is None else video.seconds for video in videos]
+        for name, is_video in (("image_grid_thw", False), ("video_grid_thw", True)):
+            own = [each for each in layouts if each.is_video == is_video]
+            sides = [[int(part.max()) + 1 for part in (each.crop, each.row, each.column)] for each in own]
+            inputs[name] = torch.tensor(sides) * torch.tensor(self.geometry.unit) if sides else None
+        seconds = [each.seconds for each in layouts if each.is_video]
+        if any(own is not None for own in seconds):
+            inputs["second_per_grid_ts"] = [1.0 if own is None else own for own in seconds]
         return stock_positions(self, inputs)
-
-    def _require_patches(self, pixels: torch.Tensor, name: str) -> None:
-        """Raises a ValueError unless the pixels are patches of the tower's size, without NaN or infinity."""
-        require_pixels(pixels, ("patches, values",), name)
-        vision = self.config.vision_config
-        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        if pixels.shape[1] != values:
-            raise ValueError(f"{name} has {pixels.shape[1]} values a patch: give {values}, as the processor does.")
 
 
 class TimestampModel(GridModel):
@@ -275,32 +258,6 @@ class TimestampModel(GridModel):
 
     video_arguments = ("pixel_values_videos", "video_grid_thw")
     has_timestamps = True
-
-
-class DeepStackModel(TimestampModel):
-    """As `TimestampModel`, with features of the tower's middle layers for the first layers of the language model."""
-
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
-        """As `GridModel.encode`, with the features of DeepStack."""
-        encoded = super().encode(inputs, padding=padding)
-        return replace(encoded, deepstack=deepstack_features(encoded.outputs, encoded.lengths))
-
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
-        """As `GridModel.encode_videos`, with the features of DeepStack."""
-        encoded = super().encode_videos(inputs)
-        deepstack = deepstack_features(encoded.video_outputs, encoded.lengths, "get_video_features")
-        return replace(encoded, deepstack=deepstack)
-
-
-class ConvolvedModel(GridModel):
-    """As `GridModel` with images alone; a convolution makes a vector of each square of patches, then comes `merger`."""
-
-    video_arguments = ()
-    frame = ""
-
-    def raw_of(self, given: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
-        """For each image (T, d), its tokens before the projector, which are its input."""
-        return given.split([len(layout.source) for layout in layouts])
 
 
 def pixels_of(vision_config: Any, patches: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
@@ -337,10 +294,7 @@ def _resized(vision_config: Any, patches: torch.Tensor, grid: list[int], new: li
 def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence[Layout]) -> Sequence[torch.Tensor]:
     """For each image (T, d), the mean of each token's patches, tokens in the prompt's order.
 
-    Args:
-        vision_config: of the tower.
-        patches: (all patches, ..., d), the projector's input, in the order of the tower.
-        layouts: of the images.
+    `patches` are (all patches, ..., d), the projector's input, in the order of the tower.
     """
     raw = patches.reshape(-1, vision_config.spatial_merge_size**2, patches.shape[-1]).mean(1)
     window = getattr(vision_config, "window_size", None)
@@ -353,9 +307,7 @@ def unmerged_tokens(vision_config: Any, patches: torch.Tensor, layouts: Sequence
 def window_order(layouts: Sequence[Layout], side: int) -> torch.Tensor:
     """(all tokens,) int64 on the CPU: the tokens of the images in the order of the tower, window by window.
 
-    Args:
-        layouts: of the images; of a video, the windows of a frame follow those of the one before.
-        side: tokens along the side of a window.
+    A window has `side` tokens along its side; those of a frame of a video follow those of the frame before.
     """
     orders, first = [], 0
     for layout in layouts:
@@ -399,53 +351,12 @@ def checked_grids(grids: Any, merged: int, patches: int, *, videos: bool = False
             )
     needed = sum(count * rows * columns for count, rows, columns in table)
     if needed != patches:
-        pixels = "pixel_values_videos" if videos else "pixel_values"
         raise ValueError(
-            f"{kind}_grid_thw has {len(table)} rows, which makes {needed} patches, but {pixels} holds {patches}: "
-            f"give one grid for each {kind}."
+            f"{kind}_grid_thw has {len(table)} rows, which makes {needed} patches, but {_PIXELS[kind]} holds "
+            f"{patches}: give one grid for each {kind}."
         )
     return [(count, rows // merged, columns // merged) for count, rows, columns in table]
 
 
-def _require_runs(types: torch.Tensor, real: torch.Tensor, lengths: Sequence[int]) -> None:
-    """Raises a ValueError unless the vision tokens stand in runs of these lengths, by which stock tells images apart.
-
-    Args:
-        types: (B, L), 0 for text, 1 for images and 2 for videos.
-        real: (B, L) bool, False for padding.
-        lengths: of the images, and of the videos or their temporal patches.
-    """
-    found = []
-    for row, own in zip(types, real, strict=True):
-        kinds, counts = row[own].unique_consecutive(return_counts=True)
-        found += counts[kinds > 0].tolist()
-    if found != list(lengths):
-        raise ValueError(
-            f"The vision tokens stand in runs of {_some(found)} tokens, and the images and videos have "
-            f"{_some(lengths)}: let the tokens of each be one run, in Qwen3-VL those of each temporal patch of a "
-            "video, with a token of text between two of them."
-        )
-
-
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-
-
-def _grids_of(layouts: Sequence[Layout], merged: int) -> torch.Tensor | None:
-    """(n, 3) int64, frames, rows and columns of patches of images or videos; None for none."""
-    sides = [[int(part.max()) + 1 for part in (each.crop, each.row, each.column)] for each in layouts]
-    return torch.tensor(sides) * torch.tensor([1, merged, merged]) if sides else None
-
-
-def _grids_within(inputs: Mapping[str, Any]) -> list[Any]:
-    """The grids of images and then of videos among the inputs of a model."""
-    return [
-        row for name in ("image_grid_thw", "video_grid_thw") for row in torch.as_tensor(inputs.get(name, ())).tolist()
-    ]
-
-
-def _as_tensor(grids: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Checked grids as stock takes them."""
-    if isinstance(grids, torch.Tensor) and grids.dtype in (torch.int32, torch.int64):
-        return to_device(grids, pixels.device)
-    return torch.tensor([[int(value) for value in grid] for grid in grids], device=pixels.device)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from io import BytesIO
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -180,20 +180,17 @@ class EndpointHandler:
         read = [chats.chat(question) for question in questions]
         if "stop_strings" in parameters:
             parameters["tokenizer"] = self.pipeline.processor.tokenizer
-        files = [_parts(chat) for chat in read]
+        files = [[part["files"] for message in chat for part in message["content"] if "files" in part] for chat in read]
         answers = []
         for number, chat in enumerate(read):
             opened = decoded(files if number == 0 else [files[number]], self.limits)
-            inputs = inputs_of(self.pipeline.processor, chat, opened)
+            model, processor = self.pipeline.model, self.pipeline.processor
+            inputs = inputs_of(processor, chat, opened)
             del opened  # before those of the next question are decoded
-            answers.append({"generated_text": self._answer(inputs, parameters)})
+            output = model.generate(**inputs.to(model.device, dtype=model.dtype), **parameters)
+            new = output[0, inputs["input_ids"].shape[1] :]
+            answers.append({"generated_text": str(processor.decode(new, skip_special_tokens=True)).strip()})
         return answers
-
-    def _answer(self, inputs: Any, parameters: dict[str, Any]) -> str:
-        model = self.pipeline.model
-        output = model.generate(**inputs.to(model.device, dtype=model.dtype), **parameters)
-        new = output[0, inputs["input_ids"].shape[1] :]
-        return str(self.pipeline.processor.decode(new, skip_special_tokens=True)).strip()
 
     def _parameters(self, given: Any) -> dict[str, Any]:
         """Checked arguments of `generate`, with the default length of an answer."""
@@ -266,11 +263,7 @@ def _is_stop(value: Any) -> bool:
 
 def is_text(value: str) -> bool:
     """Whether it can be written as UTF-8: half of a surrogate pair cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def _shown(value: Any) -> str:
@@ -318,78 +311,54 @@ def inputs_of(processor: Any, chat: list[dict[str, Any]], opened: list[Image.Ima
     return processor(text=[prompt], return_tensors="pt", **named)
 
 
-def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
+class _Refusal(ValueError):
+    """Why a file is not read; the message is the reason alone."""
+
+
+def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS, *, decode: bool = True) -> Any:
     """Reads an image as transformers' `load_image` does: upright, as RGB, the first frame of an animation.
 
     Args:
         file: open for reading bytes; of one of `FORMATS`.
         max_pixels: more are not decoded.
+        decode: False for its (width, height) alone, from the header.
 
     Raises:
         ValueError: it cannot be decoded, or is too large or too thin. The message is the reason alone.
     """
-    return _read(file, max_pixels, decode=True)
-
-
-def _read(file: BinaryIO, max_pixels: int, *, decode: bool) -> Any:
-    """The image, or with `decode=False` its (width, height), from the header alone."""
     try:
         with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            refusal = size_refusal(width, height, max_pixels)
-            if not refusal:
-                return ImageOps.exif_transpose(image).convert("RGB") if decode else image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        refusal = f"it has more than {max_pixels:,} pixels: scale it down."
+            _require_size(image.size, max_pixels, "it has")
+            return ImageOps.exif_transpose(image).convert("RGB") if decode else image.size
     except UnidentifiedImageError:
-        refusal = f"it is not an image, or not one of {', '.join(FORMATS)}."
-    except Exception as error:  # the decoders of damaged files raise nearly everything: SyntaxError, struct.error, ...
-        refusal = f"{str(error).removesuffix('.') or type(error).__name__}."
-    raise ValueError(refusal)
+        raise _Refusal(f"it is not an image, or not one of {', '.join(FORMATS)}.") from None
+    except Exception as error:
+        raise _refusal(error, max_pixels, "it has") from None
 
 
-def size_refusal(width: int, height: int, max_pixels: int = MAX_PIXELS) -> str:
-    """Why an image of this size is not decoded; "" if it is."""
-    if width * height > max_pixels:
-        return f"it has {width} x {height} pixels, more than {max_pixels:,}: scale it down."
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        return f"it has {width} x {height} pixels, one side over {MAX_ASPECT_RATIO} times the other: crop it."
-    return ""
-
-
-class _Refusal(ValueError):
-    """Why a video is not read; the message is the reason alone."""
-
-
-def open_video(file: BinaryIO, most: int, max_pixels: int = MAX_PIXELS) -> Video:
+def open_video(file: BinaryIO, most: int, max_pixels: int = MAX_PIXELS, *, decode: bool = True) -> Any:
     """Reads evenly chosen frames of an animated image, or of a video file, which PyAV decodes.
 
     Args:
         file: open for reading bytes.
         most: frames that are read at most.
         max_pixels: of all frames that are read.
+        decode: False for the (width, height) of its frames below each other alone, from the header.
+
+    Returns:
+        `Video`
 
     Raises:
         ValueError: it cannot be decoded, has a single frame, or frames that are too large or too thin. The message is
             the reason alone.
     """
-    video: Video = _read_video(file, most, max_pixels, decode=True)
-    return video
-
-
-def _read_video(file: BinaryIO, most: int, max_pixels: int, *, decode: bool) -> Any:
-    """The video, or with `decode=False` the (width, height) of its frames below each other, from the header."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             return _animation(image, most, max_pixels, decode)
     except UnidentifiedImageError:
         file.seek(0)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _Refusal(f"its frames have more than {max_pixels:,} pixels: scale it down.") from None
-    except _Refusal:
-        raise
-    except Exception as error:  # of damaged files, as in `_read`
-        raise _Refusal(f"{str(error).removesuffix('.') or type(error).__name__}.") from error
+    except Exception as error:
+        raise _refusal(error, max_pixels, "its frames have") from None
     try:
         return _video_file(file, most, max_pixels, decode)
     except _Refusal:
@@ -397,6 +366,24 @@ def _read_video(file: BinaryIO, most: int, max_pixels: int, *, decode: bool) -> 
     except Exception as error:  # of a decoder: a file of another kind, or a damaged one
         told = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise _Refusal(f"PyAV says: {told.removesuffix('.')}: give a whole MP4, WebM, AVI or MPEG file.") from error
+
+
+def _refusal(error: Exception, max_pixels: int, begin: str) -> _Refusal:
+    """Why an image is not read; decoders of damaged files raise nearly everything: SyntaxError, struct.error, ..."""
+    if isinstance(error, _Refusal):
+        return error
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return _Refusal(f"{begin} more than {max_pixels:,} pixels: scale it down.")
+    return _Refusal(f"{str(error).removesuffix('.') or type(error).__name__}.")
+
+
+def _require_size(size: tuple[int, int], max_pixels: int, begin: str) -> None:
+    """Raises the refusal, which begins so, of an image of a (width, height) that is not decoded."""
+    width, height = size
+    if width * height > max_pixels:
+        raise _Refusal(f"{begin} {width} x {height} pixels, more than {max_pixels:,}: scale it down.")
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        raise _Refusal(f"{begin} {width} x {height} pixels, one side over {MAX_ASPECT_RATIO} times the other: crop it.")
 
 
 def evenly(total: int, most: int) -> list[int]:
@@ -411,13 +398,10 @@ def frames_to_read(total: int, most: int, size: tuple[int, int], max_pixels: int
     Raises:
         ValueError: a single frame, or too large or too thin ones. The message is the reason alone.
     """
-    width, height = size
-    refusal = size_refusal(width, height, max_pixels)
-    if refusal:
-        raise _Refusal(refusal.replace("it has", "its frames have", 1))
+    _require_size(size, max_pixels, "its frames have")
     if total < 2:
         raise _Refusal("it has a single frame: ask about it as an image.")
-    count = min(total, most)
+    (width, height), count = size, min(total, most)
     if count * width * height > max_pixels:
         fit = max_pixels // (width * height)
         fewer = f"read at most {fit}, or " if fit > 1 else ""
@@ -487,19 +471,10 @@ def _video_file(file: BinaryIO, most: int, max_pixels: int, decode: bool) -> Any
 Part = tuple[str, list[bytes]]
 
 
-def _parts(chat: list[dict[str, Any]]) -> list[Part]:
-    """The images and the video of a conversation that `_Reader` read."""
-    return [part["files"] for message in chat for part in message["content"] if "files" in part]
-
-
 def decoded(questions: list[list[Part]], limits: Limits) -> list[Image.Image | Video]:
     """The images and videos of the first question, upright, as RGB; of the others the headers alone are read.
 
     A process of its own decodes them, so that neither a file nor a fault of a decoder takes more than the limits allow.
-
-    Args:
-        questions: the files of each question.
-        limits: of frames and pixels, and of the seconds that this may take.
 
     Raises:
         ValueError: one cannot be decoded, or is over a limit.
@@ -585,10 +560,10 @@ def _opened(kind: str, files: list[BytesIO], limits: Limits, *, decode: bool) ->
     """An image or video, or with `decode=False` its (width, height), of a video with its frames below each other."""
     try:
         if kind == "image":
-            return _read(files[0], limits.pixels, decode=decode)
+            return open_image(files[0], limits.pixels, decode=decode)
         if kind == "video":
-            return _read_video(files[0], limits.frames, limits.pixels, decode=decode)
-        frames = [_read(file, limits.pixels, decode=decode) for file in files]
+            return open_video(files[0], limits.frames, limits.pixels, decode=decode)
+        frames = [open_image(file, limits.pixels, decode=decode) for file in files]
         sizes = [frame.size if decode else frame for frame in frames]
         if len(frames) < 2 or len(set(sizes)) > 1:
             given = " and ".join(dict.fromkeys(f"{width} x {height}" for width, height in sizes)) or "no"
@@ -620,17 +595,13 @@ class _Reader:
                 raise ValueError("messages is an empty list: give at least one message of the user.")
             return [self._message(message) for message in question["messages"]]
         if isinstance(question, dict) and isinstance(question.get("question"), str):
-            seen = [read(question[name]) for name, read in self._readers.items() if name in question]
+            seen = [read(self, question[name]) for name, read in self._KINDS.items() if name in question]
             if seen:
                 return [{"role": "user", "content": [*seen, self._text(question["question"])]}]
         raise ValueError(
             'An input is neither {"image": ..., "question": ...} nor {"video": ..., "question": ...} nor '
             '{"messages": [...]}.'
         )
-
-    @property
-    def _readers(self) -> dict[str, Callable[[Any], dict[str, Any]]]:
-        return {"image": self._image, "video": self._video}
 
     def _message(self, message: Any) -> dict[str, Any]:
         content = message.get("content") if isinstance(message, dict) else None
@@ -646,11 +617,11 @@ class _Reader:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             return self._text(part["text"])
-        for name, read in self._readers.items():
+        for name, read in self._KINDS.items():
             if kind == name:
-                return read(part.get(name))
+                return read(self, part.get(name))
             if kind == f"{name}_url" and isinstance(part.get(kind), dict):
-                return read(part[kind].get("url"))
+                return read(self, part[kind].get("url"))
         raise ValueError(
             f"A part of a message is of type {_shown(kind)}: give text, image, image_url, video or video_url with what "
             "belongs to it."
@@ -692,6 +663,8 @@ class _Reader:
             raise ValueError(
                 f"{name} cannot be read: it is not in base64. Give the file in base64, or as a data URI."
             ) from error
+
+    _KINDS: ClassVar = {"image": _image, "video": _video}
 
 
 if __name__ == "__main__":

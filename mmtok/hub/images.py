@@ -46,24 +46,15 @@ class Layout:
         return (torch.arange(own + self.surplus) < own).repeat(crops)
 
     @classmethod
-    def of(
-        cls,
-        source: torch.Tensor,
-        *,
-        crops: int,
-        tokens_per_crop: int,
-        columns: int,
-        is_video: bool = False,
-        seconds: Any = None,
-    ) -> Layout:
+    def of(cls, source: torch.Tensor, *, crops: int, tokens_per_crop: int, columns: int, **further: Any) -> Layout:
         """Reads crop, row and column off `source`.
 
         Args:
             source: (T,) int64, -1 for a row separator.
-            crops: number of crops of the image.
-            tokens_per_crop: tokens of a crop before packing.
+            crops: of the image.
+            tokens_per_crop: before packing.
             columns: patches in a row of a crop, 0 where the tokens form no grid.
-            is_video, seconds: see the attributes.
+            **further: attributes that have a default.
         """
         separator = source < 0
         position = source % tokens_per_crop
@@ -78,8 +69,7 @@ class Layout:
             torch.where(placed, position // width, -1),
             torch.where(placed, position % width, -1),
             crops * tokens_per_crop,
-            is_video,
-            seconds,
+            **further,
         )
 
 
@@ -127,9 +117,6 @@ class Geometry:
 
         A crop is (channels, height, width) of normalised pixels, with as many rows and columns of equal squares as its
         layout has.
-
-        Args:
-            inputs: of a model.
         """
         return [([crop], (0, 0)) for crop in inputs["pixel_values"]]
 
@@ -145,9 +132,13 @@ class Geometry:
         """Where the tokens of an image come from."""
         return self.crop_layout(self.tokens_per_crop)
 
-    def crop_layout(self, tokens: int) -> Layout:
-        """Where the tokens of an image of one crop come from."""
-        return Layout.of(torch.arange(tokens), crops=1, tokens_per_crop=tokens, columns=self.columns(tokens))
+    def crop_layout(self, tokens: int, crops: int = 1, source: torch.Tensor | None = None) -> Layout:
+        """Where the tokens of an image come from, of so many in each crop.
+
+        `source` is (T,) int64, -1 for a row separator; None for all tokens of all crops, crops one after another.
+        """
+        source = torch.arange(crops * tokens) if source is None else source
+        return Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
 
     def columns(self, tokens: int) -> int:
         """Patches in a row of a crop, 0 where `tokens` tokens are not the grid of the vision tower."""
@@ -163,26 +154,16 @@ class Geometry:
         return candidates_outside(self.layout(size, tiled), self.bands(pixels))
 
     def bands(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(..., rows, columns) bool on the CPU, patches of (..., channels, height, width) in a band of padding."""
-        bands = padding_bands(pixel_values.flatten(0, -4), self.config.vision_config.patch_size).cpu()
+        """(..., rows, columns) bool on the CPU: patches of (..., channels, height, width) pixels that are padding.
+
+        These are rows and columns of patches at the borders, in bands of one constant colour. An image of one colour
+        has none: something of it has to be kept.
+        """
+        pixels, patch_size = pixel_values.flatten(0, -4), self.config.vision_config.patch_size
+        rows, columns = (_constant_edges(each, patch_size) for each in (pixels, pixels.transpose(-1, -2)))
+        bands = rows[:, :, None] | columns[:, None, :]
+        bands = (bands & ~bands.flatten(1).all(1)[:, None, None]).cpu()
         return bands.view(*pixel_values.shape[:-3], *bands.shape[1:])
-
-
-def padding_bands(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Finds the bands of one constant colour at the borders of images: rows and columns of patches that are padding.
-
-    Args:
-        pixels: (N, channels, height, width).
-        patch_size: pixels along the side of a patch.
-
-    Returns:
-        (N, height // patch_size, width // patch_size) bool, True for padding. An image of one colour has none:
-        something of it has to be kept.
-    """
-    rows = _constant_edges(pixels, patch_size)
-    columns = _constant_edges(pixels.transpose(-1, -2), patch_size)
-    bands = rows[:, :, None] | columns[:, None, :]
-    return bands & ~bands.flatten(1).all(1)[:, None, None]
 
 
 def _constant_edges(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -200,12 +181,7 @@ def _constant_edges(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 
 def candidates_outside(layout: Layout, bands: torch.Tensor) -> torch.Tensor:
-    """(T,) bool: False for tokens whose patch lies in a band of padding.
-
-    Args:
-        layout: of an image.
-        bands: (crops, rows, columns) bool; other crops than these have no padding.
-    """
+    """(T,) bool: False for tokens whose patch is in a (crops, rows, columns) band; further crops have none."""
     placed = (layout.row >= 0) & (layout.crop < len(bands))
     padded = torch.zeros_like(placed)
     padded[placed] = bands[layout.crop[placed], layout.row[placed], layout.column[placed]]
@@ -213,15 +189,14 @@ def candidates_outside(layout: Layout, bands: torch.Tensor) -> torch.Tensor:
 
 
 def by_image(values: torch.Tensor, crops: Sequence[int]) -> Sequence[torch.Tensor]:
-    """For each image what belongs to its crops.
-
-    Args:
-        values: (all crops, ...), or (images, most crops, ...) with fillers, where the values of a crop have 2 axes.
-        crops: of each image.
-    """
+    """For each image the values of its crops: (all crops, ...), or (images, most crops, ., .) with fillers."""
     if values.dim() == 4:
         return [own[:count] for own, count in zip(values, crops, strict=True)]
     return values.split(list(crops))
+
+
+# Fields of `EncodedVision` that hold something of each image.
+_OF_EACH = ("projected", "raw", "layouts", "candidates", "deepstack")
 
 
 @dataclass(frozen=True)
@@ -254,20 +229,14 @@ class EncodedVision:
     @classmethod
     def joined(cls, images: EncodedVision, videos: EncodedVision) -> EncodedVision:
         """The images and then the videos of one call. No token of a video is padding."""
-        candidates, deepstack = images.candidates, None
-        if candidates is not None:
-            candidates = [*candidates, *(torch.ones(length, dtype=torch.bool) for length in videos.lengths)]
-        if images.deepstack is not None and videos.deepstack is not None:
-            deepstack = [*images.deepstack, *videos.deepstack]
-        return cls(
-            [*images.projected, *videos.projected],
-            [*images.raw, *videos.raw],
-            [*images.layouts, *videos.layouts],
-            candidates,
-            outputs=images.outputs,
-            video_outputs=videos.video_outputs,
-            deepstack=deepstack,
-        )
+        if images.candidates is not None:
+            videos = replace(videos, candidates=[torch.ones(length, dtype=torch.bool) for length in videos.lengths])
+        own: dict[str, Any] = {
+            name: [*getattr(images, name), *getattr(videos, name)]
+            for name in _OF_EACH
+            if getattr(images, name) is not None and getattr(videos, name) is not None
+        }
+        return cls(**own, outputs=images.outputs, video_outputs=videos.video_outputs)
 
     def __len__(self) -> int:
         return len(self.projected)
@@ -282,14 +251,13 @@ class EncodedVision:
             images = [images]
         every = list(range(len(self)))
         numbers = every[images] if isinstance(images, slice) else [every[number] for number in images]
-        return EncodedVision(
-            [self.projected[number] for number in numbers],
-            [self.raw[number] for number in numbers],
-            [self.layouts[number] for number in numbers],
-            None if self.candidates is None else [self.candidates[number] for number in numbers],
-            None if self.before_unpadding is None else self.before_unpadding[numbers],
-            deepstack=None if self.deepstack is None else [self.deepstack[number] for number in numbers],
-        )
+        own: dict[str, Any] = {
+            name: [values[number] for number in numbers]
+            for name in _OF_EACH
+            if (values := getattr(self, name)) is not None
+        }
+        before = None if self.before_unpadding is None else self.before_unpadding[numbers]
+        return EncodedVision(**own, before_unpadding=before)
 
     def ordered(self, numbers: Sequence[int]) -> EncodedVision:
         """The same images and videos in another order."""
@@ -322,15 +290,10 @@ def encode(
     inputs: Mapping[str, Any],
     get_features: Callable[..., Any] | None = None,
 ) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """What `get_image_features` returns, and the projector's input (crops, tokens, d_raw) and output (.., hidden).
+    """What `get_features` returns, and the projector's input (crops, tokens, d_raw) and output (.., hidden).
 
-    Not every release returns the features before the projector; the projector's own input is the same in all.
-
-    Args:
-        model: the model that the images are for.
-        projector: its projector.
-        inputs: arguments of `get_features`.
-        get_features: another method in place of `model.get_image_features`.
+    Not every release returns the features before the projector; the projector's own input is the same in all. Without
+    `get_features` it is the `get_image_features` of the model.
     """
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     caller = threading.get_ident()
@@ -377,16 +340,11 @@ def checked_sizes(sizes: Any) -> list[list[int]]:
 
 
 def table_of(name: str, rows: Any, wanted: str, fits: Callable[[list[int]], bool]) -> list[list[int]]:
-    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences.
-
-    Args:
-        name: of the argument.
-        rows: what was given; None where it is missing.
-        wanted: what to give, for the message.
-        fits: whether a row is what is wanted.
+    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences; None where they are missing.
 
     Raises:
-        ValueError: it is missing, no table of whole numbers, or holds a row that does not fit.
+        ValueError: it is missing, no table of whole numbers, or holds a row that does not fit. The message names the
+            argument and what is wanted.
     """
     if rows is None:
         raise ValueError(f"{name} is missing: {wanted}.")
@@ -418,10 +376,7 @@ def require_crops(pixels: torch.Tensor, crops: Sequence[int]) -> None:
 def require_pixels(pixel_values: torch.Tensor, layouts: Sequence[str], name: str = "pixel_values") -> None:
     """Raises a ValueError unless the pixels are a tensor of one of the layouts, without NaN or infinity.
 
-    Args:
-        pixel_values: of images or videos.
-        layouts: the names of its dimensions.
-        name: of the argument.
+    A layout is the names of the dimensions.
     """
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(f"{name} is a {type(pixel_values).__name__}: give a tensor.")

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import Gemma3ForConditionalGeneration, GenerationMixin
 
 from .images import EncodedVision, Geometry, encode, require_pixels
+from .options import PruningOptions
 from .pruned_model import PrunedModel
 from .releases import projected_features
 
@@ -36,18 +37,15 @@ class MMTokGemma3ForConditionalGeneration(PrunedModel, Gemma3ForConditionalGener
     sees_both_ways = True
     geometry_class = Gemma3Geometry
     image_arguments = ("pixel_values",)
-    # Images are stretched to a square and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("siglip_vision_model",)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image.
 
         The projector pools squares of patches; what a vision token is before the projector is the same mean.
 
         Args:
             inputs: `pixel_values` (images, channels, height, width).
-            padding: without effect, these images have none.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite.

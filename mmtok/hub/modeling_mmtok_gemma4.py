@@ -15,6 +15,7 @@ import torch
 from transformers import Gemma4ForConditionalGeneration, GenerationMixin
 
 from .images import EncodedVision, Geometry, Layout, encode, require_pixels
+from .options import PruningOptions
 from .pruned_model import PrunedModel
 from .releases import projected_features
 
@@ -72,16 +73,13 @@ class MMTokGemma4ForConditionalGeneration(PrunedModel, Gemma4ForConditionalGener
     sees_both_ways = True
     geometry_class = Gemma4Geometry
     image_arguments = ("pixel_values", "image_position_ids")
-    # Images keep their shape and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image; what a vision token is before the projector is already pooled.
 
         Args:
             inputs: `pixel_values` (images, patches, values) and `image_position_ids` (images, patches, 2), column and
                 row of each patch, -1 for fillers.
-            padding: without effect, these images have none.
 
         Raises:
             ValueError: pixels that are not patches, NaN or infinite; positions that do not belong to them; a model that

@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationMixin, InternVLForConditionalGeneration
 
 from .images import EncodedVision, Geometry, Layout, encode, require_pixels
+from .options import PruningOptions
 from .prompt import Prompt
 from .pruned_model import PrunedModel
 from .releases import projected_features
@@ -70,8 +71,7 @@ class InternVLGeometry(Geometry):
 
     def crops_layout(self, crops: int, tokens: int) -> Layout:
         """Where the tokens of an image of so many crops, each of so many tokens, come from."""
-        source = torch.arange(crops * tokens)
-        layout = Layout.of(source, crops=crops, tokens_per_crop=tokens, columns=self.columns(tokens))
+        layout = self.crop_layout(tokens, crops)
         return replace(layout, crop=(layout.crop + 1) % crops)
 
 
@@ -93,8 +93,6 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
     geometry_class = InternVLGeometry
     geometry: InternVLGeometry
     image_arguments = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
-    # Images are stretched to their tiles and have no row separators.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("internvl_vision",)
 
     def encode_images(self, *, tiles: Sequence[int] | None = None, **image_inputs: Any) -> EncodedVision:
@@ -120,12 +118,11 @@ class MMTokInternVLForConditionalGeneration(PrunedModel, InternVLForConditionalG
             )
         return self._joined(encoded, counts)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One item for each crop of all images.
 
         Args:
             inputs: `pixel_values` (crops, channels, height, width) and further arguments of `get_image_features`.
-            padding: without effect, these images have none.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite.

@@ -29,6 +29,7 @@ from .images import (
     require_crops,
     require_pixels,
 )
+from .options import PruningOptions
 from .pruned_model import FIXED_GRID_TOWERS, PrunedModel
 from .releases import projected_features
 
@@ -50,17 +51,14 @@ class LlavaOnevisionGeometry(Geometry):
         """The largest mosaic that is not shrunk: one that is has fewer tokens."""
         patch, side = self.config.vision_config.patch_size, self.config.vision_config.image_size
         most = 1.1**2 * int(self.config.vision_aspect_ratio.removeprefix("anyres_max_")) * side**2
-        fits = [(height, width) for height, width in self._filling_sizes(patch) if height * width <= most]
+        # Images of whole patches that fill one of the grids of tiles in one direction.
+        filling = set()
+        for height, width in self.config.image_grid_pinpoints:
+            filling |= {(rows, width) for rows in range(patch, height + 1, patch)}
+            filling |= {(height, columns) for columns in range(patch, width + 1, patch)}
+        fits = [(height, width) for height, width in filling if height * width <= most]
         largest = heapq.nlargest(32, fits, key=lambda size: size[0] * (size[1] + patch))
         return max(largest, key=lambda size: len(self.layout(size).source))
-
-    def _filling_sizes(self, patch: int) -> set[tuple[int, int]]:
-        """Images of whole patches that fill one of the grids of tiles in one direction."""
-        sizes = set()
-        for height, width in self.config.image_grid_pinpoints:
-            sizes |= {(rows, width) for rows in range(patch, height + 1, patch)}
-            sizes |= {(height, columns) for columns in range(patch, width + 1, patch)}
-        return sizes
 
     @property
     def examples(self) -> Mapping[str, Sequence[int]]:
@@ -90,12 +88,7 @@ class LlavaOnevisionGeometry(Geometry):
         return self.layouts([size], [self.crops(size, tiled)], self.tokens_per_crop)[0]
 
     def layouts(self, sizes: Sequence[Sequence[int]], crops: Sequence[int], tokens: int) -> list[Layout]:
-        """Where the tokens of images come from.
-
-        Args:
-            sizes, crops: as for `packed`.
-            tokens: of a crop, in front of the projector.
-        """
+        """Where the tokens of images come from, of crops of so many in front of the projector; see `packed`."""
         separators = self.packed(torch.zeros(sum(crops), tokens, 1), torch.ones(1), sizes, crops)
         return [self._layout(each[:, 0] > 0.5, tokens) for each in separators]
 
@@ -119,7 +112,7 @@ class LlavaOnevisionGeometry(Geometry):
         return self.pack_image_features(split, sizes, image_newline=separator, vision_aspect_ratio=ratio)[0]
 
     def _layout(self, separator: torch.Tensor, tokens: int) -> Layout:
-        """Where the T tokens of an image come from; `source` counts the packed tokens, separators included.
+        """Where the tokens of an image come from; `source` counts the packed tokens, separators included.
 
         Args:
             separator: (T,) bool, the row separators.
@@ -174,10 +167,10 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         "vision_feature_layer",
         "vision_feature_select_strategy",
     )
-    # The mosaic of tiles is put together and shrunk before anything can be selected.
-    refused_options = ("select_before_unpadding",)
+    # The mosaic of tiles is put together and shrunk before anything can be selected: not before its padding is removed.
+    own_options = ("keep_image_newline", "exclude_padding")
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The whole image and the mosaic of its tiles.
 
         Stock's own packing does the same with the features before the projector, so that both sides agree.
@@ -185,7 +178,6 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         Args:
             inputs: `pixel_values` (crops, channels, height, width) or (images, crops, channels, height, width),
                 `image_sizes` (images, 2), `batch_num_images` (samples,), and further arguments of `get_image_features`.
-            padding: whether to find the tokens of padding; stock takes it off the mosaic itself.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite; sizes or numbers that do not belong to them.
@@ -194,9 +186,19 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         require_pixels(pixels, ("crops, channels, height, width", "images, crops, channels, height, width"))
         # Read here, so that nothing waits for the vision tower later.
         sizes = checked_sizes(inputs.get("image_sizes"))
-        crops = self._crops(sizes, inputs.get("batch_num_images"))
+        tiled, numbers = [True] * len(sizes), inputs.get("batch_num_images")
+        if numbers is not None:
+            numbers = [int(number) for number in numbers]
+            if sum(numbers) != len(sizes):
+                raise ValueError(
+                    f"batch_num_images is {numbers}, which makes {sum(numbers)} images, but image_sizes has "
+                    f"{len(sizes)} rows: give the number of images of each sample."
+                )
+            # Only the one image of a sample has tiles.
+            tiled = [geometry.tiled(number) for number in numbers for _ in range(number)]
+        crops = list(map(geometry.crops, sizes, tiled))
         require_crops(pixels, crops)
-        bands = by_image(geometry.bands(pixels), crops) if padding else None
+        bands = by_image(geometry.bands(pixels), crops) if options.exclude_padding else None
         inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
         # The outer get_image_features of transformers 4.57 does not know batch_num_images.
         outputs, raw, _ = encode(self, stock.multi_modal_projector, inputs, stock.get_image_features)
@@ -207,28 +209,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         raws = geometry.packed(raw, raw.new_zeros(raw.shape[-1]), sizes, crops)
         return EncodedVision(projected_features(outputs), raws, layouts, candidates, outputs=outputs)
 
-    def _crops(self, sizes: Sequence[Sequence[int]], numbers: Any) -> list[int]:
-        """Crops of each image: only the one image of a sample has tiles.
-
-        Args:
-            sizes: (height, width) of each image.
-            numbers: images of each sample; None where every image has tiles.
-
-        Raises:
-            ValueError: the numbers do not add up to the images.
-        """
-        tiled = [True] * len(sizes)
-        if numbers is not None:
-            numbers = [int(number) for number in numbers]
-            if sum(numbers) != len(sizes):
-                raise ValueError(
-                    f"batch_num_images is {numbers}, which makes {sum(numbers)} images, but image_sizes has "
-                    f"{len(sizes)} rows: give the number of images of each sample."
-                )
-            tiled = [self.geometry.tiled(number) for number in numbers for _ in range(number)]
-        return list(map(self.geometry.crops, sizes, tiled))
-
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+    def encode_videos(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop a frame.
 
         Stock pools the projected tokens of each frame, and ends the video with a separator. Its own pooling does the

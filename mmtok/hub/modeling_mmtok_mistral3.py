@@ -17,6 +17,7 @@ from transformers import GenerationMixin, Mistral3ForConditionalGeneration
 
 from .devices import to_device
 from .images import EncodedVision, Geometry, Layout, checked_sizes, encode, require_pixels
+from .options import PruningOptions
 from .prompt import Prompt
 from .pruned_model import PrunedModel
 from .releases import projected_features
@@ -65,8 +66,8 @@ class Mistral3Geometry(Geometry):
             source += [*range(start, (row + 1) * columns), -1]
             start = (row + 1) * columns
         source += range(start, rows * columns)
-        layout = Layout.of(torch.tensor(source), crops=1, tokens_per_crop=rows * columns, columns=columns)
-        return replace(layout, ends_rows=True)
+        tokens = rows * columns
+        return Layout.of(torch.tensor(source), crops=1, tokens_per_crop=tokens, columns=columns, ends_rows=True)
 
 
 class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalGeneration, GenerationMixin):
@@ -75,18 +76,16 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
     geometry_class = Mistral3Geometry
     geometry: Mistral3Geometry
     image_arguments = ("pixel_values", "image_sizes", "vision_feature_layer")
-    # Images keep their shape; a row's separator stays with the row.
-    refused_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = ("pixtral",)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image, a grid of its own size.
 
         A vision token is projected from a square of patches; what it is before the projector is the mean of those.
+        Images are filled up at the right and below, and stock reads none of that.
 
         Args:
             inputs: `pixel_values` (images, channels, height, width) and `image_sizes` (images, 2).
-            padding: without effect, the images are filled up at the right and below, and stock reads none of that.
 
         Raises:
             ValueError: pixels that are not images, NaN or infinite; sizes that do not belong to them.
@@ -115,7 +114,7 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
             squares = own.view(rows, columns, -1)[: rows // merged * merged, : columns // merged * merged]
             squares = squares.unflatten(1, (-1, merged)).unflatten(0, (-1, merged))
             raws.append(squares.mean((1, 3)).flatten(0, 1))
-        layouts = [replace(self.geometry.rows_layout(size, ()), ends_rows=True) for size in sizes]
+        layouts = [self.geometry.rows_layout(size, ()) for size in sizes]
         return EncodedVision(projected_features(outputs), raws, layouts, outputs=outputs)
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
@@ -138,15 +137,13 @@ class MMTokMistral3ForConditionalGeneration(PrunedModel, Mistral3ForConditionalG
             separator = layouts[-1].source < 0
             filled = tokens.new_empty(len(separator), tokens.shape[1])
             filled[to_device(~separator, tokens.device)] = tokens
-            filled[to_device(separator, tokens.device)] = self._embeddings_at(prompt, ended).to(tokens)
+            at = to_device(ended, prompt.device)
+            if prompt.inputs_embeds is not None:
+                between_rows = prompt.inputs_embeds.flatten(0, 1)[at]
+            else:
+                assert prompt.input_ids is not None, "Prompt.read lets no prompt pass that has neither"
+                between_rows = self.get_input_embeddings()(prompt.input_ids.flatten()[at])
+            filled[to_device(separator, tokens.device)] = between_rows.to(tokens)
             projected.append(filled)
         prompt = replace(prompt, image_mask=image_mask.view(prompt.image_mask.shape))
         return prompt, replace(encoded, projected=projected, layouts=layouts)
-
-    def _embeddings_at(self, prompt: Prompt, places: torch.Tensor) -> torch.Tensor:
-        """(n, hidden) the embeddings of the prompt at these places of its flattened tokens."""
-        places = to_device(places, prompt.device)
-        if prompt.inputs_embeds is not None:
-            return prompt.inputs_embeds.flatten(0, 1)[places]
-        assert prompt.input_ids is not None, "Prompt.read lets no prompt pass that has neither"
-        return self.get_input_embeddings()(prompt.input_ids.flatten()[places])

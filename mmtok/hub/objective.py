@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .devices import on_cpu, to_device
-from .options import LEAST, MOST, RANGE
+from .devices import to_device
+from .options import TEMPERATURE, WEIGHT
 
 # Tokens that are shorter than this count as having no direction.
 _SHORTEST = 1e-12
@@ -61,10 +61,15 @@ def coverage_matrix(
     """
     _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
     _require_shapes(text, vision, raw_vision, text_mask, vision_mask)
-    text_mask, vision_mask = (_needed(mask, vision.device) for mask in (text_mask, vision_mask))
-    features, lengths = _measured(text, vision, raw_vision, check_values)
-    text_rows = _soft_rows(_text_cosines(features, lengths) / text_temperature, vision_mask)
-    directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[..., None]
+    # None where the host can see that a mask masks nothing.
+    text_mask, vision_mask = (
+        None if mask is None or (mask.device.type == "cpu" and bool(mask.all())) else to_device(mask, vision.device)
+        for mask in (text_mask, vision_mask)
+    )
+    logits, directions = _logits(text, vision, raw_vision, text_temperature, vision_temperature, check_values)
+    if vision_mask is not None:
+        logits = logits.masked_fill(~vision_mask[..., None, :], -torch.inf)
+    text_rows = logits.softmax(-1)
     vision_columns, row_sums = _soft_columns(_inner_products(directions), vision_mask)
     row_scales = _row_weights(vision, vision_weight, vision_mask) / row_sums
     columns = vision_columns.new_empty(*vision_columns.shape[:-1], text.shape[-2] + vision.shape[-2])
@@ -105,10 +110,8 @@ class CoverageRows:
     ) -> None:
         _require_settings(text_weight, vision_weight, text_temperature, vision_temperature)
         _require_shapes(text, vision, raw_vision, None, None)
-        features, lengths = _measured(text, vision, raw_vision, check_values)
-        cosines = _text_cosines(features, lengths)
-        self.text = _soft_rows(cosines / text_temperature, None) * _row_weights(text, text_weight, None)[:, None]
-        self._directions = features["raw_vision"] / (lengths["raw_vision"] * vision_temperature**0.5)[:, None]
+        logits, self._directions = _logits(text, vision, raw_vision, text_temperature, vision_temperature, check_values)
+        self.text = logits.softmax(-1) * _row_weights(text, text_weight, None)[:, None]
         self._largest = self._directions.square().sum(-1)
         self._scales = torch.ones_like(self._largest)
         # Kept: small tensors would come to lie in the gaps of large ones that are freed, which then never fit again.
@@ -138,23 +141,38 @@ class CoverageRows:
         return torch.cat([self.text.index_select(1, index)[:, 0], vision])
 
 
-def _measured(
-    text: torch.Tensor, vision: torch.Tensor, raw_vision: torch.Tensor, check_values: bool
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The features by name in float32, and the lengths of their vectors, none of which is 0."""
+def _logits(
+    text: torch.Tensor,
+    vision: torch.Tensor,
+    raw_vision: torch.Tensor,
+    text_temperature: float,
+    vision_temperature: float,
+    check_values: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both similarities of the paper in front of the softmax, in float32.
+
+    Returns:
+        (..., m, n) cosines / text_temperature of text and vision tokens, and (..., n, d_raw) vectors whose inner
+        products are cosines / vision_temperature of vision tokens.
+
+    Raises:
+        ValueError: with `check_values`, features that are not finite.
+    """
     given = {"text": text, "vision": vision, "raw_vision": raw_vision}
-    features = {name: values.float() for name, values in given.items()}
-    lengths = {name: torch.linalg.vector_norm(values, dim=-1) for name, values in features.items()}
-    if check_values:
-        _require_finite(given, lengths)
-    return features, {name: values.clamp_min(_SHORTEST) for name, values in lengths.items()}
-
-
-def _text_cosines(features: dict[str, torch.Tensor], lengths: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(..., m, n) cosines of text and vision tokens."""
-    directions = features["text"] / lengths["text"][..., None]
+    features = [values.float() for values in given.values()]
+    lengths = [torch.linalg.vector_norm(values, dim=-1) for values in features]
+    # NaN and infinity show in a token's length: one value is read back.
+    if check_values and not bool(torch.stack([torch.isfinite(values).all() for values in lengths]).all()):
+        for (name, values), measured in zip(given.items(), lengths, strict=True):
+            if not bool(torch.isfinite(measured).all()):
+                wrong = values[~torch.isfinite(values)]
+                bad = float(wrong[0] if len(wrong) else values.abs().max())
+                raise ValueError(f"{name} contains {bad}: check the image and the dtype of the weights for overflow.")
+    text_length, vision_length, raw_length = (values.clamp_min(_SHORTEST) for values in lengths)
+    directions = features[0] / text_length[..., None]
     # Scaling the product is much less work than scaling the vision tokens.
-    return (directions @ features["vision"].transpose(-1, -2)) / lengths["vision"][..., None, :]
+    cosines = (directions @ features[1].transpose(-1, -2)) / vision_length[..., None, :]
+    return cosines / text_temperature, features[2] / (raw_length * vision_temperature**0.5)[..., None]
 
 
 def _multiply_into(part: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> None:
@@ -162,20 +180,6 @@ def _multiply_into(part: torch.Tensor, values: torch.Tensor, weights: torch.Tens
         part.copy_(values * weights)
     else:
         torch.mul(values, weights, out=part)
-
-
-def _needed(mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    """The mask on the device, or None where the host can see that it masks nothing."""
-    if mask is None or (on_cpu(mask) and bool(mask.all())):
-        return None
-    return to_device(mask, device)
-
-
-def _soft_rows(logits: torch.Tensor, column_mask: torch.Tensor | None) -> torch.Tensor:
-    """(..., r, n) -> (..., r, n): softmax over the columns."""
-    if column_mask is not None:
-        logits = logits.masked_fill(~column_mask[..., None, :], -torch.inf)
-    return logits.softmax(-1)
 
 
 def _inner_products(vectors: torch.Tensor) -> torch.Tensor:
@@ -211,30 +215,27 @@ def _soft_columns(logits: torch.Tensor, mask: torch.Tensor | None) -> tuple[torc
 
 def _row_weights(rows: torch.Tensor, weight: float, mask: torch.Tensor | None) -> torch.Tensor:
     """(..., r, d) -> (..., r) float32: weight / (number of true rows), 0 for masked rows."""
-
-    def everywhere(value: float) -> torch.Tensor:
-        return torch.full(rows.shape[:-1], value, dtype=torch.float32, device=rows.device)
-
+    start = weight / max(rows.shape[-2], 1) if mask is None else weight
+    weights = torch.full(rows.shape[:-1], start, dtype=torch.float32, device=rows.device)
     if mask is None:
-        return everywhere(weight / max(rows.shape[-2], 1))
+        return weights
     # A quotient of two tensors is rounded as the one above, so that a mask in which nothing is masked changes no bit.
-    return everywhere(weight).div_(mask.sum(-1, keepdim=True).clamp_min(1)).mul_(mask)
+    return weights.div_(mask.sum(-1, keepdim=True).clamp_min(1)).mul_(mask)
 
 
 def _require_settings(
-    text_weight: float,
-    vision_weight: float,
-    text_temperature: float,
-    vision_temperature: float,
+    text_weight: float, vision_weight: float, text_temperature: float, vision_temperature: float
 ) -> None:
-    for name, weight in (("text_weight", text_weight), ("vision_weight", vision_weight)):
-        if weight != 0 and not LEAST <= weight <= MOST:
-            raise ValueError(f"{name} is {weight}: give 0, or a number {RANGE}.")
+    for name, value, (accepts, wanted) in (
+        ("text_weight", text_weight, WEIGHT),
+        ("vision_weight", vision_weight, WEIGHT),
+        ("text_temperature", text_temperature, TEMPERATURE),
+        ("vision_temperature", vision_temperature, TEMPERATURE),
+    ):
+        if not accepts(value):
+            raise ValueError(f"{name} is {value}: give {wanted}.")
     if text_weight == 0 and vision_weight == 0:
         raise ValueError("text_weight and vision_weight are both 0: there is nothing to cover. Raise one of them.")
-    for name, temperature in (("text_temperature", text_temperature), ("vision_temperature", vision_temperature)):
-        if not LEAST <= temperature <= MOST:
-            raise ValueError(f"{name} is {temperature}: give a number {RANGE}.")
 
 
 def _require_shapes(
@@ -267,14 +268,3 @@ def _require_shapes(
                 f"{name} has dtype {mask.dtype} and shape {tuple(mask.shape)}: give a bool mask of shape "
                 f"{tuple(features.shape[:-1])}."
             )
-
-
-def _require_finite(features: dict[str, torch.Tensor], lengths: dict[str, torch.Tensor]) -> None:
-    """Raises unless every feature is finite. NaN and infinity show in a token's length: one value is read back."""
-    if bool(torch.stack([torch.isfinite(values).all() for values in lengths.values()]).all()):
-        return
-    for name, values in features.items():
-        if not bool(torch.isfinite(lengths[name]).all()):
-            wrong = values[~torch.isfinite(values)]
-            bad = float(wrong[0] if len(wrong) else values.abs().max())
-            raise ValueError(f"{name} contains {bad}: check the image and the dtype of the weights for overflow.")

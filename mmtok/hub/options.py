@@ -21,14 +21,6 @@ def _refuse(name: str, value: Any, wanted: str) -> None:
     raise ValueError(f"{name} is {text if len(text) <= 80 else text[:77] + '...'}: give {wanted}.")
 
 
-# What a weight other than 0 and a temperature may be: what float32 can tell apart behind the products with it.
-LEAST, MOST, RANGE = 1e-6, 1e6, "from 1e-6 to 1e6"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _plain(value: Any) -> Any:
     """A number of NumPy as Python's, which JSON can hold."""
     if isinstance(value, (bool, int, float)):
@@ -36,64 +28,35 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
 
 
-def _budget(name: str, value: Any) -> None:
-    count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not (value is None or count or (isinstance(value, float) and 0 < value <= 1)):
-        _refuse(
-            name,
-            value,
-            "a number of tokens of at least 1, a share of them as a float in (0, 1], or None to keep every token",
-        )
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _weight(name: str, value: Any) -> None:
-    if not (_is_number(value) and (value == 0 or LEAST <= value <= MOST)):
-        _refuse(name, value, f"0, or a number {RANGE}")
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _temperature(name: str, value: Any) -> None:
-    if not (_is_number(value) and LEAST <= value <= MOST):
-        _refuse(name, value, f"a number {RANGE}")
+def _in_range(value: Any) -> bool:
+    """Whether float32 can tell values apart behind the products with it."""
+    return _is_number(value) and 1e-6 <= value <= 1e6
 
 
-def _depth(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        _refuse(name, value, "a number of tokens of at least 1")
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= 1
 
 
-def _scope(name: str, value: Any) -> None:
-    if not isinstance(value, str) or value not in ("crop", "image", "video"):
-        _refuse(name, value, "'crop', 'image' or 'video'")
+# Whether a value is acceptable, and what is, for the message.
+Check = tuple[Callable[[Any], bool], str]
+WEIGHT: Check = (
+    lambda value: _in_range(value) or (_is_number(value) and value == 0),
+    "0, or a number from 1e-6 to 1e6",
+)
+TEMPERATURE: Check = (_in_range, "a number from 1e-6 to 1e6")
+FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
 
 
-def _target(name: str, value: Any) -> None:
-    if value is not None and not (_is_number(value) and 0 < value <= 1):
-        _refuse(name, value, "a share in (0, 1], or None to spend every budget")
-
-
-def _scale(name: str, value: Any) -> None:
-    if value is not None and not (_is_number(value) and 0 < value <= 1):
-        _refuse(name, value, "a number in (0, 1], or None for images as the processor made them")
-
-
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        _refuse(name, value, "True or False")
-
-
-def _covered_text(name: str, value: Any) -> None:
-    if value is not None and not is_text(value):
-        _refuse(name, value, "a text with words in it, or None to cover the question")
-
-
-def _question_format(name: str, value: Any) -> None:
-    if value is not None and not isinstance(value, Mapping):
-        _refuse(name, value, "a dictionary, or None for the formats that are known")
-    QuestionFormat.of(value)
-
-
-def _option(default: Any, check: Callable[[str, Any], None], text: str) -> Any:
-    """A field: its default, the check that raises a ValueError, and its help."""
+def _option(default: Any, check: Check, text: str) -> Any:
+    """A field: its default, what is accepted, and its help."""
     return field(default=default, metadata={"check": check, "help": text})
 
 
@@ -107,62 +70,75 @@ class PruningOptions:
 
     vision_token_budget: int | float | None = _option(
         64,
-        _budget,
+        (
+            lambda value: value is None or _is_count(value) or (isinstance(value, float) and _is_share(value)),
+            "a number of tokens of at least 1, a share of them as a float in (0, 1], or None to keep every token",
+        ),
         "vision tokens kept of each crop (a LLaVA-1.5 image is one crop, a LLaVA-NeXT image up to five, a video one a "
         "frame): a number of tokens, or a share of them as a float in (0, 1]; None keeps all",
     )
     budget_scope: str = _option(
         "crop",
-        _scope,
+        (lambda value: isinstance(value, str) and value in ("crop", "image", "video"), "'crop', 'image' or 'video'"),
         "crop: every crop has its own budget and is selected from alone, as in the paper; image: the crops of an image "
         "share the sum of their budgets and are selected from together; video: the frames of a video too",
     )
-    text_coverage_weight: float = _option(1.0, _weight, "weight of covering the question")
-    vision_coverage_weight: float = _option(0.5, _weight, "weight of covering the image, the paper's alpha")
+    text_coverage_weight: float = _option(1.0, WEIGHT, "weight of covering the question")
+    vision_coverage_weight: float = _option(0.5, WEIGHT, "weight of covering the image, the paper's alpha")
     text_coverage_depth: int = _option(
         1,
-        _depth,
+        (_is_count, "a number of tokens of at least 1"),
         "how many of its best kept tokens each text row counts; the paper counts one",
     )
-    text_temperature: float = _option(0.02, _temperature, "temperature of the text rows, the paper's tau_t")
-    vision_temperature: float = _option(0.2, _temperature, "temperature of the vision rows, the paper's tau_v")
+    text_temperature: float = _option(0.02, TEMPERATURE, "temperature of the text rows, the paper's tau_t")
+    vision_temperature: float = _option(0.2, TEMPERATURE, "temperature of the vision rows, the paper's tau_v")
     exclude_padding: bool = _option(
         False,
-        _flag,
+        FLAG,
         "do not keep bands of one constant colour at the borders of an image, not of frames (MMTok++)",
     )
     coverage_target: float | None = _option(
         None,
-        _target,
+        (lambda value: value is None or _is_share(value), "a share in (0, 1], or None to spend every budget"),
         "share of the coverage of all tokens, in (0, 1], at which a budget is spent no further; the budget is then an "
         "upper limit",
     )
     image_scale: float | None = _option(
         None,
-        _scale,
+        (
+            lambda value: value is None or _is_share(value),
+            "a number in (0, 1], or None for images as the processor made them",
+        ),
         "factor in (0, 1] by which width and height of images and frames are reduced before the vision tower; a budget "
         "that is a share is then a share of the fewer tokens",
     )
     keep_image_newline: bool = _option(
         False,
-        _flag,
+        FLAG,
         "keep the row separators of a pruned image of LLaVA-NeXT and LLaVA-OneVision, and the one behind a video; the "
         "paper drops them",
     )
     select_before_unpadding: bool = _option(
         False,
-        _flag,
+        FLAG,
         "LLaVA-NeXT: select among all tokens of every crop, also those of the padding that the stock model removes, as "
         "the paper's reference code does",
     )
     covered_text: str | None = _option(
         None,
-        _covered_text,
+        (
+            lambda value: value is None or is_text(value),
+            "a text with words in it, or None to cover the question",
+        ),
         "covers this text in place of the question, so that what is kept does not depend on the question",
     )
     question_format: dict[str, Any] | None = _option(
         None,
-        _question_format,
+        (
+            # What is in it has messages of its own.
+            lambda value: value is None or (isinstance(value, Mapping) and bool(QuestionFormat.of(value))),
+            "a dictionary, or None for the formats that are known",
+        ),
         "how a question stands in a prompt: a dictionary with user_turns, assistant_turns, other_turns, instructions "
         "and stop_words, see QuestionFormat; None for the formats and lists that are known",
     )
@@ -194,7 +170,7 @@ class PruningOptions:
 OPTION_NAMES: tuple[str, ...] = tuple(each.name for each in fields(PruningOptions))
 # Those that change what the vision tower reads, so that `encode_images` takes them.
 ENCODING_OPTIONS = frozenset({"image_scale"})
-_CHECKS: dict[str, Callable[[str, Any], None]] = {each.name: each.metadata["check"] for each in fields(PruningOptions)}
+_CHECKS: dict[str, Check] = {each.name: each.metadata["check"] for each in fields(PruningOptions)}
 
 # The paper's reference code, pick for pick. The defaults differ in the last one only: they read the tokens that the
 # stock model reads.
@@ -214,8 +190,10 @@ def check_option(name: str, value: Any) -> Any:
     Raises:
         ValueError: it is not acceptable; the message names the option, the value and what is accepted.
     """
-    value = _plain(value)
-    _CHECKS[name](name, value)
+    value, (accepts, wanted) = _plain(value), _CHECKS[name]
+    if not accepts(value):
+        shown = repr(value)
+        raise ValueError(f"{name} is {shown if len(shown) <= 80 else shown[:77] + '...'}: give {wanted}.")
     return value
 
 
@@ -244,23 +222,18 @@ def call_options(arguments: dict[str, Any], config: Any, *generation_configs: An
     Raises:
         ValueError: an option out of range, or an argument that is nearly the name of an option.
     """
+    for name in arguments:
+        if name not in OPTION_NAMES and (near := near_option(name)):
+            raise ValueError(f"{name} is not an argument: did you mean {near}?")
     overrides: dict[str, Any] = {}
-    for given in (*map(options_within, reversed(generation_configs)), _given_options(arguments)):
-        overrides.update(given)
-    if not overrides:
-        return PruningOptions.from_config(config)
+    for given in reversed(generation_configs):
+        overrides |= options_within(given)
+    overrides |= {name: arguments.pop(name) for name in OPTION_NAMES if name in arguments}
     return PruningOptions.from_config(config, **overrides)
 
 
-def _given_options(arguments: dict[str, Any]) -> dict[str, Any]:
-    for name in arguments:
-        if name not in OPTION_NAMES and (near := _near(name)):
-            raise ValueError(f"{name} is not an argument: did you mean {near}?")
-    return {name: arguments.pop(name) for name in OPTION_NAMES if name in arguments}
-
-
 @lru_cache(maxsize=256)
-def _near(name: str) -> str:
+def near_option(name: str) -> str:
     """The option that `name` may be a misspelling of, or ""."""
     return next(iter(difflib.get_close_matches(name, OPTION_NAMES, 1, 0.9)), "")
 

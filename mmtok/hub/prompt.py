@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
-from .deepstack import DeepStack
 from .devices import to_device
 from .images import EncodedVision
 from .selection import Selection
+
+# What DeepStack adds to the arguments of a forward pass: features of the tower's middle layers, which the first layers
+# of the language model add to vision tokens. Stock hands them over beside the images, which a pruned prompt has not.
+DEEPSTACK = "deepstack"
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,9 @@ class PackedOrder:
 
 
 def edge_padding(attention_mask: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """Finds the padding that may leave a batch: the run of zeros in front of each row, or else behind it.
+    """Finds the padding that may leave a batch: the run of zeros in front of each row of a mask, or else behind it.
 
     Zeros inside a row stay where they are.
-
-    Args:
-        attention_mask: (B, L).
 
     Returns:
         (B, L) bool, True for edge padding; whether the batch is padded on the left.
@@ -83,12 +83,7 @@ def edge_padding(attention_mask: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 
 def packed_length(lengths: Sequence[int], padding: torch.Tensor) -> int:
-    """Columns of the packed batch: the longest row, and the columns of padding that all rows share.
-
-    Args:
-        lengths: for each row the number of tokens that stay.
-        padding: (B, L) bool on the CPU, edge padding.
-    """
+    """Columns of the packed batch: its longest row, and the columns of edge padding that all rows share."""
     return max(lengths) + int(padding.sum(1).min())
 
 
@@ -143,11 +138,8 @@ class Prompt:
         ):  # fmt: skip
             if values is not None and not isinstance(values, torch.Tensor):
                 raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
-        if input_ids is not None:
-            given: torch.Tensor = input_ids
-        elif inputs_embeds is not None:
-            given = inputs_embeds[..., 0]
-        else:
+        given = inputs_embeds[..., 0] if input_ids is None and inputs_embeds is not None else input_ids
+        if given is None:
             raise ValueError("An image needs a prompt: give input_ids or inputs_embeds.")
         shape = tuple(given.shape)
         if len(shape) != 2:
@@ -208,10 +200,7 @@ class Prompt:
         return (self.image_mask | self.text).sum(1, keepdim=True)
 
     def without(self, surplus: torch.Tensor) -> Prompt:
-        """The prompt of images that were shrunk inside the model.
-
-        Args:
-            surplus: (all vision tokens,) bool on the CPU, those without features.
+        """The prompt of images that were shrunk inside the model; (all vision tokens,) bool, which have no features.
 
         Raises:
             ValueError: the mask hides a vision token.
@@ -226,43 +215,29 @@ class Prompt:
         return replace(self, image_mask=self.image_mask & ~places, video_mask=self.video_mask & ~places, surplus=places)
 
     def readable(self, lengths: Sequence[int]) -> list[torch.Tensor] | None:
-        """For each image of so many tokens (T,) bool on the CPU, False where the mask hides a token; None for all.
-
-        Raises:
-            ValueError: the prompts have another number of vision tokens.
-        """
+        """For each image of so many tokens (T,) bool on the CPU, False where the mask hides a token; None for all."""
         seen = self.mask_on_host[self.image_mask] != 0
-        _require_as_many("image", len(seen), sum(lengths))
         return None if bool(seen.all()) else list(seen.split(list(lengths)))
 
-    @property
-    def vision_numbers(self) -> torch.Tensor:
-        """(B, L) int64 on the CPU, the number of each vision token among those of all rows; any number elsewhere."""
-        return (self.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(self.image_mask.shape)
-
-    def require_one_value_a_token(self, name: str, values: torch.Tensor | None, *, axes: int = 1) -> None:
-        """Raises a ValueError for labels or positions that are not (B, L); (1, L) stands for every row.
+    def require_per_token(self, arguments: Mapping[str, Any], *, axes: int) -> None:
+        """Raises a ValueError for labels, types or positions of tokens that are not (B, L); (1, L) is for every row.
 
         Args:
-            name: of the argument.
-            values: the argument, or None.
-            axes: the number of positions of a token; where there are several, (axes, B, L) is taken too.
+            arguments: those of the caller.
+            axes: the number of positions of a token; where there are several, (axes, B, L) is taken for them too.
         """
         shape = tuple(self.image_mask.shape)
-        taken = [shape, (1, shape[1])] + ([(axes, *shape)] if axes > 1 else [])
-        if values is not None and not isinstance(values, torch.Tensor):
-            raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
-        if values is not None and values.dtype == torch.bool:
-            raise ValueError(f"{name} has dtype torch.bool: give numbers.")
-        if values is not None and tuple(values.shape) not in taken:
-            raise ValueError(
-                f"{name} has shape {tuple(values.shape)}: give one value a token, {taken[-1 if axes > 1 else 0]}."
-            )
-
-    def require_per_token(self, arguments: Mapping[str, Any]) -> None:
-        """Raises a ValueError for labels or types of tokens that are not (B, L) or (1, L)."""
-        for name in ("labels", "shift_labels", "token_type_ids", "mm_token_type_ids"):
-            self.require_one_value_a_token(name, arguments.get(name))
+        for name in ("labels", "shift_labels", "token_type_ids", "mm_token_type_ids", "position_ids"):
+            values = arguments.get(name)
+            if values is None:
+                continue
+            if not isinstance(values, torch.Tensor):
+                raise ValueError(f"{name} is a {type(values).__name__}: give a tensor.")
+            if values.dtype == torch.bool:
+                raise ValueError(f"{name} has dtype torch.bool: give numbers.")
+            wanted = (axes, *shape) if axes > 1 and name == "position_ids" else shape
+            if tuple(values.shape) not in (wanted, shape, (1, shape[1])):
+                raise ValueError(f"{name} has shape {tuple(values.shape)}: give one value a token, {wanted}.")
 
     def kept_mask(self, kept_vision: Selection) -> torch.Tensor:
         """(B, L) bool on the prompt's device: all but edge padding and dropped vision tokens."""
@@ -350,12 +325,7 @@ class GridPositions:
 
     @classmethod
     def of(cls, position_ids: torch.Tensor, prompt: Prompt) -> GridPositions:
-        """The positions of a full prompt.
-
-        Args:
-            position_ids: (B, L), (1, L) or (3, B, L), those of stock or of the caller.
-            prompt: the prompt.
-        """
+        """Those of a full prompt: (B, L), (1, L) or (3, B, L) of stock or of the caller."""
         real = prompt.real
         places = position_ids.cpu().expand(3, *real.shape)
         # Generation goes on behind the last token, which may lie in front of the last frame of a long video.
@@ -364,13 +334,7 @@ class GridPositions:
         return cls(places, following, real.sum(1, keepdim=True))
 
     def packed(self, order: PackedOrder, dropped: torch.Tensor, device: torch.device) -> GridPositions:
-        """The positions of the slots of a pruned prompt.
-
-        Args:
-            order: where the slots come from.
-            dropped: (B, 1) int64 on the CPU, tokens that each row loses.
-            device: of the pruned prompt, and of the result.
-        """
+        """Those of the slots of a pruned prompt, of which each row loses (B, 1) `dropped` tokens, on its device."""
         places = to_device(self.places, device).gather(2, order.index.to(device).expand(3, -1, -1))
         return GridPositions(places, to_device(self.following, device), to_device(self.tokens - dropped, device))
 
@@ -409,7 +373,8 @@ class PrunedPrompt:
         lengths: tokens of each row that stay; the host knows without reading `kept`.
         encoded: the images, before pruning.
         positions: of the slots, on the prompt's device; None where the language model numbers its tokens one by one.
-        deepstack: of the slots; None for a family without such features.
+        deepstack: for each of the first layers of the language model (B, L', hidden), features of the vision slots and
+            any value at others; None for a family without such features.
     """
 
     input_ids: torch.Tensor | None
@@ -423,7 +388,7 @@ class PrunedPrompt:
     lengths: list[int]
     encoded: EncodedVision
     positions: GridPositions | None = None
-    deepstack: DeepStack | None = None
+    deepstack: Sequence[torch.Tensor] | None = None
 
     @classmethod
     def of(
@@ -434,15 +399,7 @@ class PrunedPrompt:
         embed: Callable[[torch.Tensor], torch.Tensor],
         filler_id: int,
     ) -> PrunedPrompt:
-        """Drops the vision tokens that were not kept.
-
-        Args:
-            prompt: the prompt.
-            encoded: the images.
-            kept_vision: those that stay.
-            embed: token ids -> embeddings.
-            filler_id: token id for slots that nothing reads.
-        """
+        """Drops the vision tokens that were not kept; `filler_id` is the token of slots that nothing reads."""
         device, kept = prompt.device, prompt.kept_mask(kept_vision)
         padding, left_padded = edge_padding(prompt.mask_on_host)
         # Where the caller's rows are equally long but the pruned ones aren't, generation has to find the ends aligned.
@@ -458,20 +415,28 @@ class PrunedPrompt:
         order = PackedOrder.of(kept, left_padded=left_padded, length=length)
         readable = order.valid | order.gather(to_device(padding, device))
 
-        pruned_mask = _packed_mask(prompt.attention_mask, order, device)
-        if pruned_mask is None and min(lengths, default=length) < length:
+        pruned_mask = pruned_ids = deepstack = None
+        if prompt.attention_mask is not None:
+            pruned_mask = order.gather(prompt.attention_mask.to(device)) * order.valid
+        elif min(lengths, default=length) < length:
             pruned_mask = order.valid.long()
-        pruned_ids = None
         if prompt.input_ids is not None:
             pruned_ids = order.gather(prompt.input_ids).masked_fill(~readable, filler_id)
         embeds = order.gather(prompt.inputs_embeds) if prompt.inputs_embeds is not None else embed(pruned_ids)
         slots = (order.gather(to_device(prompt.image_mask, device)) & order.valid).to(embeds.device)
-        numbers = order.gather(to_device(prompt.vision_numbers, device))
-        features = torch.cat(list(encoded.projected))
-        own_features = features[numbers.to(features.device)]
-        embeds = torch.where(slots[..., None], own_features.to(embeds.device, embeds.dtype), embeds)
+        # The number of each vision token among those of all rows; any number elsewhere.
+        numbers = (prompt.image_mask.flatten().cumsum(0) - 1).clamp_min(0).view(prompt.image_mask.shape)
+        numbers = order.gather(to_device(numbers, device))
+
+        def of_slots(features: Sequence[torch.Tensor]) -> torch.Tensor:
+            together = torch.cat(list(features))
+            return together[numbers.to(together.device)]
+
+        own = of_slots(encoded.projected).to(embeds.device, embeds.dtype)
+        embeds = torch.where(slots[..., None], own, embeds)
         dropped = to_device(prompt.image_mask | prompt.surplus, device) & ~kept
-        deepstack = None if encoded.deepstack is None else DeepStack.of(encoded.deepstack, numbers, slots)
+        if encoded.deepstack is not None:
+            deepstack = list(map(of_slots, zip(*encoded.deepstack, strict=True)))
         return cls(
             pruned_ids,
             embeds,
@@ -500,12 +465,26 @@ class PrunedPrompt:
         arguments = {"inputs_embeds": self.inputs_embeds, "attention_mask": self.attention_mask}
         if self.positions is not None:
             arguments["position_ids"] = self.positions.places
-        return {**arguments, **({} if self.deepstack is None else self.deepstack.arguments())}
+        return {
+            **arguments,
+            **({} if self.deepstack is None else deepstack_arguments(self.vision_slots, self.deepstack)),
+        }
 
     @property
     def dropped(self) -> int:
         """By how much the batch is shorter than the caller's."""
         return self.kept.shape[1] - self.length
+
+    def without_dropped(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, L + n, ...) -> (B, L' + n, ...): of the prompt the slots, and what follows it."""
+        length = self.kept.shape[1]
+        return torch.cat((self.order.gather(values[:, :length]), values[:, length:]), dim=1)
+
+    def renumbered(self, positions: torch.Tensor) -> torch.Tensor:
+        """(B, L + n) or (1, L + n) -> (B, L' + n), less the dropped tokens in front of each."""
+        dropped = self.dropped_vision.to(positions.device).cumsum(1)
+        behind = dropped[:, -1:].expand(-1, positions.shape[1] - dropped.shape[1])
+        return self.without_dropped((positions - torch.cat((dropped, behind), dim=1)).clamp_min(0))
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """(B, L) -> (B, L'): no loss on fillers."""
@@ -527,9 +506,7 @@ class PrunedPrompt:
             if inputs.get(name) is not None:
                 shorter[name] = self.order.gather(inputs[name])
         if self.positions is None and inputs.get("position_ids") is not None:
-            dropped = self.dropped_vision.to(inputs["position_ids"].device).cumsum(1)
-            positions = inputs["position_ids"].expand(dropped.shape) - dropped
-            shorter["position_ids"] = self.order.gather(positions).clamp_min(0)
+            shorter["position_ids"] = self.renumbered(inputs["position_ids"])
         if inputs.get("shift_labels") is not None:
             shorter["shift_labels"] = self._shift_labels(inputs["shift_labels"])
         if inputs.get("cache_position") is not None:
@@ -545,8 +522,7 @@ class PrunedPrompt:
     def logits_to_keep(self, wanted: int | torch.Tensor) -> int | torch.Tensor:
         """Slots whose logits are needed, as the stock forward takes it: 0 for all, n for the last n.
 
-        Args:
-            wanted: the same for the full prompt; positions in a tensor need all slots.
+        `wanted` is the same for the full prompt; positions in a tensor need all slots.
         """
         if isinstance(wanted, torch.Tensor) or wanted <= 0:
             return 0
@@ -557,30 +533,20 @@ class PrunedPrompt:
     def align(self, output: Any, logits_to_keep: int | torch.Tensor) -> Any:
         """Spreads the fields of a stock output that have one value a token over the full prompt, 0 where dropped.
 
-        Args:
-            output: the stock output for the pruned prompt; its fields are replaced.
-            logits_to_keep: positions of the full prompt that the caller wants logits of.
+        The fields are replaced. `logits_to_keep` says of which positions of the full prompt the caller wants logits.
         """
 
-        def spread(values: torch.Tensor) -> torch.Tensor:
-            last = values.shape[1]
-            order = PackedOrder(self.order.index[:, -last:], self.order.valid[:, -last:])
-            return order.spread(values, self.kept.shape[1], self.readable[:, -last:])
-
-        def spread_weights(weights: torch.Tensor) -> torch.Tensor:
-            # (B, heads, L', L'): queries and keys move alike.
-            return spread(spread(weights.transpose(1, 2)).permute(0, 3, 2, 1)).permute(0, 2, 3, 1)
-
-        logits = spread(output["logits"])
+        last = output["logits"].shape[1]
+        order = PackedOrder(self.order.index[:, -last:], self.order.valid[:, -last:])
+        logits = order.spread(output["logits"], self.kept.shape[1], self.readable[:, -last:])
         if isinstance(logits_to_keep, torch.Tensor):
             logits = logits[:, logits_to_keep]
         elif logits_to_keep:
             logits = logits[:, -logits_to_keep:]
         output["logits"] = logits
-        for name, align in (("hidden_states", spread), ("attentions", spread_weights)):
+        for name in ("hidden_states", "attentions"):
             if output.get(name) is not None:
-                # Layers that the caller did not ask for are None.
-                output[name] = tuple(None if values is None else align(values) for values in output[name])
+                [output[name]] = self.steps_aligned([output[name]])
         return output
 
     def steps_aligned(
@@ -589,6 +555,7 @@ class PrunedPrompt:
         """Hidden states (R, q, hidden) or attentions (R, heads, q, k) of the layers, for each step of a generation.
 
         Queries and keys of the pruned prompt move to the places of the full one; those of new tokens follow them.
+        Layers that the caller did not ask for are None.
         """
         return tuple(
             tuple(None if values is None else self._step_aligned(values, step) for values in layers)
@@ -615,9 +582,21 @@ class PrunedPrompt:
         return torch.cat((prompt, values[:, self.length :]), dim=1).movedim(1, dim)
 
 
-def _packed_mask(mask: torch.Tensor | None, order: PackedOrder, device: torch.device) -> torch.Tensor | None:
-    """(B, L') the caller's mask of the slots, 0 for fillers; None where there is none."""
-    return None if mask is None else order.gather(mask.to(device)) * order.valid
+def columns_of(values: torch.Tensor, start: int, rows: int, width: int) -> torch.Tensor:
+    """(B, L', ...) -> (rows, width, ...): columns of slots, 0 behind the prompt; `rows` is a multiple of B (beams)."""
+    own = values[:, start : start + width].repeat_interleave(rows // len(values), dim=0)
+    return torch.nn.functional.pad(own, (0, 0) * (own.dim() - 2) + (0, width - own.shape[1]))
+
+
+def deepstack_arguments(slots: torch.Tensor, layers: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """What stock gives its language model for features of DeepStack; the value of `DEEPSTACK`.
+
+    Args:
+        slots: (B, n) bool, slots that hold a vision token.
+        layers: for each of the first layers of the language model (B, n, hidden), any value at other slots.
+    """
+    features = [layer[slots.to(layer.device)] for layer in layers]
+    return {"visual_pos_masks": slots, "deepstack_visual_embeds": features}
 
 
 def with_full_prompt(sequences: torch.Tensor, input_ids: torch.Tensor, pruned_length: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -16,10 +16,9 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from configuration_mmtok import config_class
 
-from .deepstack import DEEPSTACK, adds_deepstack
 from .devices import to_device
 from .families import PREFIX, class_of
-from .generation import CACHED_PROMPT, CachedPrompt, GenerationCall, refuse_filled_cache
+from .generation import CACHED_PROMPT, CachedPrompt, GenerationCall, adds_deepstack, refuse_filled_cache
 from .images import EncodedVision, Geometry, Layout
 from .options import (
     ENCODING_OPTIONS,
@@ -31,22 +30,23 @@ from .options import (
     require_known,
     require_meaningful,
 )
-from .prompt import GridPositions, Prompt, PrunedPrompt
+from .prompt import DEEPSTACK, GridPositions, Prompt, PrunedPrompt, deepstack_arguments
 from .prune import unpruned
 from .question import Question
 from .releases import (
     STOCK_ARGUMENTS,
     given_cache,
-    output_class_of,
     require_stock,
     share_checkpoint_layout,
     with_images,
 )
-from .selection import Selection, VisionTokenSelection, describe, select
+from .selection import ImageSelection, Selection, VisionTokenSelection, describe, select
 from .tokenizer_source import TokenizerSource, resolved_revision, source_of, special_ids
 
 # Arguments of ours beside the options: the mark of a generation step, and images that were encoded before.
 _STEP, _ENCODED = "generation_step", "encoded_images"
+# Options that mean something for some families only.
+FAMILY_OPTIONS = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
 # Towers whose images have a fixed number of tokens.
 FIXED_GRID_TOWERS = ("clip_vision_model", "siglip_vision_model")
 
@@ -72,10 +72,10 @@ class PrunedModel:
     video_arguments: ClassVar[tuple[str, ...]] = ()
     # What has a budget of its own in a video.
     frame: ClassVar[str] = ""
-    # Options that mean nothing for the family: only False and None are taken.
-    refused_options: ClassVar[tuple[str, ...]] = ()
-    # Whether `_encode` shrinks images before the tower; `image_scale` means nothing for the others.
-    scales_images: ClassVar[bool] = False
+    # Which of `FAMILY_OPTIONS` mean something for the family.
+    own_options: ClassVar[tuple[str, ...]] = ()
+    # The others, of which only False and None are taken.
+    refused_options: ClassVar[tuple[str, ...]]
     # Options that are ahead of the defaults in docs/reports/quality.md.
     recommended_options: ClassVar[Mapping[str, Any]] = {}
     # Model types of the vision towers whose images can be pruned; empty for a family with a tower of its own.
@@ -93,8 +93,7 @@ class PrunedModel:
     get_input_embeddings: Callable[[], torch.nn.Module]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        if not cls.scales_images:
-            cls.refused_options = tuple(dict.fromkeys((*cls.refused_options, "image_scale")))
+        cls.refused_options = tuple(name for name in FAMILY_OPTIONS if name not in cls.own_options)
         stock = next((base for base in cls.__bases__ if issubclass(base, PreTrainedModel)), None)
         found = class_of(cls.__name__)
         if stock is not None and found is not None:
@@ -104,26 +103,21 @@ class PrunedModel:
             share_checkpoint_layout(cls, PREFIX + model_type, stock_class=family.stock_class, stock_type=model_type)
         super().__init_subclass__(**kwargs)
 
-    def encode(self, inputs: Mapping[str, Any], *, padding: bool) -> EncodedVision:
+    def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The images of these image arguments.
 
         Args:
             inputs: those of `image_arguments` that were given.
-            padding: whether to find the tokens of padding.
+            options: `exclude_padding` asks for the tokens of padding, `image_scale` for smaller images.
         """
         raise NotImplementedError
 
-    def encode_videos(self, inputs: Mapping[str, Any]) -> EncodedVision:
+    def encode_videos(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The videos of these video arguments, where the family prunes videos."""
         raise NotImplementedError
 
     def count_positions(self, prompt: Prompt, layouts: Sequence[Layout]) -> torch.Tensor:
-        """(3, B, L) int64 positions of the full prompt, where a token has three.
-
-        Args:
-            prompt: the prompt.
-            layouts: of its images and videos, in the order of the prompt.
-        """
+        """(3, B, L) int64 positions of the full prompt with these images and videos, where a token has three."""
         raise NotImplementedError
 
     def arrange(self, prompt: Prompt, encoded: EncodedVision) -> tuple[Prompt, EncodedVision]:
@@ -198,16 +192,12 @@ class PrunedModel:
         options = self._options(arguments, arguments.get("generation_config"), self.generation_config)
         encoded = arguments.pop(_ENCODED, None)
         call = GenerationCall.read(arguments, self.generation_config)
-        self._refuse_videos(arguments, options)
-        self._refuse_encoder_outputs(arguments, options)
         has_images = encoded is not None or self._has_images(arguments)
         if has_images and (options.prunes or encoded is not None):
             call.require_prunable(self)
-            images = pop_given(arguments, self.visual_arguments)
             with torch.no_grad():
-                prompt = self.read_prompt(*call.prompt(), videos=self._has_videos(images, encoded))
-                prompt.require_per_token(arguments)
-                pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
+                prompt = self.read_prompt(*call.prompt(), videos=self._has_videos(arguments, encoded))
+                pruned = self.prune_prompt(prompt, encoded, arguments, options)
             return call.run_pruned(stock_generate, pruned)
         cached = CachedPrompt.of(given_cache(arguments))
         if cached is not None and call.repeats_prompt() and not has_images:
@@ -248,7 +238,6 @@ class PrunedModel:
             ValueError: as `generate`.
         """
         options = self._options(kwargs, generation_config, self.generation_config)
-        self._refuse_videos(kwargs, options)
         encoded = kwargs.pop(_ENCODED, None)
         require_known(kwargs, {*inspect.signature(self.forward).parameters, "token_type_ids", "mm_token_type_ids"})
         with torch.no_grad():
@@ -256,13 +245,8 @@ class PrunedModel:
             prompt = self.read_prompt(input_ids, inputs_embeds, attention_mask, videos=videos)
             if encoded is None and not self._has_images(kwargs):
                 return VisionTokenSelection([], prompt.mask_on_host.bool().to(prompt.device))
-            questions = self.questions(prompt, options)
-            prompt, encoded = self._encoded(prompt, encoded, pop_given(kwargs, self.visual_arguments), options)
-            text = self.question_embeddings(questions, prompt.device)
-            selected_from = self.selected_from(encoded, options)
-            selection, rows = self._select(prompt, encoded, selected_from, options, text, explain=True)
-            _, kept = self.placed(encoded, selected_from, selection)
-        return VisionTokenSelection(describe(selection, selected_from.layouts, rows, questions), prompt.kept_mask(kept))
+            prompt, _, _, kept, described = self._selected(prompt, encoded, kwargs, options, explain=True)
+        return VisionTokenSelection(described, prompt.kept_mask(kept))
 
     def unpruned(self) -> Any:
         """The stock model with the same modules: the one that was given to `mmtok.prune`, or a new object.
@@ -277,19 +261,15 @@ class PrunedModel:
         encoded = arguments.pop(_ENCODED, None)
         cache = given_cache(arguments)
         options = self._options(arguments)
-        self._refuse_videos(arguments, options)
-        self._refuse_encoder_outputs(arguments, options)
         if encoded is None and not self._has_images(arguments):
             record = CachedPrompt.of(cache)
             return stock_forward(self, **(arguments if record is None else record.step(arguments)))
         if encoded is None and not options.prunes:
             return stock_forward(self, **arguments)
         refuse_filled_cache(cache)
-        images = pop_given(arguments, self.visual_arguments)
-        given = [arguments.pop(name, None) for name in _PROMPT_ARGUMENTS]
-        prompt = self.read_prompt(*given, videos=self._has_videos(images, encoded))
-        prompt.require_per_token(arguments)
-        pruned = self.prune_prompt(prompt, encoded, images, options, arguments.get("position_ids"))
+        given = [arguments.pop(name, None) for name in ("input_ids", "inputs_embeds", "attention_mask")]
+        prompt = self.read_prompt(*given, videos=self._has_videos(arguments, encoded))
+        pruned = self.prune_prompt(prompt, encoded, arguments, options)
         return_dict = arguments.pop("return_dict", None)
         logits_to_keep = arguments.pop("logits_to_keep", 0)
         arguments.update(pruned.per_token_inputs(arguments))
@@ -298,7 +278,7 @@ class PrunedModel:
         else:
             arguments["logits_to_keep"] = pruned.logits_to_keep(logits_to_keep)
         if pruned.deepstack is not None:
-            arguments[DEEPSTACK] = pruned.deepstack.arguments()
+            arguments[DEEPSTACK] = deepstack_arguments(pruned.vision_slots, pruned.deepstack)
         with adds_deepstack(self, arguments):
             output = stock_forward(
                 self,
@@ -308,12 +288,7 @@ class PrunedModel:
                 **arguments,
             )
         CachedPrompt.attach(given_cache(output), pruned)
-        own = pruned.encoded
-        output = with_images(
-            pruned.align(output, logits_to_keep),
-            (own.outputs, own.projected_of(videos=False)),
-            (own.video_outputs, own.projected_of(videos=True)),
-        )
+        output = with_images(pruned.align(output, logits_to_keep), pruned.encoded)
         output.kept_mask = pruned.kept.to(pruned.inputs_embeds.device)
         wants_dict = return_dict if return_dict is not None else getattr(self.config, "return_dict", True)
         return output if wants_dict else output.to_tuple()
@@ -338,7 +313,7 @@ class PrunedModel:
         if not self._has_images(image_inputs):
             raise ValueError(f"{self.image_arguments[0]} is missing: give the processor's pixels.")
         images = pop_given(image_inputs, self.visual_arguments)
-        return self._encode(images, padding=True, image_scale=options.image_scale)
+        return self._encode(images, replace(options, exclude_padding=True))
 
     @property
     def visual_arguments(self) -> tuple[str, ...]:
@@ -346,39 +321,38 @@ class PrunedModel:
         return (*self.image_arguments, *self.video_arguments)
 
     def _options(self, arguments: dict[str, Any], *generation_configs: Any) -> PruningOptions:
+        """The options of a call, which are taken out of its arguments.
+
+        Raises:
+            ValueError: options that mean nothing, or images and videos that should be pruned and cannot be.
+        """
         options = call_options(arguments, self.config, *generation_configs)
         require_meaningful(options, self.refused_options, type(self).__name__)
+        if not options.prunes:
+            return options
+        if not self.video_arguments and arguments.get("pixel_values_videos") is not None:
+            raise ValueError(
+                "pixel_values_videos holds a video, and only images can be pruned: give the frames as images, or turn "
+                "pruning off with vision_token_budget=None."
+            )
+        given = arguments.get("mm_encoder_outputs") or {}
+        for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            if given.get(kind) is not None:
+                raise ValueError(
+                    f"mm_encoder_outputs holds encoded {kind}s, which cannot be pruned: give {pixels}, or "
+                    "encoded_images from encode_images, or turn pruning off with vision_token_budget=None."
+                )
         return options
 
     def _has_images(self, arguments: Mapping[str, Any]) -> bool:
         """Whether there are pixels of images, or of videos that can be pruned."""
-        pixels = [arguments.get(names[0]) for names in (self.image_arguments, self.video_arguments) if names]
-        return any(each is not None and (not hasattr(each, "__len__") or len(each) > 0) for each in pixels)
+        return any(_has_pixels(arguments, names) for names in (self.image_arguments, self.video_arguments))
 
     def _has_videos(self, arguments: Mapping[str, Any], encoded: Any) -> bool:
         """Whether there are videos that can be pruned, encoded or not."""
         if isinstance(encoded, EncodedVision):
             return any(encoded.videos)
-        pixels = arguments.get(self.video_arguments[0]) if self.video_arguments else None
-        return pixels is not None and (not hasattr(pixels, "__len__") or len(pixels) > 0)
-
-    def _refuse_videos(self, arguments: Mapping[str, Any], options: PruningOptions) -> None:
-        """Raises a ValueError for videos that should be pruned and cannot be."""
-        if options.prunes and not self.video_arguments and arguments.get("pixel_values_videos") is not None:
-            raise ValueError(
-                "pixel_values_videos holds a video, and only images can be pruned: give the frames as images, or turn "
-                "pruning off with vision_token_budget=None."
-            )
-
-    def _refuse_encoder_outputs(self, arguments: Mapping[str, Any], options: PruningOptions) -> None:
-        """Raises a ValueError for images and videos that stock has encoded and that should be pruned."""
-        given = arguments.get("mm_encoder_outputs") or {}
-        for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-            if options.prunes and given.get(kind) is not None:
-                raise ValueError(
-                    f"mm_encoder_outputs holds encoded {kind}s, which cannot be pruned: give {pixels}, or "
-                    "encoded_images from encode_images, or turn pruning off with vision_token_budget=None."
-                )
+        return _has_pixels(arguments, self.video_arguments)
 
     def _require_no_image_tokens(self, arguments: Mapping[str, Any]) -> None:
         """Raises a ValueError for image tokens that have no image."""
@@ -401,78 +375,37 @@ class PrunedModel:
         *,
         videos: bool = False,
     ) -> Prompt:
-        """Checks a prompt and finds its vision tokens; further arguments and errors as `Prompt.read`.
+        """Checks a prompt and finds its vision tokens; arguments and errors as `Prompt.read`.
 
-        Args:
-            input_ids, inputs_embeds, attention_mask: of the caller.
-            videos: whether there are videos; without them the token that stands for them is text, as in stock.
+        Without `videos` the token that stands for them is text, as in stock.
         """
         video_token = self.config.video_token_id if videos else None
         embed = self.get_input_embeddings()
         return Prompt.read(input_ids, inputs_embeds, attention_mask, self.config.image_token_id, embed, video_token)
 
-    def _encode(self, images: Mapping[str, Any], *, padding: bool, image_scale: float | None) -> EncodedVision:
-        """The images and then the videos of these arguments; `image_scale` is for those that have `scales_images`."""
+    def _encode(self, images: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
+        """The images and then the videos of these arguments."""
         parts = []
-        for names, encode in (
-            (self.image_arguments, partial(self.encode, padding=padding)),
-            (self.video_arguments, self.encode_videos),
-        ):
-            own = {name: images[name] for name in names if name in images}
-            if names and self._has_images({names[0]: own.get(names[0])}):
-                parts.append(encode(own))
+        for names, encode in ((self.image_arguments, self.encode), (self.video_arguments, self.encode_videos)):
+            if _has_pixels(images, names):
+                parts.append(encode({name: images[name] for name in names if name in images}, options))
         return parts[0] if len(parts) == 1 else EncodedVision.joined(*parts)
 
-    def _encoded(
-        self, prompt: Prompt, encoded: EncodedVision | None, images: dict[str, Any], options: PruningOptions
-    ) -> tuple[Prompt, EncodedVision]:
-        """The images that a caller encoded before, or else those of the image arguments, arranged for the prompt."""
-        if encoded is None:
-            encoded = self._encode(images, padding=options.exclude_padding, image_scale=options.image_scale)
-        elif images:
-            raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
-        elif not isinstance(encoded, EncodedVision):
-            raise ValueError(f"encoded_images is a {type(encoded).__name__}: give what encode_images returned.")
-        for layout in encoded.layouts:
-            if layout.scale != options.image_scale:
-                raise ValueError(
-                    f"image_scale is {options.image_scale}, and encode_images had {layout.scale}: give both the same."
-                )
-        return self.arrange(prompt, encoded)
-
     def prune_prompt(
-        self,
-        prompt: Prompt,
-        encoded: EncodedVision | None,
-        images: dict[str, Any],
-        options: PruningOptions,
-        position_ids: torch.Tensor | None = None,
+        self, prompt: Prompt, encoded: EncodedVision | None, arguments: dict[str, Any], options: PruningOptions
     ) -> PrunedPrompt:
         """The prompt with the vision tokens that the options keep.
 
-        Args:
-            prompt: the full prompt.
-            encoded: its images, or None.
-            images: image arguments, where `encoded` is None.
-            options: of the pruning.
-            position_ids: that the caller gave.
+        Its images are encoded, or among the arguments of the call, out of which they are taken.
         """
-        prompt.require_one_value_a_token("position_ids", position_ids, axes=self.position_axes)
+        prompt.require_per_token(arguments, axes=self.position_axes)
+        position_ids = arguments.get("position_ids")
         if options.image_scale is not None and position_ids is not None:
             raise ValueError(
                 "position_ids was given, which are those of whole images, and image_scale shrinks them: leave one of "
                 "them out."
             )
-        # The question is read before the images are encoded: from then on nothing waits for the vision tower.
-        text = self.question_embeddings(self.questions(prompt, options), prompt.device)
-        prompt, encoded = self._encoded(prompt, encoded, images, options)
-        selected_from = self.selected_from(encoded, options)
-        if options.vision_token_budget is None and options.image_scale is not None:
-            # Shrunk and read whole: there is nothing to select.
-            kept = Selection.of([torch.ones(count, dtype=torch.bool) for count in encoded.lengths], encoded.layouts)
-        else:
-            kept, _ = self._select(prompt, encoded, selected_from, options, text)
-        placed, kept = self.placed(encoded, selected_from, kept)
+        prompt, encoded, placed, kept, _ = self._selected(prompt, encoded, arguments, options)
         return replace(self.pack_prompt(prompt, placed, kept, position_ids), encoded=encoded)
 
     def pack_prompt(
@@ -483,7 +416,10 @@ class PrunedModel:
         position_ids: torch.Tensor | None = None,
     ) -> PrunedPrompt:
         """The prompt without the vision tokens that were not kept, whoever chose them."""
-        pruned = PrunedPrompt.of(prompt, encoded, kept_vision, self.get_input_embeddings(), self._filler_id())
+        configs = (self.config, self.config.get_text_config())
+        # For slots that nothing reads.
+        filler_id = next((each for config in configs if (each := getattr(config, "pad_token_id", None)) is not None), 0)
+        pruned = PrunedPrompt.of(prompt, encoded, kept_vision, self.get_input_embeddings(), filler_id)
         if self.position_axes == 1:
             return pruned
         if position_ids is None:
@@ -492,28 +428,55 @@ class PrunedModel:
         dropped = prompt.lengths - torch.tensor(pruned.lengths)[:, None]
         return replace(pruned, positions=positions.packed(pruned.order, dropped, prompt.device))
 
-    def _select(
+    def _selected(
         self,
         prompt: Prompt,
-        encoded: EncodedVision,
-        selected_from: EncodedVision,
+        encoded: EncodedVision | None,
+        arguments: dict[str, Any],
         options: PruningOptions,
-        text: tuple[torch.Tensor, torch.Tensor],
         *,
         explain: bool = False,
-    ) -> tuple[Selection, list[int]]:
-        """Returns the picks, and the batch row of each image."""
-        embeddings, text_mask = text
+    ) -> tuple[Prompt, EncodedVision, EncodedVision, Selection, list[ImageSelection]]:
+        """Encodes and selects; arguments as for `prune_prompt`.
+
+        Returns:
+            Prompt and images, arranged; the images with their tokens placed, and those that stay; and with `explain`
+            the record of each image.
+        """
+        images = pop_given(arguments, self.visual_arguments)
+        # The question is read before the images are encoded: from then on nothing waits for the vision tower.
+        questions = self.questions(prompt, options)
+        text, text_mask = self.question_embeddings(questions, prompt.device)
+        if encoded is None:
+            encoded = self._encode(images, options)
+        elif images:
+            raise ValueError(f"encoded_images and {next(iter(images))} were both given: give one of them.")
+        elif not isinstance(encoded, EncodedVision):
+            raise ValueError(f"encoded_images is a {type(encoded).__name__}: give what encode_images returned.")
+        for layout in encoded.layouts:
+            if layout.scale != options.image_scale:
+                raise ValueError(
+                    f"image_scale is {options.image_scale}, and encode_images had {layout.scale}: give both the same."
+                )
+        prompt, encoded = self.arrange(prompt, encoded)
+        selected_from = self.selected_from(encoded, options)
         rows = prompt.rows_of_images(encoded.lengths)
-        owners = torch.tensor(rows, dtype=torch.long)
-        own = embeddings[to_device(owners, embeddings.device)]
-        readable = prompt.readable(encoded.lengths)
-        if readable is not None and selected_from is not encoded:
-            raise ValueError(
-                "attention_mask hides vision tokens, and select_before_unpadding moves tokens within their image: turn "
-                "select_before_unpadding off."
-            )
-        return select(selected_from, own, text_mask[owners], options, readable=readable, explain=explain), rows
+        described: list[ImageSelection] = []
+        if options.vision_token_budget is None and options.image_scale is not None and not explain:
+            # Shrunk and read whole: there is nothing to select.
+            kept = Selection.of([torch.ones(count, dtype=torch.bool) for count in encoded.lengths], encoded.layouts)
+        else:
+            readable = prompt.readable(encoded.lengths)
+            if readable is not None and selected_from is not encoded:
+                raise ValueError(
+                    "attention_mask hides vision tokens, and select_before_unpadding moves tokens within their image: "
+                    "turn select_before_unpadding off."
+                )
+            owners = torch.tensor(rows, dtype=torch.long)
+            text, text_mask = text[to_device(owners, text.device)], text_mask[owners]
+            kept = select(selected_from, text, text_mask, options, readable=readable, explain=explain)
+            described = describe(kept, selected_from.layouts, rows, questions) if explain else []
+        return prompt, encoded, *self.placed(encoded, selected_from, kept), described
 
     def questions(self, prompt: Prompt, options: PruningOptions) -> list[Question]:
         """What each prompt of the batch asks, or `options.covered_text` for all of them.
@@ -533,29 +496,21 @@ class PrunedModel:
                     "processor beside the weights, or give it to mmtok.prune."
                 )
             return [reader.read_text(options.covered_text)] * len(prompt.mask_on_host)
-        if reader is None:
-            # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
-            special = {*objects, *special_ids(self.config), self.config.get_text_config().vocab_size}
-        found = []
+        vocabulary = self.config.get_text_config().vocab_size
+        every = prompt.ids_on_host
+        if every is None:  # those that the embeddings were looked up with
+            assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
+            table = self.get_input_embeddings()(torch.arange(vocabulary, device=prompt.device))
+            every = ids_of_embeddings(prompt.inputs_embeds.detach(), table.detach()).cpu()
         # One token stands for a whole run of vision tokens, so that the work grows with the text alone.
         repeated = torch.nn.functional.pad(prompt.image_mask[:, 1:] & prompt.image_mask[:, :-1], (1, 0))
-        for ids, own in zip(self._prompt_ids(prompt), prompt.mask_on_host.bool() & ~repeated, strict=True):
-            row = ids[own].tolist()
-            if reader is not None:
-                found.append(reader.read(row))
-            else:
-                found.append(Question((), tuple(index for index in row if index not in special)))
-        return found
-
-    def _prompt_ids(self, prompt: Prompt) -> torch.Tensor:
-        """(B, L) token ids on the CPU, those that the prompt's embeddings were looked up with where it has no ids."""
-        if prompt.ids_on_host is not None:
-            return prompt.ids_on_host
-        assert prompt.inputs_embeds is not None, "Prompt.read lets no prompt pass that has neither"
-        table = self.get_input_embeddings()(
-            torch.arange(self.config.get_text_config().vocab_size, device=prompt.device)
-        )
-        return ids_of_embeddings(prompt.inputs_embeds.detach(), table.detach()).cpu()
+        shown = zip(every, prompt.mask_on_host.bool() & ~repeated, strict=True)
+        rows = [ids[own].tolist() for ids, own in shown]
+        if reader is not None:
+            return list(map(reader.read, rows))
+        # Vectors that are in no row of the table, such as those of soft prompts, have the first id behind it.
+        special = {*objects, *special_ids(self.config), vocabulary}
+        return [Question((), tuple(index for index in row if index not in special)) for row in rows]
 
     def question_embeddings(
         self, questions: Sequence[Question], device: torch.device
@@ -572,31 +527,25 @@ class PrunedModel:
         own = vars(self).get("_tokenizer_source")
         return own or source_of(self.config._name_or_path, getattr(self.config, "_commit_hash", None))
 
-    def _filler_id(self) -> int:
-        """Token id for slots that nothing reads."""
-        for config in (self.config, self.config.get_text_config()):
-            if getattr(config, "pad_token_id", None) is not None:
-                return config.pad_token_id
-        return 0
+
+def _has_pixels(arguments: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether the first of some arguments, the pixels, is given and not empty."""
+    pixels = arguments.get(names[0]) if names else None
+    return pixels is not None and (not hasattr(pixels, "__len__") or len(pixels) > 0)
 
 
 # Arguments of `from_pretrained` that say where the files of a checkpoint are.
 _WHERE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
-_PROMPT_ARGUMENTS = ("input_ids", "inputs_embeds", "attention_mask")
 _GENERATE_ARGUMENTS = tuple(inspect.signature(GenerationMixin.generate).parameters)[1:]
 
 
 def pruning_forward(stock_class: type, *, returns_images: bool = True) -> Callable:
     """The `forward` of a pruned model class: the stock signature, arguments and output, on the pruned prompt.
 
-    Args:
-        stock_class: the stock model class.
-        returns_images: whether its outputs hold the encoded images on every release.
-
     Raises:
         UnsupportedRelease: the installed release lacks what the pruned class relies on.
     """
-    require_stock(stock_class, output_class_of(stock_class), returns_images=returns_images)
+    require_stock(stock_class, returns_images=returns_images)
     stock_forward = stock_class.forward  # type: ignore[attr-defined]
     signature = inspect.signature(stock_forward)
     names = tuple(signature.parameters)[1:]
@@ -638,14 +587,9 @@ def pruning_forward(stock_class: type, *, returns_images: bool = True) -> Callab
 
 
 def ids_of_embeddings(inputs_embeds: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """The token ids that embeddings were looked up with.
+    """(B, L) int64, the token ids that (B, L, hidden) embeddings were looked up with in a (V, hidden) table.
 
-    Args:
-        inputs_embeds: (B, L, hidden).
-        table: (V, hidden), the embeddings of all ids.
-
-    Returns:
-        (B, L) int64; V for vectors that are in no row of the table, such as those of vision tokens or soft prompts.
+    It is V for vectors that are in no row of the table, such as those of vision tokens or soft prompts.
     """
     flat = inputs_embeds.flatten(0, 1)
     table = table.to(flat.device, flat.dtype)

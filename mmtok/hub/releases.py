@@ -15,6 +15,8 @@ import torch
 import transformers
 from transformers.utils import TransformersKwargs
 
+from .images import EncodedVision
+
 # The releases that the test-suite and the compatibility checks ran on, oldest and newest.
 OLDEST_TESTED, NEWEST_TESTED = "4.57.1", "5.24.0"
 
@@ -44,12 +46,13 @@ class UnsupportedRelease(ImportError):
         )
 
 
-def require_stock(stock_class: Any, output_class: type, *, returns_images: bool = True) -> None:
+def require_stock(stock_class: Any, *, returns_images: bool = True) -> None:
     """Checks that a stock model class has the arguments and output fields that the pruned one passes and reads.
+
+    The class of its outputs, whose name differs, is what its `forward` says it returns.
 
     Args:
         stock_class: the stock model class.
-        output_class: of its outputs.
         returns_images: whether its outputs hold the encoded images on every release.
 
     Raises:
@@ -64,23 +67,14 @@ def require_stock(stock_class: Any, output_class: type, *, returns_images: bool 
             raise UnsupportedRelease(f"{stock_class.__name__}.forward has no argument {' or '.join(names)}.")
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in arguments.values()):
         raise UnsupportedRelease(f"{stock_class.__name__}.forward takes no further keyword arguments.")
+    annotation = inspect.signature(stock_class.forward).return_annotation
+    output_class = next((each for each in (annotation, *get_args(annotation)) if is_dataclass(each)), None)
+    if not isinstance(output_class, type):
+        raise UnsupportedRelease(f"{stock_class.__name__}.forward does not say which output it returns.")
     found = {field.name for field in fields(output_class)}
     for names in (*((name,) for name in _OUTPUT_FIELDS), _CACHE_NAMES, *((_IMAGE_FIELDS,) if returns_images else ())):
         if not found.intersection(names):
             raise UnsupportedRelease(f"{output_class.__name__} has no field {' or '.join(names)}.")
-
-
-def output_class_of(stock_class: Any) -> type:
-    """The class of a stock model's outputs, whose name differs between releases: what its `forward` says it returns.
-
-    Raises:
-        UnsupportedRelease: it does not say.
-    """
-    annotation = inspect.signature(stock_class.forward).return_annotation
-    found = next((each for each in (annotation, *get_args(annotation)) if is_dataclass(each)), None)
-    if not isinstance(found, type):
-        raise UnsupportedRelease(f"{stock_class.__name__}.forward does not say which output it returns.")
-    return found
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:
@@ -124,9 +118,7 @@ def cache_columns(arguments: Mapping[str, Any]) -> torch.Tensor | None:
 def stock_positions(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     """(3, B, L) int64 positions in time, height and width of a full prompt, as the stock model counts them.
 
-    Args:
-        model: a stock model that numbers the grids of images.
-        inputs: arguments of `get_rope_index`; those that the release does not know are left out.
+    Inputs of `get_rope_index` that the release does not know are left out.
     """
     known = inspect.signature(model.model.get_rope_index).parameters
     return model.model.get_rope_index(**{name: value for name, value in inputs.items() if name in known})[0]
@@ -157,12 +149,7 @@ def projected_features(encoded: Any, method: str = "get_image_features") -> Sequ
 def deepstack_features(
     encoded: Any, lengths: Sequence[int], method: str = "get_image_features"
 ) -> list[tuple[torch.Tensor, ...]]:
-    """For each image or video (T, hidden) of each DeepStack layer, in what `method` of stock returned.
-
-    Args:
-        encoded: what it returned.
-        lengths: T of each image or video.
-        method: its name.
+    """For each image or video of so many tokens (T, hidden) of each DeepStack layer, of what `method` of stock gave.
 
     Raises:
         UnsupportedRelease: it holds no such features.
@@ -179,22 +166,16 @@ def deepstack_features(
     return list(zip(*split, strict=True))
 
 
-def with_images(output: Any, images: tuple[Any, Sequence[Any]], videos: tuple[Any, Sequence[Any]]) -> Any:
-    """Puts into a stock output what the stock forward says of the images and videos that it encoded.
-
-    Args:
-        output: the output of a stock forward that saw embeddings alone.
-        images: what `get_image_features` returned, and for each image (T, hidden).
-        videos: the same of `get_video_features`.
-    """
+def with_images(output: Any, vision: EncodedVision) -> Any:
+    """Puts into a stock output what the stock forward says of the images and videos that it encoded."""
     names = {field.name for field in fields(output)}
-    for own, (encoded, projected) in ((_IMAGE_FIELDS, images), (_VIDEO_FIELDS, videos)):
-        if not projected:
-            continue
-        if own[0] in names:
-            output[own[0]] = encoded
-        elif own[1] in names:
-            output[own[1]] = torch.cat(list(projected))
+    kinds = ((_IMAGE_FIELDS, vision.outputs, False), (_VIDEO_FIELDS, vision.video_outputs, True))
+    for (whole, projected), outputs, videos in kinds:
+        own = vision.projected_of(videos=videos)
+        if own and whole in names:
+            output[whole] = outputs
+        elif own and projected in names:
+            output[projected] = torch.cat(own)
     return output
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from .blockwise_greedy import blockwise_greedy_coverage, value_of_all
-from .coverage import GreedySelection, coverage_value, first_picks, greedy_coverage, marginal_gains
-from .devices import on_cpu, to_device
+from .coverage import GreedySelection, coverage_value, greedy_coverage, marginal_gains
+from .devices import to_device
 from .images import EncodedVision, Layout
 from .objective import CoverageRows, coverage_matrix
 from .options import PruningOptions
@@ -90,13 +91,6 @@ def chunks_of(crops: Sequence[Crop], text_rows: int) -> list[list[Crop]]:
     return chunks
 
 
-def _offsets(lengths: Sequence[int]) -> list[int]:
-    offsets = [0]
-    for length in lengths:
-        offsets.append(offsets[-1] + length)
-    return offsets
-
-
 @dataclass(frozen=True)
 class SelectedCrops:
     """C crops that were selected from together, filled up to the largest of them; on the features' device.
@@ -134,11 +128,9 @@ class Selection:
 
     @classmethod
     def of(cls, flags: Sequence[torch.Tensor], layouts: Sequence[Layout]) -> Selection:
-        """The kept tokens of images, counted.
+        """The kept tokens of images, (T,) bool for each, counted.
 
-        Args:
-            flags: for each image (T,) bool. A separator that goes with its row is kept with a token of the row.
-            layouts: of the images.
+        A separator that goes with its row is kept with a token of the row.
         """
         kept = _with_ends_of_rows(torch.cat(list(flags)), layouts)
         return cls(kept, [int(own.sum()) for own in kept.split([len(own) for own in flags])])
@@ -155,9 +147,9 @@ def select(
 ) -> Selection:
     """Runs the greedy maximiser on every crop of a batch of images.
 
-    Row separators stay with `keep_image_newline`, and in an image that loses no other token, which then is the image
-    that the stock model sees. Nothing is read back from the features' device, unless the number of tokens depends on
-    them: with `coverage_target`, and where separators go with their rows.
+    Row separators stay as `kept_separators` says, so that an image that loses nothing is the one that the stock model
+    sees. Nothing is read back from the features' device, unless the number of tokens depends on them: with
+    `coverage_target`, and where separators go with their rows.
 
     Args:
         encoded: the I images.
@@ -180,15 +172,8 @@ def select(
     for part in selected:
         for crop, picks in zip(part.crops, part.picks, strict=True):
             counts[crop.image] += picks
-    separators = []
-    for number, image in enumerate(encoded.layouts):
-        separator = image.source < 0
-        found = int(separator.sum())
-        stay = options.keep_image_newline or counts[number] + found == len(separator)
-        if image.ends_rows:  # found below, by what is kept of the rows
-            found, stay = 0, False
-        separators.append(separator & stay)
-        counts[number] += found * stay
+    separators = [kept_separators(*each, options) for each in zip(encoded.layouts, counts, strict=True)]
+    counts = [count + int(own.sum()) for count, own in zip(counts, separators, strict=True)]
     # One place more, for the -1 behind the picks of crops that have fewer than others.
     flags = to_device(torch.nn.functional.pad(torch.cat(separators), (0, 1)), device)
     for part in selected:
@@ -202,12 +187,21 @@ def select(
     return Selection(flags, counts, selected)
 
 
-def _with_ends_of_rows(flags: torch.Tensor, layouts: Sequence[Layout]) -> torch.Tensor:
-    """The flags, and True for each separator behind a row of which a token is kept.
+def kept_separators(layout: Layout, picks: int, options: PruningOptions) -> torch.Tensor:
+    """(T,) bool on the CPU: the row separators that stay beside so many other tokens of an image.
 
-    Args:
-        flags: (all vision tokens,) bool, images one after another; False for separators that go with their rows.
-        layouts: of the images.
+    With `keep_image_newline` all of them do, and where no other token is dropped. Those that go with their rows are
+    found by what is kept of the rows, and none of them is here.
+    """
+    separator = layout.source < 0
+    stay = options.keep_image_newline or picks + int(separator.sum()) == len(separator)
+    return separator & (stay and not layout.ends_rows)
+
+
+def _with_ends_of_rows(flags: torch.Tensor, layouts: Sequence[Layout]) -> torch.Tensor:
+    """The (all vision tokens,) flags, and True for each separator behind a row of which a token is kept.
+
+    They are False for separators that go with their rows.
     """
     kept = []
     for own, layout in zip(flags.split([len(layout.source) for layout in layouts]), layouts, strict=True):
@@ -235,8 +229,8 @@ def _select_together(
 ) -> SelectedCrops:
     device = flat.device
     width = max(len(crop.tokens) for crop in crops)
-    first_token = _offsets([len(layout.source) for layout in layouts])
-    first_source = _offsets([layout.tokens_before_packing for layout in layouts])
+    first_token = list(accumulate((len(layout.source) for layout in layouts), initial=0))
+    first_source = list(accumulate((layout.tokens_before_packing for layout in layouts), initial=0))
 
     def filled(values: Sequence[torch.Tensor]) -> torch.Tensor:
         """(C, width) on the CPU."""
@@ -244,10 +238,8 @@ def _select_together(
 
     tokens = to_device(filled([crop.tokens + first_token[crop.image] for crop in crops]), device)
     sources = filled([layouts[crop.image].source[crop.tokens] + first_source[crop.image] for crop in crops])
-    real, candidates = (
-        filled([torch.ones_like(crop.candidates) for crop in crops]),
-        filled([c.candidates for c in crops]),
-    )
+    candidates = filled([crop.candidates for crop in crops])
+    real = filled([torch.ones_like(crop.candidates) for crop in crops])
     owners = torch.tensor([crop.image for crop in crops])
     text, text_mask = text[to_device(owners, device)], text_mask[owners]
     vision, raw_vision = flat[tokens], raw[to_device(sources, raw.device)].to(device)
@@ -256,7 +248,7 @@ def _select_together(
         "vision_weight": options.vision_coverage_weight,
         "text_temperature": options.text_temperature,
         "vision_temperature": options.vision_temperature,
-        "check_values": on_cpu(flat),
+        "check_values": device.type == "cpu",  # elsewhere a look at values would wait
     }
     if width > _MOST_HELD:
         [crop] = crops
@@ -273,12 +265,14 @@ def _select_together(
     picks = [crop.picks for crop in crops]
     deep = {"deep_rows": text.shape[1], "depth": options.text_coverage_depth}
     greedy = greedy_coverage(
-        matrix, torch.tensor([crop.budget for crop in crops]), candidates, **deep, check_values=on_cpu(flat)
+        matrix, torch.tensor([crop.budget for crop in crops]), candidates, **deep, check_values=device.type == "cpu"
     )
     if options.coverage_target is not None:
         allowed = matrix.masked_fill(~to_device(candidates, device)[..., None, :], 0.0)
-        picks = _sufficient(greedy, coverage_value(allowed, **deep), options.coverage_target).tolist()
-        greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates, **deep)
+        fewer = _sufficient(greedy, coverage_value(allowed, **deep), options.coverage_target).cpu()
+        picks = fewer.tolist()
+        # The same first picks, with the coverage and the bound that so many have.
+        greedy = greedy_coverage(matrix, fewer, candidates, **deep, check_values=False)
     shares = full = None
     if explain:
         words, image = matrix.split([text.shape[1], tokens.shape[1]], dim=-2)
@@ -350,11 +344,7 @@ def describe(
 ) -> list[ImageSelection]:
     """Gathers the crops of each image into one record; waits for the device.
 
-    Args:
-        selection: what `select` returned with `explain=True`.
-        layouts: of the images that it selected from.
-        batch_rows: row of the batch that each image belongs to.
-        questions: of the rows of the batch.
+    The images are those that were selected from with `explain=True`, each in a row of the batch.
     """
     described = []
     for number, image in enumerate(layouts):

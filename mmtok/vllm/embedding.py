@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmtok.hub.images import EncodedVision, Geometry
+from mmtok.hub.images import EncodedVision
 from mmtok.vllm.feature_cache import FeatureCache
 from mmtok.vllm.method import geometry_of, kept_flags
 from mmtok.vllm.processor import PIXELS
@@ -63,7 +63,8 @@ class PruningEmbeddingMixin:
 
     def _most_at_once(self, vllm_config: Any) -> int:
         """Crops, or patches of images without crops, that vLLM encoded at once when it measured the memory."""
-        raise NotImplementedError
+        size = self.geometry.largest_image
+        return images_at_once(vllm_config, len(self.geometry.layout(size).source)) * self.geometry.crops(size)
 
     def _images(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         """For each image (crops, channels, h, w), and its (height, width)."""
@@ -146,18 +147,15 @@ class PruningEmbeddingMixin:
             self.features.clear()
             self.tower_state = state
         found = {key: self.features.get(key) for key in keys if key}
-        wanted: list[int] = []
-        for index, key in enumerate(keys):
-            if not key or (found[key] is None and key not in {keys[other] for other in wanted}):
-                wanted.append(index)
+        # Of equal images the first is encoded; those without a key are equal to none.
+        wanted = [at for at, key in enumerate(keys) if not key or (found[key] is None and keys.index(key) == at)]
         new: dict[int, torch.Tensor] = {}
         if wanted:
             encoded = self._encoded([pixels[index] for index in wanted], [sizes[index] for index in wanted])
             new = dict(zip(wanted, encoded, strict=True))
         for index, features in new.items():
-            if keys[index]:
-                found[keys[index]] = features
-                self.features.put(keys[index], features)
+            found[keys[index]] = features
+            self.features.put(keys[index], features)
         device = pixels[0].device
         return [
             new[index] if index in new else found[key].to(device)  # type: ignore[union-attr]
@@ -203,12 +201,6 @@ def images_at_once(vllm_config: Any, tokens: int) -> int:
     in_prompt = min(model.get_multimodal_config().get_limit_per_prompt("image"), model.max_model_len // tokens)
     images = min(scheduler.max_num_encoder_input_tokens // tokens, scheduler.max_num_seqs * max(1, in_prompt))
     return max(1, images)
-
-
-def crops_at_once(vllm_config: Any, geometry: Geometry) -> int:
-    """Crops that vLLM encoded at once when it measured the memory."""
-    size = geometry.largest_image
-    return images_at_once(vllm_config, len(geometry.layout(size).source)) * geometry.crops(size)
 
 
 def _cache_bytes(vllm_config: Any) -> int:

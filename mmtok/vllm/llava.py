@@ -9,7 +9,7 @@ import torch
 from vllm.model_executor.models.llava import LlavaDummyInputsBuilder, LlavaForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
+from mmtok.vllm.embedding import PruningEmbeddingMixin
 from mmtok.vllm.processor import PruningLlavaInfo, PruningLlavaProcessor
 
 
@@ -18,9 +18,6 @@ from mmtok.vllm.processor import PruningLlavaInfo, PruningLlavaProcessor
 )
 class MMTokLlavaForConditionalGeneration(PruningEmbeddingMixin, LlavaForConditionalGeneration):
     """vLLM's LLaVA-1.5 with pruned images."""
-
-    def _most_at_once(self, vllm_config: Any) -> int:
-        return crops_at_once(vllm_config, self.geometry)
 
     def _images(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         images = [pixels[None] for pixels in self._parse_and_validate_image_input(**kwargs)["pixel_values"]]

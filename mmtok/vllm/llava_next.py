@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from vllm.model_executor.models.llava import LlavaDummyInputsBuilder
 from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
+from mmtok.vllm.embedding import PruningEmbeddingMixin
 from mmtok.vllm.processor import PruningLlavaNextInfo, PruningLlavaNextProcessor
 
 
@@ -18,9 +16,6 @@ from mmtok.vllm.processor import PruningLlavaNextInfo, PruningLlavaNextProcessor
 )
 class MMTokLlavaNextForConditionalGeneration(PruningEmbeddingMixin, LlavaNextForConditionalGeneration):
     """vLLM's LLaVA-NeXT with pruned images."""
-
-    def _most_at_once(self, vllm_config: Any) -> int:
-        return crops_at_once(vllm_config, self.geometry)
 
     def _packed(self, crops: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return self._merge_image_patch_embeddings(torch.tensor(size), crops, strategy="spatial_unpad")

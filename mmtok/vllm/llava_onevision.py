@@ -12,7 +12,7 @@ from vllm.model_executor.models.llava_onevision import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from mmtok.vllm.embedding import PruningEmbeddingMixin, crops_at_once
+from mmtok.vllm.embedding import PruningEmbeddingMixin
 from mmtok.vllm.onevision_processor import PruningLlavaOnevisionInfo, PruningLlavaOnevisionProcessor
 
 
@@ -21,9 +21,6 @@ from mmtok.vllm.onevision_processor import PruningLlavaOnevisionInfo, PruningLla
 )
 class MMTokLlavaOnevisionForConditionalGeneration(PruningEmbeddingMixin, LlavaOnevisionForConditionalGeneration):
     """vLLM's LLaVA-OneVision with pruned images and videos."""
-
-    def _most_at_once(self, vllm_config: Any) -> int:
-        return crops_at_once(vllm_config, self.geometry)
 
     def _videos(self, **kwargs: object) -> tuple[list[torch.Tensor], Sequence[Any]]:
         videos = list(self._parse_and_validate_video_input(**kwargs)["pixel_values_videos"])

@@ -10,15 +10,11 @@ import torch
 from mmtok.hub.families import family_of
 from mmtok.hub.images import EncodedVision, Layout
 from mmtok.hub.options import PruningOptions
-from mmtok.hub.selection import crops_of, select
+from mmtok.hub.selection import crops_of, kept_separators, select
 
 
 def pruned_class(config: Any) -> Any:
-    """The class of this package's for transformers, which has the geometry and the refused options of the family.
-
-    Args:
-        config: of the model that vLLM serves.
-    """
+    """The class for transformers of the model that vLLM serves: it has the geometry and the refused options."""
     return family_of(config.model_type).load_class()
 
 
@@ -34,19 +30,12 @@ def seconds_of(videos: Any, count: int) -> list[float | None]:
 
 
 def kept_count(image: Layout, candidates: torch.Tensor | None, options: PruningOptions) -> int:
-    """How many vision tokens of an image stay; none of it depends on the features.
-
-    Args:
-        image: where its tokens come from.
-        candidates: (T,) bool, tokens that may be kept; None for all.
-        options: the budget.
-    """
-    total = len(image.source)
+    """How many vision tokens of an image stay, of (T,) bool candidates or of all; none depends on the features."""
     if not options.prunes:
-        return total
+        return len(image.source)
     crops = crops_of([image], None if candidates is None else [candidates], options)
-    picks, separators = sum(crop.picks for crop in crops), int((image.source < 0).sum())
-    return picks + separators * (options.keep_image_newline or picks + separators == total)
+    picks = sum(crop.picks for crop in crops)
+    return picks + int(kept_separators(image, picks, options).sum())
 
 
 def kept_flags(

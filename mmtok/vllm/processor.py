@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import PromptReplacement
 
-from mmtok.hub.options import OPTION_NAMES, require_meaningful
+from mmtok.hub.options import OPTION_NAMES, near_option, require_meaningful
 from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.vllm.method import geometry_of, kept_count, pruned_class
 from mmtok.vllm.request import REQUEST, REQUESTS, PruningRequest
@@ -52,7 +51,9 @@ class PruningProcessorMixin:
         """
         given = dict(inputs.hf_processor_mm_kwargs)
         given.pop(REQUEST, None)  # a client's own
-        _refuse_misspelt(given)
+        for name in given:
+            if name not in OPTION_NAMES and (near := near_option(name)):
+                raise ValueError(f"mm_processor_kwargs has {name!r}, which is not an option: did you mean {near!r}?")
         # vLLM merges the server's --mm-processor-kwargs under the request's, but only where it calls the processor.
         engine = self.info.ctx.get_mm_config().mm_processor_kwargs or {}
         overrides = {name: engine[name] for name in OPTION_NAMES if name in engine}
@@ -71,11 +72,8 @@ class PruningProcessorMixin:
         """Raises a ValueError where a request prunes what cannot be pruned."""
         if not request.pruning.prunes:
             return
-        require_meaningful(
-            request.pruning,
-            pruned_class(self.info.get_hf_config()).refused_options,
-            self.info.get_hf_config().model_type,
-        )
+        config = self.info.get_hf_config()
+        require_meaningful(request.pruning, pruned_class(config).refused_options, config.model_type)
         for kind in REQUESTS:
             if isinstance(inputs.mm_data_items.get(kind), EMBEDDED):
                 raise ValueError(
@@ -92,10 +90,15 @@ class PruningProcessorMixin:
                 continue
             items, sizes = self._seen(kind, data, mm_items, request)
             for pixels in items:
-                _require_finite(name, pixels)
+                finite = torch.isfinite(pixels)
+                if not bool(finite.all()):
+                    raise ValueError(
+                        f"{name} contains {float(pixels[~finite][0])}: check the image and image_std among the "
+                        "request's mm_processor_kwargs."
+                    )
             shared = not rest.get(PROFILING)
             keys = [_key_of(pixels, size) if shared else "" for pixels, size in zip(items, sizes, strict=True)]
-            data[REQUESTS[kind]] = [request.about(key).to_tensor() for key in keys]
+            data[REQUESTS[kind]] = [replace(request, image_key=key).to_tensor() for key in keys]
         return data
 
     def _seen(
@@ -178,27 +181,11 @@ def request_of(hf_kwargs: Mapping[str, object]) -> tuple[PruningRequest, dict[st
     return PruningRequest.from_json(str(rest.pop(REQUEST))), rest
 
 
-def _refuse_misspelt(given: Mapping[str, object]) -> None:
-    for name in given:
-        close = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.85)
-        if close and name not in OPTION_NAMES:
-            raise ValueError(f"mm_processor_kwargs has {name!r}, which is not an option: did you mean {close[0]!r}?")
-
-
 def _sizes(mm_items: Any) -> list[tuple[int, int]]:
     """(height, width) of each image in pixels."""
     images = mm_items["image"]
     sizes = [images.get_image_size(index) for index in range(len(images))]
     return [(size.height, size.width) for size in sizes]
-
-
-def _require_finite(name: str, pixels: torch.Tensor) -> None:
-    finite = torch.isfinite(pixels)
-    if not bool(finite.all()):
-        raise ValueError(
-            f"{name} contains {float(pixels[~finite][0])}: check the image and image_std among the request's "
-            "mm_processor_kwargs."
-        )
 
 
 def _key_of(pixels: torch.Tensor, size: Sequence[Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -39,13 +39,7 @@ class PruningRequest:
     tiled: bool = True
 
     @classmethod
-    def of(
-        cls,
-        config: Any,
-        prompt: list[int],
-        overrides: dict[str, Any],
-        source: TokenizerSource,
-    ) -> PruningRequest:
+    def of(cls, config: Any, prompt: list[int], overrides: dict[str, Any], source: TokenizerSource) -> PruningRequest:
         """Reads a prompt in which one image token stands for each image.
 
         Args:
@@ -86,16 +80,16 @@ class PruningRequest:
         sent = {name: getattr(options, name) for name in OPTION_NAMES if name not in _OF_THE_TEXT}
         if options.text_coverage_weight == 0:
             return cls(sent, [])  # the text has no part in the selection: one key for all questions
-        return cls(sent, _ids_to_cover(config, options, prompt, source))
+        objects = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+        reader = source.reader(options.question_format, [each for each in objects if each is not None])
+        assert reader is not None, "the engine has a tokenizer"
+        question = reader.read(prompt) if options.covered_text is None else reader.read_text(options.covered_text)
+        return cls(sent, list(question.ids))
 
     @property
     def pruning(self) -> PruningOptions:
         """The options, without tables."""
         return PruningOptions(**self.options)
-
-    def about(self, image_key: str) -> PruningRequest:
-        """The request for one of the prompt's images, by its key."""
-        return replace(self, image_key=image_key)
 
     def to_json(self) -> str:
         """Equal requests, and no others, have equal text."""
@@ -112,12 +106,3 @@ class PruningRequest:
     @classmethod
     def from_tensor(cls, data: torch.Tensor) -> PruningRequest:
         return cls.from_json(bytes(data.tolist()).decode())
-
-
-def _ids_to_cover(config: Any, options: PruningOptions, prompt: list[int], source: TokenizerSource) -> list[int]:
-    """The token ids that the kept vision tokens have to cover: of the prompt's question, or of `covered_text`."""
-    objects = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
-    reader = source.reader(options.question_format, [each for each in objects if each is not None])
-    assert reader is not None, "the engine has a tokenizer"
-    question = reader.read(prompt) if options.covered_text is None else reader.read_text(options.covered_text)
-    return list(question.ids)

@@ -54,7 +54,7 @@ def on_meta(
     mask = mask if masked else None
     prompt = model.read_prompt(ids, None, mask, videos="pixel_values_videos" in inputs)
     with torch.no_grad():
-        expected = model.prune_prompt(prompt, None, inputs, options)
+        expected = model.prune_prompt(prompt, None, dict(inputs), options)
         encoded = model.encode_images(**inputs)
         model.to("meta")
         away = replace(
@@ -112,7 +112,7 @@ def test_vision_tokens_leave_the_loop_once_a_cache_holds_them(
 
     @wraps(forward)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        carried.append(kwargs["generation_step"].has_embeddings)
+        carried.append(kwargs["generation_step"].reads_prompt)
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "forward", watched)

@@ -13,7 +13,8 @@ from model_cases import FAMILIES, IMAGE, VIDEO, Row, stock_tokens
 from test_qwen2_5_vl import positions_read
 
 from benchmarks.reference import select_crop
-from mmtok.hub.deepstack import DEEPSTACK, DeepStack, adds_deepstack
+from mmtok.hub.generation import adds_deepstack
+from mmtok.hub.prompt import DEEPSTACK, columns_of, deepstack_arguments
 from mmtok.image_cache import EncodedImageCache
 
 FAMILY = FAMILIES["qwen3_vl"]
@@ -208,13 +209,10 @@ def test_a_hook_that_another_thread_removes_meanwhile_changes_nothing(models: tu
 
 
 def test_columns_of_a_prompt_worked_by_hand() -> None:
-    slots = torch.tensor([[False, True, True, False]])
-    whole = DeepStack.of([[torch.tensor([[1.0], [2.0]])]], torch.tensor([[0, 0, 1, 1]]), slots)
-    assert whole.columns(4, 1, 1) is None
-    part = whole.columns(2, 2, 4)
-    assert part is not None
-    assert part.slots.tolist() == [[True, False, False, False]] * 2
-    assert part.arguments()["deepstack_visual_embeds"][0].tolist() == [[2.0], [2.0]]
+    slots, features = torch.tensor([[False, True, True, False]]), torch.tensor([[[1.0], [1.0], [2.0], [2.0]]])
+    slots, features = (columns_of(each, 2, 2, 4) for each in (slots, features))
+    assert slots.tolist() == [[True, False, False, False]] * 2
+    assert deepstack_arguments(slots, [features])["deepstack_visual_embeds"][0].tolist() == [[2.0], [2.0]]
 
 
 def test_the_defaults_are_those_of_qwen2_5_vl(models: tuple[Any, Any]) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = {
-    "blockwise_greedy", "coverage", "deepstack", "devices", "fused_greedy", "greedy", "images", "objective", "options",
-    "prompt",
+    "blockwise_greedy", "coverage", "devices", "fused_greedy", "greedy", "images", "objective", "options", "prompt",
     "question", "selection",
 }  # fmt: skip
 HOST = {

@@ -18,7 +18,7 @@ from mmtok.hub.options import call_options
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = fields(PruningOptions)
-NEW = '    new_option: bool = _option(False, _flag, "what the new option does")\n'
+NEW = '    new_option: bool = _option(False, FLAG, "what the new option does")\n'
 USES_IT = """
 import argparse
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions

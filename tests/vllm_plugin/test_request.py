@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,7 +33,8 @@ def test_an_unpruned_request_is_the_same_for_every_question_and_option(family: F
 
 
 def test_a_request_survives_its_way_to_the_model(family: Family) -> None:
-    request = PruningRequest.of(family.config(), PROMPT, {"vision_token_budget": 1.0}, SOURCE).about("key")
+    request = PruningRequest.of(family.config(), PROMPT, {"vision_token_budget": 1.0}, SOURCE)
+    request = replace(request, image_key="key")
     sent = request.to_tensor()
     assert sent.dtype == torch.uint8
     assert PruningRequest.from_tensor(sent) == request
