@@ -20,9 +20,9 @@ from benchmarks.objects.held_out import (
     unseen_sheets,
 )
 from mmtok.evaluation import RunResult, RunSettings, compare, run, summarize
-from mmtok.evaluation.answers import Key, RecordedAnswer
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
+from mmtok.evaluation.runner import Key, RecordedAnswer
 from mmtok.evaluation.selectors import Method, ModelPruning
 from mmtok.machine import machine
 from mmtok.model_content import model_content

@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from configuration_mmtok import check_option
+from mmtok.evaluation.checkpoint import batch_inputs
 from mmtok.evaluation.questions import Question, batches, read_questions
 from mmtok.hub.handler import Video
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
@@ -35,7 +36,7 @@ from mmtok.publish.hub import check_model_name
 from mmtok.record_store import RecordStore
 from mmtok.videos import FRAMES, read_video, require_videos
 
-from .answering import Budget, answer_prompts, batch_inputs, load_pipeline
+from .answering import Budget, answer_prompts, load_pipeline
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import mmtok
+from mmtok.evaluation.checkpoint import model_inputs
 from mmtok.machine import processor
 from mmtok.prefill import prompt_lengths
 
-from .answering import Budget, model_inputs
+from .answering import Budget
 
 if TYPE_CHECKING:
     from PIL import Image

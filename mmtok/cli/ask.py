@@ -167,10 +167,11 @@ def ask(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Draws the image or video and prints what was kept."""
-    from mmtok.apps.answering import ask_with_budgets, explain_inputs, model_inputs
+    from mmtok.apps.answering import ask_with_budgets, explain_inputs
     from mmtok.apps.demo import COVERAGE
     from mmtok.apps.drawing import kept_figure
     from mmtok.apps.seen import frames_read, seen_images, seen_video
+    from mmtok.evaluation.checkpoint import model_inputs
     from mmtok.hub.handler import Video
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)

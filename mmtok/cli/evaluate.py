@@ -188,7 +188,9 @@ def evaluate(options: argparse.Namespace) -> None:
         print_json(results)
     else:
         print(table(results))
-    explain(options, *legend(results), about_the_model(options.model))
+    full, *cells = results["cells"]
+    unpruned = [cell["budget"] for cell in cells if cell["vision_tokens"] >= full["vision_tokens"]]
+    explain(options, *legend(results), nothing_pruned(list(dict.fromkeys(unpruned))), about_the_model(options.model))
 
 
 def _without_all(budgets: Sequence[Budget]) -> list[int | float]:
@@ -203,9 +205,8 @@ def compare(options: argparse.Namespace) -> None:
     from mmtok.apps.timing import time_budgets
     from mmtok.evaluation import run
     from mmtok.evaluation.checkpoint import pruning_config
-    from mmtok.evaluation.resizing import RESIZED, why_not_resized
     from mmtok.evaluation.runner import fingerprint, load, questions_of
-    from mmtok.evaluation.selectors import ModelPruning
+    from mmtok.evaluation.selectors import RESIZED, ModelPruning, why_not_resized
     from mmtok.evaluation.summary import agreements, smallest_budget
     from mmtok.images import read_image
     from mmtok.machine import machine
@@ -349,9 +350,10 @@ def _drawn(
     begin: Callable[[str], None],
 ) -> list[str]:
     """Draws the images with the most answers that change: all tokens beside the largest budget that changes them."""
-    from mmtok.apps.answering import Answer, explain_inputs, model_inputs
+    from mmtok.apps.answering import Answer, explain_inputs
     from mmtok.apps.drawing import kept_figure
     from mmtok.apps.seen import seen_images
+    from mmtok.evaluation.checkpoint import model_inputs
     from mmtok.images import read_image
 
     texts = {(each.budget, each.task, each.question_id): each.text for each in result.answers}
@@ -359,7 +361,7 @@ def _drawn(
     for each in found:
         for question in each.changed:
             largest.setdefault(question.image, {}).setdefault(question, each.budget)
-    drawn = []
+    drawn, given = [], call_pruning_options(options)
     (options.output / "drawings").mkdir(exist_ok=True)
     for name, broken in sorted(largest.items(), key=lambda item: -len(item[1]))[: options.drawings]:
         begin("Drawing")
@@ -369,10 +371,9 @@ def _drawn(
             inputs = model_inputs(pipe, image, f"{question.prompt}\n{settings.instruction}".strip())
             rows.append([])
             for own in (None, budget):
-                read = explain_inputs(pipe, inputs, question.text, own, **call_pruning_options(options))
+                read = explain_inputs(pipe, inputs, question.text, own, **given)
                 answer = texts[own, question.task, question.question_id]
                 rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
-        given = call_pruning_options(options)
         [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], given)
         path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
         kept_figure(seen, rows).savefig(path, dpi=100)

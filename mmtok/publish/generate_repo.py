@@ -20,7 +20,7 @@ from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 
 from .card import AUTHORS, CODE_REPOSITORY, marked
 from .clean_process import check_generate
-from .push import PushReport, Sending, push_workspace, send
+from .push import PushReport, Release, publish, push_workspace
 from .recipe import Destination
 from .repository import (
     CARD_FILE,
@@ -101,10 +101,10 @@ def push_generate(destination: Destination | str, *, verify_after: bool = True, 
         folder.mkdir(parents=True)
         _write(folder, destination)
         files = files_inside(folder)
-        card = files.pop(CARD_FILE).read_text(encoding="utf-8")
+        files.pop(CARD_FILE)
         check = partial(check_generate, folder, space)
-        sending = Sending(files, card, f"MMTok {mmtok.__version__} for custom_generate", check=check)
-        return send(sending, destination, verify_after=verify_after, dry_run=dry_run)
+        release = Release(files, _card, f"MMTok {mmtok.__version__} for custom_generate", check=check)
+        return publish(release, destination, verify_after=verify_after, dry_run=dry_run)
 
 
 def _write(folder: Path, destination: Destination) -> None:

@@ -5,6 +5,7 @@ No credential gets into a message.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,17 +41,31 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
-def check_model_name(model: str | Path) -> str:
-    """Returns what a model can be loaded from: a folder with a configuration, or a Hub id; else a ValueError."""
-    folder = Path(model)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} has no config.json: give the folder of a staged model.")
-        return str(model)
+def folder_of(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
+    """The folder with this name; None for a Hub id.
+
+    Raises:
+        ValueError: neither of them, or a folder with a revision.
+    """
+    text, folder = os.fspath(name), Path(name)
+    if text and folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} was given with the folder {folder}: only a Hub id has revisions.")
+        return folder
     try:
-        validate_repo_id(str(model))
+        validate_repo_id(text)
     except HFValidationError as error:
-        raise ValueError(f"{str(model)!r} is neither a folder nor a Hub id such as org/llava-mmtok.") from error
+        raise ValueError(
+            f"{text!r} is neither a folder nor a Hub id such as org/llava: give one of the two."
+        ) from error
+    return None
+
+
+def check_model_name(model: str | os.PathLike[str]) -> str:
+    """Returns what a model can be loaded from: a folder with a configuration, or a Hub id; else a ValueError."""
+    folder = folder_of(model)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: give the folder of a staged model.")
     return str(model)
 
 

@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,27 +56,6 @@ class HubWeight:
     repo_id: str
     commit: str
     copyable: bool = True
-
-
-@dataclass(frozen=True)
-class Release:
-    """A checked release.
-
-    Attributes:
-        folder: holds what was made for it.
-        files: every file to send by path, the card aside; for a base in a folder its weights too.
-        base: what it was made of.
-        weights: the base's weight files on the Hub; empty for a base in a folder.
-        known: what the card says beyond the folder, attributes of `CardFacts`.
-        check: loads the release in a clean process and compares it with the base.
-    """
-
-    folder: Path
-    files: Mapping[str, Path]
-    base: BaseCheckpoint
-    weights: tuple[HubWeight, ...]
-    known: Mapping[str, Any]
-    check: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -181,20 +159,20 @@ class PushReport:
 
 
 @dataclass(frozen=True)
-class Sending:
+class Release:
     """What a branch is to hold.
 
     Attributes:
-        files: by path, the card aside.
-        card: the card.
+        files: every file to send by path, the card aside; for a base in a folder its weights too.
+        card: writes the card for a destination.
         message, description: of the commit.
-        weights: those that come from the base's repo.
+        weights: the base's weight files on the Hub; empty for a base in a folder.
         download: gets local copies of these by path, called where the server does not copy them.
-        check: what has to hold before anything is sent; called once nothing on the Hub stands in the way.
+        check: loads the release in a clean process; called once nothing on the Hub stands in the way.
     """
 
     files: Mapping[str, Path]
-    card: str
+    card: Callable[[Destination], str]
     message: str
     description: str = ""
     weights: tuple[HubWeight, ...] = ()
@@ -277,9 +255,24 @@ def prepare(
                 (model / name).symlink_to(source)
             check_staged(model, base_copy, Path(temporary), headers=headers, full=check == "full")
 
+    def card(destination: Destination) -> str:
+        named = {"repo_id": destination.repo_id, "tag": destination.tag}
+        return render_card(
+            CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=found.folder, **named, **known)
+        )
+
     files = {**files_inside(folder), **found.weights}
     files.pop(CARD_FILE)
-    return Release(folder, files, found, weights, known, check_release if check else tuple)
+    return Release(
+        files,
+        card,
+        message=f"MMTok {mmtok.__version__} on {found.repo_id or found.name.rpartition('/')[2]}",
+        description=f"Weights of {found.repo_id} at {found.commit}." if found.repo_id else "",
+        weights=weights,
+        # Whole files, with a progress bar.
+        download=lambda: _open(base, found.commit, weights=True).weights,
+        check=check_release if check else tuple,
+    )
 
 
 def _open(base: str | os.PathLike[str], revision: str | None, *, weights: bool) -> BaseCheckpoint:
@@ -317,39 +310,6 @@ def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], 
 def publish(
     release: Release, destination: Destination, *, verify_after: bool = True, dry_run: bool = False
 ) -> PushReport:
-    """Sends a prepared release; the arguments are those of `push`.
-
-    Raises:
-        ValueError: the destination is the base; nothing was sent.
-        PublishError: the Hub refused or failed; the message says what holds now.
-    """
-    base = release.base
-    if base.repo_id == destination.repo_id:
-        raise ValueError(f"{destination.repo_id} is the base itself: publish under another name.")
-    named = {"repo_id": destination.repo_id, "tag": destination.tag}
-    sending = Sending(
-        release.files,
-        render_card(
-            CardFacts.of_folder(
-                release.folder, release=mmtok.__version__, base_folder=base.folder, **named, **release.known
-            )
-        ),
-        message=f"MMTok {mmtok.__version__} on {base.repo_id or base.name.rpartition('/')[2]}",
-        description=f"Weights of {base.repo_id} at {base.commit}." if base.repo_id else "",
-        weights=release.weights,
-        download=partial(_download_weights, release),
-        check=release.check,
-    )
-    return send(sending, destination, verify_after=verify_after, dry_run=dry_run)
-
-
-def _download_weights(release: Release) -> dict[str, Path]:
-    """Local copies of a release's weights from the Hub, by path; whole files, with a progress bar."""
-    assert release.base.repo_id is not None
-    return _open(release.base.repo_id, release.base.commit, weights=True).weights
-
-
-def send(sending: Sending, destination: Destination, *, verify_after: bool = True, dry_run: bool = False) -> PushReport:
     """Sends what changes; `verify_after` and `dry_run` are those of `push`.
 
     Raises:
@@ -358,14 +318,14 @@ def send(sending: Sending, destination: Destination, *, verify_after: bool = Tru
     if not dry_run and get_token() is None:
         raise PublishError("There is no token for the Hub: log in with `hf auth login`. Nothing was changed.")
     repo = HubRepo(destination.repo_id, destination.branch)
-    plan = _plan(repo, _parent(repo, destination.private, create=False), sending, destination)
+    plan = _plan(repo, _parent(repo, destination.private, create=False), release, destination)
     _check_tag(repo, destination.tag, plan)
-    sending.check()
+    release.check()
     if dry_run:
         return PushReport(plan)
     created = _parent(repo, destination.private, create=True)
     plan = plan if plan.parent else replace(plan, parent=created)
-    report = _commit(repo, plan, sending, destination.create_pr) if plan.changes else PushReport(plan, plan.parent)
+    report = _commit(repo, plan, release, destination.create_pr) if plan.changes else PushReport(plan, plan.parent)
     assert report.commit is not None
     if destination.tag is not None:
         repo.tag(destination.tag, report.commit)
@@ -398,7 +358,7 @@ def _parent(repo: HubRepo, private: bool, *, create: bool) -> str | None:
     return head
 
 
-def _plan(repo: HubRepo, parent: str | None, sending: Sending, destination: Destination) -> PushPlan:
+def _plan(repo: HubRepo, parent: str | None, release: Release, destination: Destination) -> PushPlan:
     """Compares what is to be published with what is there.
 
     Raises:
@@ -406,9 +366,9 @@ def _plan(repo: HubRepo, parent: str | None, sending: Sending, destination: Dest
     """
     there = repo.files_at(parent) if parent else {}
     card_there = repo.bytes_at(parent, CARD_FILE) if parent and CARD_FILE in there else None
-    planned = [_planned_file(check_repo_path(path), source, there.get(path)) for path, source in sending.files.items()]
-    planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in sending.weights]
-    planned.append(_planned_card(sending.card.encode(), card_there, destination.overwrite_card))
+    planned = [_planned_file(check_repo_path(path), source, there.get(path)) for path, source in release.files.items()]
+    planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in release.weights]
+    planned.append(_planned_card(release.card(destination).encode(), card_there, destination.overwrite_card))
     kept = {file.path for file in planned}
     others = sorted(path for path in there if path not in kept and not is_known_file(path, (), ()))
     if others and not destination.delete_others:
@@ -458,20 +418,20 @@ def _check_tag(repo: HubRepo, tag: str | None, plan: PushPlan) -> None:
         )
 
 
-def _commit(repo: HubRepo, plan: PushPlan, sending: Sending, create_pr: bool) -> PushReport:
+def _commit(repo: HubRepo, plan: PushPlan, release: Release, create_pr: bool) -> PushReport:
     assert plan.parent is not None
     log.info("Committing %d files to %s", len(plan.changes), repo.repo_id)
-    told = (sending.message, sending.description, plan.parent, create_pr)
+    told = (release.message, release.description, plan.parent, create_pr)
     uploaded = False
     try:
-        if not all(weight.copyable for weight in sending.weights):
+        if not all(weight.copyable for weight in release.weights):
             raise CopyRefused("the Hub stores the base's weights without the hashes that copying needs")
-        if sending.weights and not can_copy_between_repos():
+        if release.weights and not can_copy_between_repos():
             raise CopyRefused("the installed huggingface_hub is too old for it")
         done = repo.commit(list(_operations(plan.changes)), *told)
     except CopyRefused as refusal:
         log.warning("The server does not copy the weights (%s): they are downloaded and sent instead.", refusal)
-        done = repo.commit(list(_operations(plan.changes, sending.download())), *told)
+        done = repo.commit(list(_operations(plan.changes, release.download())), *told)
         uploaded = True
     return PushReport(plan, done.oid, done.pr_url, None, uploaded)
 

@@ -180,7 +180,8 @@ def test_all_frames_together_have_a_largest_size(tmp_path: Path) -> None:
 def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(
-        ValueError, match=r"clip\.mp4 cannot be read as a video: .* PyAV, for other files, is missing: run pip install av"
+        ValueError,
+        match=r"clip\.mp4 cannot be read as a video: .* PyAV, for other files, is missing: run pip install av",
     ):
         read_video(text(tmp_path / "clip.mp4"), 8)
 

@@ -17,10 +17,10 @@ from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
 from mmtok.cli.main import main
 from mmtok.evaluation import FULL, RunSettings, run, summarize, table
-from mmtok.evaluation.answers import generate_by_model, generate_by_selector
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch, cls_attention, language_attention
 from mmtok.evaluation.questions import Question, write_questions
+from mmtok.evaluation.runner import generate_by_model, generate_by_selector
 from mmtok.evaluation.selectors import METHODS, MMTOK, CropView, Kept, ModelPruning, Selector, UniformGrid
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.objective import coverage_matrix

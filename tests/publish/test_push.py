@@ -58,7 +58,7 @@ def test_one_commit_with_weights_copied_on_the_server(hub: HubDouble, base: Path
     assert not report.uploaded
     assert report.verification is not None
     assert report.verification.ok, report.verification.describe()
-    assert report.verification.origin == f"Settings and weights compared with {BASE} at {release.base.commit}."
+    assert report.verification.origin == f"Settings and weights compared with {BASE} at {release.weights[0].commit}."
 
 
 def test_copied_and_uploaded_weights_give_the_same_tree(hub: HubDouble, base: Path, release: Release) -> None:
@@ -356,7 +356,7 @@ def test_the_command_line_publishes_and_tells_failures_by_exit_code(
 
 
 def test_a_moved_base_is_pinned_to_the_commit_that_was_checked(hub: HubDouble, base: Path, release: Release) -> None:
-    pinned = release.base.commit
+    pinned = release.weights[0].commit
     hub.store.seed(BASE, {"model-00001-of-00003.safetensors": b"newer weights"})
     report = publish(release, Destination(TARGET))
     assert hub.files(TARGET)["model-00001-of-00003.safetensors"] != b"newer weights"
