@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmtok.machine import machine
+from mmtok.measuring import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "demo,video,web,serve"

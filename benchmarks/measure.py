@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmtok.machine import machine
+from mmtok.measuring import machine
 
 __all__ = ["RESULTS", "machine", "milliseconds", "save", "side_by_side", "times_faster"]
 

@@ -21,7 +21,7 @@ from transformers import LlavaForConditionalGeneration
 
 from benchmarks.training.folder import replaced_when_complete, stage_reports, write_json
 from benchmarks.training.loop import Run, Stage, join_stages, train_stage
-from mmtok.machine import machine
+from mmtok.measuring import machine
 from mmtok.tiny.scenes import GRID
 
 from .architecture import build_model

@@ -24,8 +24,8 @@ from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
 from mmtok.evaluation.runner import Key, RecordedAnswer
 from mmtok.evaluation.selectors import Method, ModelPruning
-from mmtok.machine import machine
-from mmtok.model_content import model_content
+from mmtok.measuring import machine
+from mmtok.record_store import model_content
 from mmtok.tiny.scenes import SceneSettings
 
 from .cases import (

@@ -26,7 +26,7 @@ from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.selectors import METHODS, CropView, Kept, Selector
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.objective import coverage_matrix
-from mmtok.model_content import model_content
+from mmtok.record_store import model_content
 from mmtok.tiny import checkpoint_path
 
 from .cases import DEVELOPMENT_SEED, POPE, drawn_set

@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 from benchmarks.training.folder import replaced_when_complete, stage_reports, write_json
 from benchmarks.training.loop import Run, Stage, join_stages, train_stage
-from mmtok.machine import machine
+from mmtok.measuring import machine
 
 from .architecture import build_model
 from .export import export_checkpoint

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from mmtok.machine import machine
+from mmtok.measuring import machine
 
 from .loop import Run, Stage, compute_dtype, snapshot_path
 

@@ -17,7 +17,7 @@ from configuration_mmtok import OPTION_NAMES
 from mmtok.evaluation.checkpoint import batch_inputs, model_inputs
 from mmtok.hub.prune import prune
 from mmtok.image_cache import EncodedImageCache
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import prompt_lengths
 from mmtok.publish.hub import check_model_name
 
 if TYPE_CHECKING:

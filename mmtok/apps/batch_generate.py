@@ -29,12 +29,10 @@ from mmtok.evaluation.checkpoint import batch_inputs
 from mmtok.evaluation.questions import Question, batches, read_questions
 from mmtok.hub.handler import Video
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.images import cut_off, read_image
-from mmtok.model_content import model_content
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import prompt_lengths
 from mmtok.publish.hub import check_model_name
-from mmtok.record_store import RecordStore
-from mmtok.videos import FRAMES, read_video, require_videos
+from mmtok.record_store import RecordStore, model_content
+from mmtok.visuals import FRAMES, cut_off, read_image, read_video, require_videos
 
 from .answering import Budget, answer_prompts, load_pipeline
 

@@ -17,8 +17,7 @@ from mmtok.evaluation.checkpoint import model_inputs
 from mmtok.hub.handler import Limits, Video, is_text, open_image
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.images import cut_off, read_image
-from mmtok.videos import FRAMES, read_video
+from mmtok.visuals import FRAMES, cut_off, read_image, read_video
 
 from . import page_text
 from .answering import Answer, Budget, answer_inputs, explain_inputs, stream_answer, warm_up

@@ -14,7 +14,7 @@ from mmtok.hub.families import FAMILIES, PREFIX
 from mmtok.hub.grids import GridGeometry, pixels_of
 from mmtok.hub.handler import Video, evenly
 from mmtok.hub.images import Geometry
-from mmtok.images import cut_off
+from mmtok.visuals import cut_off
 
 GAP = 12  # pixels of a drawing between two crops
 MOST_DRAWN = 8  # frames of a video at most

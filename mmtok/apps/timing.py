@@ -13,8 +13,7 @@ import torch
 
 import mmtok
 from mmtok.evaluation.checkpoint import model_inputs
-from mmtok.machine import processor
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import processor, prompt_lengths
 
 from .answering import Budget
 

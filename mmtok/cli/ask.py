@@ -108,8 +108,7 @@ def _asked_about(options: argparse.Namespace) -> Image.Image | Video:
         ValueError: one that cannot be read, options that mean nothing for it, or a video for a model whose videos are
             not pruned, or while torchvision is missing.
     """
-    from mmtok.images import read_image
-    from mmtok.videos import FRAMES, read_video, require_videos
+    from mmtok.visuals import FRAMES, read_image, read_video, require_videos
 
     path = Path(options.image)
     if options.video:
@@ -297,7 +296,7 @@ def bench(options: argparse.Namespace) -> None:
 
 def _lost(image: Image.Image | Video, pipe: Any) -> str:
     from mmtok.hub.handler import Video
-    from mmtok.images import cut_off
+    from mmtok.visuals import cut_off
 
     return "" if isinstance(image, Video) else cut_off(image.size, pipe.processor.image_processor)
 

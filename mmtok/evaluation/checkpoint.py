@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, PretrainedConfig
 
-from mmtok.auto_classes import register
+from mmtok import register
 from mmtok.hub.families import FAMILIES, PREFIX
 from mmtok.hub.handler import Video, inputs_of
 from mmtok.publish.hub import check_model_name

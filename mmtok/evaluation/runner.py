@@ -17,12 +17,10 @@ from tqdm import tqdm
 from mmtok.hub.generation import GenerationCall
 from mmtok.hub.options import check_option
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.images import cut_off, image_size, read_image
-from mmtok.model_content import model_content
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import prompt_lengths
 from mmtok.publish.recipe import preset_options
-from mmtok.record_store import RecordStore
-from mmtok.videos import FRAMES, read_video, require_videos
+from mmtok.record_store import RecordStore, model_content
+from mmtok.visuals import FRAMES, cut_off, image_size, read_image, read_video, require_videos
 
 from .checkpoint import Checkpoint, pruning_config
 from .encoded import EncodedBatch, types_of
