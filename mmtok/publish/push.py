@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from huggingface_hub.utils import sha
 import mmtok
 
 from .base import BaseCheckpoint, TensorHeader, open_base, sha256_of
-from .card import CardFacts, edited_by_hand, render_card
+from .card import edited_by_hand, render_card
 from .clean_process import check_staged
 from .hub import HUB_ERRORS, UNTOUCHED, CopyRefused, HubRepo, PublishError, check_repo_path, publish_error
 from .recipe import Destination, Recipe
@@ -77,19 +77,29 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
-class PushPlan:
-    """A push before anything is sent.
+class PushReport:
+    """A push: what it sets out to do, and what it did.
 
     Attributes:
         repo_id, branch: where to.
-        parent: the commit that the plan was made against; None for a repo that does not exist yet.
+        parent: the commit that it builds on; None for a repo that does not exist yet.
         files: what happens to each file, by path.
+        commit: the commit that holds the new version; None before that, and for a dry run.
+        pull_request: the address of the pull request, where one was asked for.
+        tag: the tag that names the commit.
+        uploaded: whether weights of a Hub base were sent because the server does not copy them.
+        verification: of what was published; None where it was not asked for.
     """
 
     repo_id: str
     branch: str
     parent: str | None
     files: tuple[PlannedFile, ...]
+    commit: str | None = None
+    pull_request: str | None = None
+    tag: str | None = None
+    uploaded: bool = False
+    verification: Verification | None = None
 
     def with_action(self, *actions: Action) -> tuple[PlannedFile, ...]:
         """The files with which one of these is done."""
@@ -104,58 +114,28 @@ class PushPlan:
         return bool(self.with_action("kept"))
 
     def describe(self) -> str:
-        """The plan as text, a line for each kind of change."""
+        """What was done as text, in at most ten lines; of a dry run what would be, a line for each kind of change."""
+        kept = [_CARD_KEPT] if self.card_kept else []
+        if self.commit is None:
+            return "\n".join([*self._plan(), *(f"  {each}" for each in kept), "Nothing was sent."])
+        if not self.changes:
+            done = f"{self.repo_id} holds all of this already, as commit {self.commit}."
+        elif self.pull_request:
+            done = f"Opened {self.pull_request} with {len(self.changes)} files."
+        else:
+            done = f"Published {len(self.changes)} files as commit {self.commit} of {self.repo_id}."
+        tagged = [f"Tagged as {self.tag}."] if self.tag else []
+        verified = [self.verification.verdict()] if self.verification is not None else []
+        return "\n".join([*kept, done, *tagged, *verified])
+
+    def _plan(self) -> Iterator[str]:
         there = f"commit {self.parent[:12]}" if self.parent else "a repository that does not exist yet"
-        lines = [f"{self.repo_id}, branch {self.branch}, on top of {there}:"]
+        yield f"{self.repo_id}, branch {self.branch}, on top of {there}:"
         for action in ("send", "copy", "delete", "same"):
             if files := self.with_action(action):
                 names = ", ".join(shown(file.path) for file in files[:4])
                 more = f" and {len(files) - 4} more" if len(files) > 4 else ""
-                lines.append(f"  {action:7}{_size(sum(file.size for file in files)):>10}  {names}{more}")
-        if self.card_kept:
-            lines.append(f"  {_CARD_KEPT}")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class PushReport:
-    """What a push did.
-
-    Attributes:
-        plan: what it set out to do.
-        commit: the commit that holds the new version; None for a dry run.
-        pull_request: the address of the pull request, where one was asked for.
-        tag: the tag that names the commit.
-        uploaded: whether weights of a Hub base were sent because the server does not copy them.
-        verification: of what was published; None where it was not asked for.
-    """
-
-    plan: PushPlan
-    commit: str | None = None
-    pull_request: str | None = None
-    tag: str | None = None
-    uploaded: bool = False
-    verification: Verification | None = None
-
-    def describe(self) -> str:
-        """What was done as text, in at most ten lines."""
-        plan = self.plan
-        if self.commit is None:
-            return f"{plan.describe()}\nNothing was sent."
-        lines = []
-        if plan.card_kept:
-            lines.append(_CARD_KEPT)
-        if not plan.changes:
-            lines.append(f"{plan.repo_id} holds all of this already, as commit {self.commit}.")
-        elif self.pull_request:
-            lines.append(f"Opened {self.pull_request} with {len(plan.changes)} files.")
-        else:
-            lines.append(f"Published {len(plan.changes)} files as commit {self.commit} of {plan.repo_id}.")
-        if self.tag:
-            lines.append(f"Tagged as {self.tag}.")
-        if self.verification is not None:
-            lines.append(self.verification.verdict())
-        return "\n".join(lines)
+                yield f"  {action:7}{_size(sum(file.size for file in files)):>10}  {names}{more}"
 
 
 @dataclass(frozen=True)
@@ -245,7 +225,7 @@ def prepare(
     found = _open(base, recipe.base_revision, weights=Path(base).is_dir())
     headers, weights = (found.headers, ()) if found.repo_id is None else _weights_on_the_hub(found)
     with tempfile.TemporaryDirectory(prefix="base-", dir=folder.parent) as temporary:
-        known = write_repository(found.copied_to(Path(temporary) / "base"), folder, recipe)
+        facts = write_repository(found.copied_to(Path(temporary) / "base"), folder, recipe)
 
     def check_release() -> None:
         with tempfile.TemporaryDirectory(prefix="check-", dir=folder.parent) as temporary:
@@ -255,17 +235,11 @@ def prepare(
                 (model / name).symlink_to(source)
             check_staged(model, base_copy, Path(temporary), headers=headers, full=check == "full")
 
-    def card(destination: Destination) -> str:
-        named = {"repo_id": destination.repo_id, "tag": destination.tag}
-        return render_card(
-            CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=found.folder, **named, **known)
-        )
-
     files = {**files_inside(folder), **found.weights}
     files.pop(CARD_FILE)
     return Release(
         files,
-        card,
+        lambda destination: render_card(replace(facts, repo_id=destination.repo_id, tag=destination.tag)),
         message=f"MMTok {mmtok.__version__} on {found.repo_id or found.name.rpartition('/')[2]}",
         description=f"Weights of {found.repo_id} at {found.commit}." if found.repo_id else "",
         weights=weights,
@@ -322,10 +296,10 @@ def publish(
     _check_tag(repo, destination.tag, plan)
     release.check()
     if dry_run:
-        return PushReport(plan)
+        return plan
     created = _parent(repo, destination.private, create=True)
     plan = plan if plan.parent else replace(plan, parent=created)
-    report = _commit(repo, plan, release, destination.create_pr) if plan.changes else PushReport(plan, plan.parent)
+    report = _commit(repo, plan, release, destination.create_pr) if plan.changes else replace(plan, commit=plan.parent)
     assert report.commit is not None
     if destination.tag is not None:
         repo.tag(destination.tag, report.commit)
@@ -358,7 +332,7 @@ def _parent(repo: HubRepo, private: bool, *, create: bool) -> str | None:
     return head
 
 
-def _plan(repo: HubRepo, parent: str | None, release: Release, destination: Destination) -> PushPlan:
+def _plan(repo: HubRepo, parent: str | None, release: Release, destination: Destination) -> PushReport:
     """Compares what is to be published with what is there.
 
     Raises:
@@ -378,7 +352,7 @@ def _plan(repo: HubRepo, parent: str | None, release: Release, destination: Dest
             "the same commit; or give another repository. Nothing was changed."
         )
     planned += [PlannedFile(path, there[path].size, "delete") for path in others]
-    return PushPlan(repo.repo_id, repo.branch, parent, tuple(sorted(planned, key=lambda file: file.path)))
+    return PushReport(repo.repo_id, repo.branch, parent, tuple(sorted(planned, key=lambda file: file.path)))
 
 
 def _planned_file(path: str, source: Path, there: RepoFile | None) -> PlannedFile:
@@ -407,7 +381,7 @@ def _planned_card(card: bytes, there: bytes | None, overwrite: bool) -> PlannedF
     return PlannedFile(CARD_FILE, len(card), "send", card)
 
 
-def _check_tag(repo: HubRepo, tag: str | None, plan: PushPlan) -> None:
+def _check_tag(repo: HubRepo, tag: str | None, plan: PushReport) -> None:
     """Refuses a tag that names another commit than the one that is about to be there."""
     if tag is None or plan.parent is None:
         return
@@ -418,7 +392,7 @@ def _check_tag(repo: HubRepo, tag: str | None, plan: PushPlan) -> None:
         )
 
 
-def _commit(repo: HubRepo, plan: PushPlan, release: Release, create_pr: bool) -> PushReport:
+def _commit(repo: HubRepo, plan: PushReport, release: Release, create_pr: bool) -> PushReport:
     assert plan.parent is not None
     log.info("Committing %d files to %s", len(plan.changes), repo.repo_id)
     told = (release.message, release.description, plan.parent, create_pr)
@@ -433,7 +407,7 @@ def _commit(repo: HubRepo, plan: PushPlan, release: Release, create_pr: bool) ->
         log.warning("The server does not copy the weights (%s): they are downloaded and sent instead.", refusal)
         done = repo.commit(list(_operations(plan.changes, release.download())), *told)
         uploaded = True
-    return PushReport(plan, done.oid, done.pr_url, None, uploaded)
+    return replace(plan, commit=done.oid, pull_request=done.pr_url, uploaded=uploaded)
 
 
 def can_copy_between_repos() -> bool:
