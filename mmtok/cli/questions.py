@@ -34,7 +34,7 @@ from .arguments import (
     call_pruning_options,
     share,
 )
-from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps
+from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps, unpruned
 
 if TYPE_CHECKING:
     from mmtok.apps.timing import Timing
@@ -222,11 +222,11 @@ def generate(options: argparse.Namespace) -> int:
         if result.errors:
             have = "has" if result.errors == 1 else "have"
             print(f"{counted(result.errors, 'line')} {have} `error` in place of `answer`.")
-    unpruned = result.unpruned and options.budget is not None
+    kept_all = result.unpruned and options.budget is not None
     explain(
         options,
         f"Of {counted(result.cut_off, 'image')} the model sees the middle square alone." if result.cut_off else "",
-        f"{counted(result.unpruned, 'line')}: {nothing_pruned([options.budget])}" if unpruned else "",
+        f"{counted(result.unpruned, 'line')}: {nothing_pruned([options.budget])}" if kept_all else "",
         about_the_model(options.model),
     )
     return 1 if result.errors else 0
@@ -263,8 +263,8 @@ def evaluate(options: argparse.Namespace) -> None:
     else:
         print(table(results))
     full, *cells = results["cells"]
-    unpruned = [cell["budget"] for cell in cells if cell["vision_tokens"] >= full["vision_tokens"]]
-    explain(options, *legend(results), nothing_pruned(list(dict.fromkeys(unpruned))), about_the_model(options.model))
+    kept_all = [cell["budget"] for cell in cells if cell["vision_tokens"] >= full["vision_tokens"]]
+    explain(options, *legend(results), nothing_pruned(kept_all), about_the_model(options.model))
 
 
 def _without_all(budgets: Sequence[Budget]) -> list[int | float]:
@@ -349,7 +349,7 @@ def compare(options: argparse.Namespace) -> None:
         options,
         "" if options.json else _LEGEND.format(images=results["images"], questions=len(asked)),
         not_resized or ("" if options.json else _RESIZED),
-        nothing_pruned([each.budget for each in timings if each.prompt_tokens == each.full_prompt_tokens]),
+        unpruned(timings),
         f"Answers that changed are drawn in {options.output / 'drawings'}." if drawings else "",
         about_the_model(options.model),
     )
@@ -465,26 +465,19 @@ def _print_compared(
         return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
     full, *pruned = timings
-    print_table(
-        [
-            *("budget", "vision tokens", "same answers", "words"),
-            *(["resized"] if resized else []),
-            *("first token", "whole answer", "cache"),
-        ],
-        [
-            [
-                budget_name(each.budget),
-                f"{each.vision_tokens:.1f}",
-                percent(each.exact),
-                percent(each.f1),
-                *([percent(resized[each.budget].exact)] if resized else []),
-                f"{full.first_token / timing.first_token:.2f} x",
-                f"{full.total / timing.total:.2f} x",
-                f"{1 - timing.prompt_tokens / full.prompt_tokens:.0%} less",
-            ]
-            for each, timing in zip(found, pruned, strict=True)
-        ],
-    )
+    columns: dict[str, Callable[[tuple[Agreement, Timing]], str]] = {
+        "budget": lambda row: budget_name(row[0].budget),
+        "vision tokens": lambda row: f"{row[0].vision_tokens:.1f}",
+        "same answers": lambda row: percent(row[0].exact),
+        "words": lambda row: percent(row[0].f1),
+        "resized": lambda row: percent(resized[row[0].budget].exact),
+        "first token": lambda row: f"{full.first_token / row[1].first_token:.2f} x",
+        "whole answer": lambda row: f"{full.total / row[1].total:.2f} x",
+        "cache": lambda row: f"{1 - row[1].prompt_tokens / full.prompt_tokens:.0%} less",
+    }
+    if not resized:
+        del columns["resized"]
+    print_table(columns, zip(found, pruned, strict=True))
 
 
 def _verdict(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,15 +100,23 @@ class PublishError(RuntimeError):
     """A publication or verification that was refused or failed; the message says what is there now and what to do."""
 
 
-def publish_error(error: Exception, doing: str, state: str) -> PublishError:
-    """The error to raise for what a call of huggingface_hub raised.
+@contextmanager
+def failing_as(
+    doing: str, state: str = UNTOUCHED, refused: str | None = None, others: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turns what huggingface_hub raises into a PublishError without the request, which holds the token.
 
     Args:
-        error: an `HfHubHTTPError`, a connection error, or the ValueError and RuntimeError that wrap them.
-        doing: what was tried, as in "reading org/model".
-        state: what holds now, and what to do about it, in a sentence.
+        doing: what is being tried, as in "reading org/model".
+        state: what holds when it fails, and what to do about it, in a sentence.
+        refused: what holds when the server answered that it will not do it (4xx); None for `state`.
+        others: exceptions to turn beside those of the Hub, the connection and the disk.
     """
-    return PublishError(without_tokens(f"{_reason(error, doing)} {state}"))
+    try:
+        yield
+    except (*HUB_ERRORS, *others) as error:
+        holds = refused if refused and status_of(error) in range(400, 500) else state
+        raise PublishError(without_tokens(f"{_reason(error, doing)} {holds}")) from None
 
 
 def without_tokens(text: str) -> str:
@@ -238,7 +246,7 @@ class HubRepo:
             f"The branch {self.branch} holds what it held or, if only the answer got lost, all of the new version; run "
             "the same command again: it completes what is missing."
         )
-        with self._failing_as(f"committing to {self.repo_id}", open_end, UNTOUCHED, RuntimeError, ValueError):
+        with failing_as(f"committing to {self.repo_id}", open_end, UNTOUCHED, (RuntimeError, ValueError)):
             try:
                 return self.api.create_commit(
                     self.repo_id,
@@ -255,30 +263,14 @@ class HubRepo:
                 raise
 
     def tag(self, name: str, commit: str) -> None:
-        with self._failing_as(
+        with failing_as(
             f"tagging {self.repo_id} as {name}",
             f"The files are published as commit {commit}, only the tag is missing; run the same command again.",
         ):
             self.api.create_tag(self.repo_id, tag=name, revision=commit, exist_ok=True)
 
-    @contextmanager
-    def _failing_as(
-        self, doing: str, state: str | None = None, refused: str | None = None, *others: type[Exception]
-    ) -> Iterator[None]:
-        """Turns what huggingface_hub raises into a PublishError without the request, which holds the token.
-
-        Args:
-            doing: what is being tried.
-            state: what holds when it fails; None for `after_failure`.
-            refused: what holds when the server answered that it will not do it (4xx); None for `state`.
-            others: exceptions to turn beside those of the Hub, the connection and the disk.
-        """
-        try:
-            yield
-        except (*HUB_ERRORS, *others) as error:
-            is_refusal = status_of(error) in range(400, 500)
-            holds = refused if refused and is_refusal else state or self.after_failure
-            raise publish_error(error, doing, holds) from None
+    def _failing_as(self, doing: str) -> AbstractContextManager[None]:
+        return failing_as(doing, self.after_failure)
 
 
 def _refuses_copy(error: Exception) -> bool:

@@ -26,7 +26,7 @@ import mmtok
 from .base import BaseCheckpoint, TensorHeader, open_base, sha256_of
 from .card import edited_by_hand, render_card
 from .clean_process import check_staged
-from .hub import HUB_ERRORS, UNTOUCHED, CopyRefused, HubRepo, PublishError, check_repo_path, publish_error
+from .hub import CopyRefused, HubRepo, PublishError, check_repo_path, failing_as
 from .recipe import Destination, Recipe
 from .repository import CARD_FILE, files_inside, is_known_file, shown
 from .stage import workspace, write_repository
@@ -250,22 +250,19 @@ def prepare(
 
 
 def _open(base: str | os.PathLike[str], revision: str | None, *, weights: bool) -> BaseCheckpoint:
-    try:
+    with failing_as(f"reading {base}"):
         return open_base(base, revision=revision, weights=weights)
-    except HUB_ERRORS as error:
-        raise publish_error(error, f"reading {base}", UNTOUCHED) from None
 
 
 def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], tuple[HubWeight, ...]]:
     """Name, type and shape of every tensor, of which a few hundred kilobytes are read, and the files."""
     assert base.repo_id is not None
     assert base.commit is not None
-    try:
-        metadata = HfApi().get_safetensors_metadata(base.repo_id, revision=base.commit)
-    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise ValueError(f"{base.repo_id} has no weights in safetensors files that can be read: {error}") from None
-    except HUB_ERRORS as error:
-        raise publish_error(error, f"reading the weights' headers of {base.repo_id}", UNTOUCHED) from None
+    with failing_as(f"reading the weights' headers of {base.repo_id}"):
+        try:
+            metadata = HfApi().get_safetensors_metadata(base.repo_id, revision=base.commit)
+        except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+            raise ValueError(f"{base.repo_id} has no weights in safetensors files that can be read: {error}") from None
     there = HubRepo(base.repo_id).files_at(base.commit)
     headers: dict[str, TensorHeader] = {}
     weights = []
