@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from transformers import PretrainedConfig
 from transformers.utils import is_torchvision_available
 
 from mmtok import install_line
-from mmtok.hub.families import FAMILIES, family_of
+from mmtok.hub.families import FAMILIES
 from mmtok.hub.handler import FORMATS, LIST_FPS, Video, frames_to_read, open_image, open_video
-from mmtok.publish.hub import check_model_name
+from mmtok.publish.hub import config_of
 
 # Frames that are read unless it is said.
 FRAMES = 8
@@ -113,8 +112,7 @@ def require_videos(model: str | Path, revision: str | None = None, called: str =
         revision: branch, tag or commit on the Hub.
         called: the model in the message; its folder or id unless given.
     """
-    config, _ = PretrainedConfig.get_config_dict(check_model_name(model), revision=revision)
-    family = family_of(config.get("model_type"))
+    _, family = config_of(model, revision)
     if not family.load_class().frame:
         titles = [each.title for each in FAMILIES.values() if each.is_available() and each.load_class().frame]
         raise ValueError(

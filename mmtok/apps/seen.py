@@ -240,14 +240,6 @@ def _drawn(crops: Sequence[torch.Tensor], grid: tuple[int, int], geometry: Geome
     return _with_overview(images, grid, f"crops 2 to {len(images)}", side)
 
 
-def tokens_of_crops(config: Any) -> int | None:
-    """Vision tokens of each crop of an image; None where crops differ in size."""
-    geometry = _geometry_of(config)
-    layouts = [geometry.layout(size) for size in geometry.examples.values()]
-    counts = {count for each in layouts for count in each.crop[each.crop >= 0].bincount().tolist()}
-    return counts.pop() if len(counts) == 1 else None
-
-
 def _geometry_of(config: Any) -> Geometry:
     """What is known of the images of a model; of one without a family, an image is one crop."""
     found = FAMILIES.get(str(getattr(config, "model_type", "")).removeprefix(PREFIX))

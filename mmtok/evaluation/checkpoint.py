@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, PretrainedConfig
+from transformers import AutoProcessor
 
 from mmtok import register
-from mmtok.hub.families import FAMILIES, PREFIX
 from mmtok.hub.handler import Video, inputs_of
-from mmtok.publish.hub import check_model_name
+from mmtok.publish.hub import config_of
 
 
 @dataclass(frozen=True)
@@ -104,14 +103,8 @@ def pruning_config(path: str | Path, revision: str | None = None) -> tuple[Any, 
     Raises:
         ValueError: a model of another type.
     """
-    config, _ = PretrainedConfig.get_config_dict(check_model_name(path), revision=revision)
-    model_type = str(config.get("model_type")).removeprefix(PREFIX)
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"{path} is a model of type {config.get('model_type')!r}: give one of {', '.join(FAMILIES)}, or a staged "
-            "model."
-        )
-    model_class = FAMILIES[model_type].load_class()
+    config, family = config_of(path, revision)
+    model_class = family.load_class()
     # A stock configuration names another model type; read as ours it would be warned about.
     own = {name: value for name, value in config.items() if name != "model_type"}
     return model_class, model_class.config_class.from_dict(own)

@@ -17,6 +17,9 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from transformers import PretrainedConfig
+
+from mmtok.hub.families import Family, family_of
 
 try:
     from huggingface_hub.errors import FileDuplicationError
@@ -67,6 +70,24 @@ def check_model_name(model: str | os.PathLike[str]) -> str:
     if folder is not None and not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: give the folder of a staged model.")
     return str(model)
+
+
+def config_of(model: str | os.PathLike[str], revision: str | None = None) -> tuple[dict[str, Any], Family]:
+    """The `config.json` of a model, stock or staged, and its family.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        ValueError: neither a folder with a configuration nor a Hub id, or a model of no family.
+        OSError: there is no such model.
+    """
+    config, _ = PretrainedConfig.get_config_dict(check_model_name(model), revision=revision)
+    try:
+        return config, family_of(config.get("model_type"))
+    except ValueError as error:
+        raise ValueError(f"{model} cannot be pruned. {error}") from None
 
 
 def check_reference(name: str, what: str) -> str:
