@@ -282,7 +282,7 @@ def test_other_weights_under_the_same_name_are_another_run(settings: RunSettings
 
 def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="a model of type 'bert': give one of llava, "):
+    with pytest.raises(ValueError, match="There is no family for the model_type 'bert': choose from llava, "):
         Checkpoint.load(tmp_path)
 
 
