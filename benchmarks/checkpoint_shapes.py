@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mmtok
-from mmtok.machine import machine
+from mmtok.measuring import machine
 from mmtok.publish.base import BaseCheckpoint, TensorHeader
 from mmtok.publish.card import CardFacts, render_card
 from mmtok.publish.clean_process import CheckFailed, check_fit

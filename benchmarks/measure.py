@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmtok.machine import machine
+from mmtok.measuring import machine
 
 RESULTS = Path(__file__).parent / "results"
 LOAD_AT_START = machine()["load_average"]

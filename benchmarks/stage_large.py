@@ -29,7 +29,7 @@ import numpy
 import torch
 
 from benchmarks.checkpoint_shapes import NAMES, Member
-from mmtok.machine import machine
+from mmtok.measuring import machine
 from mmtok.publish.base import TensorHeader, encode_header
 from mmtok.publish.repository import INDEX_FILE
 

@@ -135,7 +135,7 @@ def run(given: argparse.Namespace) -> Any:
     from transformers import AutoConfig
     from vllm_engine import Engine, random_cases, random_video_cases
 
-    from mmtok.machine import machine
+    from mmtok.measuring import machine
     from mmtok.vllm import register
 
     register()

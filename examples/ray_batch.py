@@ -37,7 +37,7 @@ class Answerer:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Adds `answer` to a batch of questions."""
         from mmtok.apps.answering import answer_batch
-        from mmtok.images import read_image
+        from mmtok.visuals import read_image
 
         images = [[read_image(self.folder / name)] for name in batch["image"]]
         answers = answer_batch(self.pipeline, [str(text) for text in batch["question"]], images, **self.settings)

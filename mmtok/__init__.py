@@ -32,6 +32,9 @@ def install_line(extra: str) -> str:
     return f"pip install 'mmtok[{extra}] @ git+{CODE_REPOSITORY}'"
 
 
+# The Auto classes that a staged folder names; releases of transformers before 5 have no AutoModelForMultimodalLM.
+AUTOMATIC: tuple[str, ...] = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+
 # Public name -> the module that has it, beside the classes of the families. A new one is a line here, and one above.
 _MODULES: dict[str, str] = {
     "GreedySelection": "mmtok.hub.coverage",
@@ -48,6 +51,24 @@ _CLASSES = [name for family in FAMILIES.values() for name in (family.config_clas
 __all__ = [*_MODULES, *_CLASSES, "__version__"]
 
 
+def register(config_class: type, model_class: type) -> None:
+    """Lets `AutoConfig` and the Auto classes of models load a model type without code from its folder.
+
+    A second call with the same classes changes nothing.
+
+    Args:
+        config_class: of the model type.
+        model_class: of a model with such a configuration.
+    """
+    import transformers
+
+    transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)  # type: ignore[attr-defined]
+    for name in AUTOMATIC:
+        automatic = getattr(transformers, name, None)
+        if automatic is not None:
+            automatic.register(config_class, model_class, exist_ok=True)
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
@@ -56,7 +77,7 @@ def __getattr__(name: str) -> Any:
     _, family = class_of(name)  # type: ignore[misc]
     config_class = getattr(import_module("configuration_mmtok"), family.config_class)
     model_class = family.load_class()
-    import_module("mmtok.auto_classes").register(config_class, model_class)
+    register(config_class, model_class)
     return config_class if name == family.config_class else model_class
 
 

@@ -18,9 +18,9 @@ from mmtok.hub.options import ENCODING_OPTIONS
 
 # Of LLaVA-1.5-7B in 16 bits an image takes 5.9 MB, of LLaVA-NeXT-7B with five crops 54 MB.
 MEMORY_LIMIT = 2**30
+_ADAPTERS = ("_active_adapter", "_disable_adapters", "merged_adapters")  # of PEFT's layers
 # The arguments of images of which a row is known: that of an image, and in `batch_num_images` that of a sample; with
 # `image_grid_thw` the rows of `pixel_values` are patches.
-_ADAPTERS = ("_active_adapter", "_disable_adapters", "merged_adapters")  # of PEFT's layers
 _BY_ROWS = {"pixel_values", "image_sizes", "image_grid_thw", "batch_num_images"}
 
 
@@ -146,9 +146,7 @@ def _state(model: Any) -> bytes:
         if name == "language_model":
             continue
         for module in part.modules():
-            adapters = [
-                getattr(module, each, None) for each in ("_active_adapter", "_disable_adapters", "merged_adapters")
-            ]
+            adapters = [getattr(module, each, None) for each in _ADAPTERS]
             content.update(f"{module.training} {adapters}".encode())
         for tensor in (*part.parameters(), *part.buffers()):
             content.update(f"{tensor.data_ptr()} {tensor._version} {tensor.dtype} {tensor.device}".encode())
@@ -172,19 +170,7 @@ def _key(sample: Mapping[str, torch.Tensor]) -> bytes:
 
 def _own(image: EncodedVision) -> EncodedVision:
     """The image with tensors of its own: a view would keep those of its whole batch."""
-    own = {number: tokens.clone() for number, tokens in _tensors(image).items()}
-
-    def copied(image: EncodedVision) -> EncodedVision:
-        before = image.before_unpadding
-        return replace(
-            image,
-            projected=[own[id(tokens)] for tokens in image.projected],
-            raw=[own[id(tokens)] for tokens in image.raw],
-            deepstack=image.deepstack and [[own[id(tokens)] for tokens in layers] for layers in image.deepstack],
-            before_unpadding=None if before is None else copied(before),
-        )
-
-    return copied(image)
+    return deepcopy(image, {number: tokens.clone() for number, tokens in _tensors(image).items()})
 
 
 def _tensors(image: EncodedVision) -> dict[int, torch.Tensor]:

@@ -6,7 +6,8 @@
 
 A store is a folder with `run.json`, which says what the run does, and for each process one file of JSON lines and one
 lock. It survives a kill at any point: records are on the disk when `append` returns, a line that was cut short counts
-as missing and is cut off before the next one is written, and `finish` can be repeated.
+as missing and is cut off before the next one is written, and `finish` can be repeated. `model_content` says what a
+model is made of: answers of two models must never be mixed, whatever the two are called.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
+
+from mmtok.publish.hub import check_model_name
 
 _RUN_FILE = "run.json"
 _FINISHED_FILE = "finished.json"
 _BLOCK = 2**16  # bytes that are read at once
+# A file of a model of up to this many bytes is hashed whole, a larger one in samples that are spread over it.
+_WHOLE = 2**25
+_SAMPLES = 64
+_NOT_USED = (".md", ".png", ".lock")
 
 
 class RecordStore:
@@ -210,3 +219,36 @@ def _cut_torn_line(file: Any) -> None:
         end = start
     file.truncate(end)
     file.seek(0, os.SEEK_END)
+
+
+def model_content(model: str | Path, revision: str | None = None) -> str:
+    """A hash of a model's files (weights, configuration, tokenizer, templates, code), or the commit of a repository.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit of a repository.
+
+    Raises:
+        ValueError: neither a folder with a model nor a Hub id.
+        OSError: there is no such repository.
+    """
+    folder = Path(check_model_name(model))
+    if not folder.is_dir():
+        return f"commit {extract_commit_hash(cached_file(str(model), 'config.json', revision=revision), None)}"
+    content = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and path.suffix not in _NOT_USED:
+            content.update(f"{path.name} {path.stat().st_size} {_file_hash(path)}\n".encode())
+    return f"sha256 {content.hexdigest()}"
+
+
+def _file_hash(path: Path) -> str:
+    size, content = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        if size <= _WHOLE:
+            content.update(file.read())
+        else:
+            for sample in range(_SAMPLES):
+                file.seek((size - _BLOCK) * sample // (_SAMPLES - 1))
+                content.update(file.read(_BLOCK))
+    return content.hexdigest()

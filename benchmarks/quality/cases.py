@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmarks.objects.held_out import CROWDED, SEED, USUAL, HeldOutSet, unseen_sheets, write_held_out
 from mmtok.evaluation import RunResult, RunSettings, compare, run, summarize
-from mmtok.evaluation.answers import Key, RecordedAnswer
 from mmtok.evaluation.questions import Question
+from mmtok.evaluation.runner import Key, RecordedAnswer
 from mmtok.evaluation.selectors import METHODS, PAPER_SETTINGS, Method, ModelPruning
-from mmtok.model_content import model_content
+from mmtok.record_store import model_content
 from mmtok.tiny.scenes import SceneSettings
 
 from .crops import CLUTTERED, SCALE, train_crops_checkpoint

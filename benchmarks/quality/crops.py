@@ -25,7 +25,7 @@ from benchmarks.objects.sight import restyle
 from benchmarks.objects.tuning import SHARE_REDRAWN, TuningLearner, WrittenScene, written_scene
 from benchmarks.training.loop import Run, Stage, train_stage
 from mmtok.evaluation.checkpoint import Checkpoint
-from mmtok.model_content import model_content
+from mmtok.record_store import model_content
 from mmtok.tiny.scenes import GRID, HELD_OUT_BACKGROUNDS, SIDE, TRAINING_BACKGROUNDS, SceneSettings, draw, sample_scene
 from mmtok.tiny.sprites import SpriteSheet
 

@@ -18,7 +18,7 @@ from benchmarks.objects.held_out import CROWDED, USUAL
 from benchmarks.reading.evaluate import evaluate, held_out_scenes, load_qwen
 from mmtok.evaluation import lead, summarize
 from mmtok.evaluation.selectors import METHODS
-from mmtok.model_content import model_content
+from mmtok.record_store import model_content
 from mmtok.tiny import LLAVA, QWEN, checkpoint_path
 
 from .cases import DEVELOPMENT_SEED, POPE, answered, drawn_set, variant

@@ -22,8 +22,8 @@ from transformers.utils import is_torchvision_available
 from benchmarks.training.folder import write_json
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.image_cache import EncodedImageCache
-from mmtok.machine import machine
-from mmtok.model_content import model_content
+from mmtok.measuring import machine
+from mmtok.record_store import model_content
 from mmtok.tiny import QWEN, checkpoint_path
 from mmtok.tiny.questions import Question
 from mmtok.tiny.reading import HELD_OUT, ReadingSettings, reading_questions, sample_reading_scene

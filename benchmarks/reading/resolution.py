@@ -22,8 +22,8 @@ import torch
 from benchmarks.measure import RESULTS, milliseconds, save, side_by_side, times_faster
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.image_cache import EncodedImageCache
-from mmtok.model_content import model_content
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import prompt_lengths
+from mmtok.record_store import model_content
 from mmtok.tiny.reading import HELD_OUT, Kind, reading_questions, sample_reading_scene
 from mmtok.tiny.scenes import Scene
 

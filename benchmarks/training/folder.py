@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mmtok.machine import machine
+from mmtok.measuring import machine
 
 from .loop import Run, Stage, compute_dtype, snapshot_path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,17 @@ import torch
 from transformers import TextIteratorStreamer, pipeline
 
 from configuration_mmtok import OPTION_NAMES
-from mmtok.hub.handler import Video, inputs_of
+from mmtok.evaluation.checkpoint import batch_inputs, model_inputs
 from mmtok.hub.prune import prune
 from mmtok.image_cache import EncodedImageCache
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import prompt_lengths
 from mmtok.publish.hub import check_model_name
 
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import ImageTextToTextPipeline
 
+    from mmtok.hub.handler import Video
     from mmtok.hub.selection import ImageSelection
 
 Budget = int | float | None
@@ -160,13 +161,6 @@ def load_pipeline(model: str | Path, **kwargs: Any) -> ImageTextToTextPipeline:
     return loaded
 
 
-def model_inputs(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question: str) -> dict[str, Any]:
-    """What `generate` takes of one turn of the user, on the model's device."""
-    kind = "video" if isinstance(image, Video) else "image"
-    chat = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}]
-    return dict(inputs_of(pipe.processor, chat, [image]).to(pipe.model.device, dtype=pipe.model.dtype))
-
-
 def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **settings: Any) -> Answer:
     """Asks one question with one budget; `settings` are those of `answer_inputs`.
 
@@ -242,9 +236,8 @@ def answer_inputs(
                 output = pipe.model.generate(**inputs, **settings, max_new_tokens=max_new_tokens)
                 seconds.append(time.perf_counter() - began)
         explained = explain_inputs(pipe, inputs, question, budget, **pruning_options)
-        known = {field.name: getattr(explained, field.name) for field in fields(explained)}
-        text = _new_text(pipe, inputs, output)
-        answers.append(Answer(**{**known, "prompt_tokens": lengths[0]}, answer=text, seconds=median(seconds)))
+        read = {**vars(explained), "prompt_tokens": lengths[0]}
+        answers.append(Answer(**read, answer=_new_text(pipe, inputs, output), seconds=median(seconds)))
     return answers
 
 
@@ -280,28 +273,6 @@ def explain_inputs(
         coverage=kept.coverage / kept.full_coverage if kept.full_coverage else 1.0,
         selection=kept,
     )
-
-
-def batch_inputs(
-    pipe: ImageTextToTextPipeline, questions: Sequence[str], images: Sequence[Sequence[Image.Image | Video]]
-) -> dict[str, Any]:
-    """Prompts padded on the left, each about its own images, or a single one about a video, on the model's device."""
-    if images and images[0] and isinstance(images[0][0], Video):
-        [question], [[video]] = questions, images
-        return model_inputs(pipe, video, question)
-    chats = [
-        [{"role": "user", "content": [*({"type": "image"} for _ in own), {"type": "text", "text": question}]}]
-        for question, own in zip(questions, images, strict=True)
-    ]
-    inputs = pipe.processor(
-        # In one list for each question: LLaVA-OneVision cuts no tiles where a question has several images.
-        images=[list(own) for own in images if own] or None,
-        text=pipe.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True),
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    )
-    return dict(inputs.to(pipe.model.device, dtype=pipe.model.dtype))
 
 
 def stream_answer(

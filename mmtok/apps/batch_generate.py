@@ -25,17 +25,16 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from configuration_mmtok import check_option
+from mmtok.evaluation.checkpoint import batch_inputs
 from mmtok.evaluation.questions import Question, batches, read_questions
 from mmtok.hub.handler import Video
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.images import cut_off, read_image
-from mmtok.model_content import model_content
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import prompt_lengths
 from mmtok.publish.hub import check_model_name
-from mmtok.record_store import RecordStore
-from mmtok.videos import FRAMES, read_video, require_videos
+from mmtok.record_store import RecordStore, model_content
+from mmtok.visuals import FRAMES, cut_off, read_image, read_video, require_videos
 
-from .answering import Budget, answer_prompts, batch_inputs, load_pipeline
+from .answering import Budget, answer_prompts, load_pipeline
 
 if TYPE_CHECKING:
     from PIL import Image

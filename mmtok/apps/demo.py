@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
+from mmtok.evaluation.checkpoint import model_inputs
 from mmtok.publish import stage
 from mmtok.tiny import LLAVA, QWEN, checkpoint_path, reading
 from mmtok.tiny.catalogue import NAMES
@@ -21,7 +22,7 @@ from mmtok.tiny.questions import Question, absent_question, count_question, pres
 from mmtok.tiny.reading import ReadingSettings, color_question, kind_question, sample_reading_scene
 from mmtok.tiny.scenes import SceneSettings, sample_scene
 
-from .answering import Answer, Budget, ask_with_budgets, counted, load_pipeline, model_inputs, warm_up
+from .answering import Answer, Budget, ask_with_budgets, counted, load_pipeline, warm_up
 from .drawing import kept_figure
 from .seen import seen_images
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -13,17 +13,18 @@ import gradio as gr
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
+from mmtok.evaluation.checkpoint import model_inputs
 from mmtok.hub.handler import Limits, Video, is_text, open_image
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.images import cut_off, read_image
-from mmtok.videos import FRAMES, read_video
+from mmtok.publish.card import budget_table
+from mmtok.visuals import FRAMES, cut_off, read_image, read_video
 
 from . import page_text
-from .answering import Answer, Budget, answer_inputs, explain_inputs, model_inputs, stream_answer, warm_up
+from .answering import Answer, Budget, answer_inputs, explain_inputs, stream_answer, warm_up
 from .demo import COVERAGE, KNOWS, TIMES, TOO_SMALL, example
 from .drawing import overlay
-from .seen import frames_read, seen_images, seen_video, tokens_of_crops
+from .seen import frames_read, seen_images, seen_video
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
@@ -60,7 +61,7 @@ class BudgetControl:
     def of(cls, config: Any, generation_config: Any = None) -> BudgetControl:
         """For the model of these configurations."""
         found = PruningOptions.from_config(config, **options_within(generation_config))
-        full = tokens_of_crops(config)
+        full = budget_table(config.to_dict()).tokens_per_crop
         own = (full or 1.0) if found.vision_token_budget is None else found.vision_token_budget
         label = "Vision tokens to keep" + (" of each crop" if hasattr(config, "image_grid_pinpoints") else "")
         if isinstance(own, float):
@@ -247,9 +248,8 @@ def _growing(
         for part in stream_answer(pipe, inputs, chosen, max_new_tokens=_ANSWER_TOKENS):
             shown[chosen] = page_text.answer(part.text), page_text.facts(part, explained)
             yield gr.skip(), *shown[budget], *shown[None], gr.skip(), gr.skip(), gr.skip()
-    known = {field.name: getattr(all_read, field.name) for field in fields(all_read)}
     compared = [
-        Answer(**known, answer=part.text, seconds=part.seconds),
+        Answer(**vars(all_read), answer=part.text, seconds=part.seconds),
         *answer_inputs(pipe, inputs, question, _COMPARED, max_new_tokens=_ANSWER_TOKENS),
     ]
     drawings = [overlay(seen, None if each.budget is None else each.selection) for each in compared]

@@ -14,7 +14,7 @@ from mmtok.hub.families import FAMILIES, PREFIX
 from mmtok.hub.grids import GridGeometry, pixels_of
 from mmtok.hub.handler import Video, evenly
 from mmtok.hub.images import Geometry
-from mmtok.images import cut_off
+from mmtok.visuals import cut_off
 
 GAP = 12  # pixels of a drawing between two crops
 MOST_DRAWN = 8  # frames of a video at most
@@ -238,14 +238,6 @@ def _drawn(crops: Sequence[torch.Tensor], grid: tuple[int, int], geometry: Geome
     if len(images) == 1:
         return Seen(images, side)
     return _with_overview(images, grid, f"crops 2 to {len(images)}", side)
-
-
-def tokens_of_crops(config: Any) -> int | None:
-    """Vision tokens of each crop of an image; None where crops differ in size."""
-    geometry = _geometry_of(config)
-    layouts = [geometry.layout(size) for size in geometry.examples.values()]
-    counts = {count for each in layouts for count in each.crop[each.crop >= 0].bincount().tolist()}
-    return counts.pop() if len(counts) == 1 else None
 
 
 def _geometry_of(config: Any) -> Geometry:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import mmtok
-from mmtok.machine import processor
-from mmtok.prefill import prompt_lengths
+from mmtok.evaluation.checkpoint import model_inputs
+from mmtok.measuring import processor, prompt_lengths
 
-from .answering import Budget, model_inputs
+from .answering import Budget
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -25,7 +25,7 @@ from .arguments import (
     question,
     writable_image,
 )
-from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps
+from .output import about_the_model, budget_name, explain, print_json, print_table, steps, unpruned
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,6 +48,32 @@ and total time of a longer answer. Medians over rounds in which every budget tak
 up. The image or video is processed once, before the clock starts."""
 _PROMPT_LEGEND = "tokens in the prompt: what the language model reads, of the whole prompt."
 _TIME_LEGEND = "time: of `generate`, from the processor's output to the last token, after a call that warms up."
+
+
+def _per_crop(read: Explanation) -> str:
+    """How many vision tokens stay of each crop, frame or pair: "4", or "3 to 5" where it differs."""
+    few, many = min(read.tokens_per_crop), max(read.tokens_per_crop)
+    return f"{few:,}" if few == many else f"{few:,} to {many:,}"
+
+
+# Columns of the tables, of what was read, answered or timed.
+_COLUMNS: dict[str, Callable[[Any], str]] = {
+    "question": lambda each: each.question,
+    "budget": lambda each: budget_name(each.budget),
+    "answer": lambda each: each.answer,
+    "vision tokens": lambda each: f"{each.vision_tokens} of {each.all_vision_tokens}",
+    **dict.fromkeys(["per crop", "per frame", "per pair of frames"], _per_crop),
+    "tokens in the prompt": lambda each: f"{each.prompt_tokens} of {each.full_prompt_tokens}",
+    "coverage": lambda each: f"{each.coverage:.1%}",
+    "time": lambda each: f"{1000 * each.seconds:.0f} ms",
+    "first token": lambda each: f"{1000 * each.first_token:.1f} ms",
+    "total": lambda each: f"{1000 * each.total:.1f} ms",
+}
+
+
+def _print(items: Sequence[Any], *names: str, **further: Callable[[Any], str]) -> None:
+    """A table with columns of `_COLUMNS`, and further ones."""
+    print_table({**{name: _COLUMNS[name] for name in names}, **further}, items, left=["question", "answer"])
 
 
 def add_ask(commands: Any, name: str, help: str) -> None:
@@ -108,8 +134,7 @@ def _asked_about(options: argparse.Namespace) -> Image.Image | Video:
         ValueError: one that cannot be read, options that mean nothing for it, or a video for a model whose videos are
             not pruned, or while torchvision is missing.
     """
-    from mmtok.images import read_image
-    from mmtok.videos import FRAMES, read_video, require_videos
+    from mmtok.visuals import FRAMES, read_image, read_video, require_videos
 
     path = Path(options.image)
     if options.video:
@@ -146,31 +171,18 @@ def ask(options: argparse.Namespace) -> None:
     if options.json:
         print_json([answer.as_json() for answer in answers])
     else:
-        print_table(
-            ["question", "budget", "answer", "tokens in the prompt", "coverage", "time"],
-            [
-                [
-                    answer.question,
-                    budget_name(answer.budget),
-                    answer.answer,
-                    f"{answer.prompt_tokens} of {answer.full_prompt_tokens}",
-                    f"{answer.coverage:.1%}",
-                    f"{1000 * answer.seconds:.0f} ms",
-                ]
-                for answer in answers
-            ],
-            left=["question", "answer"],
-        )
+        _print(answers, "question", "budget", "answer", "tokens in the prompt", "coverage", "time")
         explain(options, *_covered(answers), _PROMPT_LEGEND, COVERAGE, _TIME_LEGEND)
-    explain(options, _unpruned(answers), lost, about_the_model(options.model))
+    explain(options, unpruned(answers), lost, about_the_model(options.model))
 
 
 def show(options: argparse.Namespace) -> None:
     """Draws the image or video and prints what was kept."""
-    from mmtok.apps.answering import ask_with_budgets, explain_inputs, model_inputs
+    from mmtok.apps.answering import ask_with_budgets, explain_inputs
     from mmtok.apps.demo import COVERAGE
     from mmtok.apps.drawing import kept_figure
     from mmtok.apps.seen import frames_read, seen_images, seen_video
+    from mmtok.evaluation.checkpoint import model_inputs
     from mmtok.hub.handler import Video
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
@@ -200,36 +212,14 @@ def show(options: argparse.Namespace) -> None:
     if options.json:
         video = {"video": _video_json(seen, image)} if isinstance(image, Video) else {}
         print_json({"image": str(output), "cut_off": lost, **video, "selections": [read.as_json() for read in flat]})
-        explain(options, _unpruned(flat), about_the_model(options.model))
+        explain(options, unpruned(flat), about_the_model(options.model))
         return
-    _print(seen, flat, options.answers)
-    explain(options, *_covered(flat), _PROMPT_LEGEND, COVERAGE, _unpruned(flat), about_the_model(options.model))
+    answered = ["answer"] if options.answers else []
+    per_crop = [f"per {seen.unit}"] if seen.count > 1 else []
+    _print(flat, "question", "budget", *answered, "vision tokens", *per_crop, "tokens in the prompt", "coverage")
+    explain(options, *_covered(flat), _PROMPT_LEGEND, COVERAGE, unpruned(flat), about_the_model(options.model))
     for told in filter(None, (title, lost, f"Drawn in {output}.")):
         print(told)
-
-
-def _print(seen: Seen, read: Sequence[Explanation], answers: bool) -> None:
-    columns: dict[str, Callable[[Any], str]] = {
-        "question": lambda read: read.question,
-        "budget": lambda read: budget_name(read.budget),
-        "answer": lambda read: read.answer,
-        "vision tokens": lambda read: f"{read.vision_tokens} of {read.all_vision_tokens}",
-        f"per {seen.unit}": _per_crop,
-        "tokens in the prompt": lambda read: f"{read.prompt_tokens} of {read.full_prompt_tokens}",
-        "coverage": lambda read: f"{read.coverage:.1%}",
-    }
-    if not answers:
-        del columns["answer"]
-    if seen.count == 1:
-        del columns[f"per {seen.unit}"]
-    cells = [[cell(each) for cell in columns.values()] for each in read]
-    print_table(list(columns), cells, left=["question", "answer"])
-
-
-def _per_crop(read: Explanation) -> str:
-    """How many vision tokens stay of each crop, frame or pair: "4", or "3 to 5" where it differs."""
-    few, many = min(read.tokens_per_crop), max(read.tokens_per_crop)
-    return f"{few:,}" if few == many else f"{few:,} to {many:,}"
 
 
 def _video_json(seen: Seen, video: Video) -> dict[str, Any]:
@@ -265,45 +255,36 @@ def bench(options: argparse.Namespace) -> None:
             **pruning_options,
         )
         measured_on = setting(pipe)
-    unpruned = nothing_pruned([each.budget for each in timings if each.prompt_tokens == each.full_prompt_tokens])
     if options.json:
         print_json({"setting": measured_on, "options": pruning_options, "timings": [asdict(each) for each in timings]})
-        explain(options, unpruned)
+        explain(options, unpruned(timings))
         return
     print(", ".join(f"{name} {value}" for name, value in {**measured_on, **pruning_options}.items()))
-    print_table(
-        ["budget", "tokens in the prompt", "first token", "total", "first token, compared", "total, compared"],
-        [
-            [
-                budget_name(each.budget),
-                f"{each.prompt_tokens} of {each.full_prompt_tokens}",
-                f"{1000 * each.first_token:.1f} ms",
-                f"{1000 * each.total:.1f} ms",
-                f"{timings[0].first_token / each.first_token:.2f} x",
-                f"{timings[0].total / each.total:.2f} x",
-            ]
-            for each in timings
-        ],
+    _print(
+        timings,
+        "budget",
+        "tokens in the prompt",
+        "first token",
+        "total",
+        **{
+            "first token, compared": lambda each: f"{timings[0].first_token / each.first_token:.2f} x",
+            "total, compared": lambda each: f"{timings[0].total / each.total:.2f} x",
+        },
     )
     explain(
         options,
         f"first token: vision tower, projector, selection, prefill; total: with an answer of {options.max_new_tokens} "
         f"tokens. Medians of {options.repeats} rounds, compared with the first budget of the table.",
-        unpruned,
+        unpruned(timings),
         TOO_SMALL if about_the_model(options.model) else "",
     )
 
 
 def _lost(image: Image.Image | Video, pipe: Any) -> str:
     from mmtok.hub.handler import Video
-    from mmtok.images import cut_off
+    from mmtok.visuals import cut_off
 
     return "" if isinstance(image, Video) else cut_off(image.size, pipe.processor.image_processor)
-
-
-def _unpruned(read: Sequence[Explanation]) -> str:
-    found = {repr(each.budget): each.budget for each in read if each.prompt_tokens == each.full_prompt_tokens}
-    return nothing_pruned(list(found.values()))
 
 
 def _covered(read: Sequence[Explanation]) -> list[str]:

@@ -78,11 +78,13 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("the embedded model, with fewer and fewer tokens; --web opens a page", "demo"),
     "show": Command("draw the patches that are kept of an image or video for a question", "ask"),
     "ask": Command("answer questions about an image or video with several budgets", "ask"),
-    "compare": Command("find the smallest budget that keeps the answers about your images", "evaluate", resumes=True),
-    "generate": Command("answer a file of questions, in order, resumable, on many processes", "generate", resumes=True),
-    "eval": Command("accuracy on files of questions with answers, per method and budget", "evaluate", resumes=True),
+    "compare": Command("find the smallest budget that keeps the answers about your images", "questions", resumes=True),
+    "generate": Command(
+        "answer a file of questions, in order, resumable, on many processes", "questions", resumes=True
+    ),
+    "eval": Command("accuracy on files of questions with answers, per method and budget", "questions", resumes=True),
     "bench": Command("time to first token and total time on this machine", "ask"),
-    "doctor": Command("compare pruning with stock on the installed releases, in seconds", "doctor"),
+    "doctor": Command("compare pruning with stock on the installed releases, in seconds", "demo"),
     "stage": Command("make a model repository of a stock checkpoint, on this machine", "publish", "publish"),
     "push": Command("publish a stock checkpoint on the Hub, in one commit", "publish", "publish"),
     "stage-generate": Command("make the code repository for custom_generate, on this machine", "publish", "publish"),

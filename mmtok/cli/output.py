@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import Budget
+
+if TYPE_CHECKING:
+    from mmtok.apps.answering import Explanation
+    from mmtok.apps.timing import Timing
 
 
 def budget_name(value: Budget) -> str:
@@ -22,12 +26,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> None:
+def print_table(columns: Mapping[str, Callable[[Any], str]], items: Iterable[Any], *, left: Sequence[str] = ()) -> None:
     """A table on standard output.
 
     Args:
-        columns: their names.
-        rows: as many texts each as there are columns.
+        columns: name of each -> its text for an item.
+        items: a row each.
         left: names of the columns that hold text; the others are aligned on the right.
     """
     from rich.console import Console
@@ -36,8 +40,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
     table = Table(header_style="bold")
     for name in columns:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=name not in left)
-    for row in rows:
-        table.add_row(*row)
+    for item in items:
+        table.add_row(*(text(item) for text in columns.values()))
     Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False).print(table)
 
 
@@ -48,9 +52,14 @@ def explain(options: argparse.Namespace, *notes: str) -> None:
             print(note, file=sys.stderr if options.json else sys.stdout)
 
 
-def nothing_pruned(budgets: Sequence[Budget | str]) -> str:
+def unpruned(read: Iterable[Explanation | Timing]) -> str:
+    """A sentence on the budgets with which nothing was pruned; "" if there is none."""
+    return nothing_pruned(each.budget for each in read if each.prompt_tokens == each.full_prompt_tokens)
+
+
+def nothing_pruned(budgets: Iterable[Budget | str]) -> str:
     """A sentence on budgets that every vision token fits into; "" if there is none."""
-    names = ", ".join(str(each) for each in budgets if each is not None)
+    names = ", ".join(dict.fromkeys(str(each) for each in budgets if each is not None))
     return names and f"Budget {names}: every vision token is kept, nothing was pruned. Give a smaller one."
 
 

@@ -288,17 +288,17 @@ def _destination_of(options: argparse.Namespace) -> Destination:
 
 def _finish(report: PushReport, options: argparse.Namespace) -> int:
     """Prints a report; 1 where the published files are not the released ones."""
-    plan, verified = report.plan, report.verification
+    verified = report.verification
     if options.json:
         print_json(
             {
-                "repo_id": plan.repo_id,
+                "repo_id": report.repo_id,
                 "commit": report.commit,
                 "pull_request": report.pull_request,
                 "tag": report.tag,
                 "uploaded_weights": report.uploaded,
-                "card_kept": plan.card_kept,
-                "changes": [{"path": file.path, "size": file.size, "action": file.action} for file in plan.changes],
+                "card_kept": report.card_kept,
+                "changes": [{"path": file.path, "size": file.size, "action": file.action} for file in report.changes],
                 "verification": None if verified is None else asdict(verified),
             }
         )

@@ -2,11 +2,9 @@
 
     questions    files of questions: JSON lines, JSON, CSV; POPE's among them
     checkpoint   the model under test
-    selectors    the methods
+    selectors    the methods, and the baseline of a smaller image
     encoded      a batch as selectors see it, and the prompts that they make of it
-    answers      one batch answered, and the records of a run
-    resizing     the baseline of a smaller image
-    runner       the whole run, resumable and in parallel
+    runner       the whole run, resumable and in parallel, and its answers
     metrics, summary   what the answers are worth, and how often they are those of all tokens
 
 A run is `mmtok eval --model MODEL --questions FILE ... --images FOLDER --budget 64 16`.

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, PretrainedConfig
+from transformers import AutoProcessor
 
-from mmtok.auto_classes import register
-from mmtok.hub.families import FAMILIES, PREFIX
+from mmtok import register
 from mmtok.hub.handler import Video, inputs_of
-from mmtok.publish.hub import check_model_name
+from mmtok.publish.hub import config_of
 
 
 @dataclass(frozen=True)
@@ -59,26 +58,43 @@ class Checkpoint:
         )
         return cls(model.to(device).eval(), processor)
 
-    def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """A padded batch of prompts, each an image with a text, on the model's device."""
-        prompts = [self._prompt(text) for text in texts]
-        batch = self.processor(images=[[image] for image in images], text=prompts, padding=True, return_tensors="pt")
-        batch = batch.to(self.model.device)
-        # Images in the dtype of the weights: processors write float32.
-        batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
-        return dict(batch)
+    def inputs(self, texts: Sequence[str], images: Sequence[Image.Image | Video]) -> dict[str, Any]:
+        """Prompts of an image with a text each, or a single one about a video; see `batch_inputs`."""
+        return batch_inputs(self, texts, [[image] for image in images])
 
-    def video_inputs(self, text: str, video: Video) -> dict[str, torch.Tensor]:
-        """A prompt about a video, on the model's device."""
-        chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
-        return dict(inputs_of(self.processor, chat, [video]).to(self.model.device, dtype=self.model.dtype))
 
-    def _prompt(self, text: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": text}]
-        rendered = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-        return str(rendered)
+def model_inputs(loaded: Any, image: Image.Image | Video, question: str) -> dict[str, Any]:
+    """What `generate` takes of one turn of the user, on the model's device.
+
+    Args:
+        loaded: a pipeline or a `Checkpoint`: it has a `processor` and a `model`.
+        image, question: of the turn.
+    """
+    kind = "video" if isinstance(image, Video) else "image"
+    chat = [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}]
+    return dict(inputs_of(loaded.processor, chat, [image]).to(loaded.model.device, dtype=loaded.model.dtype))
+
+
+def batch_inputs(
+    loaded: Any, questions: Sequence[str], images: Sequence[Sequence[Image.Image | Video]]
+) -> dict[str, Any]:
+    """Prompts padded on the left, each about its own images, or a single one about a video, on the model's device."""
+    if images and images[0] and isinstance(images[0][0], Video):
+        [question], [[video]] = questions, images
+        return model_inputs(loaded, video, question)
+    chats = [
+        [{"role": "user", "content": [*({"type": "image"} for _ in own), {"type": "text", "text": question}]}]
+        for question, own in zip(questions, images, strict=True)
+    ]
+    inputs = loaded.processor(
+        # In one list for each question: LLaVA-OneVision cuts no tiles where a question has several images.
+        images=[list(own) for own in images if own] or None,
+        text=loaded.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True),
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    return dict(inputs.to(loaded.model.device, dtype=loaded.model.dtype))
 
 
 def pruning_config(path: str | Path, revision: str | None = None) -> tuple[Any, Any]:
@@ -87,14 +103,8 @@ def pruning_config(path: str | Path, revision: str | None = None) -> tuple[Any, 
     Raises:
         ValueError: a model of another type.
     """
-    config, _ = PretrainedConfig.get_config_dict(check_model_name(path), revision=revision)
-    model_type = str(config.get("model_type")).removeprefix(PREFIX)
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"{path} is a model of type {config.get('model_type')!r}: give one of {', '.join(FAMILIES)}, or a staged "
-            "model."
-        )
-    model_class = FAMILIES[model_type].load_class()
+    config, family = config_of(path, revision)
+    model_class = family.load_class()
     # A stock configuration names another model type; read as ours it would be warned about.
     own = {name: value for name, value in config.items() if name != "model_type"}
     return model_class, model_class.config_class.from_dict(own)

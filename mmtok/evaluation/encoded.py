@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +16,8 @@ from mmtok.hub.prompt import Prompt, PrunedPrompt
 from mmtok.hub.selection import Selection
 
 from .selectors import CropView, Kept, Need, Selector
+
+_PROJECTIONS = ("q_proj", "k_proj")
 
 
 @dataclass(frozen=True)
@@ -155,24 +157,25 @@ def _tokens_per_crop(layouts: Sequence[Layout]) -> int:
     return layouts[0].tokens_before_packing // (int(layouts[0].crop.max()) + 1)
 
 
+@dataclass
 class TowerAttention:
-    """Queries and keys of one layer of a CLIP tower, (crops, 1 + tokens, width) each."""
+    """Queries and keys of one layer of a CLIP tower by the names of their projections, (crops, 1 + tokens, width) each.
 
-    def __init__(self, heads: int) -> None:
-        self.heads = heads
-        self.queries: torch.Tensor | None = None
-        self.keys: torch.Tensor | None = None
+    They are there when the tower has run.
+    """
+
+    heads: int
+    projected: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def per_token(self, tokens: int) -> dict[str, torch.Tensor]:
         """Means over the heads: `cls_attention` (crops, tokens) and `keys` (crops, tokens, d_key).
 
         The class token is left out unless it is one of the `tokens` that LLaVA reads.
         """
-        assert self.queries is not None, "the tower has not run"
-        assert self.keys is not None, "the tower has not run"
-        keys = self.keys.float().unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        query = self.queries[:, :1].float().unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        weights = (query @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5).softmax(-1).mean(1)[:, 0]
+        queries, keys = (
+            self.projected[name].float().unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in _PROJECTIONS
+        )
+        weights = (queries[:, :, :1] @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5).softmax(-1).mean(1)[:, 0]
         first = keys.shape[2] - tokens
         return {"cls_attention": weights[:, first:], "keys": keys.mean(1)[:, first:]}
 
@@ -199,14 +202,16 @@ def cls_attention(model: Any, *, wanted: bool) -> Iterator[TowerAttention | None
     layer = layer if isinstance(layer, int) else layer[-1]
     # hidden_states[i] with i > 0 is what layer i - 1 returns; counted from the end the two agree.
     attention = _attention_layers(model.model.vision_tower)[layer - 1 if layer > 0 else layer]
-    if not (hasattr(attention, "q_proj") and hasattr(attention, "k_proj")):
+    if not all(hasattr(attention, name) for name in _PROJECTIONS):
         raise ValueError(
             f"{type(attention).__name__} has no q_proj and k_proj: CLS attention is read from CLIP towers."
         )
     record = TowerAttention(model.config.vision_config.num_attention_heads)
     handles = [
-        attention.q_proj.register_forward_hook(lambda _module, _args, output: setattr(record, "queries", output)),
-        attention.k_proj.register_forward_hook(lambda _module, _args, output: setattr(record, "keys", output)),
+        getattr(attention, name).register_forward_hook(
+            lambda _module, _args, output, name=name: record.projected.update({name: output})
+        )
+        for name in _PROJECTIONS
     ]
     try:
         yield record

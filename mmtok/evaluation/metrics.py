@@ -14,60 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Metric = Literal["f1", "accuracy"]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Outcomes of yes/no questions, "yes" being positive."""
-
-    true_positive: int
-    false_positive: int
-    true_negative: int
-    false_negative: int
-
-    @classmethod
-    def of(cls, answers: Sequence[str], labels: Sequence[str]) -> Counts:
-        """Counts the outcomes of free-form answers to yes/no questions.
-
-        Raises:
-            ValueError: another number of labels than of answers, or a label that is neither "yes" nor "no".
-        """
-        if len(answers) != len(labels):
-            raise ValueError(f"There are {len(answers)} answers and {len(labels)} labels: give one label an answer.")
-        wrong = sorted(set(labels) - {"yes", "no"})
-        if wrong:
-            raise ValueError(
-                f"The label {wrong[0]!r} is neither 'yes' nor 'no': POPE's metrics are for yes/no questions."
-            )
-        positive, false_positive, negative, false_negative = (
-            outcomes(answers, labels).sum(0).tolist() if labels else [0] * 4
-        )
-        return cls(positive, false_positive, negative, false_negative)
-
-    @property
-    def total(self) -> int:
-        return self.true_positive + self.false_positive + self.true_negative + self.false_negative
-
-    @property
-    def accuracy(self) -> float:
-        return _share(self.true_positive + self.true_negative, self.total)
-
-    @property
-    def precision(self) -> float:
-        return _share(self.true_positive, self.true_positive + self.false_positive)
-
-    @property
-    def recall(self) -> float:
-        return _share(self.true_positive, self.true_positive + self.false_negative)
-
-    @property
-    def f1(self) -> float:
-        return _share(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
-
-    @property
-    def yes_ratio(self) -> float:
-        return _share(self.true_positive + self.false_positive, self.total)
+Metric = Literal["accuracy", "precision", "recall", "f1", "yes_ratio"]
 
 
 def yes_or_no(answer: str) -> Literal["yes", "no"] | None:
@@ -131,12 +78,15 @@ def outcomes(answers: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]
 
 
 def score(counts: NDArray, metric: Metric) -> NDArray:
-    """(..., 4) sums of `outcomes` -> (...) F1 or accuracy, 0 where nothing was counted."""
+    """(..., 4) sums of `outcomes` -> (...) the metric, 0 where nothing was counted."""
     positive, false_positive, negative, false_negative = np.moveaxis(counts, -1, 0)
-    if metric == "f1":
-        right, total = 2 * positive, 2 * positive + false_positive + false_negative
-    else:
-        right, total = positive + negative, counts.sum(-1)
+    right, total = {
+        "accuracy": (positive + negative, counts.sum(-1)),
+        "precision": (positive, positive + false_positive),
+        "recall": (positive, positive + false_negative),
+        "f1": (2 * positive, 2 * positive + false_positive + false_negative),
+        "yes_ratio": (positive + false_positive, counts.sum(-1)),
+    }[metric]
     return np.divide(right, total, out=np.zeros(np.shape(total)), where=total > 0)
 
 
@@ -160,10 +110,6 @@ def metric_reason(labels: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"^(a|an|the) ", "", text.strip().rstrip(".").strip().lower())
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmtok.images import is_address
+from mmtok.visuals import is_address
 
 from .metrics import letter_of
 

@@ -5,29 +5,43 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from mmtok.hub.generation import GenerationCall
 from mmtok.hub.options import check_option
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.images import cut_off, image_size, read_image
-from mmtok.model_content import model_content
+from mmtok.measuring import prompt_lengths
 from mmtok.publish.recipe import preset_options
-from mmtok.record_store import RecordStore
-from mmtok.videos import FRAMES, read_video, require_videos
+from mmtok.record_store import RecordStore, model_content
+from mmtok.visuals import FRAMES, cut_off, image_size, read_image, read_video, require_videos
 
-from .answers import Budget, Key, RecordedAnswer, generate_by_model, generate_by_selector, recorded
 from .checkpoint import Checkpoint, pruning_config
-from .encoded import EncodedBatch
+from .encoded import EncodedBatch, types_of
 from .questions import Question, batches, read_questions
-from .resizing import shrunk_inputs, why_not_resized
-from .selectors import METHODS, NAMED_METHODS, PAPER_SETTINGS, RESIZED, Method, ModelPruning, Resizing, Selector
+from .selectors import (
+    METHODS,
+    NAMED_METHODS,
+    PAPER_SETTINGS,
+    RESIZED,
+    Method,
+    ModelPruning,
+    Resizing,
+    Selector,
+    shrunk_inputs,
+    why_not_resized,
+)
+
+# Tokens kept of each crop, or a share of them as a float; None for the full prompt.
+Budget: TypeAlias = int | float | None
+Key: TypeAlias = tuple[str, Budget, str, int | str]
+
 
 INSTRUCTION = "Answer the question using a single word or phrase."
 CHOICE_INSTRUCTION = "Answer with the option's letter from the given choices directly."
@@ -92,6 +106,43 @@ class RunSettings:
         tasks = [Path(path).stem for path in self.questions]
         if len(set(tasks)) < len(tasks):
             raise ValueError(f"Two question files have the same name without ending: {', '.join(sorted(tasks))}.")
+
+
+@dataclass(frozen=True)
+class RecordedAnswer:
+    """What a model answered.
+
+    Attributes:
+        method: name of the pruning method; "all" for the full prompt.
+        budget: tokens kept per crop; None for the full prompt.
+        task, question_id: the question.
+        text: the answer.
+        vision_tokens: how many vision tokens the language model read.
+    """
+
+    method: str
+    budget: Budget
+    task: str
+    question_id: int | str
+    text: str
+    vision_tokens: int
+
+    @property
+    def key(self) -> Key:
+        """The key of the answer within its run."""
+        return self.method, self.budget, self.task, self.question_id
+
+
+def recorded(store: RecordStore) -> dict[Key, RecordedAnswer]:
+    """The answers of all processes that a store holds; the first of each key counts, and what is none is missing."""
+    found: dict[Key, RecordedAnswer] = {}
+    for record in store.read():
+        try:
+            answer = RecordedAnswer(**record)
+        except TypeError:
+            continue
+        found.setdefault(answer.key, answer)
+    return found
 
 
 @dataclass(frozen=True)
@@ -187,7 +238,7 @@ def _answer(
             wanted = [cell for cell in cells if any(_key(cell, question) not in done for question in batch)]
             answers = _batch_answers(settings, checkpoint, cache, batch, wanted)
             answers = [answer for answer in answers if answer.key not in done]
-            store.append(answer.as_record() for answer in answers)
+            store.append(map(asdict, answers))
             new += answers
             bar.update(len(batch))
     return new
@@ -213,11 +264,8 @@ def _batch_answers(
     """The answers of all `cells` to a batch, whose images are encoded once for all of them."""
     texts = [f"{question.prompt}\n{_instruction(settings, question)}".strip() for question in batch]
     paths = [Path(settings.images) / question.image for question in batch]
-    images = [] if batch[0].is_video else [read_image(path) for path in paths]
-    if images:
-        inputs = checkpoint.inputs(texts, images)
-    else:
-        inputs = checkpoint.video_inputs(texts[0], read_video(paths[0], settings.frames))
+    images: list[Any] = [read_video(path, settings.frames) if batch[0].is_video else read_image(path) for path in paths]
+    inputs = checkpoint.inputs(texts, images)
     encoded_inputs, usual = cache.inputs(inputs), checkpoint.model.config.image_scale
     selectors = [method for method, _ in cells if isinstance(method, Selector)]
     encoded: EncodedBatch | None = None
@@ -245,6 +293,77 @@ def _batch_answers(
             for question, text, tokens in zip(batch, *found, strict=True)
         ]
     return answers
+
+
+@torch.no_grad()
+def generate_by_model(
+    checkpoint: Checkpoint,
+    inputs: Mapping[str, Any],
+    method: ModelPruning | None,
+    budget: Budget,
+    max_new_tokens: int,
+) -> tuple[list[str], list[int]]:
+    """The model's own `generate`, end to end.
+
+    Args:
+        checkpoint: the model.
+        inputs: a batch, with pixels or with `encoded_images`.
+        method: with which options; None, together with a budget of None, for the full prompt.
+        budget: `vision_token_budget`.
+        max_new_tokens: length of an answer.
+
+    Returns:
+        The answers, and how many vision tokens the language model read for each.
+    """
+    options = {} if method is None else dict(method.options)
+    with prompt_lengths(checkpoint.model) as lengths:
+        output = checkpoint.model.generate(
+            **inputs, **options, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+        )
+    return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
+
+
+@torch.no_grad()
+def generate_by_selector(
+    checkpoint: Checkpoint,
+    inputs: Mapping[str, torch.Tensor],
+    encoded: EncodedBatch,
+    selector: Selector,
+    budget: int | float,
+    max_new_tokens: int,
+) -> tuple[list[str], list[int]]:
+    """The model's own `generate`, from where it has selected, with the tokens that a selector keeps.
+
+    Args:
+        checkpoint, inputs, max_new_tokens: as in `generate_by_model`.
+        encoded: of `inputs`.
+        selector: the method.
+        budget: tokens of each crop, or a share of them.
+
+    Returns:
+        As `generate_by_model`.
+    """
+    pruned = encoded.pruned(checkpoint.model, selector, budget)
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")} | types_of(inputs)
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+    call = GenerationCall.read({**text, **settings}, checkpoint.model.generation_config)
+    with prompt_lengths(checkpoint.model) as lengths:
+        output = call.run_pruned(checkpoint.model.generate, pruned)
+    return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
+
+
+def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:
+    return [text.strip() for text in checkpoint.processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:
+    """What was read but is not text. The tokens that end the rows of an image belong to it."""
+    config, ids = checkpoint.model.config, inputs["input_ids"]
+    others = (getattr(config, "video_token_id", None), getattr(checkpoint.processor, "image_break_token_id", None))
+    known = [config.image_token_id, *(each for each in others if each is not None)]
+    vision = torch.isin(ids, torch.tensor(known, device=ids.device))
+    text = (inputs["attention_mask"].bool() & ~vision).sum(1).tolist()
+    return [length - words for length, words in zip(lengths, text, strict=True)]
 
 
 def _instruction(settings: RunSettings, question: Question) -> str:

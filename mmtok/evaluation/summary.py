@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .answers import Budget, RecordedAnswer
 from .metrics import (
-    Counts,
     Interval,
+    Metric,
     TaskOutcomes,
     letter_of,
     matches,
@@ -27,7 +26,7 @@ from .metrics import (
     token_f1,
 )
 from .questions import Question
-from .runner import FULL, RunResult
+from .runner import FULL, Budget, RecordedAnswer, RunResult
 
 # Behind the decimal point, of shares.
 _DIGITS = 4
@@ -165,10 +164,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def legend(results: dict[str, Any]) -> list[str]:
-    """What the columns of `table` are, a line each; the metric of every task, and budgets that pruned nothing."""
-    full, *cells = results["cells"]
-    unpruned = [cell for cell in cells if cell["vision_tokens"] >= full["vision_tokens"]]
-    names = ", ".join(dict.fromkeys(str(cell["budget"]) for cell in unpruned))
+    """What the columns of `table` are, a line each, and the metric of every task."""
     return [
         "tokens: vision tokens that the language model read, a mean over the questions.",
         *(
@@ -177,7 +173,6 @@ def legend(results: dict[str, Any]) -> list[str]:
         ),
         "kept: the score as a share of that with all tokens, a mean over the tasks in %, with the 95 % interval of a "
         "bootstrap over the images.",
-        *([f"Budget {names}: every vision token is kept, nothing was pruned. Give a smaller one."] if names else []),
     ]
 
 
@@ -193,12 +188,10 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _metrics(texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    if metric_of(labels) == "accuracy":
-        table = outcomes(texts, labels)
-        return {"accuracy": round(float(score(table.sum(0), "accuracy")), _DIGITS)}
-    counts = Counts.of(texts, labels)
-    names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-    return {name: round(getattr(counts, name), _DIGITS) for name in names}
+    """All metrics of yes/no questions, the accuracy of others."""
+    names = ("accuracy",) if metric_of(labels) == "accuracy" else get_args(Metric)
+    counts = outcomes(texts, labels).sum(0)
+    return {name: round(float(score(counts, name)), _DIGITS) for name in names}
 
 
 def _rounded(interval: Interval) -> dict[str, float]:

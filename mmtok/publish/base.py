@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from mmtok.hub.families import FAMILIES, PREFIX, Family, family_of
 
-from .hub import without_tokens
+from .hub import folder_of, without_tokens
 from .repository import (
     CARD_FILE,
     CONFIG_FILE,
@@ -253,18 +251,9 @@ def open_base(base: str | os.PathLike[str], *, revision: str | None = None, weig
             wrong type; a file or field that leads out of the base; weights that are missing, damaged or only there as
             pickle files. The message says what was found.
     """
-    if not str(base):
-        raise ValueError("'' is neither a folder nor a Hub id: give one of them as the base.")
-    folder = Path(base)
-    if folder.is_dir():
-        if revision is not None:
-            raise ValueError(f"revision={revision!r} was given with the folder {folder}: only a Hub id has revisions.")
-        return _read(folder.resolve(), weights=weights, called=str(base))
-    repo_id = str(base)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is neither a folder nor a Hub id: give one of them as the base.") from error
+    folder, repo_id = folder_of(base, revision), str(base)
+    if folder is not None:
+        return _read(folder.resolve(), weights=weights, called=repo_id)
     # The snapshot's name is its commit, which pins the download of the weights to the same state.
     snapshot = _download(repo_id, revision, [*_FILES, INDEX_FILE])
     found = _read(snapshot, weights=False, repo_id=repo_id)

@@ -147,11 +147,15 @@ def prompt_of(processor: Any, chat: list[dict[str, Any]]) -> str:
     """A chat as a prompt; written by hand for a processor without a chat template."""
     if getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None):
         return str(processor.apply_chat_template(chat, add_generation_prompt=True))
-    image = getattr(processor, "image_token", "<image>")
-    if "<|vision_start|>" in processor.tokenizer.get_vocab():
-        image = f"<|vision_start|>{image}<|vision_end|>"
-    texts = [part.get("text", image) for turn in chat for part in turn["content"]]
-    return "\n".join(texts)
+    image = image_text(processor)
+    return "\n".join(part.get("text", image) for turn in chat for part in turn["content"])
+
+
+def image_text(processor: Any) -> str:
+    """What stands for an image in a prompt that is written without a chat template."""
+    image = str(getattr(processor, "image_token", "<image>"))
+    marked = "<|vision_start|>" in processor.tokenizer.get_vocab()
+    return f"<|vision_start|>{image}<|vision_end|>" if marked else image
 
 
 def tokenizer_differences(staged: Any, base: Any) -> list[str]:

@@ -20,18 +20,15 @@ from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 
 from .card import AUTHORS, CODE_REPOSITORY, marked
 from .clean_process import check_generate
-from .push import PushReport, Sending, push_workspace, send
+from .push import PushReport, Release, publish, push_workspace
 from .recipe import Destination
 from .repository import (
     CARD_FILE,
-    CONFIG_FILE,
-    GENERATE_FILE,
     GENERATE_FOLDER,
     REQUIREMENTS,
     REQUIREMENTS_FILE,
     files_inside,
     generate_code,
-    is_known_file,
 )
 from .stage import checked_target, put, target_workspace
 
@@ -69,7 +66,7 @@ def stage_generate(out: str | os.PathLike[str], *, overwrite: bool = False, chec
     """
     if not os.fspath(out):
         raise ValueError("'' is not a folder: give the folder to make.")
-    target = checked_target(Path(out), overwrite, foreign_files)
+    target = checked_target(Path(out), overwrite, code_alone=True)
     with target_workspace(target) as space:
         # The folder's name is the module's that transformers makes of it.
         folder = space / "new" / target.name
@@ -77,7 +74,7 @@ def stage_generate(out: str | os.PathLike[str], *, overwrite: bool = False, chec
         _write(folder, Destination("ORGANISATION/NAME"))
         checked = check_generate(folder, space) if check else ()
         files = tuple(sorted(files_inside(folder)))
-        put(folder, target, foreign_files if overwrite else None)
+        put(folder, target, overwrite, code_alone=True)
     return StagedGenerate(target, files, checked)
 
 
@@ -101,10 +98,10 @@ def push_generate(destination: Destination | str, *, verify_after: bool = True, 
         folder.mkdir(parents=True)
         _write(folder, destination)
         files = files_inside(folder)
-        card = files.pop(CARD_FILE).read_text(encoding="utf-8")
+        files.pop(CARD_FILE)
         check = partial(check_generate, folder, space)
-        sending = Sending(files, card, f"MMTok {mmtok.__version__} for custom_generate", check=check)
-        return send(sending, destination, verify_after=verify_after, dry_run=dry_run)
+        release = Release(files, _card, f"MMTok {mmtok.__version__} for custom_generate", check=check)
+        return publish(release, destination, verify_after=verify_after, dry_run=dry_run)
 
 
 def _write(folder: Path, destination: Destination) -> None:
@@ -137,11 +134,3 @@ def _card(destination: Destination) -> str:
         install=install_line("publish"),
     )
     return marked(str(card), mmtok.__version__)
-
-
-def foreign_files(folder: Path) -> list[str] | None:
-    """Files of a folder that no stage of this kind made; None for a folder that is none."""
-    if not (folder / GENERATE_FOLDER / GENERATE_FILE).is_file() or (folder / CONFIG_FILE).exists():
-        return None
-    code = {*generate_code(), REQUIREMENTS_FILE}
-    return [name for name in files_inside(folder) if not is_known_file(name, code, ())]

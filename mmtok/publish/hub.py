@@ -5,9 +5,10 @@ No credential gets into a message.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,9 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from transformers import PretrainedConfig
+
+from mmtok.hub.families import Family, family_of
 
 try:
     from huggingface_hub.errors import FileDuplicationError
@@ -40,18 +44,50 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
-def check_model_name(model: str | Path) -> str:
-    """Returns what a model can be loaded from: a folder with a configuration, or a Hub id; else a ValueError."""
-    folder = Path(model)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} has no config.json: give the folder of a staged model.")
-        return str(model)
+def folder_of(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
+    """The folder with this name; None for a Hub id.
+
+    Raises:
+        ValueError: neither of them, or a folder with a revision.
+    """
+    text, folder = os.fspath(name), Path(name)
+    if text and folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} was given with the folder {folder}: only a Hub id has revisions.")
+        return folder
     try:
-        validate_repo_id(str(model))
+        validate_repo_id(text)
     except HFValidationError as error:
-        raise ValueError(f"{str(model)!r} is neither a folder nor a Hub id such as org/llava-mmtok.") from error
+        raise ValueError(
+            f"{text!r} is neither a folder nor a Hub id such as org/llava: give one of the two."
+        ) from error
+    return None
+
+
+def check_model_name(model: str | os.PathLike[str]) -> str:
+    """Returns what a model can be loaded from: a folder with a configuration, or a Hub id; else a ValueError."""
+    folder = folder_of(model)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: give the folder of a staged model.")
     return str(model)
+
+
+def config_of(model: str | os.PathLike[str], revision: str | None = None) -> tuple[dict[str, Any], Family]:
+    """The `config.json` of a model, stock or staged, and its family.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        ValueError: neither a folder with a configuration nor a Hub id, or a model of no family.
+        OSError: there is no such model.
+    """
+    config, _ = PretrainedConfig.get_config_dict(check_model_name(model), revision=revision)
+    try:
+        return config, family_of(config.get("model_type"))
+    except ValueError as error:
+        raise ValueError(f"{model} cannot be pruned. {error}") from None
 
 
 def check_reference(name: str, what: str) -> str:
@@ -85,15 +121,23 @@ class PublishError(RuntimeError):
     """A publication or verification that was refused or failed; the message says what is there now and what to do."""
 
 
-def publish_error(error: Exception, doing: str, state: str) -> PublishError:
-    """The error to raise for what a call of huggingface_hub raised.
+@contextmanager
+def failing_as(
+    doing: str, state: str = UNTOUCHED, refused: str | None = None, others: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turns what huggingface_hub raises into a PublishError without the request, which holds the token.
 
     Args:
-        error: an `HfHubHTTPError`, a connection error, or the ValueError and RuntimeError that wrap them.
-        doing: what was tried, as in "reading org/model".
-        state: what holds now, and what to do about it, in a sentence.
+        doing: what is being tried, as in "reading org/model".
+        state: what holds when it fails, and what to do about it, in a sentence.
+        refused: what holds when the server answered that it will not do it (4xx); None for `state`.
+        others: exceptions to turn beside those of the Hub, the connection and the disk.
     """
-    return PublishError(without_tokens(f"{_reason(error, doing)} {state}"))
+    try:
+        yield
+    except (*HUB_ERRORS, *others) as error:
+        holds = refused if refused and status_of(error) in range(400, 500) else state
+        raise PublishError(without_tokens(f"{_reason(error, doing)} {holds}")) from None
 
 
 def without_tokens(text: str) -> str:
@@ -223,7 +267,7 @@ class HubRepo:
             f"The branch {self.branch} holds what it held or, if only the answer got lost, all of the new version; run "
             "the same command again: it completes what is missing."
         )
-        with self._failing_as(f"committing to {self.repo_id}", open_end, UNTOUCHED, RuntimeError, ValueError):
+        with failing_as(f"committing to {self.repo_id}", open_end, UNTOUCHED, (RuntimeError, ValueError)):
             try:
                 return self.api.create_commit(
                     self.repo_id,
@@ -240,30 +284,14 @@ class HubRepo:
                 raise
 
     def tag(self, name: str, commit: str) -> None:
-        with self._failing_as(
+        with failing_as(
             f"tagging {self.repo_id} as {name}",
             f"The files are published as commit {commit}, only the tag is missing; run the same command again.",
         ):
             self.api.create_tag(self.repo_id, tag=name, revision=commit, exist_ok=True)
 
-    @contextmanager
-    def _failing_as(
-        self, doing: str, state: str | None = None, refused: str | None = None, *others: type[Exception]
-    ) -> Iterator[None]:
-        """Turns what huggingface_hub raises into a PublishError without the request, which holds the token.
-
-        Args:
-            doing: what is being tried.
-            state: what holds when it fails; None for `after_failure`.
-            refused: what holds when the server answered that it will not do it (4xx); None for `state`.
-            others: exceptions to turn beside those of the Hub, the connection and the disk.
-        """
-        try:
-            yield
-        except (*HUB_ERRORS, *others) as error:
-            is_refusal = status_of(error) in range(400, 500)
-            holds = refused if refused and is_refusal else state or self.after_failure
-            raise publish_error(error, doing, holds) from None
+    def _failing_as(self, doing: str) -> AbstractContextManager[None]:
+        return failing_as(doing, self.after_failure)
 
 
 def _refuses_copy(error: Exception) -> bool:

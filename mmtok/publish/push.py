@@ -11,9 +11,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +24,9 @@ from huggingface_hub.utils import sha
 import mmtok
 
 from .base import BaseCheckpoint, TensorHeader, open_base, sha256_of
-from .card import CardFacts, edited_by_hand, render_card
+from .card import edited_by_hand, render_card
 from .clean_process import check_staged
-from .hub import HUB_ERRORS, UNTOUCHED, CopyRefused, HubRepo, PublishError, check_repo_path, publish_error
+from .hub import CopyRefused, HubRepo, PublishError, check_repo_path, failing_as
 from .recipe import Destination, Recipe
 from .repository import CARD_FILE, files_inside, is_known_file, shown
 from .stage import workspace, write_repository
@@ -60,27 +59,6 @@ class HubWeight:
 
 
 @dataclass(frozen=True)
-class Release:
-    """A checked release.
-
-    Attributes:
-        folder: holds what was made for it.
-        files: every file to send by path, the card aside; for a base in a folder its weights too.
-        base: what it was made of.
-        weights: the base's weight files on the Hub; empty for a base in a folder.
-        known: what the card says beyond the folder, attributes of `CardFacts`.
-        check: loads the release in a clean process and compares it with the base.
-    """
-
-    folder: Path
-    files: Mapping[str, Path]
-    base: BaseCheckpoint
-    weights: tuple[HubWeight, ...]
-    known: Mapping[str, Any]
-    check: Callable[[], object]
-
-
-@dataclass(frozen=True)
 class PlannedFile:
     """One file of the repo and what happens to it.
 
@@ -99,19 +77,29 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
-class PushPlan:
-    """A push before anything is sent.
+class PushReport:
+    """A push: what it sets out to do, and what it did.
 
     Attributes:
         repo_id, branch: where to.
-        parent: the commit that the plan was made against; None for a repo that does not exist yet.
+        parent: the commit that it builds on; None for a repo that does not exist yet.
         files: what happens to each file, by path.
+        commit: the commit that holds the new version; None before that, and for a dry run.
+        pull_request: the address of the pull request, where one was asked for.
+        tag: the tag that names the commit.
+        uploaded: whether weights of a Hub base were sent because the server does not copy them.
+        verification: of what was published; None where it was not asked for.
     """
 
     repo_id: str
     branch: str
     parent: str | None
     files: tuple[PlannedFile, ...]
+    commit: str | None = None
+    pull_request: str | None = None
+    tag: str | None = None
+    uploaded: bool = False
+    verification: Verification | None = None
 
     def with_action(self, *actions: Action) -> tuple[PlannedFile, ...]:
         """The files with which one of these is done."""
@@ -126,75 +114,45 @@ class PushPlan:
         return bool(self.with_action("kept"))
 
     def describe(self) -> str:
-        """The plan as text, a line for each kind of change."""
+        """What was done as text, in at most ten lines; of a dry run what would be, a line for each kind of change."""
+        kept = [_CARD_KEPT] if self.card_kept else []
+        if self.commit is None:
+            return "\n".join([*self._plan(), *(f"  {each}" for each in kept), "Nothing was sent."])
+        if not self.changes:
+            done = f"{self.repo_id} holds all of this already, as commit {self.commit}."
+        elif self.pull_request:
+            done = f"Opened {self.pull_request} with {len(self.changes)} files."
+        else:
+            done = f"Published {len(self.changes)} files as commit {self.commit} of {self.repo_id}."
+        tagged = [f"Tagged as {self.tag}."] if self.tag else []
+        verified = [self.verification.verdict()] if self.verification is not None else []
+        return "\n".join([*kept, done, *tagged, *verified])
+
+    def _plan(self) -> Iterator[str]:
         there = f"commit {self.parent[:12]}" if self.parent else "a repository that does not exist yet"
-        lines = [f"{self.repo_id}, branch {self.branch}, on top of {there}:"]
+        yield f"{self.repo_id}, branch {self.branch}, on top of {there}:"
         for action in ("send", "copy", "delete", "same"):
             if files := self.with_action(action):
                 names = ", ".join(shown(file.path) for file in files[:4])
                 more = f" and {len(files) - 4} more" if len(files) > 4 else ""
-                lines.append(f"  {action:7}{_size(sum(file.size for file in files)):>10}  {names}{more}")
-        if self.card_kept:
-            lines.append(f"  {_CARD_KEPT}")
-        return "\n".join(lines)
+                yield f"  {action:7}{_size(sum(file.size for file in files)):>10}  {names}{more}"
 
 
 @dataclass(frozen=True)
-class PushReport:
-    """What a push did.
-
-    Attributes:
-        plan: what it set out to do.
-        commit: the commit that holds the new version; None for a dry run.
-        pull_request: the address of the pull request, where one was asked for.
-        tag: the tag that names the commit.
-        uploaded: whether weights of a Hub base were sent because the server does not copy them.
-        verification: of what was published; None where it was not asked for.
-    """
-
-    plan: PushPlan
-    commit: str | None = None
-    pull_request: str | None = None
-    tag: str | None = None
-    uploaded: bool = False
-    verification: Verification | None = None
-
-    def describe(self) -> str:
-        """What was done as text, in at most ten lines."""
-        plan = self.plan
-        if self.commit is None:
-            return f"{plan.describe()}\nNothing was sent."
-        lines = []
-        if plan.card_kept:
-            lines.append(_CARD_KEPT)
-        if not plan.changes:
-            lines.append(f"{plan.repo_id} holds all of this already, as commit {self.commit}.")
-        elif self.pull_request:
-            lines.append(f"Opened {self.pull_request} with {len(plan.changes)} files.")
-        else:
-            lines.append(f"Published {len(plan.changes)} files as commit {self.commit} of {plan.repo_id}.")
-        if self.tag:
-            lines.append(f"Tagged as {self.tag}.")
-        if self.verification is not None:
-            lines.append(self.verification.verdict())
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Sending:
+class Release:
     """What a branch is to hold.
 
     Attributes:
-        files: by path, the card aside.
-        card: the card.
+        files: every file to send by path, the card aside; for a base in a folder its weights too.
+        card: writes the card for a destination.
         message, description: of the commit.
-        weights: those that come from the base's repo.
+        weights: the base's weight files on the Hub; empty for a base in a folder.
         download: gets local copies of these by path, called where the server does not copy them.
-        check: what has to hold before anything is sent; called once nothing on the Hub stands in the way.
+        check: loads the release in a clean process; called once nothing on the Hub stands in the way.
     """
 
     files: Mapping[str, Path]
-    card: str
+    card: Callable[[Destination], str]
     message: str
     description: str = ""
     weights: tuple[HubWeight, ...] = ()
@@ -267,7 +225,7 @@ def prepare(
     found = _open(base, recipe.base_revision, weights=Path(base).is_dir())
     headers, weights = (found.headers, ()) if found.repo_id is None else _weights_on_the_hub(found)
     with tempfile.TemporaryDirectory(prefix="base-", dir=folder.parent) as temporary:
-        known = write_repository(found.copied_to(Path(temporary) / "base"), folder, recipe)
+        facts = write_repository(found.copied_to(Path(temporary) / "base"), folder, recipe)
 
     def check_release() -> None:
         with tempfile.TemporaryDirectory(prefix="check-", dir=folder.parent) as temporary:
@@ -279,26 +237,32 @@ def prepare(
 
     files = {**files_inside(folder), **found.weights}
     files.pop(CARD_FILE)
-    return Release(folder, files, found, weights, known, check_release if check else tuple)
+    return Release(
+        files,
+        lambda destination: render_card(replace(facts, repo_id=destination.repo_id, tag=destination.tag)),
+        message=f"MMTok {mmtok.__version__} on {found.repo_id or found.name.rpartition('/')[2]}",
+        description=f"Weights of {found.repo_id} at {found.commit}." if found.repo_id else "",
+        weights=weights,
+        # Whole files, with a progress bar.
+        download=lambda: _open(base, found.commit, weights=True).weights,
+        check=check_release if check else tuple,
+    )
 
 
 def _open(base: str | os.PathLike[str], revision: str | None, *, weights: bool) -> BaseCheckpoint:
-    try:
+    with failing_as(f"reading {base}"):
         return open_base(base, revision=revision, weights=weights)
-    except HUB_ERRORS as error:
-        raise publish_error(error, f"reading {base}", UNTOUCHED) from None
 
 
 def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], tuple[HubWeight, ...]]:
     """Name, type and shape of every tensor, of which a few hundred kilobytes are read, and the files."""
     assert base.repo_id is not None
     assert base.commit is not None
-    try:
-        metadata = HfApi().get_safetensors_metadata(base.repo_id, revision=base.commit)
-    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise ValueError(f"{base.repo_id} has no weights in safetensors files that can be read: {error}") from None
-    except HUB_ERRORS as error:
-        raise publish_error(error, f"reading the weights' headers of {base.repo_id}", UNTOUCHED) from None
+    with failing_as(f"reading the weights' headers of {base.repo_id}"):
+        try:
+            metadata = HfApi().get_safetensors_metadata(base.repo_id, revision=base.commit)
+        except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+            raise ValueError(f"{base.repo_id} has no weights in safetensors files that can be read: {error}") from None
     there = HubRepo(base.repo_id).files_at(base.commit)
     headers: dict[str, TensorHeader] = {}
     weights = []
@@ -317,39 +281,6 @@ def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], 
 def publish(
     release: Release, destination: Destination, *, verify_after: bool = True, dry_run: bool = False
 ) -> PushReport:
-    """Sends a prepared release; the arguments are those of `push`.
-
-    Raises:
-        ValueError: the destination is the base; nothing was sent.
-        PublishError: the Hub refused or failed; the message says what holds now.
-    """
-    base = release.base
-    if base.repo_id == destination.repo_id:
-        raise ValueError(f"{destination.repo_id} is the base itself: publish under another name.")
-    named = {"repo_id": destination.repo_id, "tag": destination.tag}
-    sending = Sending(
-        release.files,
-        render_card(
-            CardFacts.of_folder(
-                release.folder, release=mmtok.__version__, base_folder=base.folder, **named, **release.known
-            )
-        ),
-        message=f"MMTok {mmtok.__version__} on {base.repo_id or base.name.rpartition('/')[2]}",
-        description=f"Weights of {base.repo_id} at {base.commit}." if base.repo_id else "",
-        weights=release.weights,
-        download=partial(_download_weights, release),
-        check=release.check,
-    )
-    return send(sending, destination, verify_after=verify_after, dry_run=dry_run)
-
-
-def _download_weights(release: Release) -> dict[str, Path]:
-    """Local copies of a release's weights from the Hub, by path; whole files, with a progress bar."""
-    assert release.base.repo_id is not None
-    return _open(release.base.repo_id, release.base.commit, weights=True).weights
-
-
-def send(sending: Sending, destination: Destination, *, verify_after: bool = True, dry_run: bool = False) -> PushReport:
     """Sends what changes; `verify_after` and `dry_run` are those of `push`.
 
     Raises:
@@ -358,14 +289,14 @@ def send(sending: Sending, destination: Destination, *, verify_after: bool = Tru
     if not dry_run and get_token() is None:
         raise PublishError("There is no token for the Hub: log in with `hf auth login`. Nothing was changed.")
     repo = HubRepo(destination.repo_id, destination.branch)
-    plan = _plan(repo, _parent(repo, destination.private, create=False), sending, destination)
+    plan = _plan(repo, _parent(repo, destination.private, create=False), release, destination)
     _check_tag(repo, destination.tag, plan)
-    sending.check()
+    release.check()
     if dry_run:
-        return PushReport(plan)
+        return plan
     created = _parent(repo, destination.private, create=True)
     plan = plan if plan.parent else replace(plan, parent=created)
-    report = _commit(repo, plan, sending, destination.create_pr) if plan.changes else PushReport(plan, plan.parent)
+    report = _commit(repo, plan, release, destination.create_pr) if plan.changes else replace(plan, commit=plan.parent)
     assert report.commit is not None
     if destination.tag is not None:
         repo.tag(destination.tag, report.commit)
@@ -398,7 +329,7 @@ def _parent(repo: HubRepo, private: bool, *, create: bool) -> str | None:
     return head
 
 
-def _plan(repo: HubRepo, parent: str | None, sending: Sending, destination: Destination) -> PushPlan:
+def _plan(repo: HubRepo, parent: str | None, release: Release, destination: Destination) -> PushReport:
     """Compares what is to be published with what is there.
 
     Raises:
@@ -406,9 +337,9 @@ def _plan(repo: HubRepo, parent: str | None, sending: Sending, destination: Dest
     """
     there = repo.files_at(parent) if parent else {}
     card_there = repo.bytes_at(parent, CARD_FILE) if parent and CARD_FILE in there else None
-    planned = [_planned_file(check_repo_path(path), source, there.get(path)) for path, source in sending.files.items()]
-    planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in sending.weights]
-    planned.append(_planned_card(sending.card.encode(), card_there, destination.overwrite_card))
+    planned = [_planned_file(check_repo_path(path), source, there.get(path)) for path, source in release.files.items()]
+    planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in release.weights]
+    planned.append(_planned_card(release.card(destination).encode(), card_there, destination.overwrite_card))
     kept = {file.path for file in planned}
     others = sorted(path for path in there if path not in kept and not is_known_file(path, (), ()))
     if others and not destination.delete_others:
@@ -418,7 +349,7 @@ def _plan(repo: HubRepo, parent: str | None, sending: Sending, destination: Dest
             "the same commit; or give another repository. Nothing was changed."
         )
     planned += [PlannedFile(path, there[path].size, "delete") for path in others]
-    return PushPlan(repo.repo_id, repo.branch, parent, tuple(sorted(planned, key=lambda file: file.path)))
+    return PushReport(repo.repo_id, repo.branch, parent, tuple(sorted(planned, key=lambda file: file.path)))
 
 
 def _planned_file(path: str, source: Path, there: RepoFile | None) -> PlannedFile:
@@ -447,7 +378,7 @@ def _planned_card(card: bytes, there: bytes | None, overwrite: bool) -> PlannedF
     return PlannedFile(CARD_FILE, len(card), "send", card)
 
 
-def _check_tag(repo: HubRepo, tag: str | None, plan: PushPlan) -> None:
+def _check_tag(repo: HubRepo, tag: str | None, plan: PushReport) -> None:
     """Refuses a tag that names another commit than the one that is about to be there."""
     if tag is None or plan.parent is None:
         return
@@ -458,22 +389,22 @@ def _check_tag(repo: HubRepo, tag: str | None, plan: PushPlan) -> None:
         )
 
 
-def _commit(repo: HubRepo, plan: PushPlan, sending: Sending, create_pr: bool) -> PushReport:
+def _commit(repo: HubRepo, plan: PushReport, release: Release, create_pr: bool) -> PushReport:
     assert plan.parent is not None
     log.info("Committing %d files to %s", len(plan.changes), repo.repo_id)
-    told = (sending.message, sending.description, plan.parent, create_pr)
+    told = (release.message, release.description, plan.parent, create_pr)
     uploaded = False
     try:
-        if not all(weight.copyable for weight in sending.weights):
+        if not all(weight.copyable for weight in release.weights):
             raise CopyRefused("the Hub stores the base's weights without the hashes that copying needs")
-        if sending.weights and not can_copy_between_repos():
+        if release.weights and not can_copy_between_repos():
             raise CopyRefused("the installed huggingface_hub is too old for it")
         done = repo.commit(list(_operations(plan.changes)), *told)
     except CopyRefused as refusal:
         log.warning("The server does not copy the weights (%s): they are downloaded and sent instead.", refusal)
-        done = repo.commit(list(_operations(plan.changes, sending.download())), *told)
+        done = repo.commit(list(_operations(plan.changes, release.download())), *told)
         uploaded = True
-    return PushReport(plan, done.oid, done.pr_url, None, uploaded)
+    return replace(plan, commit=done.oid, pull_request=done.pr_url, uploaded=uploaded)
 
 
 def can_copy_between_repos() -> bool:

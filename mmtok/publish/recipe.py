@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
-
-from mmtok.hub.families import FAMILIES, PREFIX, Family
+from mmtok.hub.families import Family
 from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
 
 from .card import Measurements
-from .hub import check_reference, check_repo_id
+from .hub import check_reference, check_repo_id, config_of
 from .settings import check_options
 
 
@@ -104,12 +102,8 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
     """
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}: choose from {', '.join(PRESETS)}.")
-    config, _ = PretrainedConfig.get_config_dict(os.fspath(model), revision=revision)
     # Stock checkpoints get what the models get that are made of them.
-    model_type = str(config.get("model_type")).removeprefix(PREFIX)
-    if model_type not in FAMILIES:
-        raise ValueError(f"{model} is a {config.get('model_type')}: the presets are for {', '.join(FAMILIES)}.")
-    return PRESETS[preset](FAMILIES[model_type])
+    return PRESETS[preset](config_of(model, revision)[1])
 
 
 def paper_options(family: Family) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmtok.auto_classes import AUTOMATIC
+from mmtok import AUTOMATIC
 from mmtok.hub.families import FAMILIES, Family, family_of
 from mmtok.hub.releases import OLDEST_TESTED
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,14 +107,6 @@ def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
                 f"tokens of a prompt: write there what {CONFIG_FILE} says."
             )
     return processor
-
-
-def image_text(processor: Any) -> str:
-    """What stands for an image in a prompt that is written without a chat template, printable and without quotes."""
-    image = str(getattr(processor, "image_token", "<image>"))
-    if "<|vision_start|>" in processor.tokenizer.get_vocab():
-        image = f"<|vision_start|>{image}<|vision_end|>"
-    return re.sub(r"[^\w<>|\[\]().:/ -]", "", image)
 
 
 def _describes_images(folder: Path) -> bool:

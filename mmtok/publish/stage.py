@@ -6,9 +6,10 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +22,25 @@ from mmtok.hub.families import PREFIX
 
 from .base import BaseCheckpoint, open_base, place_weights
 from .card import CardFacts, render_card
+from .clean_load import image_text
 from .clean_process import check_staged
 from .recipe import Recipe
 from .repository import (
     CARD_FILE,
     CONFIG_FILE,
+    GENERATE_FILE,
+    GENERATE_FOLDER,
     INDEX_FILE,
+    REQUIREMENTS_FILE,
     as_json,
     files_inside,
+    generate_code,
     is_known_file,
     published_code,
     read_json,
     shown,
 )
-from .settings import chat_template_of, image_text, load_processor, published_config, question_format_of, write_settings
+from .settings import chat_template_of, load_processor, published_config, question_format_of, write_settings
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +97,7 @@ def stage(
     if not os.fspath(out):
         raise ValueError("'' is not a folder: give the folder to make.")
     _refuse_base(Path(out), Path(base))
-    target = checked_target(Path(out), overwrite, foreign_model_files)
+    target = checked_target(Path(out), overwrite)
     recipe.check_base(base)
     log.info("Reading the base %s", base)
     found = open_base(base, revision=recipe.base_revision)
@@ -105,11 +111,11 @@ def stage(
             report = check_staged(folder, base_copy, space, headers=found.headers, full=check == "full")
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
         files = tuple(sorted(path.name for path in folder.iterdir()))
-        put(folder, target, foreign_model_files if overwrite else None)
+        put(folder, target, overwrite)
     return StagedModel(target, files, found.family.model_class, budget, linked, report)
 
 
-def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict[str, Any]:
+def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> CardFacts:
     """Writes everything but the weights: code, configuration, tokenizer, processor, generation files and card.
 
     Args:
@@ -118,7 +124,7 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         recipe: options, words and card.
 
     Returns:
-        What the card says beyond the folder and the base, attributes of `CardFacts`.
+        What the card says.
 
     Raises:
         ValueError: a base without a usable processor or tokenizer, or with a chat template that does not work.
@@ -128,7 +134,7 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
         log.warning(
             "%s has no chat template: write its prompts yourself, with %s where an image stands.",
             base.name,
-            image_text(processor),
+            shown(image_text(processor)),
         )
     with base.reading("The tokenizer or chat template"):
         question_format = question_format_of(processor, recipe.options.get("question_format"))
@@ -140,17 +146,20 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> dict
     for name, content in published_code(base.config["model_type"]).items():
         (folder / name).write_bytes(content)
     (folder / CONFIG_FILE).write_text(as_json(config), encoding="utf-8")
-    known = {
-        "base_model": recipe.base_model or base.repo_id,
-        "base_revision": base.commit,
-        "measurements": recipe.measurements,
-        "chat_template": bool(chat_template_of(processor)),
-        "image_text": image_text(processor),
-    }
     with base.reading("The card or configuration"):
-        facts = CardFacts.of_folder(folder, release=mmtok.__version__, base_folder=base.folder, **known)
+        facts = CardFacts.of_folder(
+            folder,
+            release=mmtok.__version__,
+            base_folder=base.folder,
+            base_model=recipe.base_model or base.repo_id,
+            base_revision=base.commit,
+            measurements=recipe.measurements,
+            chat_template=bool(chat_template_of(processor)),
+            # It stands in a program on the card: printable, and without quotes.
+            image_text=re.sub(r"[^\w<>|\[\]().:/ -]", "", image_text(processor)),
+        )
         (folder / CARD_FILE).write_text(render_card(facts), encoding="utf-8")
-    return known
+    return facts
 
 
 def _refuse_base(out: Path, base: Path) -> None:
@@ -164,29 +173,13 @@ def _refuse_base(out: Path, base: Path) -> None:
         raise ValueError(f"{shown(out)} lies within the base: stage into another folder.")
 
 
-def foreign_model_files(folder: Path) -> list[str] | None:
-    """Files of a folder that no stage of a model made; None for a folder that holds no staged model."""
-    config = folder / CONFIG_FILE
-    model_type = str(read_json(config).get("model_type")) if config.is_file() else ""
-    if not model_type.startswith(PREFIX):
-        return None
-    names = files_inside(folder)
-    weights = [name for name in names if name == INDEX_FILE or ("/" not in name and name.endswith(".safetensors"))]
-    code = published_code(model_type)
-    return [name for name in names if not is_known_file(name, code, weights or [INDEX_FILE])]
-
-
-# Says of a folder which of its files are somebody else's; None where it is none of ours at all.
-Foreign = Callable[[Path], list[str] | None]
-
-
-def checked_target(out: Path, overwrite: bool, foreign: Foreign) -> Path:
+def checked_target(out: Path, overwrite: bool, *, code_alone: bool = False) -> Path:
     """The absolute path of the folder to make.
 
     Args:
         out: as it was given.
-        overwrite: a folder with files in it may be replaced where `foreign` finds none of somebody else's.
-        foreign: asked of a folder with files in it.
+        overwrite: a staged folder may be replaced that holds no file of somebody else's.
+        code_alone: whether a folder for `custom_generate` is made, and not that of a model.
 
     Raises:
         ValueError: it may not be made there.
@@ -199,20 +192,25 @@ def checked_target(out: Path, overwrite: bool, foreign: Foreign) -> Path:
     if target.exists() and any(target.iterdir()):
         if not overwrite:
             raise ValueError(f"{shown(out)} is not empty: give a new folder, or overwrite it if it is a staged one.")
-        _require_ours(target, foreign)
+        _require_ours(target, code_alone)
     return target
 
 
-def _require_ours(folder: Path, foreign: Foreign, called: Path | None = None) -> None:
-    found = foreign(folder)
-    if found is None:
+def _require_ours(folder: Path, code_alone: bool, called: Path | None = None) -> None:
+    """Raises a ValueError for a folder that is not a staged one of this kind, or holds what no stage wrote."""
+    config, called = folder / CONFIG_FILE, called or folder
+    model_type = str(read_json(config).get("model_type")) if config.is_file() and not code_alone else ""
+    has_code_alone = (folder / GENERATE_FOLDER / GENERATE_FILE).is_file() and not config.exists()
+    if not (has_code_alone if code_alone else model_type.startswith(PREFIX)):
+        raise ValueError(f"{shown(called)} is not a staged folder, so that it is not overwritten: give a new folder.")
+    names, weights = files_inside(folder), []
+    code = {*generate_code(), REQUIREMENTS_FILE} if code_alone else set(published_code(model_type))
+    if not code_alone:
+        weights = [INDEX_FILE, *(name for name in names if "/" not in name and name.endswith(".safetensors"))]
+    if found := [name for name in names if not is_known_file(name, code, weights)]:
         raise ValueError(
-            f"{shown(called or folder)} is not a staged folder, so that it is not overwritten: give a new folder."
-        )
-    if found:
-        raise ValueError(
-            f"{shown(called or folder)} holds {', '.join(map(shown, found[:3]))}, which no stage wrote, so that it is "
-            "not overwritten: move that away, or give a new folder."
+            f"{shown(called)} holds {', '.join(map(shown, found[:3]))}, which no stage wrote, so that it is not "
+            "overwritten: move that away, or give a new folder."
         )
 
 
@@ -275,18 +273,18 @@ def _tidy(space: Path, target: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def put(folder: Path, target: Path, foreign: Foreign | None) -> None:
+def put(folder: Path, target: Path, overwrite: bool, *, code_alone: bool = False) -> None:
     """Puts the finished folder into place in one step; what appeared there meanwhile stays.
 
     Args:
         folder: the finished folder, in the workspace.
         target: where to.
-        foreign: as in `checked_target`, for a target that may be replaced.
+        overwrite, code_alone: as in `checked_target`.
 
     Raises:
         ValueError: the target holds what may not be replaced; it is as it was.
     """
-    if foreign is None or not target.exists() or not any(target.iterdir()):
+    if not overwrite or not target.exists() or not any(target.iterdir()):
         try:
             os.rename(folder, target)  # fails where the target has files
         except OSError as error:
@@ -294,10 +292,10 @@ def put(folder: Path, target: Path, foreign: Foreign | None) -> None:
                 raise
             raise ValueError(f"{shown(target)} was filled meanwhile, and stays as it is: give a new folder.") from None
         return
-    _require_ours(target, foreign)
+    _require_ours(target, code_alone)
     if _exchanged(folder, target):
         try:
-            _require_ours(folder, foreign, target)  # nothing can be added to it any more
+            _require_ours(folder, code_alone, target)  # nothing can be added to it any more
         except ValueError:
             _exchanged(folder, target)
             raise

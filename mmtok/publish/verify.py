@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer
@@ -29,7 +28,7 @@ from mmtok.hub.handler import Limits
 
 from .base import BaseCheckpoint, open_base, sha256_of
 from .card import metadata_of
-from .hub import HubRepo, PublishError, check_reference, check_repo_id, check_repo_path
+from .hub import HubRepo, PublishError, check_reference, check_repo_id, check_repo_path, folder_of
 from .repository import (
     CARD_FILE,
     CONFIG_FILE,
@@ -221,12 +220,8 @@ def verify(
         ValueError: no folder and no Hub id, a folder with a revision, or a base that cannot be used.
         PublishError: the Hub refuses or cannot be reached.
     """
-    if not str(repo_or_folder):
-        raise ValueError("'' is neither a folder nor a Hub id: give one of them.")
-    folder = Path(repo_or_folder)
-    if folder.is_dir():
-        if revision is not None:
-            raise ValueError(f"revision={revision!r} was given with the folder {folder}: only a Hub id has revisions.")
+    folder = folder_of(repo_or_folder, revision)
+    if folder is not None:
         return _verify(_FolderFiles(folder), str(folder), None, base)
     repo_id = check_repo_id(str(repo_or_folder))
     if revision is not None:
@@ -396,11 +391,9 @@ def _base_of(files: Files, config: Mapping[str, Any], given: str | os.PathLike[s
         try:
             validate_repo_id(base)
             commit = None if commit is None else check_reference(str(commit), "revision")
-        except (HFValidationError, ValueError) as error:
-            return (
-                None,
-                f"Not compared: settings and weights, as the card names the base {shown(repr(base))}: {shown(error)}",
-            )
+        except ValueError as error:  # the Hub's own is one
+            named = f"as the card names the base {shown(repr(base))}: {shown(error)}"
+            return None, f"Not compared: settings and weights, {named}"
     try:
         if asked and Path(base).is_dir():
             found = open_base(base)

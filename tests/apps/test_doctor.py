@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmtok.apps.doctor_models import makers
+from mmtok.apps.doctor import makers
 from mmtok.cli.main import main
 from mmtok.hub.families import FAMILIES
 from mmtok.hub.prompt import PrunedPrompt

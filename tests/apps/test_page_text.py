@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmtok.apps import page_text
 from mmtok.apps.answering import Answer, Explanation
-from mmtok.images import cut_off
+from mmtok.visuals import cut_off
 
 CLIP = SimpleNamespace(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_center_crop=True)
 KEPT = SimpleNamespace(words=("dog",), word_ids=(5,))

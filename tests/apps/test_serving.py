@@ -19,8 +19,8 @@ from PIL import Image
 from small_checkpoints import make_llava_checkpoint
 
 from mmtok.apps.answering import ask, load_pipeline
-from mmtok.images import read_image
 from mmtok.publish import Recipe, stage
+from mmtok.visuals import read_image
 
 QUESTION = "Is there a snowboard in the image?"
 BUDGET = 2

@@ -13,7 +13,7 @@ from PIL import Image
 from question_files import png_header
 
 from mmtok.hub.handler import MAX_ASPECT_RATIO, Video, evenly, open_video
-from mmtok.videos import read_video
+from mmtok.visuals import read_video
 
 
 def gray(value: int, size: tuple[int, int] = (30, 20)) -> Image.Image:

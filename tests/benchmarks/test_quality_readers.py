@@ -11,9 +11,9 @@ from benchmarks.quality import crops as crops_module
 from benchmarks.quality.crops import CLUTTERED, SCALE, make_crops_checkpoint
 from benchmarks.training.loop import Stage
 from mmtok.evaluation import RunResult, lead
-from mmtok.evaluation.answers import RecordedAnswer
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question
+from mmtok.evaluation.runner import RecordedAnswer
 from mmtok.tiny import checkpoint_path
 from mmtok.tiny.questions import is_there
 from mmtok.tiny.scenes import draw

@@ -16,7 +16,7 @@ import mmtok
 from mmtok.apps.answering import load_pipeline, model_inputs
 from mmtok.cli.main import main
 from mmtok.publish import stage
-from mmtok.videos import read_video
+from mmtok.visuals import read_video
 
 QUESTION = "Is there a snowboard in the image?"
 # Frames that the tower reads together.
@@ -191,7 +191,7 @@ def test_refusals_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mmtok.videos.is_torchvision_available", lambda: True)
+    monkeypatch.setattr("mmtok.visuals.is_torchvision_available", lambda: True)
     places = {"CLIP": clip, "FOLDER": tmp_path, "MODEL": named_model(tmp_path / "m", "mmtok_qwen3_vl")}
     assert main([command, *(str(places.get(argument, argument)) for argument in arguments)]) == 1
     assert message in capsys.readouterr().err
@@ -200,7 +200,7 @@ def test_refusals_are_one_sentence(
 def test_torchvision_is_named_where_it_is_missing(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmtok.videos.is_torchvision_available", lambda: False)
+    monkeypatch.setattr("mmtok.visuals.is_torchvision_available", lambda: False)
     named = named_model(tmp_path / "m", "mmtok_llava_onevision")
     assert main(["show", str(clip), QUESTION, "--video", "--model", named]) == 1
     assert capsys.readouterr().err == (

@@ -14,9 +14,9 @@ from small_checkpoints import make_llava_checkpoint
 
 from mmtok.cli.main import main
 from mmtok.evaluation import FULL, RunResult
-from mmtok.evaluation.answers import RecordedAnswer
 from mmtok.evaluation.metrics import Interval, letter_of, metric_reason, token_f1
 from mmtok.evaluation.questions import Question
+from mmtok.evaluation.runner import RecordedAnswer
 from mmtok.evaluation.summary import Agreement, agreements, smallest_budget
 from mmtok.publish import stage
 

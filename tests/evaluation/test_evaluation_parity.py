@@ -9,9 +9,9 @@ import pytest
 import torch
 from model_cases import Family
 
-from mmtok.evaluation.answers import generate_by_selector
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch
+from mmtok.evaluation.runner import generate_by_selector
 from mmtok.evaluation.selectors import CropView, Kept, Selector
 
 ROWS = [[3, (48, 48), 4], [(24, 48), 2]]

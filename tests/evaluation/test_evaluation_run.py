@@ -17,10 +17,10 @@ from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
 from mmtok.cli.main import main
 from mmtok.evaluation import FULL, RunSettings, run, summarize, table
-from mmtok.evaluation.answers import generate_by_model, generate_by_selector
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.encoded import EncodedBatch, cls_attention, language_attention
 from mmtok.evaluation.questions import Question, write_questions
+from mmtok.evaluation.runner import generate_by_model, generate_by_selector
 from mmtok.evaluation.selectors import METHODS, MMTOK, CropView, Kept, ModelPruning, Selector, UniformGrid
 from mmtok.hub.coverage import greedy_coverage
 from mmtok.hub.objective import coverage_matrix
@@ -282,7 +282,7 @@ def test_other_weights_under_the_same_name_are_another_run(settings: RunSettings
 
 def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="a model of type 'bert': give one of llava, "):
+    with pytest.raises(ValueError, match="There is no family for the model_type 'bert': choose from llava, "):
         Checkpoint.load(tmp_path)
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
-from mmtok.evaluation.answers import generate_by_model
 from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.evaluation.runner import generate_by_model
 from mmtok.evaluation.selectors import MMTOK
 from mmtok.image_cache import EncodedImageCache
 

@@ -20,8 +20,7 @@ from mmtok.cli.main import main
 from mmtok.evaluation import RunSettings, methods_named, run, summarize
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.evaluation.questions import Question, write_questions
-from mmtok.evaluation.resizing import shrunk_grid
-from mmtok.evaluation.selectors import MMTOK, RESIZED
+from mmtok.evaluation.selectors import MMTOK, RESIZED, shrunk_grid
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from small_checkpoints import make_llava_checkpoint
 from transformers import AutoProcessor, LlavaForConditionalGeneration, Trainer, TrainingArguments
 
 import mmtok
-from mmtok.model_content import model_content
 from mmtok.publish import stage
+from mmtok.record_store import model_content
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
 REPO = "org/llava-mmtok"

@@ -11,8 +11,7 @@ import transformers
 from small_checkpoints import make_llava_checkpoint
 
 from mmtok.evaluation.checkpoint import Checkpoint
-from mmtok.machine import machine
-from mmtok.prefill import prompt_lengths
+from mmtok.measuring import machine, prompt_lengths
 
 TEXTS = ["Is there a dog?", "How many people are there in the image?"]
 

@@ -77,7 +77,7 @@ def test_a_push_is_one_commit_and_verified(hub: HubDouble, capsys: pytest.Captur
     card = hub.files(REPO)["README.md"].decode()
     assert '"custom_generate": "org/mmtok", "revision": "v1.0"' in card
     again = push_generate(Destination(REPO, tag="v1.0", private=True))
-    assert again.plan.changes == ()
+    assert again.changes == ()
 
 
 def test_a_dry_run_sends_nothing(hub: HubDouble, capsys: pytest.CaptureFixture[str]) -> None:

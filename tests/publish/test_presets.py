@@ -68,7 +68,10 @@ def test_a_command_without_a_model_gets_the_preset_for_the_embedded_one() -> Non
 
 
 def test_what_no_preset_is_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is a bert: the presets are for llava, llava_next"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be pruned\. There is no family for the model_type 'bert': choose from llava, llava_next",
+    ):
         preset_options("paper", config_of("bert", tmp_path))
     with pytest.raises(ValueError, match="There is no preset 'fast': choose from paper, recommended, text"):
         preset_options("fast", tmp_path)

@@ -58,7 +58,7 @@ def test_one_commit_with_weights_copied_on_the_server(hub: HubDouble, base: Path
     assert not report.uploaded
     assert report.verification is not None
     assert report.verification.ok, report.verification.describe()
-    assert report.verification.origin == f"Settings and weights compared with {BASE} at {release.base.commit}."
+    assert report.verification.origin == f"Settings and weights compared with {BASE} at {release.weights[0].commit}."
 
 
 def test_copied_and_uploaded_weights_give_the_same_tree(hub: HubDouble, base: Path, release: Release) -> None:
@@ -91,7 +91,7 @@ def test_the_same_again_changes_nothing(hub: HubDouble, release: Release) -> Non
     hub.arm()
     second = publish(release, Destination(TARGET, tag="v1.0"))
     assert second.commit == first.commit
-    assert second.plan.changes == ()
+    assert second.changes == ()
     assert len(commits(hub)) == 2
     assert not any("/commit/" in request.path for request in hub.log)
 
@@ -102,7 +102,7 @@ def test_another_configuration_sends_only_what_changed(
     publish(release, Destination(TARGET))
     other = prepare(BASE, Recipe({"vision_token_budget": 8}), tmp_path / "release", check=False)
     report = publish(other, Destination(TARGET))
-    assert [file.path for file in report.plan.changes] == ["README.md", "config.json"]
+    assert [file.path for file in report.changes] == ["README.md", "config.json"]
     assert json.loads(hub.files(TARGET)["config.json"])["vision_token_budget"] == 8
 
 
@@ -111,7 +111,7 @@ def test_a_card_edited_by_hand_stays_until_it_may_be_overwritten(hub: HubDouble,
     edited = hub.files(TARGET)["README.md"].replace(b"## Limits", b"## My limits")
     hub.store.seed(TARGET, {"README.md": edited})
     report = publish(release, Destination(TARGET), dry_run=True)
-    assert "edited by hand and stays" in report.plan.describe()
+    assert "edited by hand and stays" in report.describe()
     publish(release, Destination(TARGET))
     assert hub.files(TARGET)["README.md"] == edited
     publish(release, Destination(TARGET, overwrite_card=True))
@@ -143,7 +143,7 @@ def test_a_release_of_other_modules_is_replaced_whole(hub: HubDouble, release: R
     hub.store.seed(TARGET, {"similarity.py": b"# of an earlier release", "coverage.py": b"# of an earlier release"})
     assert not verify(TARGET).ok
     report = publish(release, Destination(TARGET, delete_others=True))
-    assert [(file.path, file.action) for file in report.plan.changes] == [
+    assert [(file.path, file.action) for file in report.changes] == [
         ("coverage.py", "send"),
         ("similarity.py", "delete"),
     ]
@@ -155,7 +155,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(hub: HubDouble, release: R
     report = publish(release, Destination(TARGET, tag="v1.0"), dry_run=True)
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
     assert TARGET not in hub.store.repositories
-    shown = report.plan.describe()
+    shown = report.describe()
     assert "copy     334.5 kB  model-00001-of-00003.safetensors, model-00002-of-00003.safetensors" in shown
     assert len(shown.splitlines()) <= 6
     assert report.commit is None
@@ -356,7 +356,7 @@ def test_the_command_line_publishes_and_tells_failures_by_exit_code(
 
 
 def test_a_moved_base_is_pinned_to_the_commit_that_was_checked(hub: HubDouble, base: Path, release: Release) -> None:
-    pinned = release.base.commit
+    pinned = release.weights[0].commit
     hub.store.seed(BASE, {"model-00001-of-00003.safetensors": b"newer weights"})
     report = publish(release, Destination(TARGET))
     assert hub.files(TARGET)["model-00001-of-00003.safetensors"] != b"newer weights"

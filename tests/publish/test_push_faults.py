@@ -158,7 +158,7 @@ def test_a_verification_that_cannot_read_says_so_and_the_next_run_verifies(
     assert complete(hub, release)
     run_again(hub)
     report = publish(release, Destination(TARGET, overwrite_card=True, delete_others=True))
-    assert report.plan.changes == ()
+    assert report.changes == ()
     assert report.verification is not None
     assert report.verification.ok
 

@@ -1,4 +1,6 @@
-"""`mmtok eval`, accuracy on questions with answers, and `mmtok compare`, agreement with all tokens without them."""
+"""Many questions: `mmtok generate` answers them, `mmtok eval` says how many answers are right, and `mmtok compare` how
+many are those of all tokens.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from .arguments import (
     MODEL,
     Budget,
     add_batch_size,
+    add_budget,
     add_budgets,
     add_call_options,
     add_frames,
@@ -31,7 +34,7 @@ from .arguments import (
     call_pruning_options,
     share,
 )
-from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps
+from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps, unpruned
 
 if TYPE_CHECKING:
     from mmtok.apps.timing import Timing
@@ -39,6 +42,14 @@ if TYPE_CHECKING:
     from mmtok.evaluation.questions import Question
     from mmtok.evaluation.summary import Agreement
 
+_GENERATE = """\
+Answers a file of questions about images and videos: JSON lines, a JSON array or CSV, with these fields:
+
+  {"image": "photos/1.jpg", "question": "Is there a dog?"}
+
+`image`, or in its place `video`, is relative to the file; further fields are copied. The output has a line of JSON for
+each question, in the same order, with `answer`, or with `error` where an image cannot be read or the model refuses the
+question. Interrupted, the same command continues where it was."""
 _EVAL = """\
 Accuracy on files of questions about the images and videos in a folder: all tokens, and every method with every budget.
 The files are JSON lines (POPE's among them), JSON arrays or CSV, with these fields:
@@ -61,6 +72,26 @@ _GIVEN = "given"
 GENERIC = ("What is in the image?", "Is there a person in the image?", "How many objects are in the image?")
 _EXAMPLES = 24
 _SCORES = {"exact": "answers that are the same", "f1": "F1 of the words of the answers"}
+
+
+def add_generate(commands: Any, name: str, help: str) -> None:
+    """Adds `mmtok generate`."""
+    example = (
+        "accelerate launch --num_processes 2 -m mmtok generate --model ./llava-mmtok --questions questions.jsonl "
+        "--output answers.jsonl --budget 64"
+    )
+    parser = add_parser(commands, name, help, _GENERATE, example)
+    parser.add_argument("--questions", required=True, type=Path, metavar="FILE", help="JSON lines, JSON or CSV")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the answers, JSON lines")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the images are (default: with the file)")
+    add_budget(parser)
+    add_batch_size(parser, 8)
+    add_length(parser, 64)
+    add_frames(parser)
+    add_image_memory(parser)
+    add_model(parser, required=True)
+    add_call_options(parser)
+    parser.set_defaults(run=generate)
 
 
 def add_eval(commands: Any, name: str, help: str) -> None:
@@ -158,6 +189,49 @@ def _write(results: dict[str, Any], output: Path) -> None:
     (output / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+def generate(options: argparse.Namespace) -> int:
+    """Generates; 1 where a line has an error."""
+    from accelerate import PartialState
+
+    from mmtok.apps.answering import counted
+    from mmtok.apps.batch_generate import BatchSettings, generate_file
+    from mmtok.visuals import FRAMES
+
+    settings = BatchSettings(
+        model=str(base_of(options.model)),
+        input=options.questions,
+        output=options.output,
+        budget=options.budget,
+        pruning_options=call_pruning_options(options),
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        dtype=options.dtype,
+        revision=options.revision,
+        device=options.device,
+        image_memory=options.image_memory * 2**20,
+        images=options.images,
+        frames=options.frames or FRAMES,
+    )
+    result = generate_file(settings, progress=not options.quiet)
+    if not PartialState().is_main_process:
+        return 1 if result.errors else 0
+    if options.json:
+        print_json({**asdict(result), "output": str(options.output)})
+    else:
+        print(f"{counted(result.lines, 'line')} in {options.output}, {result.resumed} of them from an earlier run.")
+        if result.errors:
+            have = "has" if result.errors == 1 else "have"
+            print(f"{counted(result.errors, 'line')} {have} `error` in place of `answer`.")
+    kept_all = result.unpruned and options.budget is not None
+    explain(
+        options,
+        f"Of {counted(result.cut_off, 'image')} the model sees the middle square alone." if result.cut_off else "",
+        f"{counted(result.unpruned, 'line')}: {nothing_pruned([options.budget])}" if kept_all else "",
+        about_the_model(options.model),
+    )
+    return 1 if result.errors else 0
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluates, writes `results.json` into the output folder, and prints a table."""
     from accelerate import PartialState
@@ -165,8 +239,8 @@ def evaluate(options: argparse.Namespace) -> None:
     from mmtok.evaluation import legend, methods_named, run, summarize, table
     from mmtok.evaluation.checkpoint import pruning_config
     from mmtok.evaluation.selectors import ModelPruning
-    from mmtok.machine import machine
-    from mmtok.videos import FRAMES
+    from mmtok.measuring import machine
+    from mmtok.visuals import FRAMES
 
     model, pruning = base_of(options.model), call_pruning_options(options)
     given = [ModelPruning(_GIVEN, pruning)] if pruning else []
@@ -188,7 +262,9 @@ def evaluate(options: argparse.Namespace) -> None:
         print_json(results)
     else:
         print(table(results))
-    explain(options, *legend(results), about_the_model(options.model))
+    full, *cells = results["cells"]
+    kept_all = [cell["budget"] for cell in cells if cell["vision_tokens"] >= full["vision_tokens"]]
+    explain(options, *legend(results), nothing_pruned(kept_all), about_the_model(options.model))
 
 
 def _without_all(budgets: Sequence[Budget]) -> list[int | float]:
@@ -203,12 +279,11 @@ def compare(options: argparse.Namespace) -> None:
     from mmtok.apps.timing import time_budgets
     from mmtok.evaluation import run
     from mmtok.evaluation.checkpoint import pruning_config
-    from mmtok.evaluation.resizing import RESIZED, why_not_resized
     from mmtok.evaluation.runner import fingerprint, load, questions_of
-    from mmtok.evaluation.selectors import ModelPruning
+    from mmtok.evaluation.selectors import RESIZED, ModelPruning, why_not_resized
     from mmtok.evaluation.summary import agreements, smallest_budget
-    from mmtok.images import read_image
-    from mmtok.machine import machine
+    from mmtok.measuring import machine
+    from mmtok.visuals import read_image
 
     pruning = call_pruning_options(options)
     model_class, config = pruning_config(base_of(options.model), options.revision)
@@ -274,7 +349,7 @@ def compare(options: argparse.Namespace) -> None:
         options,
         "" if options.json else _LEGEND.format(images=results["images"], questions=len(asked)),
         not_resized or ("" if options.json else _RESIZED),
-        nothing_pruned([each.budget for each in timings if each.prompt_tokens == each.full_prompt_tokens]),
+        unpruned(timings),
         f"Answers that changed are drawn in {options.output / 'drawings'}." if drawings else "",
         about_the_model(options.model),
     )
@@ -349,17 +424,18 @@ def _drawn(
     begin: Callable[[str], None],
 ) -> list[str]:
     """Draws the images with the most answers that change: all tokens beside the largest budget that changes them."""
-    from mmtok.apps.answering import Answer, explain_inputs, model_inputs
+    from mmtok.apps.answering import Answer, explain_inputs
     from mmtok.apps.drawing import kept_figure
     from mmtok.apps.seen import seen_images
-    from mmtok.images import read_image
+    from mmtok.evaluation.checkpoint import model_inputs
+    from mmtok.visuals import read_image
 
     texts = {(each.budget, each.task, each.question_id): each.text for each in result.answers}
     largest: dict[str, dict[Question, Budget]] = {}
     for each in found:
         for question in each.changed:
             largest.setdefault(question.image, {}).setdefault(question, each.budget)
-    drawn = []
+    drawn, given = [], call_pruning_options(options)
     (options.output / "drawings").mkdir(exist_ok=True)
     for name, broken in sorted(largest.items(), key=lambda item: -len(item[1]))[: options.drawings]:
         begin("Drawing")
@@ -369,10 +445,9 @@ def _drawn(
             inputs = model_inputs(pipe, image, f"{question.prompt}\n{settings.instruction}".strip())
             rows.append([])
             for own in (None, budget):
-                read = explain_inputs(pipe, inputs, question.text, own, **call_pruning_options(options))
+                read = explain_inputs(pipe, inputs, question.text, own, **given)
                 answer = texts[own, question.task, question.question_id]
                 rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
-        given = call_pruning_options(options)
         [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], given)
         path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
         kept_figure(seen, rows).savefig(path, dpi=100)
@@ -390,26 +465,19 @@ def _print_compared(
         return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
     full, *pruned = timings
-    print_table(
-        [
-            *("budget", "vision tokens", "same answers", "words"),
-            *(["resized"] if resized else []),
-            *("first token", "whole answer", "cache"),
-        ],
-        [
-            [
-                budget_name(each.budget),
-                f"{each.vision_tokens:.1f}",
-                percent(each.exact),
-                percent(each.f1),
-                *([percent(resized[each.budget].exact)] if resized else []),
-                f"{full.first_token / timing.first_token:.2f} x",
-                f"{full.total / timing.total:.2f} x",
-                f"{1 - timing.prompt_tokens / full.prompt_tokens:.0%} less",
-            ]
-            for each, timing in zip(found, pruned, strict=True)
-        ],
-    )
+    columns: dict[str, Callable[[tuple[Agreement, Timing]], str]] = {
+        "budget": lambda row: budget_name(row[0].budget),
+        "vision tokens": lambda row: f"{row[0].vision_tokens:.1f}",
+        "same answers": lambda row: percent(row[0].exact),
+        "words": lambda row: percent(row[0].f1),
+        "resized": lambda row: percent(resized[row[0].budget].exact),
+        "first token": lambda row: f"{full.first_token / row[1].first_token:.2f} x",
+        "whole answer": lambda row: f"{full.total / row[1].total:.2f} x",
+        "cache": lambda row: f"{1 - row[1].prompt_tokens / full.prompt_tokens:.0%} less",
+    }
+    if not resized:
+        del columns["resized"]
+    print_table(columns, zip(found, pruned, strict=True))
 
 
 def _verdict(

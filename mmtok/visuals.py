@@ -1,25 +1,47 @@
-"""Videos for the commands: files that PyAV decodes, animated images, and folders with an image for each frame.
+"""Files of images and videos for everything in the package: commands, batches, the page, evaluation.
 
-All frames that are read have together no more pixels than one image may have.
+A video is a file that PyAV decodes, an animated image, or a folder with an image for each frame; all frames that are
+read have together no more pixels than one image may have. `open_image` and `open_video` are in the handler of an
+endpoint, which is published as a single file. So both read the same pixels and refuse the same files.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
-from transformers import PretrainedConfig
 from transformers.utils import is_torchvision_available
 
 from mmtok import install_line
-from mmtok.hub.families import FAMILIES, family_of
-from mmtok.hub.handler import LIST_FPS, Video, frames_to_read, open_video
-from mmtok.images import is_address, read_image
-from mmtok.publish.hub import check_model_name
+from mmtok.hub.families import FAMILIES
+from mmtok.hub.handler import FORMATS, LIST_FPS, Video, frames_to_read, open_image, open_video
+from mmtok.publish.hub import config_of
 
 # Frames that are read unless it is said.
 FRAMES = 8
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether it is the address of something on the internet; a `Path` has lost one of the two slashes."""
+    return bool(re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE))
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The image in a file, upright, as RGB.
+
+    Raises:
+        ValueError: it is an address, cannot be decoded, or has more than `MAX_PIXELS` pixels or a side that is over
+            `MAX_ASPECT_RATIO` times the other. The message names the file.
+    """
+
+    def opened(file: Path) -> Image.Image:
+        with file.open("rb") as content:
+            return open_image(content)
+
+    return _read(path, "an image", opened)
 
 
 def read_video(path: str | Path, frames: int) -> Video:
@@ -34,19 +56,52 @@ def read_video(path: str | Path, frames: int) -> Video:
         ValueError: it is an address, cannot be decoded, has fewer than two frames, or frames that are too large, too
             thin or of different sizes. The message names the file.
     """
+
+    def opened(file: Path) -> Video:
+        if file.is_dir():
+            return _folder(file, frames)
+        with file.open("rb") as content:
+            return open_video(content, frames)
+
+    return _read(path, "a video", opened)
+
+
+def _read(path: str | Path, what: str, opened: Callable[[Path], Any]) -> Any:
     if is_address(path):
         raise ValueError(f"{path} is an address, and only files are read: download it, and give the file.")
-    path = Path(path)
     try:
-        if path.is_dir():
-            return _folder(path, frames)
-        with path.open("rb") as file:
-            return open_video(file, frames)
+        return opened(Path(path))
     except OSError as error:
         reason = f"{(error.strerror or str(error)).removesuffix('.')}."
     except ValueError as error:
         reason = str(error)
-    raise ValueError(f"{path} cannot be read as a video: {reason}")
+    raise ValueError(f"{path} cannot be read as {what}: {reason}")
+
+
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """(width, height) of an image, upright, from its header; None for a file that is none."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(0x0112, 1) >= 5 else (width, height)
+    except Exception:  # the readers of damaged files raise nearly everything
+        return None
+
+
+def cut_off(size: tuple[int, int], image_processor: Any) -> str:
+    """What the image processor's centre crop leaves out of an image of (width, height); "" if nothing."""
+    edge = (getattr(image_processor, "size", None) or {}).get("shortest_edge")
+    crops = getattr(image_processor, "do_center_crop", False) and not hasattr(image_processor, "image_grid_pinpoints")
+    if not crops or not edge or size[0] == size[1]:
+        return ""
+    seen = getattr(image_processor, "crop_size", None) or {}
+    side = min(size) * min(1.0, seen.get("height", edge) / edge)
+    lost = round(max(size) - side)
+    where = "on the left and on the right" if size[0] > size[1] else "at the top and at the bottom"
+    return (
+        f"The model sees the middle square of {round(side)} x {round(side)} pixels alone: "
+        f"{lost // 2} pixel{' is' if lost // 2 == 1 else 's are'} cut off {where}."
+    )
 
 
 def require_videos(model: str | Path, revision: str | None = None, called: str = "") -> None:
@@ -57,8 +112,7 @@ def require_videos(model: str | Path, revision: str | None = None, called: str =
         revision: branch, tag or commit on the Hub.
         called: the model in the message; its folder or id unless given.
     """
-    config, _ = PretrainedConfig.get_config_dict(check_model_name(model), revision=revision)
-    family = family_of(config.get("model_type"))
+    _, family = config_of(model, revision)
     if not family.load_class().frame:
         titles = [each.title for each in FAMILIES.values() if each.is_available() and each.load_class().frame]
         raise ValueError(

@@ -12,7 +12,7 @@ from question_files import png_header
 from transformers.image_utils import load_image
 
 from mmtok.hub.handler import MAX_ASPECT_RATIO, MAX_PIXELS
-from mmtok.images import read_image
+from mmtok.visuals import read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 ORIENTATION = 0x0112  # of EXIF
