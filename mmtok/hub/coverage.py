@@ -26,7 +26,7 @@ import torch
 
 from .devices import to_device
 from .fused_greedy import fused_greedy, runs_on
-from .greedy import lazy_greedy, plain_greedy
+from .greedy import lazy_greedy, plain_greedy, unpicked
 
 # Entries of an item's matrix above which computing only the gains that can win is faster on the CPU; measured by
 # benchmarks/selection.py.
@@ -193,6 +193,37 @@ def greedy_way(device: torch.device, rows: int, columns: int, steps: int, deep: 
 
 
 _MAXIMISERS = {"fused": fused_greedy, "lazy": lazy_greedy, "plain": plain_greedy}
+
+
+@torch.no_grad()
+def first_picks(
+    selection: GreedySelection,
+    coverage: torch.Tensor,
+    count: torch.Tensor,
+    candidates: torch.Tensor,
+    *,
+    deep_rows: int = 0,
+    depth: int = 1,
+) -> GreedySelection:
+    """The first picks of a selection, with the coverage and the bound that so many have.
+
+    Args:
+        selection: of `coverage`.
+        coverage: (..., rows, n) of any float dtype, non-negative.
+        count: (...) int64, picks to keep of each item, at most those that it has.
+        candidates: (..., n) bool, the columns that could be picked.
+        deep_rows, depth: of the selection.
+    """
+    coverage, count = _as_coverage(coverage), count.to(coverage.device)
+    steps = int(count.max()) if count.numel() else 0
+    behind = torch.arange(steps, device=coverage.device) >= count[..., None]
+    indices = selection.indices[..., :steps].masked_fill(behind, -1)
+    floors, covered = _counted(_columns(coverage, indices), deep_rows, depth)
+    left = (coverage - floors[..., None]).clamp_min(0).sum(-2).masked_fill(~to_device(candidates, coverage.device), 0)
+    left = unpicked(left, indices).topk(steps).values.masked_fill(behind, 0)
+    reached = covered.sum(-1)
+    gains = selection.gains[..., :steps].masked_fill(behind, 0)
+    return GreedySelection(indices, gains, count, reached, reached + left.sum(-1))
 
 
 def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:

@@ -113,8 +113,7 @@ def plain_greedy(
         indices, gains = indices.masked_fill(behind, -1), gains.masked_fill(behind, 0)
     left = _gains(columns, covered.floors).masked_fill_(~available, 0.0)
     if covered.above.numel():
-        # Picked columns are above the floors of deep rows, and gain nothing.
-        left.scatter_(-1, torch.where(indices < 0, indices[..., :1], indices).clamp_min(0), 0.0)
+        left = unpicked(left, indices)
     left = left.topk(steps).values
     if behind is not None:
         left = left.masked_fill(behind, 0)
@@ -242,6 +241,11 @@ class _LazyItem:
         computed = torch.cat(gains)
         self._bounds.index_copy_(0, which, computed)
         return computed
+
+
+def unpicked(gains: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """(..., n) gains, 0 for (..., k) picked columns, -1 behind the last: they are above floors of deep rows."""
+    return gains.scatter(-1, torch.where(indices < 0, indices[..., :1], indices).clamp_min(0), 0.0)
 
 
 def _gains(columns: torch.Tensor, floors: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .blockwise_greedy import blockwise_greedy_coverage, value_of_all
-from .coverage import GreedySelection, coverage_value, greedy_coverage, marginal_gains
+from .coverage import GreedySelection, coverage_value, first_picks, greedy_coverage, marginal_gains
 from .devices import to_device
 from .images import EncodedVision, Layout
 from .objective import CoverageRows, coverage_matrix
@@ -269,10 +269,8 @@ def _select_together(
     )
     if options.coverage_target is not None:
         allowed = matrix.masked_fill(~to_device(candidates, device)[..., None, :], 0.0)
-        fewer = _sufficient(greedy, coverage_value(allowed, **deep), options.coverage_target).cpu()
-        picks = fewer.tolist()
-        # The same first picks, with the coverage and the bound that so many have.
-        greedy = greedy_coverage(matrix, fewer, candidates, **deep, check_values=False)
+        picks = _sufficient(greedy, coverage_value(allowed, **deep), options.coverage_target).tolist()
+        greedy = first_picks(greedy, matrix, torch.tensor(picks), candidates, **deep)
     shares = full = None
     if explain:
         words, image = matrix.split([text.shape[1], tokens.shape[1]], dim=-2)
