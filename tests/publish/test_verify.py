@@ -477,7 +477,7 @@ def test_what_cannot_be_read_is_an_error(hub: HubDouble, staged: Path, capsys: p
         verify(TARGET, revision="v9")
     with pytest.raises(ValueError, match="only a Hub id has revisions"):
         verify(staged, revision="main")
-    with pytest.raises(ValueError, match="ORGANISATION/NAME"):
+    with pytest.raises(ValueError, match="is neither a folder nor a Hub id"):
         verify("../elsewhere")
     with pytest.raises(ValueError, match="is neither a folder nor a Hub id"):
         verify("")

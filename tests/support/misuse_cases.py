@@ -472,7 +472,7 @@ FOLDERS = [
     Misuse(
         "verifying a folder that is none",
         lambda shop: verify(shop.folder / "no such folder"),
-        "is not a Hub id: give ORGANISATION/NAME",
+        "is neither a folder nor a Hub id such as org/llava: give one of the two",
     ),
 ]
 
