@@ -75,11 +75,7 @@ def coverage_value(
     entries = coverage if selected is None else _columns(coverage, selected)
     if selected is not None and entries.shape[-1] == 0:
         return coverage.new_zeros(coverage.shape[:-2])
-    covered = entries.amax(-1)
-    if deep_rows and depth > 1:
-        deep = entries[..., :deep_rows, :].topk(min(depth, entries.shape[-1])).values.sum(-1)
-        covered = torch.cat([deep, covered[..., deep_rows:]], -1)
-    return covered.sum(-1)
+    return _counted(entries, deep_rows, depth)[1].sum(-1)
 
 
 def marginal_gains(
@@ -241,6 +237,18 @@ def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
         )
     index = selected.clamp_min(0)[..., None, :].expand(*coverage.shape[:-1], selected.shape[-1])
     return coverage.gather(-1, index) * (selected >= 0)[..., None, :]
+
+
+def _counted(entries: torch.Tensor, deep_rows: int, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(..., rows, k) -> (..., rows) twice: each row's floor, and the sum of the entries that count."""
+    largest = entries.amax(-1)
+    if deep_rows == 0 or depth == 1:
+        return largest, largest
+    count = entries.shape[-1]
+    deep = entries[..., :deep_rows, :].topk(min(depth, count)).values
+    floors = deep[..., -1] if depth <= count else torch.zeros_like(deep[..., -1])
+    others = largest[..., deep_rows:]
+    return torch.cat([floors, others], -1), torch.cat([deep.sum(-1), others], -1)
 
 
 def _floors_before(entries: torch.Tensor, depth: int) -> torch.Tensor:
