@@ -69,6 +69,7 @@ class Engine:
         # Two threads that wait for each other on a core that other programs use take a hundred times as long as one.
         torch.set_num_threads(1)
         from vllm import LLM
+        from vllm.distributed import destroy_model_parallel
 
         from mmtok.vllm import register
 
@@ -84,6 +85,8 @@ class Engine:
             "limit_mm_per_prompt": {"image": 2, "video": 2},
             "kv_cache_memory_bytes": KV_CACHE_BYTES,
         }
+        # A process keeps the groups of its first engine, and a model with experts needs one more than the others.
+        destroy_model_parallel()
         self.llm = LLM(model=str(folder), dtype=dtype, **{**defaults, **options})
         self.worker = self.llm.llm_engine.model_executor.driver_worker.worker
         self.model = self.worker.model_runner.model
