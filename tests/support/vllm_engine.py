@@ -88,7 +88,7 @@ class Engine:
         # A process keeps the groups of its first engine, and a model with experts needs one more than the others.
         destroy_model_parallel()
         self.llm = LLM(model=str(folder), dtype=dtype, **{**defaults, **options})
-        # What is left when the process ends goes with it: the shutdown of each engine would collect garbage for seconds.
+        # The end of the process ends it too: a shutdown of each engine would collect garbage for seconds.
         self.llm.llm_engine.engine_core._finalizer.atexit = False
         self.worker = self.llm.llm_engine.model_executor.driver_worker.worker
         self.model = self.worker.model_runner.model
