@@ -18,9 +18,9 @@ from mmtok.publish.repository import generate_code
 
 ROOT = Path(__file__).resolve().parents[2]
 # What draws the images of the demo, and nothing that trains.
-TINY = ("__init__", "backgrounds", "catalogue", "questions", "scenes", "sprites")
-# The wheel is small enough to be fetched for a demo: code, the embedded model and its drawings.
-MOST_BYTES = 8_000_000
+TINY = ("__init__", "backgrounds", "catalogue", "prints", "questions", "reading", "scenes", "sprites")
+# The wheel is small enough to be fetched for a demo: code, the embedded models and their drawings.
+MOST_BYTES = 12_000_000
 
 PROGRAM = """
 import sys
