@@ -51,7 +51,7 @@ _CLASSES = [name for family in FAMILIES.values() for name in (family.config_clas
 __all__ = [*_MODULES, *_CLASSES, "__version__"]
 
 
-def register(config_class: type, model_class: type) -> None:
+def register_auto_classes(config_class: type, model_class: type) -> None:
     """Lets `AutoConfig` and the Auto classes of models load a model type without code from its folder.
 
     A second call with the same classes changes nothing.
@@ -77,7 +77,7 @@ def __getattr__(name: str) -> Any:
     _, family = class_of(name)  # type: ignore[misc]
     config_class = getattr(import_module("configuration_mmtok"), family.config_class)
     model_class = family.load_class()
-    register(config_class, model_class)
+    register_auto_classes(config_class, model_class)
     return config_class if name == family.config_class else model_class
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from mmtok.evaluation.checkpoint import model_inputs
-from mmtok.hub.handler import Limits, Video, is_text, open_image
+from mmtok.hub.handler import Limits, Video, is_utf8, open_image
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.publish.card import budget_table
@@ -196,7 +196,7 @@ def answers(
             raise ValueError("There is no question: write one, such as “Describe the image.”")
         if len(question) > LIMITS.characters:
             raise ValueError(f"The question has {len(question):,} characters: write at most {LIMITS.characters:,}.")
-        if not is_text(question):
+        if not is_utf8(question):
             raise ValueError("The question has half of a surrogate pair, which is not text: leave it out.")
         yield from _growing(pipe, cache, _opened(path, kind), question, budget)
     except ValueError as error:

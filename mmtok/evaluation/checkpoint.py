@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from mmtok import register
+from mmtok import register_auto_classes
 from mmtok.hub.handler import Video, inputs_of
 from mmtok.publish.hub import config_of
 
@@ -47,7 +47,7 @@ class Checkpoint:
         """
         model_class, config = pruning_config(path, revision)
         # A tokenizer asks for the configuration's class, and warns where the model type is none that is known.
-        register(model_class.config_class, model_class)
+        register_auto_classes(model_class.config_class, model_class)
         # Told that no remote code is wanted, for which it would else ask on the terminal: the classes are ours.
         processor = processor or AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
         if not processor.chat_template:

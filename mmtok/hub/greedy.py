@@ -244,7 +244,7 @@ class _LazyItem:
 
 
 def unpicked(gains: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """(..., n) gains, 0 for (..., k) picked columns, -1 behind the last: they are above floors of deep rows."""
+    """(..., n) gains, with 0 at the (..., k) picked columns, -1 behind the last; a pick can still gain in deep rows."""
     return gains.scatter(-1, torch.where(indices < 0, indices[..., :1], indices).clamp_min(0), 0.0)
 
 

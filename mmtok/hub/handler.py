@@ -258,11 +258,11 @@ def _is_stop(value: Any) -> bool:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not 1 <= len(texts) <= 16:
         return False
-    return all(isinstance(text, str) and 1 <= len(text) <= 100 and is_text(text) for text in texts)
+    return all(isinstance(text, str) and 1 <= len(text) <= 100 and is_utf8(text) for text in texts)
 
 
-def is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8: half of a surrogate pair cannot."""
+def is_utf8(value: str) -> bool:
+    """Whether UTF-8 can hold it: not half of a surrogate pair."""
     return not any("\ud800" <= each <= "\udfff" for each in value)
 
 
@@ -630,7 +630,7 @@ class _Reader:
     def _text(self, text: str) -> dict[str, Any]:
         self._characters += len(text) + 1
         _at_most(self._characters, "characters", "A question has {} characters", self._limits)
-        if not is_text(text):
+        if not is_utf8(text):
             raise ValueError(f"The text {_shown(text)} has half of a surrogate pair, which is not text: leave it out.")
         return {"type": "text", "text": text}
 

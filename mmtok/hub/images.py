@@ -181,7 +181,10 @@ def _constant_edges(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 
 def candidates_outside(layout: Layout, bands: torch.Tensor) -> torch.Tensor:
-    """(T,) bool: False for tokens whose patch is in a (crops, rows, columns) band; further crops have none."""
+    """(T,) bool: False for tokens of a patch that `bands`, (crops, rows, columns) bool, marks as padding.
+
+    Crops behind those of `bands` have no padding.
+    """
     placed = (layout.row >= 0) & (layout.crop < len(bands))
     padded = torch.zeros_like(placed)
     padded[placed] = bands[layout.crop[placed], layout.row[placed], layout.column[placed]]
@@ -340,7 +343,7 @@ def checked_sizes(sizes: Any) -> list[list[int]]:
 
 
 def table_of(name: str, rows: Any, wanted: str, fits: Callable[[list[int]], bool]) -> list[list[int]]:
-    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences; None where they are missing.
+    """Rows of whole numbers, given as a tensor, an array or a sequence of sequences; None for a missing argument.
 
     Raises:
         ValueError: it is missing, no table of whole numbers, or holds a row that does not fit. The message names the

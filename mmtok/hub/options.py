@@ -16,11 +16,6 @@ from typing import Any
 from .question import QuestionFormat, is_text
 
 
-def _refuse(name: str, value: Any, wanted: str) -> None:
-    text = repr(value)
-    raise ValueError(f"{name} is {text if len(text) <= 80 else text[:77] + '...'}: give {wanted}.")
-
-
 def _plain(value: Any) -> Any:
     """A number of NumPy as Python's, which JSON can hold."""
     if isinstance(value, (bool, int, float)):
@@ -109,8 +104,8 @@ class PruningOptions:
             lambda value: value is None or _is_share(value),
             "a number in (0, 1], or None for images as the processor made them",
         ),
-        "factor in (0, 1] by which width and height of images and frames are reduced before the vision tower; a budget "
-        "that is a share is then a share of the fewer tokens",
+        "factor in (0, 1] that width and height of images and frames are multiplied by before the vision tower; a "
+        "budget that is a share is then a share of the fewer tokens",
     )
     keep_image_newline: bool = _option(
         False,
@@ -172,8 +167,8 @@ OPTION_NAMES: tuple[str, ...] = tuple(each.name for each in fields(PruningOption
 ENCODING_OPTIONS = frozenset({"image_scale"})
 _CHECKS: dict[str, Check] = {each.name: each.metadata["check"] for each in fields(PruningOptions)}
 
-# The paper's reference code, pick for pick. The defaults differ in the last one only: they read the tokens that the
-# stock model reads.
+# With these the picks are identical to those of the paper's reference code. The defaults differ in the last one only:
+# they read the tokens that the stock model reads.
 PAPER_OPTIONS: dict[str, Any] = {
     **{
         each.name: each.default
@@ -235,7 +230,7 @@ def call_options(arguments: dict[str, Any], config: Any, *generation_configs: An
 @lru_cache(maxsize=256)
 def near_option(name: str) -> str:
     """The option that `name` may be a misspelling of, or ""."""
-    return next(iter(difflib.get_close_matches(name, OPTION_NAMES, 1, 0.9)), "")
+    return next(iter(difflib.get_close_matches(name, OPTION_NAMES, 1, 0.85)), "")
 
 
 def pop_given(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

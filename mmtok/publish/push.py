@@ -286,6 +286,8 @@ def publish(
     Raises:
         PublishError: the Hub refused or failed; the message says what holds now.
     """
+    if any(weight.repo_id == destination.repo_id for weight in release.weights):
+        raise ValueError(f"{destination.repo_id} is the base itself: publish under another name.")
     if not dry_run and get_token() is None:
         raise PublishError("There is no token for the Hub: log in with `hf auth login`. Nothing was changed.")
     repo = HubRepo(destination.repo_id, destination.branch)

@@ -90,9 +90,10 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
     """The options that a preset sets for a model.
 
     Args:
-        preset: of `PRESETS`. "paper" is the paper's reference code pick for pick, on every model; "recommended" is
-            what is ahead in our measurements: the defaults, and for LLaVA-NeXT a budget that the crops of an image
-            share, which is ahead from 2 tokens per crop on; "text" keeps printed words, at the price of counts.
+        preset: of `PRESETS`. "paper" gives picks identical to those of the paper's reference code, on every model;
+            "recommended" is what is ahead in our measurements: the defaults, and for LLaVA-NeXT a budget that the crops
+            of an image share, which is ahead from 2 tokens per crop on; "text" keeps printed words, at the price of
+            counts.
         model: folder or Hub id, of a stock or a staged model; only its `config.json` is read.
         revision: branch, tag or commit of the Hub repository.
 

@@ -36,6 +36,7 @@ _PLACES = {
     "models": "vllm.model_executor.models.",
     "runner": "vllm.v1.worker.gpu.model_states.mm_pruning:",
 }
+_QWENS = "qwen2_5,qwen3,qwen3_moe,qwen3_5"
 
 
 def _table(text: str) -> dict[str, list[str]]:
@@ -51,7 +52,7 @@ def _table(text: str) -> dict[str, list[str]]:
 
 # Methods that the plugin overrides: vLLM has to call them with just these arguments.
 OVERRIDDEN = _table(
-    """
+    f"""
 processor .apply(inputs, timing_ctx)
 processor .get_dummy_inputs(seq_len, mm_counts, mm_options)
 processor ._apply_hf_processor_main(mm_items, hf_kwargs)
@@ -62,21 +63,23 @@ qwen2_5 MultiModalProcessor._get_hf_mm_inputs(mm_items, hf_kwargs)
 llava,next,onevision,qwen2_5,qwen3 MultiModalProcessor._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)
 llava,onevision,qwen2_5,qwen3 MultiModalProcessor._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
 onevision ProcessingInfo.get_image_size_with_most_features()
-llava,next,onevision,qwen2_5,qwen3,qwen3_moe,qwen3_5 ForConditionalGeneration.embed_multimodal(kwargs)
-llava,next,onevision,qwen2_5,qwen3,qwen3_moe,qwen3_5 ForConditionalGeneration.load_weights(weights)
+llava,next,onevision,{_QWENS} ForConditionalGeneration.embed_multimodal(kwargs)
+llava,next,onevision,{_QWENS} ForConditionalGeneration.load_weights(weights)
 qwen2_5_tower,qwen3_tower PatchMerger.forward(x)
-@.get_mrope_input_positions(input_tokens, mm_features)
-@.recompute_mrope_positions(input_ids, multimodal_embeddings, mrope_positions, num_computed_tokens)
-@.embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)
-@.forward(input_ids, positions, intermediate_tensors, inputs_embeds, kwargs)
-@._postprocess_image_embeds_evs(image_embeds_split, image_input)
-@._postprocess_video_embeds_evs(video_embeds_split, video_input)
-""".replace("@", "qwen2_5,qwen3,qwen3_moe,qwen3_5 ForConditionalGeneration")
+{_QWENS} ForConditionalGeneration.get_mrope_input_positions(input_tokens, mm_features)
+{_QWENS} ForConditionalGeneration.recompute_mrope_positions(input_ids, multimodal_embeddings, mrope_positions, \
+num_computed_tokens)
+{_QWENS} ForConditionalGeneration.embed_input_ids(input_ids, multimodal_embeddings, is_multimodal)
+{_QWENS} ForConditionalGeneration.forward(input_ids, positions, intermediate_tensors, inputs_embeds, kwargs)
+{_QWENS} ForConditionalGeneration._postprocess_image_embeds_evs(image_embeds_split, image_input)
+{_QWENS} ForConditionalGeneration._postprocess_video_embeds_evs(video_embeds_split, video_input)
+"""
 )
 
 # What the plugin calls or asks for, with the arguments that it gives. By the map of configurations vLLM settles further
 # fields of its configuration; by the methods of positions and pruning its runners are asked to ask for positions.
-CALLED = _table("""
+CALLED = _table(
+    """
 processing ProcessorInputs(prompt, mm_data_items, hf_processor_mm_kwargs)
 processing PromptReplacement(modality, target, replacement)
 inputs MultiModalFieldConfig.batched(modality, keep_on_cpu)
@@ -99,7 +102,8 @@ llava,next,onevision ForConditionalGeneration._image_pixels_to_features(vision_t
 next ForConditionalGeneration._merge_image_patch_embeddings(image_size, patch_embeddings, strategy)
 onevision ForConditionalGeneration.apply_pooling(image_features)
 qwen2_5_tower,qwen3_tower Transformer.forward(x, grid_thw)
-qwen3 MultiModalProcessor.get_video_repl(@)
+qwen3 MultiModalProcessor.get_video_repl(tokens_per_frame, timestamps, tokenizer, vision_start_token_id, \
+vision_end_token_id, video_token_id, select_token_id)
 qwen3 MultiModalProcessor._expands_only_video_token(hf_processor)
 qwen2,qwen3 ProcessingInfo._get_vision_info(image_width, image_height, num_frames, image_processor, mm_kwargs, modality)
 config MultiModalConfig(video_pruning_rate, mm_encoder_tp_mode)
@@ -107,8 +111,8 @@ config MultiModalConfig.is_multimodal_pruning_enabled
 models config:MODELS_CONFIG_MAP
 models interfaces:supports_multimodal_pruning
 runner MultiModalPruner.recompute(mm_embeds, input_batch, req_states)
-""".replace("@", "tokens_per_frame, timestamps, tokenizer, vision_start_token_id, vision_end_token_id, "
-            "video_token_id, select_token_id"))  # fmt: skip
+"""
+)
 
 
 def require_interfaces() -> None:

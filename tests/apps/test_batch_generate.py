@@ -88,7 +88,7 @@ def test_a_negative_image_memory_is_refused(settings) -> None:
 
 
 def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
-    """Cut off in the second batch, with a torn line on the disk: the lines that are there are no asked again."""
+    """Cut off in the second batch, with a torn line on the disk: the lines that are there are not asked again."""
     asked = []
 
     def cut_off(pipe, folder, batch, **given):

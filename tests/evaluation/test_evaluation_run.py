@@ -329,7 +329,7 @@ def test_two_processes_answer_what_one_does(settings: RunSettings, tmp_path: Pat
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(
-        [*launch, "mmtok.evaluation", *command(settings, tmp_path / "parallel")[1:]],
+        [*launch, "mmtok", *command(settings, tmp_path / "parallel")],
         check=True,
         cwd=ROOT,
         env=environment,
