@@ -197,6 +197,19 @@ class Question:
     ids: tuple[int, ...]
 
 
+class _PieceBytes(dict[int, bytes]):
+    """The bytes of each piece of a byte-level vocabulary; of an added token those of its text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __missing__(self, index: int) -> bytes:
+        piece = self._tokenizer.id_to_token(index) or ""
+        own = [_BYTE_OF.get(each, -1) for each in piece]
+        content = self[index] = piece.encode() if -1 in own else bytes(own)
+        return content
+
+
 class QuestionReader:
     """Reads questions with a tokenizer.
 
@@ -212,7 +225,7 @@ class QuestionReader:
     ) -> None:
         self._tokenizer, self._format, self._name = tokenizer, question_format, name
         # The library takes longer, character by character, for what a byte-level decoder does.
-        self._bytes: dict[int, bytes] | None = {} if isinstance(tokenizer.decoder, ByteLevel) else None
+        self._bytes = _PieceBytes(tokenizer) if isinstance(tokenizer.decoder, ByteLevel) else None
         markers = {marker for turns in question_format.turns for group in turns for marker in group}
         added = tokenizer.get_added_tokens_decoder().items()
         # An id that no text is made of, and what it reads as.
@@ -294,15 +307,7 @@ class QuestionReader:
     def _decode(self, ids: Sequence[int]) -> str:
         if self._bytes is None:
             return self._tokenizer.decode(ids, skip_special_tokens=False)
-        return b"".join([self._bytes.get(index) or self._bytes_of(index) for index in ids]).decode(errors="replace")
-
-    def _bytes_of(self, index: int) -> bytes:
-        """The bytes of a piece of a byte-level vocabulary; of an added token those of its text."""
-        assert self._bytes is not None
-        piece = self._tokenizer.id_to_token(index) or ""
-        own = [_BYTE_OF.get(each, -1) for each in piece]
-        content = self._bytes[index] = piece.encode() if -1 in own else bytes(own)
-        return content
+        return b"".join(map(self._bytes.__getitem__, ids)).decode(errors="replace")
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -247,7 +247,7 @@ def test_what_the_page_says_of_itself(address, pipe) -> None:
     with browser(address, *DESKTOP) as driver:
         links = {each.text: each.get_attribute("href") for each in driver.find_elements("css selector", "#head a")}
         assert links == {"paper": PAPER, "code": CODE, "model": f"{CODE}/tree/main/mmtok/tiny"}
-        assert text_of(driver, "#notice") == KNOWS
+        assert text_of(driver, "#notice") == KNOWS["tiny"]
         assert text_of(driver, "#explained") == f"{COVERAGE} {TIMES} {TOO_SMALL}"
         assert "Words of the question that they cover: furniture" in text_of(driver, "#below")
         cards = driver.find_elements("css selector", "#budgets .card")
