@@ -22,6 +22,7 @@ CHAT_MODELS = {
     "qwen3_vl": "qwen3_vl",
     "qwen3_vl_moe": "qwen3_vl_moe",
     "qwen3_5": "qwen3_5",
+    "qwen3_5_moe": "qwen3_5_moe",
     "interleaved": "llava, interleaved",
     "next-llama3": "llava_next, llama3",
 }

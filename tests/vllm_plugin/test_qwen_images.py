@@ -16,7 +16,7 @@ pytestmark = pytest.mark.vllm
 SQUARE = (48, 48)
 STRAY = "<|video_pad|>"
 # vLLM has their layers on the CPU in bfloat16 alone, which makes NaN of this tower in Triton's interpreter.
-RECURRENT = () if is_wanted() else ("qwen3_5",)
+RECURRENT = () if is_wanted() else ("qwen3_5", "qwen3_5_moe")
 with_recurrent = pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", *RECURRENT])
 
 
