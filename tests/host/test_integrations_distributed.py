@@ -91,6 +91,6 @@ def test_a_file_is_answered_by_two_machines(make: Callable[..., Path], tmp_path:
     command += ["--budget", "4", "--batch-size", "2", "--max-new-tokens", "3", "--json"]
     port = free_port()
     printed = run_together([[*of_two_machines("data", rank, port), *command] for rank in range(2)], tmp_path)
-    summary = {"lines": 11, "resumed": 0, "errors": 0, "output": str(output)}
+    summary = {"lines": 11, "resumed": 0, "errors": 0, "cut_off": 0, "unpruned": 0, "output": str(output)}
     assert [json.loads(text) if text.strip() else None for text in printed] == [summary, None]
     assert output.read_text(encoding="utf-8") == alone.output.read_text(encoding="utf-8")

@@ -107,17 +107,18 @@ class Family:
         newline = {"model.image_newline": "cpu"} if self.has_tiles else {}
         return {"model.vision_tower": "disk", "model.multi_modal_projector": "cpu", **newline}
 
-    def splits_prompts(self, stock: Any, rows: Sequence[Row] = ([9],)) -> bool:
-        """Whether stock reads texts in chunks as it reads them whole.
+    def stock_takes(self, stock: Any, mode: dict[str, Any], rows: Sequence[Row] = ([9],)) -> bool:
+        """Whether stock reads texts in a mode as it does without.
 
-        Qwen2.5-VL fails on 5.17, and not on 5.23; on 4.57 no model takes notice of padding there.
+        In chunks Qwen2.5-VL fails on 5.17, and not on 5.23, and on 4.57 no model takes notice of padding; with a static
+        cache Qwen3.5 fails on 5.9.
         """
         inputs = self.inputs(rows, stock)
         try:
-            chunked = stock.generate(**inputs, max_new_tokens=4, do_sample=False, prefill_chunk_size=3)
-        except RuntimeError:
+            found = stock.generate(**inputs, max_new_tokens=4, do_sample=False, **mode)
+        except (RuntimeError, KeyError):
             return False
-        return torch.equal(chunked, stock.generate(**inputs, max_new_tokens=4, do_sample=False))
+        return torch.equal(found, stock.generate(**inputs, max_new_tokens=4, do_sample=False))
 
     def takes_positions(self, stock: Any) -> bool:
         """Whether stock generation goes on behind given positions of padded texts; before 5.5 it gives them again."""
