@@ -252,6 +252,8 @@ def _growing(
         Answer(**vars(all_read), answer=part.text, seconds=part.seconds),
         *answer_inputs(pipe, inputs, question, _COMPARED, max_new_tokens=_ANSWER_TOKENS),
     ]
+    # Of small images two shares can be as many tokens.
+    compared = [*{each.vision_tokens: each for each in reversed(compared)}.values()][::-1]
     drawings = [overlay(seen, None if each.budget is None else each.selection) for each in compared]
     yield *(gr.skip(),) * 7, page_text.budget_cards(compared, drawings)
 

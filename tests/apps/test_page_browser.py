@@ -300,4 +300,6 @@ def test_another_model(tmp_path) -> None:
                 assert driver.find_elements("css selector", "#pruned-answer .answer:not(.short)")
                 box = driver.find_element("css selector", "#pruned-answer").rect
                 assert box["y"] + box["height"] <= size[1]
-                assert np.ptp([card.rect["x"] for card in driver.find_elements("css selector", ".card")]) > 100
+                cards = driver.find_elements("css selector", ".card")
+                assert np.ptp([card.rect["x"] for card in cards]) > 100
+                assert [card.text.split("\n")[0].split()[-3] for card in cards] == ["88", "20", "10", "5"], "each once"
