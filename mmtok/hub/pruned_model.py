@@ -100,6 +100,10 @@ class PrunedModel:
             model_type, family = found
             cls.config_class = config_class(family.config_class)
             cls.forward = pruning_forward(stock, returns_images=cls.returns_images)
+            # Read in the source of a class: whether its experts can be chosen, on releases that ask.
+            name = "_can_set_experts_implementation"
+            if hasattr(stock, name):
+                setattr(cls, name, getattr(stock, name))
             share_checkpoint_layout(cls, PREFIX + model_type, stock_class=family.stock_class, stock_type=model_type)
         super().__init_subclass__(**kwargs)
 

@@ -388,6 +388,20 @@ def test_a_compiled_language_model_gives_the_same_tokens(family: Family, models:
     assert torch.equal(model.generate(**inputs, vision_token_budget=3, max_new_tokens=3, do_sample=False), expected)
 
 
+@pytest.mark.parametrize("name", ["gemma4", "glm4v_moe", "qwen3_5_moe", "qwen3_vl_moe"])
+def test_experts_are_chosen_as_in_stock(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers looks for them in the source of the class, another one here, and remembers what it found."""
+    family = FAMILIES[name]
+    for cls in (family.stock_class, family.model_class):
+        monkeypatch.delattr(cls, "_can_set_experts_implementation_cached_value", raising=False)
+    model = family.model_class(family.config(experts_implementation="grouped_mm"))
+    stock = family.stock_class(family.stock_class.config_class.from_dict(family.config().to_dict()))
+    for wanted in ("eager", "grouped_mm"):
+        model.set_experts_implementation(wanted)
+        stock.set_experts_implementation(wanted)
+        assert model.get_experts_implementation() == stock.get_experts_implementation()
+
+
 def test_tuple_outputs(family: Family, models: tuple[Any, Any]) -> None:
     model, _ = models
     inputs = family.inputs(MIXED, model)
