@@ -23,8 +23,6 @@ SIZE = (IMAGE_SIZE, IMAGE_SIZE)
 # Tests whose result depends on whether a class comes from transformers itself: missing weights of any other class are
 # initialised otherwise. Such a test is also run for a subclass of the stock class that changes nothing.
 OUTSIDE = ("test_can_init_all_missing_weights",)
-# Families whose inputs `ModelTester` describes.
-COVERED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
 
 
 class ModelTester:
@@ -80,6 +78,8 @@ def model_case(kind: str, family: Family, model_class: type, **attributes: Any) 
         # The same for releases from 5.23 on, which ask the test class.
         "test_can_init_all_missing_weights_before_2023": True,
     }
+    if hasattr(ModelTesterMixin, "test_moe_models_record_router_logits"):
+        own["test_moe_models_record_router_logits"] = router_logits_test(family)
     return case(kind, ModelTesterMixin, family, model_class, **{**attributes, **own})
 
 
@@ -110,6 +110,16 @@ def missing_weights_test(family: Family) -> Callable[[Any], None]:
     return run
 
 
+def router_logits_test(family: Family) -> Callable[[Any], None]:
+    """The test of router logits, which looks for experts in the source of the class: in that of stock's."""
+
+    def run(test: Any) -> None:
+        with mock.patch.object(inspect, "getmodule", return_value=inspect.getmodule(family.stock_class)):
+            ModelTesterMixin.test_moe_models_record_router_logits(test)
+
+    return run
+
+
 def cases(family: Family) -> list[type[unittest.TestCase]]:
     """The tests of the stock class and of the pruned class, and those of `OUTSIDE` of a subclass of the stock class."""
     # A test of stock leaves configurations out that no auto class knows.
@@ -125,4 +135,4 @@ def cases(family: Family) -> list[type[unittest.TestCase]]:
     ]
 
 
-globals().update({made.__name__: made for name in COVERED for made in cases(FAMILIES[name])})
+globals().update({made.__name__: made for family in FAMILIES.values() for made in cases(family)})
