@@ -35,7 +35,7 @@ def select_crop(
     raw: torch.Tensor,
     budget: int,
     text_temperature: float = 0.02,
-    text_depth: int = 1,
+    text_depth: int | str = 1,
 ) -> list[int]:
     """The picks of one crop, in the order in which they are made.
 
@@ -45,20 +45,29 @@ def select_crop(
         raw: (n, d_raw) the same before it.
         budget: tokens to keep.
         text_temperature: 0.01 in the code for Qwen2.5-VL.
-        text_depth: how many of its best picks a text row counts; 1 in the reference code.
+        text_depth: how many of its best picks a text row counts, 1 in the reference code; "spread" for as many as the
+            row spreads over, up to 8, and 1 where that is more than a quarter of the tokens.
     """
     to_text = torch.softmax(_cosines(text, vision) / text_temperature, dim=1)
     to_vision = torch.softmax(_cosines(raw, raw) / 0.2, dim=1)
-    best_text, best_vision = torch.zeros(len(text), text_depth), torch.zeros(len(raw))
+    spread = 1 / to_text.square().sum(1)
+    depths = [
+        text_depth if isinstance(text_depth, int) else max(1, min(8, round(far))) if far <= len(raw) / 4 else 1
+        for far in spread.tolist()
+    ]
+    best_text, best_vision = [[0.0] * depth for depth in depths], torch.zeros(len(raw))
     picked: list[int] = []
     for _ in range(budget):
-        text_gain = (to_text - best_text[:, -1:]).clamp(min=0).sum(0) / max(len(text), 1)
+        text_gain = torch.zeros(len(raw))
+        for row, best in zip(to_text, best_text, strict=True):
+            text_gain += (row - min(best)).clamp(min=0) / len(text)
         vision_gain = (to_vision - best_vision[:, None]).clamp(min=0).mean(0)
         gain = text_gain + 0.5 * vision_gain
         gain[picked] = -1.0
         pick = int(gain.argmax())
         picked.append(pick)
-        best_text = torch.cat([best_text, to_text[:, [pick]]], 1).sort(1, descending=True).values[:, :text_depth]
+        for row, best in zip(to_text, best_text, strict=True):
+            best[:] = sorted([*best, float(row[pick])])[1:]
         best_vision = torch.maximum(best_vision, to_vision[:, pick])
     return picked
 

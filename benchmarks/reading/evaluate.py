@@ -21,6 +21,9 @@ from transformers.utils import is_torchvision_available
 
 from benchmarks.training.folder import write_json
 from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.evaluation.encoded import EncodedBatch
+from mmtok.evaluation.runner import generate_by_selector
+from mmtok.evaluation.selectors import Selector
 from mmtok.image_cache import EncodedImageCache
 from mmtok.measuring import machine
 from mmtok.record_store import model_content
@@ -108,6 +111,7 @@ def scores_of(
     options: Mapping[str, Any],
     cache: EncodedImageCache,
     enlarged: int = 1,
+    selector: Selector | None = None,
 ) -> dict[str, list[tuple[int, float]]]:
     """Ask a model about scenes.
 
@@ -117,6 +121,7 @@ def scores_of(
         options: of the calls, such as `vision_token_budget`.
         cache: of the model, for images that are asked about again.
         enlarged: how many times as large the scenes are drawn.
+        selector: selects in place of the model, to the budget among the options.
 
     Returns:
         "yes/no", "name", "count", "word" (whole words and numbers) and "letter" (their characters), each with the
@@ -127,9 +132,15 @@ def scores_of(
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
         images = [scenes[number].image(enlarged) for number, *_ in part]
-        inputs = cache.inputs(checkpoint.inputs([each.text for *_, each in part], images), **options)
-        given = checkpoint.model.generate(**inputs, **options, max_new_tokens=ANSWER_TOKENS, do_sample=False)
-        said = checkpoint.processor.batch_decode(given[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        inputs = checkpoint.inputs([each.text for *_, each in part], images)
+        if selector is not None:
+            encoded = EncodedBatch.of(checkpoint.model, inputs, (), range(len(part)))
+            budget = options["vision_token_budget"]
+            said, _ = generate_by_selector(checkpoint, inputs, encoded, selector, budget, ANSWER_TOKENS)
+        else:
+            inputs = cache.inputs(inputs, **options)
+            given = checkpoint.model.generate(**inputs, **options, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+            said = checkpoint.processor.batch_decode(given[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for (number, kind, question), answer in zip(part, said, strict=True):
             scores["word" if kind == "read" else kind].append((number, answer == question.answer))
             if kind == "read":

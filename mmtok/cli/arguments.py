@@ -131,8 +131,7 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
         metavar="NAME",
         type=_preset,
         help="sets several options, beside which others can be given: paper is the selection of the paper's code, "
-        "identical picks; recommended is what is ahead in our measurements; text keeps printed words, at the price of "
-        "counts",
+        "identical picks; recommended is what is ahead in our measurements",
     )
     for name, suffix in defaults.items():
         if name == "vision_token_budget":  # which `--budget` gives

@@ -20,7 +20,7 @@ def blockwise_greedy_coverage(
     budget: int,
     candidates: torch.Tensor,
     *,
-    depth: int = 1,
+    depth: int | torch.Tensor = 1,
     target: float | None = None,
 ) -> tuple[GreedySelection, torch.Tensor]:
     """`greedy_coverage` of rows that are read when they are needed; picks are equal but for rounding.
@@ -29,7 +29,7 @@ def blockwise_greedy_coverage(
         rows: of one item; its text rows are the deep ones.
         budget: columns to pick, at least 1.
         candidates: (n,) bool, the columns that may be picked.
-        depth: of the text rows.
+        depth: of the text rows, as that of `coverage_value`.
         target: share of what all candidates cover at which no further column is picked; None for the whole budget.
 
     Returns:
@@ -44,7 +44,9 @@ def blockwise_greedy_coverage(
     gains = torch.zeros(count, dtype=torch.float64, device=free.device)
     for block in rows.blocks(every):
         gains += rows.read(block).sum(0)
-    covered = Covered(rows.text.new_empty(0, len(every)), words, min(depth, steps + 1))
+    covered = Covered(
+        rows.text.new_empty(0, len(every)), words, min(depth, steps + 1) if isinstance(depth, int) else depth
+    )
     indices, shares = [every[:0]], [rows.text.new_empty(0, 2)]
     for _ in range(steps):
         index = gains.masked_fill(~free, -1.0).argmax(0, keepdim=True)
@@ -66,7 +68,7 @@ def blockwise_greedy_coverage(
 
 
 @torch.no_grad()
-def value_of_all(rows: CoverageRows, allowed: torch.Tensor, *, depth: int = 1) -> torch.Tensor:
+def value_of_all(rows: CoverageRows, allowed: torch.Tensor, *, depth: int | torch.Tensor = 1) -> torch.Tensor:
     """() float32: what all columns cover together that an (n,) bool mask allows; see `blockwise_greedy_coverage`."""
     words, count = rows.text.shape
     value = coverage_value(rows.text.masked_fill(~allowed, 0.0), deep_rows=words, depth=depth)

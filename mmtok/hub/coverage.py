@@ -8,7 +8,8 @@ is monotone and submodular, so that adding the column with the largest marginal 
 (1 - 1/e) of the best f(S) over all S of k columns (Nemhauser, Wolsey and Fisher, 1978). The 1/m, 1/n and alpha
 of the paper's objective are weights of the rows, see `mmtok.hub.objective.coverage_matrix`.
 
-The first rows can count more than one column: a deep row adds up its r largest selected entries. A column j then gains
+The first rows can count more than one column: a deep row adds up its r largest selected entries, each row with an r of
+its own. A column j then gains
 max(0, C_ij - b_i(S)) there, b_i(S) being the row's r-th largest selected entry, or 0 where fewer are selected. As b_i
 only grows with S, gains stay non-negative and only shrink: f is monotone and submodular for every r, the guarantee is
 the same, and no k columns T have more than f(S) plus the k largest gains over S, because
@@ -26,7 +27,7 @@ import torch
 
 from .devices import to_device
 from .fused_greedy import fused_greedy, runs_on
-from .greedy import lazy_greedy, plain_greedy, unpicked
+from .greedy import DEEPEST, lazy_greedy, plain_greedy, unpicked
 
 # Entries of an item's matrix above which computing only the gains that can win is faster on the CPU; measured by
 # benchmarks/selection.py.
@@ -54,15 +55,35 @@ class GreedySelection(NamedTuple):
     upper_bound: torch.Tensor
 
 
+def spread_depths(rows: torch.Tensor, count: int | torch.Tensor) -> torch.Tensor:
+    """How many columns each row has to count, by how far its mass spreads.
+
+    Entries with the shares p_j of their row spread as far as 1 / sum p_j^2 equal ones (the participation ratio), and so
+    many columns are counted, at least 1 and at most `DEEPEST`. A row that spreads over more than a quarter of the
+    columns singles none out, such as that of a word that names nothing in the image: it counts one.
+
+    Args:
+        rows: (..., m, n) float, non-negative.
+        count: how many of the n columns are real; an integer or (...).
+
+    Returns:
+        (..., m) int64, the `depth` of the functions below.
+    """
+    spread = rows.sum(-1).square() / rows.square().sum(-1).clamp_min(torch.finfo(rows.dtype).tiny)
+    count = torch.as_tensor(count, device=rows.device)[..., None]
+    return torch.where(spread <= count / 4, spread.round().clamp(1, DEEPEST), 1.0).long()
+
+
 def coverage_value(
-    coverage: torch.Tensor, selected: torch.Tensor | None = None, *, deep_rows: int = 0, depth: int = 1
+    coverage: torch.Tensor, selected: torch.Tensor | None = None, *, deep_rows: int = 0, depth: int | torch.Tensor = 1
 ) -> torch.Tensor:
     """Value f(S) of a set of columns.
 
     Args:
         coverage: (..., rows, n) of any float dtype, non-negative.
         selected: (..., k) integer column indices, none of them twice; -1 entries are ignored. None for all columns.
-        deep_rows, depth: the first `deep_rows` rows count their `depth` largest selected entries.
+        deep_rows, depth: the first `deep_rows` rows count their `depth` largest selected entries; an integer for all
+            of them, or (..., deep_rows) int64 from 1 to `DEEPEST` for each.
 
     Returns:
         (...) float32: the sum over rows of the largest selected entries, 0 for an empty set.
@@ -79,7 +100,7 @@ def coverage_value(
 
 
 def marginal_gains(
-    coverage: torch.Tensor, indices: torch.Tensor, *, deep_rows: int = 0, depth: int = 1
+    coverage: torch.Tensor, indices: torch.Tensor, *, deep_rows: int = 0, depth: int | torch.Tensor = 1
 ) -> torch.Tensor:
     """Gain of each column over the columns before it.
 
@@ -89,7 +110,7 @@ def marginal_gains(
     Args:
         coverage: (..., rows, n) of any float dtype, non-negative; rows may be 0.
         indices: (..., k) integer column indices in the order in which they were picked; -1 gains 0.
-        deep_rows, depth: the first `deep_rows` rows count their `depth` largest picked entries.
+        deep_rows, depth: see `coverage_value`.
 
     Returns:
         (..., k) float32.
@@ -115,7 +136,7 @@ def greedy_coverage(
     candidates: torch.Tensor | None = None,
     *,
     deep_rows: int = 0,
-    depth: int = 1,
+    depth: int | torch.Tensor = 1,
     check_values: bool = True,
 ) -> GreedySelection:
     """Picks up to `budget` columns that together cover the rows, largest marginal gain first.
@@ -128,7 +149,7 @@ def greedy_coverage(
             tensor of shape (...) gives every item its own.
         candidates: (..., n) or (n,) bool, the columns that may be picked; None for all. On the CPU, like `budget`, it
             costs no waiting for the device.
-        deep_rows, depth: the first `deep_rows` rows count their `depth` largest picked entries.
+        deep_rows, depth: see `coverage_value`.
         check_values: False leaves out the one look at the entries, which on an accelerator has to wait for them.
 
     Returns:
@@ -161,8 +182,12 @@ def greedy_coverage(
         picked = picks.flatten().tolist()
         picks, available = to_device(picks, columns.device), to_device(allowed, columns.device).reshape(-1, count)
     steps = max(picked, default=0)
-    depth = min(depth, steps + 1)  # so many are never picked: no floor would rise
-    maximise = _MAXIMISERS[greedy_way(items.device, items.shape[2], items.shape[1], steps, deep_rows * (depth > 1) > 0)]
+    if isinstance(depth, int):
+        depth = min(depth, steps + 1)  # so many are never picked: no floor would rise
+        deep = deep_rows * (depth > 1) > 0
+    else:
+        depth, deep = depth.reshape(len(items), deep_rows), deep_rows > 0
+    maximise = _MAXIMISERS[greedy_way(items.device, items.shape[2], items.shape[1], steps, deep)]
     path = maximise(items, available, picked, deep_rows, depth)
     reached = path.covered.sum(-1)
     return GreedySelection(
@@ -199,7 +224,7 @@ def first_picks(
     candidates: torch.Tensor,
     *,
     deep_rows: int = 0,
-    depth: int = 1,
+    depth: int | torch.Tensor = 1,
 ) -> GreedySelection:
     """The first picks of a selection, with the coverage and the bound that so many have.
 
@@ -239,24 +264,36 @@ def _columns(coverage: torch.Tensor, selected: torch.Tensor) -> torch.Tensor:
     return coverage.gather(-1, index) * (selected >= 0)[..., None, :]
 
 
-def _counted(entries: torch.Tensor, deep_rows: int, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _counted(entries: torch.Tensor, deep_rows: int, depth: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(..., rows, k) -> (..., rows) twice: each row's floor, and the sum of the entries that count."""
     largest = entries.amax(-1)
-    if deep_rows == 0 or depth == 1:
+    if deep_rows == 0 or (isinstance(depth, int) and depth == 1):
         return largest, largest
-    count = entries.shape[-1]
-    deep = entries[..., :deep_rows, :].topk(min(depth, count)).values
-    floors = deep[..., -1] if depth <= count else torch.zeros_like(deep[..., -1])
+    count, (depths, deepest) = entries.shape[-1], _depths(depth, entries)
+    deep = entries[..., :deep_rows, :].topk(min(deepest, count)).values
+    deep = torch.nn.functional.pad(deep, (0, deepest - deep.shape[-1]))
+    counted = deep * (torch.arange(deepest, device=deep.device) < depths)
+    floors = deep.gather(-1, (depths - 1).expand(*deep.shape[:-1], 1))[..., 0]
     others = largest[..., deep_rows:]
-    return torch.cat([floors, others], -1), torch.cat([deep.sum(-1), others], -1)
+    return torch.cat([floors, others], -1), torch.cat([counted.sum(-1), others], -1)
 
 
-def _floors_before(entries: torch.Tensor, depth: int) -> torch.Tensor:
+def _floors_before(entries: torch.Tensor, depth: int | torch.Tensor) -> torch.Tensor:
     """(..., rows, k) entries in the order in which they were picked -> (..., rows, k), the floor that each met."""
-    for _ in range(min(depth, entries.shape[-1])):
+    (depths, deepest), met = _depths(depth, entries), entries
+    for level in range(min(deepest, entries.shape[-1])):
         floors = torch.nn.functional.pad(entries.cummax(-1).values[..., :-1], (1, 0))
         entries = torch.minimum(floors, entries)  # what each moves down
-    return floors
+        met = torch.where(depths > level, floors, met)
+    return met
+
+
+def _depths(depth: int | torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """(..., 1) of the deep rows, and what none of them is above."""
+    if isinstance(depth, torch.Tensor):
+        return depth[..., None], DEEPEST
+    depth = min(depth, like.shape[-1] + 1)  # so many are never picked
+    return torch.full((1,), depth, device=like.device), depth
 
 
 def _as_coverage(coverage: torch.Tensor) -> torch.Tensor:
@@ -268,8 +305,14 @@ def _as_coverage(coverage: torch.Tensor) -> torch.Tensor:
     return coverage.float()
 
 
-def _require_depth(deep_rows: int, depth: int, rows: int) -> None:
-    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+def _require_depth(deep_rows: int, depth: int | torch.Tensor, rows: int) -> None:
+    if isinstance(depth, torch.Tensor):
+        if depth.shape[-1] != deep_rows or depth.dtype != torch.long:
+            raise ValueError(
+                f"The depths have dtype {depth.dtype} and shape {tuple(depth.shape)}: give int64 for each of the "
+                f"{deep_rows} deep rows."
+            )
+    elif not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
         raise ValueError(f"The depth is {depth!r}: give the number of columns that a deep row counts, at least 1.")
     if not 0 <= deep_rows <= rows:
         raise ValueError(f"{deep_rows} rows are deep, but the coverage matrix has {rows}: give 0 to {rows}.")

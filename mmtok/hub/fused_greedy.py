@@ -170,7 +170,7 @@ def fits(count: int, height: int) -> bool:
 
 
 def fused_greedy(
-    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int = 1
+    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int | torch.Tensor = 1
 ) -> GreedyPath:
     """`plain_greedy` in one launch; arguments and result as there, for sizes that fit.
 

@@ -19,6 +19,8 @@ from .devices import to_device
 # Below any gain: marks columns that are picked or no candidates.
 _NEVER = -1.0
 
+# No row of a tensor of depths counts more columns, so that the host knows how many levels there are.
+DEEPEST = 8
 # Entries that the lazy way computes in one operation: few enough to stay in a core's cache.
 _ENTRIES_AT_ONCE = 2**17
 # Entries of the columns that it computes at every step, at most.
@@ -42,26 +44,31 @@ class GreedyPath(NamedTuple):
 
 
 class Covered:
-    """The entries of picked columns that count: of a deep row the `depth` largest, of every other row the largest.
+    """The entries of picked columns that count: of a deep row as many as its depth, of every other row the largest.
 
     What a column adds to a row is how far its entry is above the row's floor, the smallest entry that counts, which is
     0 until enough are picked. Floors only rise as columns are picked, so that gains only shrink: the sum over the rows
-    is monotone and submodular for every depth, which the lazy way and the upper bound rest on.
+    is monotone and submodular for all depths, which the lazy way and the upper bound rest on.
 
     Args:
         columns: (..., n, rows), of which columns are picked.
         deep_rows: the first so many rows are deep.
-        depth: at least 1.
+        depth: of all deep rows, at least 1, or (..., deep_rows) int64 of each, at most `DEEPEST`.
 
     Attributes:
         floors: (..., rows).
-        above: (..., depth - 1, deep_rows), the other entries that count, largest first.
+        above: (..., deepest - 1, deep_rows), the other entries that count, largest first, behind an infinity for each
+            level that a row does not count.
     """
 
-    def __init__(self, columns: torch.Tensor, deep_rows: int, depth: int) -> None:
+    def __init__(self, columns: torch.Tensor, deep_rows: int, depth: int | torch.Tensor) -> None:
         *leading, _, rows = columns.shape
+        deepest = depth if isinstance(depth, int) else DEEPEST
         self.floors = columns.new_zeros(*leading, rows)
-        self.above = columns.new_zeros(*leading, depth - 1, deep_rows)
+        self.above = columns.new_zeros(*leading, deepest - 1, deep_rows)
+        if isinstance(depth, torch.Tensor):
+            level = torch.arange(1, deepest, device=columns.device)[:, None]
+            self.above.masked_fill_(level <= deepest - depth[..., None, :], torch.inf)
 
     def add(self, entries: torch.Tensor) -> None:
         """Counts the (..., rows) entries of a picked column."""
@@ -78,12 +85,13 @@ class Covered:
         """(..., rows)"""
         if not self.above.numel():
             return self.floors
-        above = torch.nn.functional.pad(self.above.sum(-2), (0, self.floors.shape[-1] - self.above.shape[-1]))
+        counted = self.above.masked_fill(self.above == torch.inf, 0.0).sum(-2)
+        above = torch.nn.functional.pad(counted, (0, self.floors.shape[-1] - self.above.shape[-1]))
         return self.floors + above
 
 
 def plain_greedy(
-    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int = 1
+    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int | torch.Tensor = 1
 ) -> GreedyPath:
     """Computes every gain at every step, all items at once, without waiting for the device.
 
@@ -91,7 +99,7 @@ def plain_greedy(
         columns: (items, n, rows) float32, contiguous, finite and non-negative.
         available: (items, n) bool, columns that may be picked.
         picks: for each item the number of columns to pick, at most the number of those available.
-        deep_rows, depth: the first `deep_rows` rows count their `depth` largest picked entries.
+        deep_rows, depth: see `Covered`.
     """
     steps = max(picks, default=0)
     covered = Covered(columns, deep_rows, depth)
@@ -121,7 +129,7 @@ def plain_greedy(
 
 
 def lazy_greedy(
-    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int = 1
+    columns: torch.Tensor, available: torch.Tensor, picks: list[int], deep_rows: int = 0, depth: int | torch.Tensor = 1
 ) -> GreedyPath:
     """Computes only the gains whose upper bound is still the largest, item by item; arguments as `plain_greedy`.
 
@@ -136,7 +144,7 @@ def lazy_greedy(
         columns.new_zeros(items, steps),
     )
     for item, count in enumerate(picks):
-        covered = Covered(columns[item], deep_rows, depth)
+        covered = Covered(columns[item], deep_rows, depth if isinstance(depth, int) else depth[item])
         lazy = _LazyItem(columns[item], available[item], covered)
         for step in range(count):
             path.indices[item, step], path.gains[item, step] = lazy.pick()

@@ -10,7 +10,10 @@ from __future__ import annotations
 from transformers import GenerationMixin, Qwen2_5_VLForConditionalGeneration
 
 from .grids import GridModel
+from .options import SPREAD_OPTIONS
 
 
 class MMTokQwen2_5_VLForConditionalGeneration(GridModel, Qwen2_5_VLForConditionalGeneration, GenerationMixin):
     """`Qwen2_5_VLForConditionalGeneration` that prunes the vision tokens of images and of the frames of videos."""
+
+    recommended_options = SPREAD_OPTIONS  # see docs/reports/text.md

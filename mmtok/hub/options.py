@@ -80,10 +80,14 @@ class PruningOptions:
     )
     text_coverage_weight: float = _option(1.0, WEIGHT, "weight of covering the question")
     vision_coverage_weight: float = _option(0.5, WEIGHT, "weight of covering the image, the paper's alpha")
-    text_coverage_depth: int = _option(
+    text_coverage_depth: int | str = _option(
         1,
-        (_is_count, "a number of tokens of at least 1"),
-        "how many of its best kept tokens each text row counts; the paper counts one",
+        (
+            lambda value: _is_count(value) or (isinstance(value, str) and value == "spread"),
+            "a number of tokens of at least 1, or 'spread'",
+        ),
+        "how many of its best kept tokens each text row counts; the paper counts one; spread: as many as the row's "
+        "mass spreads over, and one where it singles out no part of the image",
     )
     text_temperature: float = _option(0.02, TEMPERATURE, "temperature of the text rows, the paper's tau_t")
     vision_temperature: float = _option(0.2, TEMPERATURE, "temperature of the vision rows, the paper's tau_v")
@@ -177,6 +181,9 @@ PAPER_OPTIONS: dict[str, Any] = {
     },
     "select_before_unpadding": True,
 }
+
+# Text rows that count as many tokens as they spread over, with the temperature that this was measured with.
+SPREAD_OPTIONS: dict[str, Any] = {"text_coverage_depth": "spread", "text_temperature": 0.1}
 
 
 def check_option(name: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .blockwise_greedy import blockwise_greedy_coverage, value_of_all
-from .coverage import GreedySelection, coverage_value, first_picks, greedy_coverage, marginal_gains
+from .coverage import GreedySelection, coverage_value, first_picks, greedy_coverage, marginal_gains, spread_depths
 from .devices import to_device
 from .images import EncodedVision, Layout
 from .objective import CoverageRows, coverage_matrix
@@ -250,20 +250,25 @@ def _select_together(
         "vision_temperature": options.vision_temperature,
         "check_values": device.type == "cpu",  # elsewhere a look at values would wait
     }
+    by_spread = options.text_coverage_depth == "spread"
     if width > _MOST_HELD:
         [crop] = crops
         words = to_device(torch.nonzero(text_mask[0])[:, 0], device)
         rows = CoverageRows(text[0, words], vision[0], raw_vision[0], **settings)
+        depth = spread_depths(rows.text, width) if by_spread else options.text_coverage_depth
         greedy, share = blockwise_greedy_coverage(
-            rows, crop.budget, crop.candidates, depth=options.text_coverage_depth, target=options.coverage_target
+            rows, crop.budget, crop.candidates, depth=depth, target=options.coverage_target
         )
         every = torch.ones(width, dtype=torch.bool, device=device)
-        full = value_of_all(rows, every, depth=options.text_coverage_depth)[None] if explain else None
+        full = value_of_all(rows, every, depth=depth)[None] if explain else None
         greedy = GreedySelection(*(part[None] for part in greedy))
         return SelectedCrops(crops, [greedy.indices.shape[1]], tokens, greedy, share[None] if explain else None, full)
     matrix = coverage_matrix(text, vision, raw_vision, text_mask=text_mask, vision_mask=real, **settings)
     picks = [crop.picks for crop in crops]
     deep = {"deep_rows": text.shape[1], "depth": options.text_coverage_depth}
+    if by_spread:
+        tokens_each = to_device(real.sum(-1), device)
+        deep["depth"] = spread_depths(matrix[..., : text.shape[1], :], tokens_each)
     greedy = greedy_coverage(
         matrix, torch.tensor([crop.budget for crop in crops]), candidates, **deep, check_values=device.type == "cpu"
     )

@@ -33,7 +33,7 @@ OPTIONS = st.fixed_dictionaries(
         "keep_image_newline": st.booleans(),
         "text_coverage_weight": st.sampled_from([0.0, 1.0]),
         "vision_coverage_weight": st.sampled_from([0.5, 2.0]),
-        "text_coverage_depth": st.sampled_from([1, 3]),
+        "text_coverage_depth": st.sampled_from([1, 3, "spread"]),
         "text_temperature": st.sampled_from([0.02, 0.5]),
     }
 )

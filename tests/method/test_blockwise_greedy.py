@@ -64,6 +64,7 @@ def test_one_objective_over_all_frames(seed: int, depth: int, not_held: pytest.M
         {"hidden": True},
         {"coverage_target": 0.7},
         {"coverage_target": 0.7, "hidden": True, "text_coverage_depth": 4},
+        {"coverage_target": 0.7, "text_coverage_depth": "spread", "text_temperature": 0.5},
         {"text_coverage_weight": 0.0},
         {"vision_coverage_weight": 0.0, "text_coverage_depth": 100},
         {"vision_token_budget": 1.0, "text_coverage_depth": 100},

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtok.hub.coverage import coverage_value, first_picks, greedy_coverage, marginal_gains
+from mmtok.hub.coverage import coverage_value, first_picks, greedy_coverage, marginal_gains, spread_depths
 
 # Column 1 alone covers 0.4 + 0.5; column 0 then adds 0.6 to row 0; column 2 adds nothing any more.
 WORKED = torch.tensor([[1.0, 0.4, 0.2], [0.0, 0.5, 0.5]])
@@ -26,17 +26,28 @@ def matrices(draw: st.DrawFn) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32).reshape(rows, columns) / 4
 
 
-# Of how many rows how many entries count, in matrices of up to 6 rows and 9 columns.
-DEEP = st.tuples(st.integers(0, 6), st.integers(1, 10))
+# How many entries of each of the first rows count, in matrices of up to 6 rows and 9 columns: as many of all or not.
+DEEP = st.one_of(
+    st.tuples(st.integers(0, 6), st.integers(1, 10)),
+    st.lists(st.integers(1, 8), max_size=6).map(lambda depths: (len(depths), depths)),
+)
+Deep: TypeAlias = tuple[int, int | list[int]]
 
 
-def value(coverage: torch.Tensor, chosen: Iterable[int], deep_rows: int, depth: int) -> float:
-    """The sum over rows of the largest chosen entry, of deep rows of the `depth` largest."""
+def deep_rows_of(coverage: torch.Tensor, deep: Deep) -> dict[str, Any]:
+    """The arguments of the functions."""
+    count, depth = min(deep[0], len(coverage)), deep[1]
+    return {"deep_rows": count, "depth": depth if isinstance(depth, int) else torch.tensor(depth[:count]).long()}
+
+
+def value(coverage: torch.Tensor, chosen: Iterable[int], deep_rows: int, depth: int | list[int]) -> float:
+    """The sum over rows of the largest chosen entry, of deep rows of the largest ones that count."""
     rows = [sorted((row[column] for column in chosen), reverse=True) for row in coverage.tolist()]
-    return sum(sum(row[: depth if number < deep_rows else 1]) for number, row in enumerate(rows))
+    depths = [depth] * deep_rows if isinstance(depth, int) else depth
+    return sum(sum(row[: (*depths, *[1] * 6)[number]]) for number, row in enumerate(rows))
 
 
-def brute_force(coverage: torch.Tensor, size: int, *deep: int) -> float:
+def brute_force(coverage: torch.Tensor, size: int, *deep: Any) -> float:
     return max(value(coverage, chosen, *deep) for chosen in itertools.combinations(range(coverage.shape[1]), size))
 
 
@@ -70,12 +81,22 @@ def test_a_row_that_counts_two_entries() -> None:
         assert float(coverage_value(WORKED, deep_rows=1, depth=depth)) == pytest.approx(1.9 + last)
 
 
+def test_a_row_counts_as_many_columns_as_it_spreads_over() -> None:
+    rows = torch.zeros(5, 64)
+    rows[0, 3], rows[1, :4], rows[2, :12], rows[3] = 0.5, 0.1, 0.1, 0.01  # one, four, twelve, all; and a filler
+    assert spread_depths(rows, 64).tolist() == [1, 4, 8, 1, 1]
+    # 12 are more than a quarter of 40 columns, and 4 of 15; weights change nothing.
+    assert spread_depths(1e-3 * rows, 40).tolist() == [1, 4, 1, 1, 1]
+    assert spread_depths(rows[None].expand(2, -1, -1), torch.tensor([64, 15])).tolist() == [
+        [1, 4, 8, 1, 1],
+        [1, 1, 1, 1, 1],
+    ]
+
+
 @settings(deadline=None)
 @given(matrices(), st.integers(1, 9), DEEP)
-def test_guarantee_and_certificate_hold_against_brute_force(
-    coverage: torch.Tensor, budget: int, deep: tuple[int, int]
-) -> None:
-    rows = {"deep_rows": min(deep[0], len(coverage)), "depth": deep[1]}
+def test_guarantee_and_certificate_hold_against_brute_force(coverage: torch.Tensor, budget: int, deep: Deep) -> None:
+    rows = deep_rows_of(coverage, deep)
     selection = greedy_coverage(coverage, budget, **rows)
     best = brute_force(coverage, int(selection.count), *deep)
     assert selection.coverage >= (1 - 1 / math.e) * best - 1e-6
@@ -95,15 +116,13 @@ def test_guarantee_and_certificate_hold_against_brute_force(
 
 @settings(deadline=None)
 @given(matrices(), DEEP, st.data())
-def test_the_value_is_monotone_and_submodular(
-    coverage: torch.Tensor, deep: tuple[int, int], data: st.DataObject
-) -> None:
+def test_the_value_is_monotone_and_submodular(coverage: torch.Tensor, deep: Deep, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(coverage.shape[1])))
     first, last = sorted(data.draw(st.tuples(*[st.integers(0, len(order) - 1)] * 2)))
     column = order[-1]
 
     def gain(before: int) -> float:
-        rows = {"deep_rows": min(deep[0], len(coverage)), "depth": deep[1]}
+        rows = deep_rows_of(coverage, deep)
         small, large = order[:before], [*order[:before], column]
         added = float(coverage_value(coverage, large, **rows) - coverage_value(coverage, small, **rows))
         assert added == value(coverage, large, *deep) - value(coverage, small, *deep)
@@ -115,9 +134,9 @@ def test_the_value_is_monotone_and_submodular(
 @settings(deadline=None)
 @given(matrices(), st.integers(1, 9), DEEP)
 def test_every_pick_has_the_largest_gain_and_the_smallest_index(
-    coverage: torch.Tensor, budget: int, deep: tuple[int, int]
+    coverage: torch.Tensor, budget: int, deep: Deep
 ) -> None:
-    rows = {"deep_rows": min(deep[0], len(coverage)), "depth": deep[1]}
+    rows = deep_rows_of(coverage, deep)
     selection = greedy_coverage(coverage, budget, **rows)
     picked: list[int] = []
     for index, gain in zip(selection.indices.tolist(), selection.gains.tolist(), strict=True):
@@ -172,9 +191,10 @@ def test_a_batch_gives_what_its_items_give_alone() -> None:
     coverage = torch.rand(2, 3, 7, 11, generator=generator)
     mask = torch.rand(2, 3, 11, generator=generator) < 0.7
     budgets = torch.randint(1, 12, (2, 3), generator=generator)
-    deep = {"deep_rows": 2, "depth": 3}
-    batch = greedy_coverage(coverage, budgets, mask, **deep)
+    depths = torch.randint(1, 9, (2, 3, 4), generator=generator)
+    batch = greedy_coverage(coverage, budgets, mask, deep_rows=4, depth=depths)
     for item in itertools.product(range(2), range(3)):
+        deep = {"deep_rows": 4, "depth": depths[item]}
         alone = greedy_coverage(coverage[item], int(budgets[item]), mask[item], **deep)
         count = int(alone.count)
         assert batch.count[item] == count
@@ -231,6 +251,10 @@ def test_unusable_budgets(budget: Any, message: str) -> None:
     [
         ({"depth": 0}, "The depth is 0: give the number of columns"),
         ({"depth": 1.5}, "The depth is 1.5"),
+        (
+            {"deep_rows": 2, "depth": torch.tensor([1])},
+            "int64 and shape \\(1,\\): give int64 for each of the 2 deep rows",
+        ),
         ({"deep_rows": 3}, "3 rows are deep, but the coverage matrix has 2"),
         ({"deep_rows": -1}, "-1 rows are deep"),
     ],

@@ -46,6 +46,8 @@ for case in range(40):
     budgets = torch.randint(1, count + 2, (items,), generator=generator) if case % 2 else whole(1, count + 1)
     candidates = torch.rand(items, count, generator=generator) < 0.8 if case % 3 else None
     deep = {"deep_rows": whole(0, height + 1), "depth": whole(2, 6)} if case % 4 > 1 else {}
+    if case % 4 == 3:
+        deep["depth"] = torch.randint(1, 9, (items, deep["deep_rows"]), generator=generator)
     kernel = selected("fused", matrix, budgets, candidates, **deep)
     for way in ("plain", "lazy"):
         for name, one, other in zip(kernel._fields, kernel, selected(way, matrix, budgets, candidates, **deep)):

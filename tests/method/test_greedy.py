@@ -62,7 +62,9 @@ def test_same_picks_gains_and_certificates(
         mask = torch.rand(items, columns, generator=generator) < data.draw(st.sampled_from([0.1, 0.8]))
     budgets = torch.randint(1, columns + 3, (items,), generator=generator)
 
-    deep = {"deep_rows": data.draw(st.integers(0, rows)), "depth": data.draw(st.sampled_from([1, 2, 3, 50]))}
+    deep = {"deep_rows": data.draw(st.integers(0, rows)), "depth": data.draw(st.sampled_from([1, 2, 3, 50, None]))}
+    if deep["depth"] is None:
+        deep["depth"] = torch.randint(1, 9, (items, deep["deep_rows"]), generator=generator)
 
     plain = selected(matrix, PLAIN, budgets, mask, **deep)
     assert_same(selected(matrix, LAZY, budgets, mask, front=front, at_once=at_once, **deep), plain)

@@ -13,7 +13,7 @@ from reference_prompts import DATA, OTHER_QUESTIONS, POPE_QUESTIONS, llama_or_sk
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.reference import INSTRUCTIONS, STOP_WORDS, select_crop, text_rows, text_to_tokenize
-from mmtok.hub.coverage import greedy_coverage
+from mmtok.hub.coverage import greedy_coverage, spread_depths
 from mmtok.hub.objective import coverage_matrix
 from mmtok.hub.question import QuestionFormat, QuestionReader
 
@@ -49,9 +49,17 @@ def features(seed: int, vocabulary: int = 64) -> tuple[torch.Tensor, torch.Tenso
     return around(vocabulary, WIDTH), around(TOKENS, WIDTH), around(TOKENS, RAW_WIDTH)
 
 
-def own_picks(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int, depth: int = 1) -> list[int]:
-    matrix = coverage_matrix(text, vision, raw)
-    return greedy_coverage(matrix, budget, deep_rows=len(text), depth=depth).indices.tolist()
+def own_picks(
+    text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budget: int, depth: int | str = 1
+) -> list[int]:
+    # Of the soft rows of the deeper settings some spread over a part of the tokens, some over most of them.
+    matrix = coverage_matrix(text, vision, raw, text_temperature=temperature_of(depth))
+    depths = spread_depths(matrix[: len(text)], len(vision)) if isinstance(depth, str) else depth
+    return greedy_coverage(matrix, budget, deep_rows=len(text), depth=depths).indices.tolist()
+
+
+def temperature_of(depth: int | str) -> float:
+    return 0.1 if isinstance(depth, str) else 0.02
 
 
 @pytest.mark.parametrize("words", [0, 1, 7])
@@ -59,8 +67,9 @@ def own_picks(text: torch.Tensor, vision: torch.Tensor, raw: torch.Tensor, budge
 def test_the_same_picks_in_the_same_order(seed: int, words: int) -> None:
     embeddings, vision, raw = features(seed)
     text = embeddings[:words]
-    for depth in (1, 1 + seed):
-        assert own_picks(text, vision, raw, 64, depth) == select_crop(text, vision, raw, 64, text_depth=depth)
+    for depth in (1, 1 + seed, "spread"):
+        expected = select_crop(text, vision, raw, 64, temperature_of(depth), depth)
+        assert own_picks(text, vision, raw, 64, depth) == expected
 
 
 @pytest.mark.parametrize("depth", [1, 3])

@@ -153,7 +153,7 @@ OPTIONS = [
     option("vision_temperature", INF, "vision_temperature is inf"),
     option("text_temperature", 1e-300, "text_temperature is 1e-300: give a number from 1e-6 to 1e6"),
     option("vision_temperature", 1e30, "vision_temperature is 1e+30"),
-    option("text_coverage_depth", 0, "text_coverage_depth is 0: give a number of tokens of at least 1"),
+    option("text_coverage_depth", 0, "text_coverage_depth is 0: give a number of tokens of at least 1, or 'spread'"),
     option("text_coverage_weight", 1e300, "text_coverage_weight is 1e+300"),
     option("vision_coverage_weight", 1e-45, "vision_coverage_weight is 1e-45: give 0, or a number from 1e-6 to 1e6"),
     option("exclude_padding", "yes", "exclude_padding is 'yes': give True or False"),

@@ -318,7 +318,7 @@ def random_cases(seed: int, count: int, without: Sequence[str] = ()) -> list[Cas
         "vision_token_budget": (None, 1, 2, 4, 8, 16, 200, 0.1, 0.5, 1.0),
         "text_coverage_weight": (0.0, 0.5, 2.0),
         "vision_coverage_weight": (0.25, 4.0),
-        "text_coverage_depth": (2, 8),
+        "text_coverage_depth": (2, "spread"),
         "text_temperature": (0.1, 1.0),
         "vision_temperature": (0.05, 1.6),
         "budget_scope": ("image",),
