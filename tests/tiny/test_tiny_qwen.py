@@ -11,9 +11,11 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 import mmtok
+from benchmarks.reading import drawing
 from benchmarks.reading.evaluate import QwenImageProcessor, evaluate, held_out_scenes, load_qwen
 from mmtok.apps.demo import run_demo
 from mmtok.evaluation.checkpoint import Checkpoint
+from mmtok.hub.options import SPREAD_OPTIONS
 from mmtok.publish import stage
 from mmtok.tiny import QWEN, checkpoint_path
 from mmtok.tiny.reading import reading_questions
@@ -67,6 +69,21 @@ def test_a_batch_of_several_sizes_answers_as_each_alone(
     alone = [answers(model.model, inputs_of(model, [scene]), vision_token_budget=budget)[0] for scene in scenes[:5]]
     assert together == alone
     assert len({tuple(answer) for answer in together}) > 1
+
+
+def test_text_rows_by_their_spread_keep_print(model: Checkpoint, scenes: list[Scene]) -> None:
+    paper, spread = (
+        evaluate(model, scenes, {"vision_token_budget": 0.05, "text_temperature": 0.01, **options})
+        for options in ({}, SPREAD_OPTIONS)
+    )
+    assert spread["letter"].percent > paper["letter"].percent + 10
+
+
+def test_the_picture_of_what_is_kept_of_print(model: Checkpoint) -> None:
+    image, question = drawing.chosen(model, "signs")
+    read = {method: drawing.read(model, image, question.text, method) for method in drawing.METHODS}
+    assert {shown.size for _, shown in read.values()} == {image.size}
+    assert read["spread"][0] == question.answer != read["MMTok"][0]
 
 
 def test_the_stock_model_prunes_as_the_staged_one(model: Checkpoint, scenes: list[Scene]) -> None:
