@@ -1,7 +1,7 @@
 """What is kept of a sign and of a page, by method: `python -m benchmarks.reading.drawing` writes docs/images/text.png.
 
-The scenes are the first of their kind whose question the embedded Qwen2.5-VL answers right with all tokens and wrong with
-the paper's selection, so that what is lost there can be seen.
+The scenes are the first of their kind whose question the embedded Qwen2.5-VL answers right with all tokens and wrong
+with the paper's selection, so that what is lost there can be seen.
 """
 
 from __future__ import annotations
