@@ -29,7 +29,7 @@ from mmtok.hub.images import (
     require_crops,
     require_pixels,
 )
-from mmtok.hub.options import SPREAD_OPTIONS, PruningOptions
+from mmtok.hub.options import PruningOptions
 from mmtok.hub.pruned_model import FIXED_GRID_TOWERS, PrunedModel
 from mmtok.hub.releases import projected_features
 from mmtok.hub.selection import Selection
@@ -40,7 +40,6 @@ class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGenerat
 
     own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = FIXED_GRID_TOWERS
-    recommended_options = SPREAD_OPTIONS  # see docs/reports/text.md
 
     def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """One crop an image.
@@ -124,8 +123,8 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
     geometry: LlavaNextGeometry
     own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
     towers = FIXED_GRID_TOWERS
-    # See docs/reports/quality.md and text.md.
-    recommended_options = {"budget_scope": "image", **SPREAD_OPTIONS}  # noqa: RUF012
+    # From 2 tokens a crop on, see docs/reports/quality.md.
+    recommended_options = {"budget_scope": "image"}  # noqa: RUF012
 
     def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The whole image and up to four tiles, unpadded, with row separators.

@@ -49,8 +49,8 @@ def test_what_is_ahead_in_our_measurements_is_recommended(family: Family, tmp_pa
     options = preset_options("recommended", config_of(family.name, tmp_path))
     defaults = PruningOptions(**family.config_class.default_options)
     differing = {name: value for name, value in options.items() if value != getattr(defaults, name)}
-    measured = {**SPREAD_OPTIONS, **({"budget_scope": "image"} if family.name == "llava_next" else {})}
-    assert differing == (measured if family.name in ("llava", "llava_next", "qwen2_5_vl") else {})
+    measured = {"llava_next": {"budget_scope": "image"}, "qwen2_5_vl": SPREAD_OPTIONS}
+    assert differing == measured.get(family.name, {})
     assert options.keys() == PAPER_OPTIONS.keys()
 
 

@@ -71,6 +71,6 @@ def test_registering_imports_no_model_of_vllm() -> None:
         "models = [f'vllm.model_executor.models.{name}' for name in ('llava', 'llava_next', 'qwen2_5_vl')]; "
         "assert not [name for name in models if name in sys.modules]; "
         "from vllm import ModelRegistry; from mmtok.vllm.models import MODULES; "
-        "assert len(MODULES) == 7; assert set(MODULES) <= set(ModelRegistry.get_supported_archs())"
+        "assert len(MODULES) == 8; assert set(MODULES) <= set(ModelRegistry.get_supported_archs())"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
