@@ -9,9 +9,9 @@ import pytest
 from chat_checkpoints import make_chat_checkpoint
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
 
-import mmtok.tiny
 from mmtok.publish.recipe import Recipe
 from mmtok.publish.stage import stage
+from mmtok.tiny import LLAVA, QWEN, checkpoint_path
 
 # vLLM's attention on the CPU needs heads of at least 32.
 HIDDEN_SIZE = 128
@@ -62,8 +62,8 @@ class Folders(dict[str, Path]):
 
     def _stock(self, name: str) -> Path:
         folder = self.root / "stock" / name
-        if name == "embedded":
-            return Path(mmtok.tiny.__file__).parent / "checkpoint"
+        if name in ("embedded", "embedded Qwen"):
+            return checkpoint_path(QWEN if name == "embedded Qwen" else LLAVA)
         if name == "llava":
             return make_llava_checkpoint(folder, hidden_size=HIDDEN_SIZE)
         if name in ("next", "next-mistral"):

@@ -25,6 +25,7 @@ ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "Qwen3-VL": ("qwen3_vl", 60, {}),
     "Qwen3-VL-MoE": ("qwen3_vl_moe", 60, {}),
     "the embedded model": ("embedded", 70, {}),
+    "the embedded Qwen": ("embedded Qwen", 40, {}),
     "no prefix cache": ("next", 60, {"enable_prefix_caching": False}),
     "no processor cache": ("llava", 60, {"mm_processor_cache_gb": 0}),
     "no cache of features": ("next", 60, {"additional_config": {"mmtok_feature_cache_gib": 0}}),
