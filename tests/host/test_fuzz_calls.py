@@ -96,13 +96,15 @@ def outcome(model: Any, method: str, arguments: dict[str, Any]) -> Any:
 
 
 def is_right(model: Any, stock: Any, method: str, arguments: dict[str, Any]) -> bool:
-    """Whether a call ends in a ValueError, in a result, or in an error of stock's own."""
+    """Whether a call ends in a ValueError, in a result, or in an error where stock refuses the call or ends the same."""
     found = outcome(model, method, arguments)
     if not isinstance(found, Exception) or isinstance(found, ValueError):
         return True
     plain = {name: value for name, value in arguments.items() if name not in OPTION_NAMES}
     expected = outcome(stock, "generate" if method == "generate" else "forward", plain)
     # Dtypes and ids beyond the vocabulary are refused by the layers themselves, in stock's words.
+    if isinstance(expected, ValueError):
+        return True
     return isinstance(expected, type(found)) and str(expected).partition("\n")[0] == str(found).partition("\n")[0]
 
 

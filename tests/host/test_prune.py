@@ -132,7 +132,7 @@ def test_a_model_on_several_devices(family: Family, models: Any, stock_folder: P
         pytest.skip("The stock vision tower of this release reads its weights before they are loaded.")
     assert torch.equal(run(pruned, inputs), run(models[0], inputs))
     assert torch.equal(run(stock, inputs), run(models[1], inputs))
-    assert torch.equal(pruned(**inputs).logits, models[0](**inputs).logits)
+    torch.testing.assert_close(pruned(**inputs).logits, models[0](**inputs).logits, atol=1e-5, rtol=0)
     with pytest.raises(RuntimeError, match="You can't move a model that has some modules offloaded"):
         pruned.to("cpu")
 
@@ -143,7 +143,7 @@ def test_a_quantised_model(family: Family, models: Any, stock_folder: Path) -> N
 
     stock = family.stock_class.from_pretrained(stock_folder, quantization_config=QuantoConfig(weights="int8"))
     pruned, inputs = mmtok.prune(stock, vision_token_budget=3), family.inputs(ROWS, models[0])
-    assert isinstance(pruned.model.language_model.layers[0].self_attn.q_proj, quanto.QLinear)
+    assert isinstance(pruned.model.language_model.layers[-1].self_attn.q_proj, quanto.QLinear)
     before = run(stock, inputs)
     assert torch.equal(run(pruned, inputs, vision_token_budget=None), before)
     assert pruned(**inputs).kept_mask.sum() < inputs["attention_mask"].sum()
