@@ -96,7 +96,7 @@ def outcome(model: Any, method: str, arguments: dict[str, Any]) -> Any:
 
 
 def is_right(model: Any, stock: Any, method: str, arguments: dict[str, Any]) -> bool:
-    """Whether a call ends in a ValueError, in a result, or in an error where stock refuses the call or ends the same."""
+    """Whether a call ends in a ValueError, in a result, or in an error where stock refuses it or ends the same."""
     found = outcome(model, method, arguments)
     if not isinstance(found, Exception) or isinstance(found, ValueError):
         return True
