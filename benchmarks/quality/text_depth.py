@@ -24,7 +24,7 @@ from benchmarks.measure import save
 from benchmarks.objects.held_out import CROWDED, USUAL
 from benchmarks.reading.evaluate import held_out_scenes, load_qwen, right_of, scores_of
 from mmtok.evaluation import lead, summarize
-from mmtok.evaluation.selectors import METHODS, Selector
+from mmtok.evaluation.selectors import METHODS, CDPruner, DivPrune, Selector
 from mmtok.hub.options import SPREAD_OPTIONS
 from mmtok.image_cache import EncodedImageCache
 from mmtok.record_store import model_content
@@ -48,8 +48,8 @@ QWEN_METHODS: dict[str, dict[str, Any] | Selector] = {
     "MMTok": {"text_coverage_depth": 1, "text_temperature": 0.01},
     "spread": SPREAD_OPTIONS,
     "depth 4": FIXED,
-    "CDPruner": METHODS["CDPruner"],  # type: ignore[dict-item]
-    "DivPrune": METHODS["DivPrune"],  # type: ignore[dict-item]
+    "CDPruner": CDPruner(),
+    "DivPrune": DivPrune(),
 }
 SETS = {"usual": (USUAL, (*POPE, "what", "count")), "crowded": (CROWDED, (*POPE, "what"))}
 # Of a direction of length 1, the part that is the word's own where words are badly aligned.

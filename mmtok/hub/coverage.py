@@ -9,10 +9,10 @@ is monotone and submodular, so that adding the column with the largest marginal 
 of the paper's objective are weights of the rows, see `mmtok.hub.objective.coverage_matrix`.
 
 The first rows can count more than one column: a deep row adds up its r largest selected entries, each row with an r of
-its own. A column j then gains
-max(0, C_ij - b_i(S)) there, b_i(S) being the row's r-th largest selected entry, or 0 where fewer are selected. As b_i
-only grows with S, gains stay non-negative and only shrink: f is monotone and submodular for every r, the guarantee is
-the same, and no k columns T have more than f(S) plus the k largest gains over S, because
+its own. A column j then gains max(0, C_ij - b_i(S)) there, b_i(S) being the row's r-th largest selected entry, or 0
+where fewer are selected. As b_i only grows with S, gains stay non-negative and only shrink: f is monotone and
+submodular for every r, the guarantee is the same, and no k columns T have more than f(S) plus the k largest gains over
+S, because
 
     f(T) <= f(S + T) <= f(S) + sum_{j in T} gain of j over S.
 

@@ -100,7 +100,7 @@ class PrunedModel:
             model_type, family = found
             cls.config_class = config_class(family.config_class)
             cls.forward = pruning_forward(stock, returns_images=cls.returns_images)
-            # Read in the source of a class: whether its experts can be chosen, on releases that ask.
+            # transformers looks in the source of a class for experts that can be chosen: in that of the stock class.
             name = "_can_set_experts_implementation"
             if hasattr(stock, name):
                 setattr(cls, name, getattr(stock, name))

@@ -44,7 +44,7 @@ def test_an_adapter_learns_is_saved_and_merges(family: Family, model: Any, tmp_p
     data = examples(family, model, 8)
     settings = TrainingArguments(
         output_dir=str(tmp_path / "runs"),
-        max_steps=12,
+        max_steps=20,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
         learning_rate=2e-2,
@@ -57,7 +57,7 @@ def test_an_adapter_learns_is_saved_and_merges(family: Family, model: Any, tmp_p
     trainer = Trainer(model=adapted, args=settings, train_dataset=data, data_collator=collated)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
     inputs = {name: values for name, values in collated(data[:2]).items() if name != "labels"}
     settings_of_call: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}

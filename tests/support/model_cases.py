@@ -61,6 +61,8 @@ class Family:
 
     has_tiles = has_grids = has_timestamps = False
     counts_on_host = drafts = True
+    # Logits of weights that lie elsewhere in memory: equal, but for experts, also in stock.
+    rounding = 0.0
     crops, separators = 1, 0
     prunable = frozenset((IMAGE, VIDEO))
 
@@ -556,6 +558,12 @@ class RecurrentGrids(Grids):
     has_timestamps = True
 
 
+class RecurrentExperts(RecurrentGrids):
+    """Qwen3.5-MoE."""
+
+    rounding = 1e-5
+
+
 class Marked(Family):
     """An image with a token in front of it and one behind; a token is 2 x 2 patches."""
 
@@ -727,7 +735,7 @@ _CASES: dict[str, type[Family]] = {
     "qwen3_vl": DeepGrids,
     "qwen3_vl_moe": DeepGrids,
     "qwen3_5": RecurrentGrids,
-    "qwen3_5_moe": RecurrentGrids,
+    "qwen3_5_moe": RecurrentExperts,
     "internvl": Shuffled,
     "gemma3": Pooled,
     "gemma4": Positioned,
