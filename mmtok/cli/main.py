@@ -201,6 +201,11 @@ def _add_command(added: Any, name: str, command: Command) -> None:
 def _sentence(error: Exception) -> str:
     """The message; that of an error which is none of ours, such as torch's, says what it is and how to see more."""
     ours = type(error).__module__.partition(".")[0] == "mmtok"
+    if "operator torchvision::" in str(error.__cause__ or error):
+        return (
+            f"torchvision does not load beside the installed torch ({error.__cause__ or error}): install both from one "
+            "index, for the CPU with `pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu`."
+        )
     if ours or isinstance(error, (ValueError, OSError)):
         return str(error)
     return f"{type(error).__name__}: {error} (--traceback shows where it comes from)"

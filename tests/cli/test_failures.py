@@ -54,6 +54,20 @@ def test_a_failure_is_one_sentence_and_a_traceback_for_who_asks(
     assert shown.endswith(told + "\n")
 
 
+def test_a_torchvision_of_another_build_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What transformers raises there, chained as it does, names another module."""
+    error = ModuleNotFoundError("Could not import module 'AutoProcessor'.")
+    error.__cause__ = RuntimeError("operator torchvision::nms does not exist")
+    command_that(monkeypatch, error)
+    assert main(["verify", "folder"]) == 1
+    told = (
+        "mmtok verify: torchvision does not load beside the installed torch (operator torchvision::nms does not exist)"
+    )
+    assert capsys.readouterr().err.startswith(f"{told}: install both from one index")
+
+
 def test_an_error_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     command_that(monkeypatch, KeyError("a fault of ours"))
     with pytest.raises(KeyError, match="a fault of ours"):
