@@ -1,8 +1,8 @@
 """A program: loads what was staged as a user without mmtok would, and compares it with its base or with stock.
 
 It runs in a process of its own (see `clean_process`), imports torch, transformers and safetensors alone, and keeps one
-model in memory at a time. Called with a JSON file that holds the fields of `Request`, it prints each step and writes a
-report to the path named there. `base` says what is wrong with the base, `problems` what is wrong with what was staged.
+model in memory at a time. Called with a JSON file that holds the fields of `Request`, it writes a report to the path
+named there. `base` says what is wrong with the base, `problems` what is wrong with what was staged.
 
 What is compared of a model of any size, without a second look at bytes that are the base's own:
 
@@ -19,7 +19,7 @@ import gc
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,24 +76,18 @@ class BaseFault(Exception):
 
 def main(arguments: list[str]) -> int:
     request = Request(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    steps: dict[str, Callable[[Request, dict[str, Any]], None]] = {"code": check_generate}
-    if request.fit[0]:
-        steps = {"names and shapes": check_fit}
+    checks = [check_fit] if request.fit[0] else [check_generate]
     if request.base:
-        steps = {"tokenizer and processor": check_processor, "classes": check_classes, **steps}
-        if request.weights:
-            steps["logits of the base and of the staged model"] = check_logits
+        checks = [check_processor, check_classes, check_fit, *([check_logits] if request.weights else [])]
     report: dict[str, Any] = {"problems": [], "base": []}
     try:
         import transformers
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        for number, (name, check) in enumerate(steps.items()):
-            print(f"step {number} {len(steps)} {name}", flush=True)
-            check(request, report)
-            if report["problems"]:
-                break
+        for check in checks:
+            if not report["problems"]:
+                check(request, report)
     except BaseFault as fault:
         report["base"].append(str(fault))
     except Exception as error:
@@ -187,7 +181,6 @@ def check_classes(request: Request, report: dict[str, Any]) -> None:
             found = type(automatic.from_config(config, trust_remote_code=True)).__name__
         if found != request.model_class:
             report["problems"].append(f"{name} gives a {found} instead of {request.model_class}")
-    report["model_class"] = request.model_class
 
 
 def check_fit(request: Request, report: dict[str, Any]) -> None:
@@ -229,10 +222,8 @@ def check_logits(request: Request, report: dict[str, Any]) -> None:
         inputs = inputs.to(dtype=base.dtype)
         with torch.no_grad():
             theirs = base(**inputs).logits
-    report["dtype"], report["layers"] = (
-        str(inputs["pixel_values"].dtype),
-        base.config.get_text_config().num_hidden_layers,
-    )
+    report["dtype"] = str(inputs["pixel_values"].dtype)
+    report["layers"] = base.config.get_text_config().num_hidden_layers
     del base
     gc.collect()
     if theirs.isnan().any():
@@ -304,11 +295,8 @@ def _compute_in_float32(model: Any) -> None:
 
 
 def every_token(model: Any) -> dict[str, Any]:
-    """Options with which nothing is dropped, whatever the configuration says; what a family refuses is left out."""
-    # Row separators count as dropped otherwise, and padding as no candidate.
-    neutral: dict[str, Any] = {"vision_token_budget": 1.0, "keep_image_newline": True, "exclude_padding": False}
-    neutral |= {"coverage_target": None, "image_scale": None, "select_before_unpadding": False}
-    return {name: value for name, value in neutral.items() if name not in model.refused_options}
+    """Options with which nothing is dropped, whatever the configuration says."""
+    return {"vision_token_budget": 1.0, "padding": "stock", "coverage_target": None, "image_scale": None}
 
 
 def check_generate(request: Request, report: dict[str, Any]) -> None:

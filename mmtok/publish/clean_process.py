@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from . import clean_load
 from .base import BaseCheckpoint, TensorHeader, write_hollow
@@ -58,13 +56,10 @@ def check_staged(
         ValueError: the base does not work with transformers' own class.
         CheckFailed: what was staged differs, or does not load.
     """
-    log.info("Checking weights, code and settings in a clean process")
-    fit = [
-        _hollow(scratch / f"fit-{side}", source, headers)
-        for side, source in (("base", base.folder), ("staged", folder))
-    ]
-    asked = {"base": str(base.folder), "fit": fit, "weights": bool(base.weights), "full": full}
-    read = _checked(folder, scratch, **asked, model_class=base.family.model_class)
+    log.info("Checking weights, code and settings in a clean process (minutes for a large model)")
+    asked = {"base": str(base.folder), "weights": bool(base.weights), "full": full}
+    fit = _hollow_copies(scratch, base.folder, folder, tensors=headers)
+    read = _checked(folder, scratch, **asked, fit=fit, model_class=base.family.model_class)
     if faults := read.pop("base"):
         raise ValueError(f"The base {base.name} is at fault, not what was staged: {shown(faults[0])}.")
     _require_none(read.pop("problems"), "The staged folder is not its base")
@@ -89,8 +84,7 @@ def check_fit(folder: Path, base_config: Mapping[str, Any], tensors: Mapping[str
         scratch = Path(temporary)
         (scratch / "base").mkdir()
         (scratch / "base" / CONFIG_FILE).write_text(json.dumps(base_config), encoding="utf-8")
-        fit = [_hollow(scratch / f"fit-{path.name}", path, tensors) for path in (scratch / "base", folder)]
-        read = _checked(folder, scratch, fit=fit)
+        read = _checked(folder, scratch, fit=_hollow_copies(scratch, scratch / "base", folder, tensors=tensors))
     _require_none([*read["base"], *read["problems"]], f"The {len(tensors)} tensors do not fit the staged model")
     return len(tensors)
 
@@ -110,14 +104,16 @@ def check_generate(folder: Path, scratch: Path) -> tuple[str, ...]:
     return tuple(read["classes"])
 
 
-def _hollow(folder: Path, source: Path, headers: Mapping[str, TensorHeader]) -> str:
-    """A folder with the code and the settings of another one, and weights that are headers only."""
-    folder.mkdir()
-    for path in source.iterdir():
-        if path.suffix in (".py", ".json") and not path.name.endswith(".index.json"):
-            (folder / path.name).write_bytes(path.read_bytes())
-    write_hollow(folder, headers)
-    return str(folder)
+def _hollow_copies(scratch: Path, *sources: Path, tensors: Mapping[str, TensorHeader]) -> list[str]:
+    """Folders with the code and the settings of others, and weights that are headers only."""
+    copies = [scratch / f"fit-{number}" for number in range(len(sources))]
+    for copy, source in zip(copies, sources, strict=True):
+        copy.mkdir()
+        for path in source.iterdir():
+            if path.suffix in (".py", ".json") and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, copy / path.name)
+        write_hollow(copy, tensors)
+    return list(map(str, copies))
 
 
 def _checked(folder: Path, scratch: Path, **request: Any) -> dict[str, Any]:
@@ -129,18 +125,10 @@ def _checked(folder: Path, scratch: Path, **request: Any) -> dict[str, Any]:
     report, asked = scratch / "report.json", scratch / "request.json"
     request |= {"folder": str(folder.resolve()), "report": str(report)}
     asked.write_text(json.dumps(request), encoding="utf-8")
-    with tqdm(desc="Checking", total=1, bar_format="{l_bar}{bar}| {elapsed}", delay=2, disable=None) as bar:
-
-        def show(line: str) -> None:
-            if step := re.match(r"step (\d+) (\d+) (.*)", line):
-                bar.total = int(step[2])
-                bar.set_description_str(f"Checking {step[3]}", refresh=False)
-                bar.update(int(step[1]) - bar.n)
-
-        boot = _BOOT.format(hidden=HIDDEN)
-        ended = run_clean(["-c", boot, clean_load.__file__, str(asked)], scratch=scratch, on_line=show)
+    ended = run_clean(["-c", _BOOT.format(hidden=HIDDEN), clean_load.__file__, str(asked)], scratch=scratch)
     if not report.exists():
-        raise CheckFailed(f"The check of {shown(folder.name)} ended with code {ended.returncode}: {_last_line(ended)}")
+        said = [line for line in ended.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        raise CheckFailed(f"The check of {shown(folder.name)} ended with code {ended.returncode}: {shown(said[-1])}")
     return json.loads(report.read_text(encoding="utf-8"))
 
 
@@ -156,7 +144,6 @@ def run_clean(
     environment: Mapping[str, str] | None = None,
     timeout: float | None = None,
     scratch: Path | None = None,
-    on_line: Callable[[str], None] = lambda line: None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python on `arguments` in an empty folder; whatever this Python imports can be imported there.
 
@@ -168,40 +155,22 @@ def run_clean(
         environment: variables in place of this process's.
         timeout: in seconds.
         scratch: an existing folder for temporary files, the system's by default.
-        on_line: is called with each line that is printed.
     """
     with tempfile.TemporaryDirectory(prefix="mmtok-clean-", dir=scratch) as temporary:
         (working := Path(temporary) / "working").mkdir()
         own = {**os.environ, "HF_MODULES_CACHE": str(Path(temporary) / "modules"), "HF_HUB_OFFLINE": "1"}
-        with (
-            (Path(temporary) / "said").open("w+", encoding="utf-8", errors="replace") as said,
-            subprocess.Popen(
+        waiting, open_while_we_live = os.pipe()
+        try:
+            return subprocess.run(
                 [sys.executable, "-B", *arguments],
                 cwd=working,
                 env=own | dict(environment or {}),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
+                stdin=waiting,
+                capture_output=True,
                 encoding="utf-8",
                 errors="replace",
-            ) as process,
-        ):
-            assert process.stdout is not None
-            printed = []
-            try:
-                if timeout is not None:
-                    printed.append(process.communicate(timeout=timeout)[0])
-                for line in process.stdout if timeout is None else ():
-                    printed.append(line)
-                    on_line(line)
-                code = process.wait()
-            except BaseException:
-                process.kill()
-                raise
-            said.seek(0)
-            return subprocess.CompletedProcess(list(arguments), code, "".join(printed), said.read())
-
-
-def _last_line(ended: subprocess.CompletedProcess[str]) -> str:
-    return shown(next((line for line in reversed(ended.stderr.splitlines()) if line.strip()), "it said nothing"))
+                timeout=timeout,
+            )
+        finally:
+            os.close(waiting)
+            os.close(open_while_we_live)
