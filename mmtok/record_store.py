@@ -17,7 +17,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -28,10 +27,9 @@ from mmtok.publish.hub import check_model_name
 
 _RUN_FILE = "run.json"
 _FINISHED_FILE = "finished.json"
-_BLOCK = 2**16  # bytes that are read at once
 # A file of a model of up to this many bytes is hashed whole, a larger one in samples that are spread over it.
 _WHOLE = 2**25
-_SAMPLES = 64
+_SAMPLES, _SAMPLE = 64, 2**16
 _NOT_USED = (".md", ".png", ".lock")
 
 
@@ -70,7 +68,9 @@ class RecordStore:
             if made:
                 self.remove()
             raise
-        _cut_torn_line(self._file)
+        # What stands behind the last line break was cut short.
+        self._file.seek(0)
+        self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records of all processes, in the order in which each process wrote them."""
@@ -105,16 +105,10 @@ class RecordStore:
             output: a file beside the folder.
             lines: of it, without line breaks.
         """
-        unfinished, content = self.folder / "output.unfinished", hashlib.sha256()
-        with unfinished.open("wb") as file:
-            for line in lines:
-                content.update(encoded := line.encode() + b"\n")
-                file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
-        # With this file, a run that is killed between the next two steps knows that the output is its own.
-        write_whole(self.folder / _FINISHED_FILE, json.dumps({"sha256": content.hexdigest()}) + "\n")
-        unfinished.replace(output)
+        text = "".join(f"{line}\n" for line in lines)
+        # With this file, a run that is killed before the store is removed knows that the output is its own.
+        write_whole(self.folder / _FINISHED_FILE, json.dumps({"sha256": _sha256(text.encode())}) + "\n")
+        write_whole(output, text)
         self.close()
         self.remove()
 
@@ -123,11 +117,7 @@ class RecordStore:
         finished = self.folder / _FINISHED_FILE
         if not finished.is_file() or not output.is_file():
             return False
-        content = hashlib.sha256()
-        with output.open("rb") as file:
-            while block := file.read(_BLOCK):
-                content.update(block)
-        return bool(_object_in(finished).get("sha256") == content.hexdigest())
+        return bool(_object_in(finished).get("sha256") == _sha256(output.read_bytes()))
 
     def remove(self) -> None:
         """Removes the files of the store, and the folder, if nothing else is in it."""
@@ -140,28 +130,31 @@ class RecordStore:
     def __enter__(self) -> RecordStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _claim(self, fingerprint: dict[str, Any], may_grow: str) -> None:
         """Writes `run.json`, or makes sure that the one that is there belongs to this run."""
         path = self.folder / _RUN_FILE
-        before = _object_in(path) if path.is_file() else None
-        if before is not None:
-            known, given = before.get(may_grow, {}), fingerprint.get(may_grow, {})
-            if may_grow and isinstance(known, dict):
-                fingerprint[may_grow] = {**known, **given}
-            changes = _changes(before, fingerprint, may_grow)
-            if changes:
-                raise ValueError(
-                    f"{self.folder} holds the answers of another run: {changes[0]}. Remove it, or name another output."
-                )
-        elif any(self.folder.glob("*.jsonl")):
-            raise ValueError(f"{self.folder} has records, but no {_RUN_FILE}: remove it, or name another output.")
-        if before != fingerprint:
+        if not path.is_file():
+            if any(self.folder.glob("*.jsonl")):
+                raise ValueError(f"{self.folder} has records, but no {_RUN_FILE}: remove it, or name another output.")
             write_whole(path, json.dumps(fingerprint, indent=2) + "\n")
+            return
+        before = _object_in(path)
+        pairs = {name: (before.get(name), fingerprint.get(name)) for name in sorted({*before, *fingerprint})}
+        known, own = before.get(may_grow), fingerprint.get(may_grow, {})
+        if isinstance(known, dict):
+            del pairs[may_grow]
+            pairs |= {f"{may_grow} {name!r}": (known[name], own[name]) for name in known if name in own}
+            fingerprint = {**fingerprint, may_grow: {**known, **own}}
+        for name, (was, now) in pairs.items():
+            if was != now:
+                raise ValueError(
+                    f"{self.folder} holds the answers of another run: {name} was {was!r} and is {now!r}. Remove it, or "
+                    "name another output."
+                )
+        write_whole(path, json.dumps(fingerprint, indent=2) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -189,36 +182,8 @@ def _object_in(path: Path) -> dict[str, Any]:
     return found
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], may_grow: str) -> list[str]:
-    """What differs, in words; in the entry that may grow only what both have."""
-    changes = [
-        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in sorted({*before, *now} - {may_grow})
-        if before.get(name) != now.get(name)
-    ]
-    known = before.get(may_grow, {})
-    if may_grow and not isinstance(known, dict):
-        return [f"{may_grow} was {known!r}"]
-    return changes + [
-        f"{may_grow} had {name!r} as {known[name]!r} and has it as {value!r}"
-        for name, value in now.get(may_grow, {}).items()
-        if name in known and known[name] != value
-    ]
-
-
-def _cut_torn_line(file: Any) -> None:
-    """Cuts off what stands behind the last line break; reads the file's end alone."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - _BLOCK)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
-            break
-        end = start
-    file.truncate(end)
-    file.seek(0, os.SEEK_END)
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def model_content(model: str | Path, revision: str | None = None) -> str:
@@ -243,12 +208,12 @@ def model_content(model: str | Path, revision: str | None = None) -> str:
 
 
 def _file_hash(path: Path) -> str:
-    size, content = path.stat().st_size, hashlib.sha256()
+    size = path.stat().st_size
+    if size <= _WHOLE:
+        return _sha256(path.read_bytes())
+    content = hashlib.sha256()
     with path.open("rb") as file:
-        if size <= _WHOLE:
-            content.update(file.read())
-        else:
-            for sample in range(_SAMPLES):
-                file.seek((size - _BLOCK) * sample // (_SAMPLES - 1))
-                content.update(file.read(_BLOCK))
+        for sample in range(_SAMPLES):
+            file.seek((size - _SAMPLE) * sample // (_SAMPLES - 1))
+            content.update(file.read(_SAMPLE))
     return content.hexdigest()

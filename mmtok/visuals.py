@@ -8,7 +8,8 @@ endpoint, which is published as a single file. So both read the same pixels and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.utils import is_torchvision_available
 
 from mmtok import install_line
 from mmtok.hub.families import FAMILIES
-from mmtok.hub.handler import FORMATS, LIST_FPS, Video, frames_to_read, open_image, open_video
+from mmtok.hub.handler import LIST_FPS, Video, frames_to_read, open_image, open_video
 from mmtok.publish.hub import config_of
 
 # Frames that are read unless it is said.
@@ -36,12 +37,8 @@ def read_image(path: str | Path) -> Image.Image:
         ValueError: it is an address, cannot be decoded, or has more than `MAX_PIXELS` pixels or a side that is over
             `MAX_ASPECT_RATIO` times the other. The message names the file.
     """
-
-    def opened(file: Path) -> Image.Image:
-        with file.open("rb") as content:
-            return open_image(content)
-
-    return _read(path, "an image", opened)
+    with _refused_by_name(path, "an image") as file, file.open("rb") as content:
+        return open_image(content)
 
 
 def read_video(path: str | Path, frames: int) -> Video:
@@ -56,36 +53,26 @@ def read_video(path: str | Path, frames: int) -> Video:
         ValueError: it is an address, cannot be decoded, has fewer than two frames, or frames that are too large, too
             thin or of different sizes. The message names the file.
     """
-
-    def opened(file: Path) -> Video:
+    with _refused_by_name(path, "a video") as file:
         if file.is_dir():
             return _folder(file, frames)
         with file.open("rb") as content:
             return open_video(content, frames)
 
-    return _read(path, "a video", opened)
 
-
-def _read(path: str | Path, what: str, opened: Callable[[Path], Any]) -> Any:
+@contextmanager
+def _refused_by_name(path: str | Path, what: str) -> Iterator[Path]:
+    """Yields the file; what cannot be read is a ValueError that names it."""
     if is_address(path):
         raise ValueError(f"{path} is an address, and only files are read: download it, and give the file.")
     try:
-        return opened(Path(path))
+        yield Path(path)
     except OSError as error:
-        reason = f"{(error.strerror or str(error)).removesuffix('.')}."
+        reason = (error.strerror or str(error)).removesuffix(".")
+        raise ValueError(f"{path} cannot be read as {what}: {reason}.") from None
     except ValueError as error:
-        reason = str(error)
-    raise ValueError(f"{path} cannot be read as {what}: {reason}")
-
-
-def image_size(path: str | Path) -> tuple[int, int] | None:
-    """(width, height) of an image, upright, from its header; None for a file that is none."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(0x0112, 1) >= 5 else (width, height)
-    except Exception:  # the readers of damaged files raise nearly everything
-        return None
+        reason = str(error).removeprefix(f"{path}/")  # of an image in a folder
+        raise ValueError(f"{path} cannot be read as {what}: {reason}") from None
 
 
 def cut_off(size: tuple[int, int], image_processor: Any) -> str:
@@ -133,10 +120,10 @@ def _folder(path: Path, most: int) -> Video:
         held = f"the folder holds {len(files) or 'no'} image{'s' * (not files)}"
         raise ValueError(f"{held}: put in the frames, at least 2, as files such as 001.png.")
     files.sort(key=_in_order)
-    images = [_image(files[0])]
+    images = [read_image(files[0])]
     chosen = frames_to_read(len(files), most, images[0].size)
     for number in chosen[1:]:
-        images.append(_image(files[number]))
+        images.append(read_image(files[number]))
         if images[-1].size != images[0].size:
             own, first = (f"{image.width} x {image.height}" for image in (images[-1], images[0]))
             raise ValueError(f"{files[number].name} has {own} pixels, and {files[0].name} {first}: give one size.")
@@ -146,10 +133,3 @@ def _folder(path: Path, most: int) -> Video:
 def _in_order(file: Path) -> list[tuple[str, int]]:
     """A key that sorts 2.png in front of 10.png."""
     return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", file.name)]
-
-
-def _image(file: Path) -> Image.Image:
-    try:
-        return read_image(file)
-    except ValueError as error:
-        raise ValueError(str(error).removeprefix(f"{file.parent}/")) from error

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from transformers import TextIteratorStreamer, pipeline
 
 from configuration_mmtok import OPTION_NAMES
-from mmtok.evaluation.checkpoint import batch_inputs, model_inputs
+from mmtok.evaluation.checkpoint import answers_to, batch_inputs, model_inputs
 from mmtok.hub.prune import prune
 from mmtok.image_cache import EncodedImageCache
-from mmtok.measuring import prompt_lengths
 from mmtok.publish.hub import check_model_name
 
 if TYPE_CHECKING:
@@ -108,20 +106,10 @@ class Answer(Explanation):
         return {**super().as_json(), "answer": self.answer, "seconds": round(self.seconds, 4)}
 
 
-@dataclass(frozen=True)
-class PartialAnswer:
-    """An answer so far.
-
-    Attributes:
-        text: what has been generated.
-        prompt_tokens: length of the prompt that reached the language model; 0 before it did.
-        first_token: seconds from the call to the first new text; 0 before that.
-        seconds: since the call.
-        finished: whether this is all.
-    """
+class PartialAnswer(NamedTuple):
+    """An answer so far; `first_token` and `seconds` count from the call, and the first is 0 before there is text."""
 
     text: str
-    prompt_tokens: int
     first_token: float
     seconds: float
     finished: bool
@@ -162,37 +150,12 @@ def load_pipeline(model: str | Path, **kwargs: Any) -> ImageTextToTextPipeline:
 
 
 def ask(pipe: ImageTextToTextPipeline, image: Image.Image, question: str, budget: Budget, **settings: Any) -> Answer:
-    """Asks one question with one budget; `settings` are those of `answer_inputs`.
+    """Asks one question about an image with one budget; `settings` are those of `answer_inputs`.
 
     Raises:
         ValueError: an option out of range.
     """
-    return ask_with_budgets(pipe, image, question, [budget], **settings)[0]
-
-
-def ask_with_budgets(
-    pipe: ImageTextToTextPipeline,
-    image: Image.Image | Video,
-    question: str,
-    budgets: Sequence[Budget],
-    **settings: Any,
-) -> list[Answer]:
-    """Asks one question with several budgets. The image is processed once, and not counted in `seconds`.
-
-    Args:
-        pipe: from `load_pipeline`.
-        image: the image or video.
-        question: the text of the user's turn.
-        budgets: values of `vision_token_budget`.
-        **settings: those of `answer_inputs`.
-
-    Returns:
-        One answer for each budget.
-
-    Raises:
-        ValueError: an option out of range.
-    """
-    return answer_inputs(pipe, model_inputs(pipe, image, question), question, budgets, **settings)
+    return answer_inputs(pipe, model_inputs(pipe, image, question), question, [budget], **settings)[0]
 
 
 def answer_inputs(
@@ -206,11 +169,11 @@ def answer_inputs(
     begin: Callable[[str], None] = lambda _: None,
     **generate_kwargs: Any,
 ) -> list[Answer]:
-    """Answers with several budgets; with `encoded_images` among the inputs the vision tower is not in `seconds`.
+    """Answers one question with several budgets.
 
     Args:
         pipe: from `load_pipeline`.
-        inputs: from `model_inputs`, with pixels or with `encoded_images`.
+        inputs: from `model_inputs`; with `encoded_images` in place of pixels the vision tower is not in `seconds`.
         question: what they ask.
         budgets: values of `vision_token_budget`.
         max_new_tokens: most tokens of the answer.
@@ -228,22 +191,20 @@ def answer_inputs(
     answers = []
     for budget in budgets:
         begin("Answering")
-        settings = {"do_sample": False, **generate_kwargs, "vision_token_budget": budget}
+        settings = {**generate_kwargs, "vision_token_budget": budget, "max_new_tokens": max_new_tokens}
         seconds = []
-        with prompt_lengths(pipe.model) as lengths:
-            for _ in range(calls):
-                began = time.perf_counter()
-                output = pipe.model.generate(**inputs, **settings, max_new_tokens=max_new_tokens)
-                seconds.append(time.perf_counter() - began)
-        explained = explain_inputs(pipe, inputs, question, budget, **pruning_options)
-        read = {**vars(explained), "prompt_tokens": lengths[0]}
-        answers.append(Answer(**read, answer=_new_text(pipe, inputs, output), seconds=median(seconds)))
+        for _ in range(calls):
+            began = time.perf_counter()
+            [text], [read] = answers_to(pipe, inputs, **settings)
+            seconds.append(time.perf_counter() - began)
+        explained = vars(explain_inputs(pipe, inputs, question, budget, **pruning_options))
+        answers.append(Answer(**{**explained, "prompt_tokens": read}, answer=text, seconds=median(seconds)))
     return answers
 
 
 def warm_up(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question: str) -> None:
     """Answers with all tokens and with one, so that no later time counts what a process does at its first call."""
-    ask_with_budgets(pipe, image, question, [None, 1], max_new_tokens=2)
+    answer_inputs(pipe, model_inputs(pipe, image, question), question, [None, 1], max_new_tokens=2)
 
 
 def explain_inputs(
@@ -281,7 +242,7 @@ def stream_answer(
     """Yields the answer as it grows; the last one is finished.
 
     Args:
-        pipe: from `mmtok.apps.answering.load_pipeline`.
+        pipe: from `load_pipeline`.
         inputs: from `model_inputs`, with pixels or with `encoded_images`.
         budget: `vision_token_budget`; None for every token.
         max_new_tokens: most tokens of the answer.
@@ -290,55 +251,19 @@ def stream_answer(
         ValueError: whatever `generate` refuses.
     """
     streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    failures: list[BaseException] = []
-    lengths: list[int] = []
-    outputs: list[torch.Tensor] = []
-
-    def generate() -> None:
-        settings: dict[str, Any] = {"vision_token_budget": budget, "max_new_tokens": max_new_tokens}
-        try:
-            with prompt_lengths(pipe.model) as seen:
-                outputs.append(pipe.model.generate(**inputs, **settings, do_sample=False, streamer=streamer))
-            lengths.extend(seen)
-        except BaseException as error:
-            failures.append(error)
-            streamer.end()
-
-    began = time.perf_counter()
-    worker = threading.Thread(target=generate, daemon=True)
-    worker.start()
-    text, first = "", 0.0
-    for piece in streamer:
-        if not piece:
-            continue
+    settings = {"vision_token_budget": budget, "max_new_tokens": max_new_tokens, "streamer": streamer}
+    text, first, began = "", 0.0, time.perf_counter()
+    worker = ThreadPoolExecutor(1)
+    answered = worker.submit(answers_to, pipe, inputs, **settings)
+    answered.add_done_callback(lambda _: streamer.end())  # also where `generate` failed
+    worker.shutdown(wait=False)
+    for piece in filter(None, streamer):
         first = first or time.perf_counter() - began
         text += piece
-        yield PartialAnswer(text.strip(), 0, first, time.perf_counter() - began, finished=False)
-    worker.join()
-    if failures:
-        raise failures[0]
-    seconds = time.perf_counter() - began
+        yield PartialAnswer(text.strip(), first, time.perf_counter() - began, finished=False)
     # Decoded as a whole, as every other answer is: pieces of a character are decoded otherwise.
-    yield PartialAnswer(_new_text(pipe, inputs, outputs[0]), lengths[0], first, seconds, finished=True)
-
-
-def _new_text(pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], output: torch.Tensor) -> str:
-    """The text that was generated behind the prompt of one row."""
-    return str(pipe.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
-
-
-@torch.no_grad()
-def answer_prompts(
-    pipe: ImageTextToTextPipeline,
-    inputs: Mapping[str, Any],
-    cache: EncodedImageCache | None = None,
-    **generate_kwargs: Any,
-) -> list[str]:
-    """Answers to `batch_inputs`; the other arguments are those of `answer_batch`."""
-    read = dict(inputs) if cache is None else cache.inputs(inputs, **generate_kwargs)
-    output = pipe.model.generate(**read, **{"do_sample": False, **generate_kwargs})
-    texts = pipe.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    [whole], _ = answered.result()
+    yield PartialAnswer(whole, first, time.perf_counter() - began, finished=True)
 
 
 def answer_batch(
@@ -360,4 +285,5 @@ def answer_batch(
     Returns:
         One answer for each question.
     """
-    return answer_prompts(pipe, batch_inputs(pipe, questions, images), cache, **generate_kwargs)
+    inputs = batch_inputs(pipe, questions, images)
+    return answers_to(pipe, inputs if cache is None else cache.inputs(inputs, **generate_kwargs), **generate_kwargs)[0]

@@ -22,7 +22,7 @@ from mmtok.tiny.questions import Question, absent_question, count_question, pres
 from mmtok.tiny.reading import ReadingSettings, color_question, kind_question, sample_reading_scene
 from mmtok.tiny.scenes import SceneSettings, sample_scene
 
-from .answering import Answer, Budget, ask_with_budgets, counted, load_pipeline, warm_up
+from .answering import Answer, Budget, answer_inputs, counted, load_pipeline, warm_up
 from .drawing import kept_figure
 from .seen import seen_images
 
@@ -172,10 +172,10 @@ def run_demo(
     begin("Warming up")
     warm_up(pipe, shown.image, shown.questions[0].text)
     given: dict[str, Any] = {"max_new_tokens": ANSWER_TOKENS, "calls": calls, "begin": begin}
-    answers = [ask_with_budgets(pipe, shown.image, each.text, budgets, **given) for each in shown.questions]
+    asked = [(each.text, model_inputs(pipe, shown.image, each.text)) for each in shown.questions]
+    answers = [answer_inputs(pipe, inputs, text, budgets, **given) for text, inputs in asked]
     begin("Drawing")
-    inputs = model_inputs(pipe, shown.image, shown.questions[0].text)
-    [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [shown.image])
+    [seen] = seen_images(asked[0][1], pipe.model.config, pipe.processor.image_processor, [shown.image])
     figure = kept_figure(
         seen,
         answers,

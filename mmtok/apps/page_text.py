@@ -76,11 +76,10 @@ def answer(text: str) -> str:
 
 def facts(part: PartialAnswer, kept: Explanation) -> str:
     """What was read and how long it took; the total time is shown when the answer is complete."""
-    prompt = part.prompt_tokens or kept.prompt_tokens
     whole = f", all after {1000 * part.seconds:,.0f} ms" if part.finished else ""
     return (
-        f'<div class="facts">{counted(kept.vision_tokens, "vision token")} in a prompt of {counted(prompt, "token")}'
-        f"<br>first word after {1000 * part.first_token:,.0f} ms{whole}</div>"
+        f'<div class="facts">{counted(kept.vision_tokens, "vision token")} in a prompt of '
+        f"{counted(kept.prompt_tokens, 'token')}<br>first word after {1000 * part.first_token:,.0f} ms{whole}</div>"
     )
 
 

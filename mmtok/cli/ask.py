@@ -153,8 +153,9 @@ def _asked_about(options: argparse.Namespace) -> Image.Image | Video:
 
 def ask(options: argparse.Namespace) -> None:
     """Asks and prints."""
-    from mmtok.apps.answering import ask_with_budgets, warm_up
+    from mmtok.apps.answering import answer_inputs, warm_up
     from mmtok.apps.demo import COVERAGE
+    from mmtok.evaluation.checkpoint import model_inputs
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
     answers = []
@@ -167,7 +168,7 @@ def ask(options: argparse.Namespace) -> None:
         budgets = budgets_of(options.budget, pipe.model.config, pipe.model.generation_config)
         for each in options.questions:
             given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
-            answers += ask_with_budgets(pipe, image, each, budgets, **given)
+            answers += answer_inputs(pipe, model_inputs(pipe, image, each), each, budgets, **given)
     if options.json:
         print_json([answer.as_json() for answer in answers])
     else:
@@ -178,7 +179,7 @@ def ask(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Draws the image or video and prints what was kept."""
-    from mmtok.apps.answering import ask_with_budgets, explain_inputs
+    from mmtok.apps.answering import answer_inputs, explain_inputs
     from mmtok.apps.demo import COVERAGE
     from mmtok.apps.drawing import kept_figure
     from mmtok.apps.seen import frames_read, seen_images, seen_video
@@ -198,7 +199,7 @@ def show(options: argparse.Namespace) -> None:
             inputs = model_inputs(pipe, image, each)
             if options.answers:
                 given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
-                rows.append(ask_with_budgets(pipe, image, each, budgets, **given))
+                rows.append(answer_inputs(pipe, inputs, each, budgets, **given))
                 continue
             begin("Selecting")
             rows.append([explain_inputs(pipe, inputs, each, budget, **pruning_options) for budget in budgets])

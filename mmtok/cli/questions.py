@@ -166,23 +166,13 @@ def _add_run(parser: argparse.ArgumentParser, output: str, max_new_tokens: int) 
     add_image_memory(parser)
 
 
-def _run_settings(options: argparse.Namespace, **given: Any) -> RunSettings:
-    import torch
+def _file_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `FileSettings`, but for questions and images."""
+    from mmtok.visuals import FRAMES
 
-    from mmtok.evaluation import RunSettings
-
-    return RunSettings(
-        model=base_of(options.model),
-        instruction=options.instruction,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        limit=options.limit,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
-        revision=options.revision,
-        device=options.device,
-        image_memory=options.image_memory * 2**20,
-        **given,
-    )
+    given = {name: getattr(options, name) for name in ("output", "batch_size", "max_new_tokens", "dtype", "revision")}
+    more = {"device": options.device, "image_memory": options.image_memory * 2**20}
+    return {"model": base_of(options.model), "frames": getattr(options, "frames", None) or FRAMES, **given, **more}
 
 
 def _write(results: dict[str, Any], output: Path) -> None:
@@ -195,28 +185,19 @@ def generate(options: argparse.Namespace) -> int:
 
     from mmtok.apps.answering import counted
     from mmtok.apps.batch_generate import BatchSettings, generate_file
-    from mmtok.visuals import FRAMES
 
     settings = BatchSettings(
-        model=str(base_of(options.model)),
-        input=options.questions,
-        output=options.output,
+        **_file_settings(options),
+        questions=[options.questions],
+        images=options.images,
         budget=options.budget,
         pruning_options=call_pruning_options(options),
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        dtype=options.dtype,
-        revision=options.revision,
-        device=options.device,
-        image_memory=options.image_memory * 2**20,
-        images=options.images,
-        frames=options.frames or FRAMES,
     )
     result = generate_file(settings, progress=not options.quiet)
     if not PartialState().is_main_process:
         return 1 if result.errors else 0
     if options.json:
-        print_json({**asdict(result), "output": str(options.output)})
+        print_json({**result._asdict(), "output": str(options.output)})
     else:
         print(f"{counted(result.lines, 'line')} in {options.output}, {result.resumed} of them from an earlier run.")
         if result.errors:
@@ -236,22 +217,21 @@ def evaluate(options: argparse.Namespace) -> None:
     """Evaluates, writes `results.json` into the output folder, and prints a table."""
     from accelerate import PartialState
 
-    from mmtok.evaluation import legend, methods_named, run, summarize, table
+    from mmtok.evaluation import RunSettings, legend, methods_named, run, summarize, table
     from mmtok.evaluation.checkpoint import pruning_config
     from mmtok.evaluation.selectors import ModelPruning
     from mmtok.measuring import machine
-    from mmtok.visuals import FRAMES
 
     model, pruning = base_of(options.model), call_pruning_options(options)
     given = [ModelPruning(_GIVEN, pruning)] if pruning else []
-    settings = _run_settings(
-        options,
+    settings = RunSettings(
+        **_file_settings(options),
         questions=options.questions,
         images=options.images,
+        instruction=options.instruction,
+        limit=options.limit,
         budgets=_without_all(budgets_of(options.budget, pruning_config(model, options.revision)[1])),
-        output=options.output,
         methods=[*methods_named(options.methods, model, options.revision), *given],
-        frames=options.frames or FRAMES,
     )
     result = run(settings, progress=not options.quiet)
     if not PartialState().is_main_process:
@@ -277,9 +257,9 @@ def compare(options: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from mmtok.apps.timing import time_budgets
-    from mmtok.evaluation import run
+    from mmtok.evaluation import RunSettings, run
     from mmtok.evaluation.checkpoint import pruning_config
-    from mmtok.evaluation.runner import fingerprint, load, questions_of
+    from mmtok.evaluation.runner import questions_of
     from mmtok.evaluation.selectors import RESIZED, ModelPruning, why_not_resized
     from mmtok.evaluation.summary import agreements, smallest_budget
     from mmtok.measuring import machine
@@ -290,24 +270,25 @@ def compare(options: argparse.Namespace) -> None:
     not_resized = why_not_resized(model_class, config)
     budgets = budgets_of(options.budget, config) if options.budget else _ladder(*budgets_of([MODEL], config))
     images, questions = _asked(options)
-    settings = _run_settings(
-        options,
+    settings = RunSettings(
+        **_file_settings(options),
         questions=[questions],
         images=images,
+        instruction=options.instruction,
+        limit=options.limit,
         budgets=_without_all(budgets),
-        output=options.output,
         methods=[ModelPruning(MODEL, pruning), *([] if not_resized else [RESIZED])],
         labelled=False,
     )
     # Every set of questions, model and settings has a folder of its own, and so goes on where it was.
-    content = hashlib.sha256(json.dumps(fingerprint(settings), sort_keys=True).encode()).hexdigest()
+    content = hashlib.sha256(json.dumps(settings.fingerprint(), sort_keys=True).encode()).hexdigest()
     settings = replace(settings, output=options.output / f"answers-{content[:12]}")
     asked = questions_of(settings)
     if any(question.is_video for question in asked):
         raise ValueError(f"{questions} asks about videos, and compare is about images: use eval, with answers.")
     with steps(3, quiet=options.quiet) as begin:
         begin("Loading the model")
-        checkpoint = load(settings)
+        checkpoint = settings.load()
     result = run(settings, progress=not options.quiet, checkpoint=checkpoint)
     if not PartialState().is_main_process:
         return
@@ -439,10 +420,10 @@ def _drawn(
     (options.output / "drawings").mkdir(exist_ok=True)
     for name, broken in sorted(largest.items(), key=lambda item: -len(item[1]))[: options.drawings]:
         begin("Drawing")
-        image = read_image(Path(settings.images) / name)
+        image = read_image(settings.folder / name)
         rows: list[list[Answer]] = []
         for question, budget in list(broken.items())[:3]:
-            inputs = model_inputs(pipe, image, f"{question.prompt}\n{settings.instruction}".strip())
+            inputs = model_inputs(pipe, image, settings.text(question))
             rows.append([])
             for own in (None, budget):
                 read = explain_inputs(pipe, inputs, question.text, own, **given)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mmtok.visuals import is_address
 
@@ -16,7 +16,6 @@ from .metrics import letter_of
 
 FORMAT = '{"image": "1.jpg", "question": "Is there a dog?"}'
 _MOST_REASONS = 20
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -201,11 +200,11 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def batches(items: Sequence[Item], size: int, question: Callable[[Item], Question]) -> Iterator[Sequence[Item]]:
-    """Batches of what has questions about images, and then those about videos, one by one."""
-    images = [item for item in items if not question(item).is_video]
+def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
+    """Batches of the questions about images, and then those about videos, one by one."""
+    images = [question for question in questions if not question.is_video]
     yield from (images[start : start + size] for start in range(0, len(images), size))
-    yield from ([item] for item in items if question(item).is_video)
+    yield from ([question] for question in questions if question.is_video)
 
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from PIL import Image
 from tqdm import tqdm
 
 from mmtok.hub.generation import GenerationCall
+from mmtok.hub.handler import Video
 from mmtok.hub.options import check_option
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
-from mmtok.measuring import prompt_lengths
 from mmtok.publish.recipe import preset_options
 from mmtok.record_store import RecordStore, model_content
-from mmtok.visuals import FRAMES, cut_off, image_size, read_image, read_video, require_videos
+from mmtok.visuals import FRAMES, cut_off, read_image, read_video, require_videos
 
-from .checkpoint import Checkpoint, pruning_config
+from .checkpoint import Checkpoint, answers_to, pruning_config
 from .encoded import EncodedBatch, types_of
 from .questions import Question, batches, read_questions
 from .selectors import (
@@ -49,54 +49,136 @@ FULL = "all"
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """What is run.
+class FileSettings:
+    """How files of questions are asked, whether the answers are compared or written down.
 
     Attributes:
         model: folder or Hub id of a staged or stock checkpoint.
-        questions: files that `read_questions` reads, a task each.
-        images: folder of their images and videos.
-        budgets: tokens kept of each crop, or of each frame, or shares of them as floats.
-        output: folder for the answers; a run that was interrupted goes on from what it finds there.
-        methods: what is compared.
-        instruction: written on a line of its own behind every question; "" for none, and None for `INSTRUCTION`, or
-            `CHOICE_INSTRUCTION` where there are choices.
-        batch_size: questions at once.
-        max_new_tokens: length of an answer.
-        limit: only the first questions of each file.
-        dtype: of the weights; None for the checkpoint's own.
-        image_memory: bytes of encoded images that are kept for further questions about them.
+        questions: files that `read_questions` reads.
+        output: for the answers; a run that was interrupted goes on from what it finds there.
+        images: folder of the images and videos; None for that of the first file.
+        batch_size: questions at once in each process.
+        max_new_tokens: most tokens of an answer.
+        dtype: of the weights, by name; None for the checkpoint's own.
         revision: branch, tag or commit of a model on the Hub.
         device: of a run with one process; None for the accelerator, if there is one.
+        image_memory: bytes of encoded images that each process keeps for further questions about them.
         frames: of a video that are read at most.
-        labelled: whether the questions have answers to compare with.
     """
 
     model: str | Path
     questions: Sequence[str | Path]
-    images: str | Path
-    budgets: Sequence[int | float]
     output: str | Path
-    methods: Sequence[Method] = tuple(METHODS.values())
-    instruction: str | None = None
+    images: str | Path | None = None
     batch_size: int = 16
     max_new_tokens: int = 16
-    limit: int | None = None
-    dtype: torch.dtype | None = None
-    image_memory: int = MEMORY_LIMIT
+    dtype: str | None = None
     revision: str | None = None
     device: str | None = None
+    image_memory: int = MEMORY_LIMIT
     frames: int = FRAMES
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1.")
+        if self.image_memory < 0:
+            raise ValueError(f"image_memory is {self.image_memory}: give a number of bytes of at least 0.")
+
+    @property
+    def folder(self) -> Path:
+        """What the names of images are relative to."""
+        return Path(self.questions[0]).parent if self.images is None else Path(self.images)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the answers, as JSON values."""
+        return {
+            "model": model_content(self.model, self.revision),
+            "questions": {
+                Path(path).stem: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.questions
+            },
+            "max_new_tokens": self.max_new_tokens,
+            "dtype": self.dtype,
+            "frames": self.frames,
+        }
+
+    def state(self) -> PartialState:
+        """This process among those of the run."""
+        return PartialState(cpu=not torch.accelerator.is_available() or self.device == "cpu")
+
+    def load(self) -> Checkpoint:
+        """The model, where this process runs it."""
+        state = self.state()
+        device = self.device if self.device and state.num_processes == 1 else state.device
+        return Checkpoint.load(self.model, device=device, dtype=self.dtype, revision=self.revision)
+
+    def read(self, question: Question) -> Image.Image | Video:
+        """The image or video of a question.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        path = self.folder / question.image
+        return read_video(path, self.frames) if question.is_video else read_image(path)
+
+
+def answer_in_batches(
+    settings: Any,
+    store: RecordStore,
+    questions: Sequence[Question],
+    answer: Callable[[Any, Checkpoint, EncodedImageCache, Sequence[Question]], list[dict[str, Any]]],
+    *,
+    progress: bool,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Shares questions out over the processes, each with its own copy of the model, and records the answers.
+
+    Args:
+        settings: of the run.
+        store: for the records, which `answer` makes of a batch.
+        questions: those that have no answer yet.
+        answer: called with the settings, the model and its encoded images for batches of this process's share.
+        progress: whether to show a bar.
+        checkpoint: the model, if it is loaded already.
+    """
+    state = settings.state()
+    questions = sorted(questions, key=lambda question: question.image)  # questions about one image find it encoded
+    with state.split_between_processes(questions) as own:
+        if not own:
+            return
+        checkpoint = checkpoint or settings.load()
+        cache, shown = EncodedImageCache(checkpoint.model, settings.image_memory), progress and state.is_main_process
+        with tqdm(total=len(own), desc="questions", disable=not shown, mininterval=1) as bar:
+            for batch in batches(own, settings.batch_size):
+                store.append(answer(settings, checkpoint, cache, batch))
+                bar.update(len(batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(FileSettings):
+    """A comparison of methods; every file is a task.
+
+    Attributes:
+        budgets: tokens kept of each crop, or of each frame, or shares of them as floats.
+        methods: what is compared.
+        instruction: written on a line of its own behind every question; "" for none, and None for `INSTRUCTION`, or
+            `CHOICE_INSTRUCTION` where there are choices.
+        limit: only the first questions of each file.
+        labelled: whether the questions have answers to compare with.
+    """
+
+    budgets: Sequence[int | float]
+    methods: Sequence[Method] = tuple(METHODS.values())
+    instruction: str | None = None
+    limit: int | None = None
     labelled: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for budget in self.budgets:
             check_option("vision_token_budget", budget)
             if budget is None or repr(budget) == "1.0":
                 raise ValueError(f"The budget {budget} is all tokens, which are measured in any case: leave it out.")
-        for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}: give at least 1, or None for all questions.")
         names = [method.name for method in self.methods]
@@ -106,6 +188,27 @@ class RunSettings:
         tasks = [Path(path).stem for path in self.questions]
         if len(set(tasks)) < len(tasks):
             raise ValueError(f"Two question files have the same name without ending: {', '.join(sorted(tasks))}.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the answers, as JSON values."""
+        methods = {
+            method.name: (
+                dict(method.options) if isinstance(method, ModelPruning) else {"selector": type(method).__name__}
+            )
+            for method in self.methods
+        }
+        instruction = INSTRUCTION if self.instruction is None else self.instruction
+        return {**super().fingerprint(), "instruction": instruction, "methods": methods}
+
+    def text(self, question: Question) -> str:
+        """What the model is asked: the question with the instruction."""
+        usual = CHOICE_INSTRUCTION if question.choices else INSTRUCTION
+        return f"{question.prompt}\n{usual if self.instruction is None else self.instruction}".strip()
+
+    @property
+    def cells(self) -> list[tuple[Method | None, Budget]]:
+        """Methods with their budgets; None with None for the full prompt."""
+        return [(None, None), *((method, budget) for method in self.methods for budget in self.budgets)]
 
 
 @dataclass(frozen=True)
@@ -161,7 +264,7 @@ def questions_of(settings: RunSettings) -> list[Question]:
             model whose tokens do not follow their size.
     """
     given: dict[str, Any] = {"labelled": settings.labelled, "limit": settings.limit}
-    questions = [each for path in settings.questions for each in read_questions(path, settings.images, **given)]
+    questions = [each for path in settings.questions for each in read_questions(path, settings.folder, **given)]
     of_images = [method.name for method in settings.methods if not isinstance(method, ModelPruning)]
     videos = [question.image for question in questions if question.is_video]
     if of_images and videos:
@@ -175,21 +278,8 @@ def questions_of(settings: RunSettings) -> list[Question]:
     return questions
 
 
-def load(settings: RunSettings) -> Checkpoint:
-    """The model of a run, where this process runs it."""
-    state = _state(settings)
-    device = settings.device if settings.device and state.num_processes == 1 else state.device
-    return Checkpoint.load(settings.model, device=device, dtype=settings.dtype, revision=settings.revision)
-
-
-def _state(settings: RunSettings) -> PartialState:
-    return PartialState(cpu=not torch.cuda.is_available() or settings.device == "cpu")
-
-
 def run(settings: RunSettings, *, progress: bool = True, checkpoint: Checkpoint | None = None) -> RunResult:
-    """Answers every question that has no answer yet.
-
-    Under `accelerate launch` the questions are shared out over the processes, each with its own copy of the model.
+    """Answers every question that has no answer yet, and says how many images lose a part that no method can read.
 
     Args:
         settings: what is run.
@@ -200,58 +290,34 @@ def run(settings: RunSettings, *, progress: bool = True, checkpoint: Checkpoint 
         ValueError: settings, questions or images that do not fit together, before the model is loaded; an output
             folder that belongs to another run.
     """
-    state, questions = _state(settings), questions_of(settings)
-    cells = _cells(settings)
+    state, questions = settings.state(), questions_of(settings)
     with state.main_process_first():  # it says in the store what the run does
-        store = RecordStore(settings.output, fingerprint(settings), process=state.process_index, may_grow="methods")
+        store = RecordStore(settings.output, settings.fingerprint(), process=state.process_index, may_grow="methods")
+    cut: dict[str, bool] = {}
     with store:
         done = recorded(store)
         state.wait_for_everyone()  # nobody adds to the files that others are still reading
-        todo = [question for question in questions if any(_key(cell, question) not in done for cell in cells)]
-        todo.sort(key=lambda question: question.image)  # questions about one image find it encoded
-        new: list[RecordedAnswer] = []
-        if todo:
-            with state.split_between_processes(todo) as share:
-                checkpoint = checkpoint or load(settings)
-                new = _answer(settings, checkpoint, share, cells, set(done), store, progress and state.is_main_process)
-    gathered = gather_object(new) if state.num_processes > 1 else new
-    done.update((answer.key, answer) for answer in gathered)
-    wanted = [_key(cell, question) for question in questions for cell in cells]
+
+        def answer(
+            settings: RunSettings, checkpoint: Checkpoint, cache: EncodedImageCache, batch: Sequence[Question]
+        ) -> list[dict[str, Any]]:
+            images, processor = [settings.read(question) for question in batch], checkpoint.processor.image_processor
+            for question, image in zip(batch, images, strict=True):
+                if isinstance(image, Image.Image):
+                    cut[question.image] = bool(cut_off(image.size, processor))
+            wanted = [cell for cell in settings.cells if any(_key(cell, question) not in done for question in batch)]
+            answers = _batch_answers(settings, checkpoint, cache, batch, images, wanted)
+            return [asdict(answer) for answer in answers if answer.key not in done]
+
+        todo = [question for question in questions if any(_key(cell, question) not in done for cell in settings.cells)]
+        answer_in_batches(settings, store, todo, answer, progress=progress, checkpoint=checkpoint)
+        state.wait_for_everyone()
+        done = recorded(store)
+    if progress and state.is_main_process and any(cut.values()):
+        lost = sum(cut.values())
+        print(f"Of {lost} of {len(cut)} images the model sees the middle square alone.", file=sys.stderr)
+    wanted = [_key(cell, question) for question in questions for cell in settings.cells]
     return RunResult(questions, [done[key] for key in wanted])
-
-
-def _answer(
-    settings: RunSettings,
-    checkpoint: Checkpoint,
-    questions: Sequence[Question],
-    cells: Sequence[tuple[Method | None, Budget]],
-    done: set[Key],
-    store: RecordStore,
-    progress: bool,
-) -> list[RecordedAnswer]:
-    cache = EncodedImageCache(checkpoint.model, settings.image_memory)
-    if progress:
-        _tell_cut_off(checkpoint, settings, questions)
-    new: list[RecordedAnswer] = []
-    with tqdm(total=len(questions), desc="questions", disable=not progress, mininterval=5) as bar:
-        for batch in batches(questions, settings.batch_size, lambda question: question):
-            wanted = [cell for cell in cells if any(_key(cell, question) not in done for question in batch)]
-            answers = _batch_answers(settings, checkpoint, cache, batch, wanted)
-            answers = [answer for answer in answers if answer.key not in done]
-            store.append(map(asdict, answers))
-            new += answers
-            bar.update(len(batch))
-    return new
-
-
-def _tell_cut_off(checkpoint: Checkpoint, settings: RunSettings, questions: Sequence[Question]) -> None:
-    """Says of how many images the processor leaves out a part, which no method can read."""
-    names = sorted({question.image for question in questions if not question.is_video})
-    processor = checkpoint.processor.image_processor
-    sizes = [image_size(Path(settings.images) / name) for name in names]
-    lost = sum(size is not None and bool(cut_off(size, processor)) for size in sizes)
-    if lost:
-        print(f"Of {lost} of {len(names)} images the model sees the middle square alone.", file=sys.stderr)
 
 
 def _batch_answers(
@@ -259,27 +325,23 @@ def _batch_answers(
     checkpoint: Checkpoint,
     cache: EncodedImageCache,
     batch: Sequence[Question],
+    images: Sequence[Any],
     cells: Sequence[tuple[Method | None, Budget]],
-) -> list[RecordedAnswer]:
+) -> Iterator[RecordedAnswer]:
     """The answers of all `cells` to a batch, whose images are encoded once for all of them."""
-    texts = [f"{question.prompt}\n{_instruction(settings, question)}".strip() for question in batch]
-    paths = [Path(settings.images) / question.image for question in batch]
-    images: list[Any] = [read_video(path, settings.frames) if batch[0].is_video else read_image(path) for path in paths]
+    texts = [settings.text(question) for question in batch]
     inputs = checkpoint.inputs(texts, images)
     encoded_inputs, usual = cache.inputs(inputs), checkpoint.model.config.image_scale
+    vision = encoded_inputs["encoded_images"]
     selectors = [method for method, _ in cells if isinstance(method, Selector)]
-    encoded: EncodedBatch | None = None
     if selectors:
         needs = {need for selector in selectors for need in selector.needs}
-        seeds = [_seed(question) for question in batch]
-        encoded = EncodedBatch.of(checkpoint.model, inputs, needs, seeds, encoded_inputs["encoded_images"])
-    answers: list[RecordedAnswer] = []
-    for cell in cells:
-        method, budget = cell
-        if isinstance(method, Selector) and encoded is not None and budget is not None:
+        encoded = EncodedBatch.of(checkpoint.model, inputs, needs, [_seed(question) for question in batch], vision)
+    for method, budget in cells:
+        if isinstance(method, Selector) and budget is not None:
             found = generate_by_selector(checkpoint, inputs, encoded, method, budget, settings.max_new_tokens)
         elif isinstance(method, Resizing) and budget is not None:
-            small = shrunk_inputs(checkpoint, texts, images, encoded_inputs["encoded_images"].layouts, budget)
+            small = shrunk_inputs(checkpoint, texts, images, vision.layouts, budget)
             whole = ModelPruning(method.name, {"image_scale": None})
             found = generate_by_model(checkpoint, small, whole, None, settings.max_new_tokens)
         else:
@@ -288,20 +350,12 @@ def _batch_answers(
             if pruning is not None and pruning.options.get("image_scale", usual) != usual:
                 own = cache.inputs(inputs, **pruning.options)
             found = generate_by_model(checkpoint, own, pruning, budget, settings.max_new_tokens)
-        answers += [
-            RecordedAnswer(*_key(cell, question), text, tokens)
-            for question, text, tokens in zip(batch, *found, strict=True)
-        ]
-    return answers
+        for question, text, tokens in zip(batch, *found, strict=True):
+            yield RecordedAnswer(*_key((method, budget), question), text, tokens)
 
 
-@torch.no_grad()
 def generate_by_model(
-    checkpoint: Checkpoint,
-    inputs: Mapping[str, Any],
-    method: ModelPruning | None,
-    budget: Budget,
-    max_new_tokens: int,
+    checkpoint: Checkpoint, inputs: Mapping[str, Any], method: ModelPruning | None, budget: Budget, max_new_tokens: int
 ) -> tuple[list[str], list[int]]:
     """The model's own `generate`, end to end.
 
@@ -315,15 +369,11 @@ def generate_by_model(
     Returns:
         The answers, and how many vision tokens the language model read for each.
     """
-    options = {} if method is None else dict(method.options)
-    with prompt_lengths(checkpoint.model) as lengths:
-        output = checkpoint.model.generate(
-            **inputs, **options, vision_token_budget=budget, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-        )
-    return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
+    given = {**(method.options if method else {}), "vision_token_budget": budget, "max_new_tokens": max_new_tokens}
+    texts, lengths = answers_to(checkpoint, inputs, **given, num_beams=1)
+    return texts, _vision_tokens(checkpoint, inputs, lengths)
 
 
-@torch.no_grad()
 def generate_by_selector(
     checkpoint: Checkpoint,
     inputs: Mapping[str, torch.Tensor],
@@ -343,17 +393,14 @@ def generate_by_selector(
     Returns:
         As `generate_by_model`.
     """
-    pruned = encoded.pruned(checkpoint.model, selector, budget)
+    model, pruned = checkpoint.model, encoded.pruned(checkpoint.model, selector, budget)
+
+    def generate(**given: Any) -> torch.Tensor:
+        return GenerationCall.read(given, model.generation_config).run_pruned(model.generate, pruned)
+
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")} | types_of(inputs)
-    settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
-    call = GenerationCall.read({**text, **settings}, checkpoint.model.generation_config)
-    with prompt_lengths(checkpoint.model) as lengths:
-        output = call.run_pruned(checkpoint.model.generate, pruned)
-    return _texts(checkpoint, output[:, inputs["input_ids"].shape[1] :]), _vision_tokens(checkpoint, inputs, lengths)
-
-
-def _texts(checkpoint: Checkpoint, tokens: torch.Tensor) -> list[str]:
-    return [text.strip() for text in checkpoint.processor.batch_decode(tokens, skip_special_tokens=True)]
+    texts, lengths = answers_to(checkpoint, text, generate, max_new_tokens=max_new_tokens, num_beams=1)
+    return texts, _vision_tokens(checkpoint, inputs, lengths)
 
 
 def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[int]:
@@ -366,17 +413,6 @@ def _vision_tokens(checkpoint: Checkpoint, inputs: Mapping[str, Any], lengths: S
     return [length - words for length, words in zip(lengths, text, strict=True)]
 
 
-def _instruction(settings: RunSettings, question: Question) -> str:
-    if settings.instruction is not None:
-        return settings.instruction
-    return CHOICE_INSTRUCTION if question.choices else INSTRUCTION
-
-
-def _cells(settings: RunSettings) -> list[tuple[Method | None, Budget]]:
-    pruned = [(method, budget) for method in settings.methods for budget in settings.budgets]
-    return [(None, None), *pruned]
-
-
 def _key(cell: tuple[Method | None, Budget], question: Question) -> Key:
     method, budget = cell
     return FULL if method is None else method.name, budget, question.task, question.question_id
@@ -386,27 +422,6 @@ def _seed(question: Question) -> int:
     """The seed of a random method: it depends on the question alone, not on the batch or the machine."""
     text = f"{question.task} {question.question_id}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-
-
-def fingerprint(settings: RunSettings) -> Mapping[str, Any]:
-    """What decides the answers of a run, as JSON values."""
-    return {
-        "model": model_content(settings.model, settings.revision),
-        "questions": {Path(path).stem: _sha256(path) for path in settings.questions},
-        "instruction": INSTRUCTION if settings.instruction is None else settings.instruction,
-        "max_new_tokens": settings.max_new_tokens,
-        "dtype": str(settings.dtype),
-        "frames": settings.frames,
-        "methods": {method.name: _method_settings(method) for method in settings.methods},
-    }
-
-
-def _method_settings(method: Method) -> dict[str, Any]:
-    return dict(method.options) if isinstance(method, ModelPruning) else {"selector": type(method).__name__}
-
-
-def _sha256(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def methods_named(names: Iterable[str], model: str | Path, revision: str | None = None) -> list[Method]:

@@ -42,15 +42,15 @@ def read_parts(folder: Path) -> dict[int, dict]:
 @pytest.fixture
 def settings(model, tmp_path) -> BatchSettings:
     questions = write_questions(tmp_path, 7)
-    return BatchSettings(model, questions, tmp_path / "answers.jsonl", budget=4, batch_size=3, max_new_tokens=3)
+    return BatchSettings(model, [questions], tmp_path / "answers.jsonl", budget=4, batch_size=3, max_new_tokens=3)
 
 
 def test_answers_in_order_equal_those_of_single_questions(settings) -> None:
     result = generate_file(settings)
     assert (result.lines, result.resumed, result.errors) == (7, 0, 0)
     pipe = load_pipeline(settings.model)
-    for question, line in zip(read_lines(settings.input), read_lines(settings.output), strict=True):
-        image = Image.open(settings.input.parent / question["image"])
+    for question, line in zip(read_lines(settings.questions[0]), read_lines(settings.output), strict=True):
+        image = Image.open(settings.questions[0].parent / question["image"])
         alone = ask(pipe, image, question["question"], 4, max_new_tokens=3)
         assert line == {**question, "answer": alone.answer}
     assert not settings.parts.exists()
@@ -59,17 +59,17 @@ def test_answers_in_order_equal_those_of_single_questions(settings) -> None:
 @pytest.mark.parametrize("budget", ["model", None, 4])
 def test_an_image_runs_through_the_tower_once_for_all_its_questions(settings, monkeypatch, budget) -> None:
     """Three images asked about in turns; without memory for them, each question encodes its own."""
-    lines = read_lines(settings.input)
+    lines = read_lines(settings.questions[0])
     lines = [{**line, "image": f"{number % 3}.png"} for number, line in enumerate(lines)]
-    settings.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    load, encoded = batch_generate.load_pipeline, []
+    settings.questions[0].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    load, encoded = BatchSettings.load, []
 
-    def load_and_count(*arguments, **named):
-        pipe = load(*arguments, **named)
-        pipe.model.model.vision_tower.register_forward_pre_hook(lambda _, given: encoded.append(len(given[0])))
-        return pipe
+    def load_and_count(settings):
+        checkpoint = load(settings)
+        checkpoint.model.model.vision_tower.register_forward_pre_hook(lambda _, given: encoded.append(len(given[0])))
+        return checkpoint
 
-    monkeypatch.setattr(batch_generate, "load_pipeline", load_and_count)
+    monkeypatch.setattr(BatchSettings, "load", load_and_count)
     answers = []
     for memory, images in ((2**20, 3), (0, 7)):
         encoded.clear()
@@ -91,30 +91,30 @@ def test_goes_on_where_it_was_cut_off(settings, monkeypatch) -> None:
     """Cut off in the second batch, with a torn line on the disk: the lines that are there are not asked again."""
     asked = []
 
-    def cut_off(pipe, folder, batch, **given):
+    def cut_off(settings, checkpoint, cache, batch):
         if asked:
             raise KeyboardInterrupt
-        asked.extend(number for number, _ in batch)
-        return answer(pipe, folder, batch, **given)
+        asked.extend(question.question_id for question in batch)
+        return answer(settings, checkpoint, cache, batch)
 
     answer = batch_generate.answer_records
     with monkeypatch.context() as patched:
         patched.setattr(batch_generate, "answer_records", cut_off)
         with pytest.raises(KeyboardInterrupt):
             generate_file(settings)
-    assert asked == [0, 1, 2]
+    assert asked == [1, 2, 3]
     assert not settings.output.exists()
     [part] = settings.parts.glob("*.jsonl")
     with part.open("a", encoding="utf-8") as file:
-        file.write('{"line": 3, "answer": "half a li')
+        file.write('{"line": 4, "answer": "half a li')
 
-    def remembered(pipe, folder, batch, **given):
-        asked.extend(number for number, _ in batch)
-        return answer(pipe, folder, batch, **given)
+    def remembered(settings, checkpoint, cache, batch):
+        asked.extend(question.question_id for question in batch)
+        return answer(settings, checkpoint, cache, batch)
 
     monkeypatch.setattr(batch_generate, "answer_records", remembered)
     assert generate_file(settings).resumed == 3
-    assert asked == list(range(7))
+    assert asked == list(range(1, 8))
     assert [line["id"] for line in read_lines(settings.output)] == [f"é{number}" for number in range(7)]
 
 
@@ -184,7 +184,7 @@ def test_options_count_for_every_line(settings) -> None:
     lines = read_lines(chosen.output)
     pipe = load_pipeline(settings.model)
     for line in lines:
-        image = Image.open(settings.input.parent / line["image"])
+        image = Image.open(settings.questions[0].parent / line["image"])
         assert line["answer"] == ask(pipe, image, line["question"], 4, max_new_tokens=3, **pruning_options).answer
     assert lines != plain
 
@@ -209,9 +209,9 @@ def kinds(lines: list[dict]) -> str:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bad_image_costs_only_its_own_line(settings) -> None:
-    (settings.input.parent / "4.png").write_bytes(b"no image")
-    (settings.input.parent / "2.png").write_bytes(png_header(60_000, 60_000))
-    Image.new("RGB", (300, 1)).save(settings.input.parent / "6.png")
+    (settings.questions[0].parent / "4.png").write_bytes(b"no image")
+    (settings.questions[0].parent / "2.png").write_bytes(png_header(60_000, 60_000))
+    Image.new("RGB", (300, 1)).save(settings.questions[0].parent / "6.png")
     assert generate_file(settings).errors == 3
     lines = read_lines(settings.output)
     assert kinds(lines) == "aaeaeae"
@@ -225,13 +225,13 @@ def test_a_bad_image_costs_only_its_own_line(settings) -> None:
 
 
 def test_an_image_that_goes_missing_during_the_run_costs_only_its_own_line(settings, monkeypatch) -> None:
-    load = batch_generate.load_pipeline
+    load = BatchSettings.load
 
-    def load_and_remove(*arguments, **named):
-        (settings.input.parent / "1.png").unlink()
-        return load(*arguments, **named)
+    def load_and_remove(settings):
+        (settings.folder / "1.png").unlink()
+        return load(settings)
 
-    monkeypatch.setattr(batch_generate, "load_pipeline", load_and_remove)
+    monkeypatch.setattr(BatchSettings, "load", load_and_remove)
     assert generate_file(settings).errors == 1
     assert read_lines(settings.output)[1]["error"] == "1.png cannot be read as an image: No such file or directory."
 
@@ -266,8 +266,8 @@ def test_a_model_that_refuses_everything_ends_the_run(settings, monkeypatch) -> 
 
 def test_fields_of_the_input_that_have_names_of_ours(settings) -> None:
     """An earlier output asked again, with a number for each line: what is copied never counts as ours."""
-    lines = [{**line, "line": 99, "error": "old", "answer": "old"} for line in read_lines(settings.input)]
-    settings.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [{**line, "line": 99, "error": "old", "answer": "old"} for line in read_lines(settings.questions[0])]
+    settings.questions[0].write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert generate_file(settings).errors == 0
     assert [line["line"] for line in read_lines(settings.output)] == [99] * 7
     assert all("error" not in line and line["answer"] != "old" for line in read_lines(settings.output))
@@ -277,7 +277,7 @@ def test_a_question_with_a_line_separator_is_one_line(settings) -> None:
     image = {"image": "0.png"}
     lines = [{**image, "question": f"Where is{separator}the dog?"} for separator in "\u2028\x85\u2029"]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\r\n" for line in lines)
-    settings.input.write_text("\ufeff" + text, encoding="utf-8", newline="")
+    settings.questions[0].write_text("\ufeff" + text, encoding="utf-8", newline="")
     assert generate_file(settings).lines == 3
     assert [line["question"] for line in read_lines(settings.output)] == [line["question"] for line in lines]
 
@@ -301,7 +301,7 @@ GOOD = '{"image": "0.png", "question": "?"}\n'
     ],
 )
 def test_bad_lines_are_named_before_anything_is_asked(settings, text, message) -> None:
-    settings.input.write_text(text)
+    settings.questions[0].write_text(text)
     with pytest.raises(ValueError, match=message):
         generate_file(settings)
     assert not settings.parts.exists()
@@ -316,7 +316,7 @@ def _both_answered(settings: BatchSettings) -> bool:
 def test_two_processes_of_which_one_is_killed(model, tmp_path) -> None:
     """Killed with SIGKILL in the middle; the second run completes it, in order, without asking anything twice."""
     questions, output = write_questions(tmp_path, 100), tmp_path / "answers.jsonl"
-    settings = BatchSettings(model, questions, output, budget=4, batch_size=2, max_new_tokens=3)
+    settings = BatchSettings(model, [questions], output, budget=4, batch_size=2, max_new_tokens=3)
     # accelerate starts several processes on one machine only under the name of GPUs; without any they use gloo.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", "0", "-m", "mmtok", "generate"]
@@ -343,7 +343,7 @@ def test_two_processes_of_which_one_is_killed(model, tmp_path) -> None:
     lines = read_lines(output)
     assert [line["id"] for line in lines] == [f"é{number}" for number in range(100)]
     for number, answered in before.items():
-        assert lines[number]["answer"] == answered["answer"]
+        assert lines[number - 1]["answer"] == answered["answer"]
 
 
 def test_an_image_that_was_replaced_is_asked_about_again(settings, monkeypatch) -> None:
@@ -362,11 +362,11 @@ def test_an_image_that_was_replaced_is_asked_about_again(settings, monkeypatch) 
         with pytest.raises(KeyboardInterrupt):
             generate_file(settings)
     other = Image.effect_noise((24, 24), 90).convert("RGB")
-    other.save(settings.input.parent / "0.png")
+    other.save(settings.questions[0].parent / "0.png")
     result = generate_file(settings)
     assert (whole.lines, result.lines, result.resumed) == (7, 7, 5)
     pipe = load_pipeline(settings.model)
-    question = read_lines(settings.input)[0]["question"]
+    question = read_lines(settings.questions[0])[0]["question"]
     assert read_lines(settings.output)[0]["answer"] == ask(pipe, other, question, 4, max_new_tokens=3).answer
 
 
@@ -378,6 +378,6 @@ def test_records_that_belong_to_no_line_are_missing(settings) -> None:
 
 
 def test_images_that_lose_a_part_are_counted(settings) -> None:
-    Image.new("RGB", (60, 24), "red").save(settings.input.parent / "2.png")
+    Image.new("RGB", (60, 24), "red").save(settings.questions[0].parent / "2.png")
     assert generate_file(settings).cut_off == 1
     assert "cut_off" not in read_lines(settings.output)[2]

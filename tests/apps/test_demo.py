@@ -126,7 +126,7 @@ def test_the_speedups_that_are_told_are_those_that_were_measured() -> None:
         assert case["prompt_tokens"]["stock"] - case["prompt_tokens"]["mmtok"] in (total - kept, total - kept + 48)
 
 
-def test_an_answer_is_the_pipelines_and_an_image_is_processed_once(tmp_path, monkeypatch) -> None:
+def test_an_answer_is_the_pipelines_and_an_image_is_encoded_once(tmp_path) -> None:
     staged = stage(make_llava_checkpoint(tmp_path / "base"), tmp_path / "once_staged", check=False)
     pipe = load_pipeline(staged.path)
     image, question = example(3).image, "Where is the dog?"
@@ -136,13 +136,9 @@ def test_an_answer_is_the_pipelines_and_an_image_is_processed_once(tmp_path, mon
         given = {"vision_token_budget": budget, "max_new_tokens": 5, "do_sample": False}
         [record] = pipe([chat], return_full_text=False, generate_kwargs=given)
         expected.append((record[0] if isinstance(record, list) else record)["generated_text"].strip())
-    processed = []
-    process = answering.model_inputs
-    monkeypatch.setattr(answering, "model_inputs", lambda *given: processed.append(given) or process(*given))
-    answers = answering.ask_with_budgets(pipe, image, question, (None, 4), max_new_tokens=5, calls=3)
+    inputs = answering.model_inputs(pipe, image, question)
+    answers = answering.answer_inputs(pipe, inputs, question, (None, 4), max_new_tokens=5, calls=3)
     assert [answer.answer for answer in answers] == expected
-    assert len(processed) == 1
-    inputs = process(pipe, image, question)
     inputs = EncodedImageCache(pipe.model).inputs(inputs)
     pipe.model.model.vision_tower.register_forward_pre_hook(lambda *_: pytest.fail("the image was encoded again"))
     again = answering.answer_inputs(pipe, inputs, question, (None, 4), max_new_tokens=5)

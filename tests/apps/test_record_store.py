@@ -89,7 +89,7 @@ def test_an_entry_may_grow_but_not_change(tmp_path) -> None:
     RecordStore(folder, RUN, may_grow="methods").close()
     RecordStore(folder, {**RUN, "methods": {"uniform": {"seed": 1}}}, may_grow="methods").close()
     assert json.loads((folder / "run.json").read_text())["methods"] == {"mmtok": {}, "uniform": {"seed": 1}}
-    with pytest.raises(ValueError, match=r"methods had 'uniform' as {'seed': 1} and has it as {'seed': 2}"):
+    with pytest.raises(ValueError, match=r"methods 'uniform' was {'seed': 1} and is {'seed': 2}"):
         RecordStore(folder, {**RUN, "methods": {"uniform": {"seed": 2}}}, may_grow="methods")
 
 

@@ -229,7 +229,7 @@ def test_a_finished_run_loads_no_model(settings: RunSettings, monkeypatch: pytes
     ("change", "message"),
     [
         ({"instruction": "Be brief."}, "holds the answers of another run: instruction was .*Be brief"),
-        ({"methods": [ModelPruning("MMTok", {"vision_coverage_weight": 2.0})]}, "methods had 'MMTok' as"),
+        ({"methods": [ModelPruning("MMTok", {"vision_coverage_weight": 2.0})]}, "methods 'MMTok' was"),
     ],
     ids=["instruction", "method"],
 )

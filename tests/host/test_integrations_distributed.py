@@ -85,7 +85,7 @@ def test_a_file_is_answered_by_two_machines(make: Callable[..., Path], tmp_path:
     """`mmtok generate` as in docs/serving.md: the output of two launchers is that of one process."""
     model = stage(make(tmp_path / "base"), tmp_path / "machines_staged", check=False).path
     questions, output = write_questions(tmp_path, 11), tmp_path / "answers.jsonl"
-    alone = BatchSettings(str(model), questions, tmp_path / "alone.jsonl", budget=4, batch_size=2, max_new_tokens=3)
+    alone = BatchSettings(str(model), [questions], tmp_path / "alone.jsonl", budget=4, batch_size=2, max_new_tokens=3)
     generate_file(alone)
     command = ["-m", "mmtok", "generate", "--model", str(model), "--questions", str(questions), "--output", str(output)]
     command += ["--budget", "4", "--batch-size", "2", "--max-new-tokens", "3", "--json"]
@@ -93,4 +93,4 @@ def test_a_file_is_answered_by_two_machines(make: Callable[..., Path], tmp_path:
     printed = run_together([[*of_two_machines("data", rank, port), *command] for rank in range(2)], tmp_path)
     summary = {"lines": 11, "resumed": 0, "errors": 0, "cut_off": 0, "unpruned": 0, "output": str(output)}
     assert [json.loads(text) if text.strip() else None for text in printed] == [summary, None]
-    assert output.read_text(encoding="utf-8") == alone.output.read_text(encoding="utf-8")
+    assert output.read_text(encoding="utf-8") == (tmp_path / "alone.jsonl").read_text(encoding="utf-8")
