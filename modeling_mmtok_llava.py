@@ -38,7 +38,7 @@ from mmtok.hub.selection import Selection
 class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGeneration, GenerationMixin):
     """`LlavaForConditionalGeneration` that prunes vision tokens as its configuration says."""
 
-    own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    own_options = {"padding": ("exclude", "include")}  # noqa: RUF012
     towers = FIXED_GRID_TOWERS
 
     def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
@@ -52,7 +52,7 @@ class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGenerat
         """
         pixels, geometry = inputs["pixel_values"], self.geometry
         require_pixels(pixels, ("images, channels, height, width",))
-        bands = geometry.bands(pixels).split(1) if options.exclude_padding else None
+        bands = geometry.bands(pixels).split(1) if options.padding == "exclude" else None
         outputs, raw, _ = encode(self, self.model.multi_modal_projector, inputs)
         projected = projected_features(outputs)
         layouts = [geometry.crop_layout(len(tokens)) for tokens in projected]
@@ -121,7 +121,7 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
 
     geometry_class = LlavaNextGeometry
     geometry: LlavaNextGeometry
-    own_options = ("keep_image_newline", "exclude_padding", "select_before_unpadding")
+    own_options = {"padding": ("exclude", "include")}  # noqa: RUF012
     towers = FIXED_GRID_TOWERS
     # From 2 tokens a crop on, see docs/reports/quality.md.
     recommended_options = {"budget_scope": "image"}  # noqa: RUF012
@@ -142,7 +142,7 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
         sizes = checked_sizes(inputs.get("image_sizes"))
         crops = [geometry.crops(size) for size in sizes]
         require_crops(pixels, crops)
-        bands = by_image(geometry.bands(pixels), crops) if options.exclude_padding else None
+        bands = by_image(geometry.bands(pixels), crops) if options.padding == "exclude" else None
         outputs, raw, every = encode(
             self, self.model.multi_modal_projector, {**inputs, "image_sizes": torch.tensor(sizes)}
         )
@@ -153,19 +153,17 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
         layouts = geometry.layouts(sizes, tokens, strategy)
         # Before padding is removed and row separators are set.
         whole = [geometry.crop_layout(tokens, count) for count in crops]
-        candidates, all_candidates = (
-            None if bands is None else list(map(candidates_outside, own, bands)) for own in (layouts, whole)
-        )
-        before = EncodedVision(every.flatten(0, -2).split(lengths), raws, whole, all_candidates)
+        candidates = None if bands is None else list(map(candidates_outside, layouts, bands))
+        before = EncodedVision(every.flatten(0, -2).split(lengths), raws, whole)
         return EncodedVision(projected_features(outputs), raws, layouts, candidates, before, outputs)
 
     def selected_from(self, encoded: EncodedVision, options: PruningOptions) -> EncodedVision:
-        """With `select_before_unpadding`, the paper's selection: all tokens of all crops.
+        """With `padding` "include", the paper's selection: all tokens of all crops.
 
         A budget that keeps every token leaves nothing to select: the prompt is then the stock model's.
         """
         whole = encoded.before_unpadding
-        if not options.select_before_unpadding or whole is None or not len(whole):
+        if options.padding != "include" or whole is None or not len(whole):
             return encoded
         tokens_of_a_crop = int((whole.layouts[0].crop == 0).sum())
         return whole if options.budget_of(tokens_of_a_crop) < tokens_of_a_crop else encoded
@@ -190,7 +188,7 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
             if count > places:
                 raise ValueError(
                     f"{count} tokens of an image are kept before padding is removed, but its prompt has {places} "
-                    "places: lower vision_token_budget, or turn select_before_unpadding off."
+                    "places: lower vision_token_budget, or set padding to 'stock'."
                 )
             # Equal flags keep their order. A prompt with row separators can have more places than its crops tokens.
             order = own.to(torch.uint8).sort(stable=True, descending=True).indices

@@ -55,7 +55,7 @@ BAD: tuple[dict[str, Any], ...] = (
     {"vision_token_budget": 0},
     {"coverage_target": 0.9},
     {"vision_token_budgets": 3},
-    {"exclude_padding": True},
+    {"padding": "exclude"},
 )
 KIND, CLIENTS, NEW_TOKENS = "qwen2_5_vl", 64, 6
 # Shares of the requests.

@@ -78,7 +78,7 @@ def use(folder: str) -> dict[str, Any]:
     asked = [{"role": "user", "content": [{"type": "image", "image": image()}, {"type": "text", "text": QUESTION}]}]
     answers = pipeline("image-text-to-text", model=model, processor=processor)(text=asked, max_new_tokens=4)
     found["pipeline"] = isinstance(answers[0]["generated_text"][-1]["content"], str)
-    full = {"vision_token_budget": 1.0, "keep_image_newline": True}
+    full = {"vision_token_budget": 1.0}
     with torch.no_grad():
         pruned, stock = (
             model(**inputs, **pruning_options).logits for pruning_options in (full, {"vision_token_budget": None})

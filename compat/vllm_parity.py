@@ -159,7 +159,7 @@ def run(given: argparse.Namespace) -> Any:
                 for vision in ("images", "videos") if family in WITH_VIDEOS else ("images",):
                     count = 30 if mode == "preemption" else requests
                     if vision == "images":
-                        cases = random_cases(len(mode), count, engine.reference.refused_options)
+                        cases = random_cases(len(mode), count, engine.reference.own_options)
                     else:
                         cases = random_video_cases(len(mode), count)
                     if mode == "preemption":

@@ -137,10 +137,7 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
         if name == "vision_token_budget":  # which `--budget` gives
             continue
         option, text = "--" + name.replace("_", "-"), (_FIELDS[name].metadata["help"] + suffix).replace("%", "%%")
-        if isinstance(_FIELDS[name].default, bool):
-            group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
-        else:
-            group.add_argument(option, dest=name, metavar="VALUE", type=_reader(name), default=None, help=text)
+        group.add_argument(option, dest=name, metavar="VALUE", type=_reader(name), default=None, help=text)
 
 
 def pruning_options_of(

@@ -138,8 +138,8 @@ def _asked_about(options: argparse.Namespace) -> Image.Image | Video:
 
     path = Path(options.image)
     if options.video:
-        if options.exclude_padding is not None:
-            raise ValueError("--exclude-padding means nothing for a video, whose frames are not padded: leave it out.")
+        if options.padding == "exclude":
+            raise ValueError("--padding exclude means nothing for a video, whose frames are not padded: leave it out.")
         require_videos(base_of(options.model), options.revision, f"--model {options.model}")
         return read_video(options.image, options.frames or FRAMES)
     if options.frames is not None:

@@ -447,7 +447,7 @@ def methods_named(names: Iterable[str], model: str | Path, revision: str | None 
             continue
         preset = {} if method else preset_options(name, model, revision=revision)
         if paper is None:
-            paper = preset_options("paper", model, revision=revision) | {"select_before_unpadding": False}
+            paper = preset_options("paper", model, revision=revision) | {"padding": "stock"}
         own = {each: value for each, value in method.options.items() if value != PAPER_SETTINGS[each]} if method else {}
         found.append(ModelPruning(method.name if method else name, {**PAPER_SETTINGS, **paper, **own, **preset}))
     return found

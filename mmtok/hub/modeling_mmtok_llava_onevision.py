@@ -168,7 +168,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         "vision_feature_select_strategy",
     )
     # The mosaic of tiles is put together and shrunk before anything can be selected: not before its padding is removed.
-    own_options = ("keep_image_newline", "exclude_padding")
+    own_options = {"padding": ("exclude",)}  # noqa: RUF012
 
     def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The whole image and the mosaic of its tiles.
@@ -198,7 +198,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
             tiled = [geometry.tiled(number) for number in numbers for _ in range(number)]
         crops = list(map(geometry.crops, sizes, tiled))
         require_crops(pixels, crops)
-        bands = by_image(geometry.bands(pixels), crops) if options.exclude_padding else None
+        bands = by_image(geometry.bands(pixels), crops) if options.padding == "exclude" else None
         inputs = {**inputs, "image_sizes": torch.tensor(sizes)}
         # The outer get_image_features of transformers 4.57 does not know batch_num_images.
         outputs, raw, _ = encode(self, stock.multi_modal_projector, inputs, stock.get_image_features)

@@ -47,7 +47,6 @@ WEIGHT: Check = (
     "0, or a number from 1e-6 to 1e6",
 )
 TEMPERATURE: Check = (_in_range, "a number from 1e-6 to 1e6")
-FLAG: Check = (lambda value: isinstance(value, bool), "True or False")
 
 
 def _option(default: Any, check: Check, text: str) -> Any:
@@ -91,10 +90,14 @@ class PruningOptions:
     )
     text_temperature: float = _option(0.02, TEMPERATURE, "temperature of the text rows, the paper's tau_t")
     vision_temperature: float = _option(0.2, TEMPERATURE, "temperature of the vision rows, the paper's tau_v")
-    exclude_padding: bool = _option(
-        False,
-        FLAG,
-        "do not keep bands of one constant colour at the borders of an image, not of frames (MMTok++)",
+    padding: str = _option(
+        "stock",
+        (
+            lambda value: isinstance(value, str) and value in ("stock", "exclude", "include"),
+            "'stock', 'exclude' or 'include'",
+        ),
+        "stock: select among the tokens that the stock model reads; exclude: but not bands of one colour at the "
+        "borders of an image (MMTok++); include: for LLaVA, also the padding of tiles, as the paper's code does",
     )
     coverage_target: float | None = _option(
         None,
@@ -110,18 +113,6 @@ class PruningOptions:
         ),
         "factor in (0, 1] that width and height of images and frames are multiplied by before the vision tower; a "
         "budget that is a share is then a share of the fewer tokens",
-    )
-    keep_image_newline: bool = _option(
-        False,
-        FLAG,
-        "keep the row separators of a pruned image of LLaVA-NeXT and LLaVA-OneVision, and the one behind a video; the "
-        "paper drops them",
-    )
-    select_before_unpadding: bool = _option(
-        False,
-        FLAG,
-        "LLaVA-NeXT: select among all tokens of every crop, also those of the padding that the stock model removes, as "
-        "the paper's reference code does",
     )
     covered_text: str | None = _option(
         None,
@@ -169,17 +160,19 @@ class PruningOptions:
 OPTION_NAMES: tuple[str, ...] = tuple(each.name for each in fields(PruningOptions))
 # Those that change what the vision tower reads, so that `encode_images` takes them.
 ENCODING_OPTIONS = frozenset({"image_scale"})
+# Those that mean something for some families only.
+FAMILY_OPTIONS = ("padding", "image_scale")
 _CHECKS: dict[str, Check] = {each.name: each.metadata["check"] for each in fields(PruningOptions)}
 
-# With these the picks are identical to those of the paper's reference code. The defaults differ in the last one only:
-# they read the tokens that the stock model reads.
+# With these the picks of LLaVA are identical to those of the paper's reference code. The defaults differ in the last
+# one only: they read the tokens that the stock model reads.
 PAPER_OPTIONS: dict[str, Any] = {
     **{
         each.name: each.default
         for each in fields(PruningOptions)
         if each.name not in ("vision_token_budget", "covered_text", "question_format")
     },
-    "select_before_unpadding": True,
+    "padding": "include",
 }
 
 # Text rows that count as many tokens as they spread over, with the temperature that this was measured with.
@@ -246,11 +239,19 @@ def pop_given(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any]
     return {name: value for name, value in found.items() if value is not None}
 
 
-def require_meaningful(options: PruningOptions, refused: Sequence[str], owner: str) -> None:
-    """Raises a ValueError for an option that is set and means nothing for `owner`, a class or family of models."""
-    for name in refused:
-        if getattr(options, name):
-            raise ValueError(f"{name} is {getattr(options, name)!r}, which means nothing for {owner}: leave it out.")
+def is_meaningful(name: str, value: Any, own_options: Mapping[str, Sequence[Any] | None]) -> bool:
+    """Whether a value of the option `name` means something for a family with these `own_options`."""
+    accepted = own_options.get(name, ())
+    common = name not in FAMILY_OPTIONS or value == getattr(PruningOptions, name)
+    return common or accepted is None or value in accepted
+
+
+def require_meaningful(options: PruningOptions, own_options: Mapping[str, Sequence[Any] | None], owner: str) -> None:
+    """Raises a ValueError for an option that means nothing for `owner`, a class or family with these `own_options`."""
+    for name in FAMILY_OPTIONS:
+        value = getattr(options, name)
+        if not is_meaningful(name, value, own_options):
+            raise ValueError(f"{name} is {value!r}, which means nothing for {owner}: leave it out.")
 
 
 def require_known(arguments: Collection[str], known: Collection[str]) -> None:

@@ -62,7 +62,7 @@ def pruned(model: Any, options: Mapping[str, Any], source: TokenizerSource | Non
     given = dict(options)
     chosen = call_options(given, config)
     require_known(given, ())
-    require_meaningful(chosen, model_class.refused_options, model_class.__name__)
+    require_meaningful(chosen, model_class.own_options, model_class.__name__)
     vars(config).update({name: getattr(chosen, name) for name in OPTION_NAMES})
     result = _shared_as(stock, model_class, config)
     vars(result)[_GIVEN] = model

@@ -45,8 +45,6 @@ from .tokenizer_source import TokenizerSource, resolved_revision, source_of, spe
 
 # Arguments of ours beside the options: the mark of a generation step, and images that were encoded before.
 _STEP, _ENCODED = "generation_step", "encoded_images"
-# Options that mean something for some families only.
-FAMILY_OPTIONS = ("keep_image_newline", "exclude_padding", "select_before_unpadding", "image_scale")
 # Towers whose images have a fixed number of tokens.
 FIXED_GRID_TOWERS = ("clip_vision_model", "siglip_vision_model")
 
@@ -72,10 +70,8 @@ class PrunedModel:
     video_arguments: ClassVar[tuple[str, ...]] = ()
     # What has a budget of its own in a video.
     frame: ClassVar[str] = ""
-    # Which of `FAMILY_OPTIONS` mean something for the family.
-    own_options: ClassVar[tuple[str, ...]] = ()
-    # The others, of which only False and None are taken.
-    refused_options: ClassVar[tuple[str, ...]]
+    # Of `FAMILY_OPTIONS` those that mean something here -> their values beside the default, None for all.
+    own_options: ClassVar[Mapping[str, Sequence[Any] | None]] = {}
     # Options that are ahead of the defaults in docs/reports/quality.md.
     recommended_options: ClassVar[Mapping[str, Any]] = {}
     # Model types of the vision towers whose images can be pruned; empty for a family with a tower of its own.
@@ -93,7 +89,6 @@ class PrunedModel:
     get_input_embeddings: Callable[[], torch.nn.Module]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        cls.refused_options = tuple(name for name in FAMILY_OPTIONS if name not in cls.own_options)
         stock = next((base for base in cls.__bases__ if issubclass(base, PreTrainedModel)), None)
         found = class_of(cls.__name__)
         if stock is not None and found is not None:
@@ -112,7 +107,7 @@ class PrunedModel:
 
         Args:
             inputs: those of `image_arguments` that were given.
-            options: `exclude_padding` asks for the tokens of padding, `image_scale` for smaller images.
+            options: `padding` "exclude" asks for the tokens of padding, `image_scale` for smaller images.
         """
         raise NotImplementedError
 
@@ -317,7 +312,7 @@ class PrunedModel:
         if not self._has_images(image_inputs):
             raise ValueError(f"{self.image_arguments[0]} is missing: give the processor's pixels.")
         images = pop_given(image_inputs, self.visual_arguments)
-        return self._encode(images, replace(options, exclude_padding=True))
+        return self._encode(images, replace(options, padding="exclude"))
 
     @property
     def visual_arguments(self) -> tuple[str, ...]:
@@ -331,7 +326,7 @@ class PrunedModel:
             ValueError: options that mean nothing, or images and videos that should be pruned and cannot be.
         """
         options = call_options(arguments, self.config, *generation_configs)
-        require_meaningful(options, self.refused_options, type(self).__name__)
+        require_meaningful(options, self.own_options, type(self).__name__)
         if not options.prunes:
             return options
         if not self.video_arguments and arguments.get("pixel_values_videos") is not None:
@@ -473,8 +468,8 @@ class PrunedModel:
             readable = prompt.readable(encoded.lengths)
             if readable is not None and selected_from is not encoded:
                 raise ValueError(
-                    "attention_mask hides vision tokens, and select_before_unpadding moves tokens within their image: "
-                    "turn select_before_unpadding off."
+                    "attention_mask hides vision tokens, and padding 'include' moves tokens within their image: set "
+                    "padding to 'stock'."
                 )
             owners = torch.tensor(rows, dtype=torch.long)
             text, text_mask = text[to_device(owners, text.device)], text_mask[owners]

@@ -159,7 +159,7 @@ def select(
         readable: for each image (T,) bool on the CPU, False for tokens that the attention mask hides; None for all.
         explain: also split the gains into text and vision share.
     """
-    crops = crops_of(encoded.layouts, encoded.candidates if options.exclude_padding else None, options, readable)
+    crops = crops_of(encoded.layouts, encoded.candidates if options.padding == "exclude" else None, options, readable)
     flat = torch.cat(list(encoded.projected)).detach()
     raw = torch.cat(list(encoded.raw)).detach()
     device = flat.device
@@ -172,7 +172,7 @@ def select(
     for part in selected:
         for crop, picks in zip(part.crops, part.picks, strict=True):
             counts[crop.image] += picks
-    separators = [kept_separators(*each, options) for each in zip(encoded.layouts, counts, strict=True)]
+    separators = [kept_separators(*each) for each in zip(encoded.layouts, counts, strict=True)]
     counts = [count + int(own.sum()) for count, own in zip(counts, separators, strict=True)]
     # One place more, for the -1 behind the picks of crops that have fewer than others.
     flags = to_device(torch.nn.functional.pad(torch.cat(separators), (0, 1)), device)
@@ -187,14 +187,14 @@ def select(
     return Selection(flags, counts, selected)
 
 
-def kept_separators(layout: Layout, picks: int, options: PruningOptions) -> torch.Tensor:
+def kept_separators(layout: Layout, picks: int) -> torch.Tensor:
     """(T,) bool on the CPU: the row separators that stay beside so many other tokens of an image.
 
-    With `keep_image_newline` all of them do, and where no other token is dropped. Those that go with their rows are
-    found by what is kept of the rows, and none of them is here.
+    All of them do where no other token is dropped. Those that go with their rows are found by what is kept of the
+    rows, and none of them is here.
     """
     separator = layout.source < 0
-    stay = options.keep_image_newline or picks + int(separator.sum()) == len(separator)
+    stay = picks + int(separator.sum()) == len(separator)
     return separator & (stay and not layout.ends_rows)
 
 

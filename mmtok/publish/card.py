@@ -270,7 +270,9 @@ def budget_table(config: Mapping[str, Any]) -> BudgetTable:
     layouts = {name: geometry.layout(size) for name, size in geometry.examples.items()}
     images = {name: tuple(each.crop[each.crop >= 0].bincount().tolist()) for name, each in layouts.items()}
     separators = [int((each.source < 0).sum()) for each in layouts.values()]
-    stay = "they stay" if config.get("keep_image_newline") else "a pruned image has none"
-    note = f"Without pruning there are row separators besides, up to {max(separators)} in these images; {stay}."
+    note = (
+        f"Without pruning there are row separators besides, up to {max(separators)} in these images; a pruned image "
+        "has none."
+    )
     same_crops = len({tokens for crops in images.values() for tokens in crops}) == 1
     return BudgetTable(geometry.about, images, same_crops, note if any(separators) else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.hub.families import Family
-from mmtok.hub.options import PAPER_OPTIONS, PruningOptions
+from mmtok.hub.options import PAPER_OPTIONS, PruningOptions, is_meaningful
 
 from .card import Measurements
 from .hub import check_reference, check_repo_id, config_of
@@ -107,11 +107,10 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
 
 def paper_options(family: Family) -> dict[str, Any]:
     """`PAPER_OPTIONS` as they are for a family: with its own defaults, and without what means nothing there."""
-    own = {name: value for name, value in family.defaults.items() if name in PAPER_OPTIONS}
-    neutral = {
-        name: getattr(PruningOptions, name) for name in family.load_class().refused_options if name in PAPER_OPTIONS
-    }
-    return {**PAPER_OPTIONS, **own, **neutral}
+    own_options, defaults = family.load_class().own_options, PruningOptions(**family.defaults)
+    meant = {name: value for name, value in PAPER_OPTIONS.items() if is_meaningful(name, value, own_options)}
+    own = {name: getattr(defaults, name) for name in PAPER_OPTIONS if name in family.defaults or name not in meant}
+    return {**meant, **own}
 
 
 def recommended_options(family: Family) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -
     """
     check_options(pruning_options)
     options = PruningOptions(**{**base.family.defaults, **pruning_options})
-    require_meaningful(options, base.family.load_class().refused_options, base.family.title)
+    require_meaningful(options, base.family.load_class().own_options, base.family.title)
     return {
         **without_origins(base.config),
         "architectures": [base.family.model_class],

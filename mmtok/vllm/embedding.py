@@ -108,7 +108,7 @@ class PruningEmbeddingMixin:
         for members in alike.values():
             options = requests[members[0]].pruning
             candidates = None
-            if options.exclude_padding:
+            if options.padding == "exclude":
                 candidates = [
                     self.geometry.candidates(pixels[index].cpu(), sizes[index], requests[index].tiled)
                     for index in members

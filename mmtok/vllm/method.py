@@ -35,7 +35,7 @@ def kept_count(image: Layout, candidates: torch.Tensor | None, options: PruningO
         return len(image.source)
     crops = crops_of([image], None if candidates is None else [candidates], options)
     picks = sum(crop.picks for crop in crops)
-    return picks + int(kept_separators(image, picks, options).sum())
+    return picks + int(kept_separators(image, picks).sum())
 
 
 def kept_flags(

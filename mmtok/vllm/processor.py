@@ -73,7 +73,7 @@ class PruningProcessorMixin:
         if not request.pruning.prunes:
             return
         config = self.info.get_hf_config()
-        require_meaningful(request.pruning, pruned_class(config).refused_options, config.model_type)
+        require_meaningful(request.pruning, pruned_class(config).own_options, config.model_type)
         for kind in REQUESTS:
             if isinstance(inputs.mm_data_items.get(kind), EMBEDDED):
                 raise ValueError(
@@ -143,7 +143,7 @@ class PruningProcessorMixin:
         def placeholders(index: int) -> list[int]:
             size = _sizes(mm_items)[index]
             candidates = None
-            if options.exclude_padding:
+            if options.padding == "exclude":
                 pixels = out_mm_kwargs["image"][index]["pixel_values"].data
                 candidates = geometry.candidates(pixels if pixels.dim() == 4 else pixels[None], size, request.tiled)
             return [config.image_token_index] * kept_count(geometry.layout(size, request.tiled), candidates, options)

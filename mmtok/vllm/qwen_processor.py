@@ -17,6 +17,14 @@ from mmtok.vllm.processor import PIXELS, PROFILING, PruningProcessorMixin, reque
 from mmtok.vllm.request import PruningRequest
 
 
+class AnyConfigurationMixin:
+    """Modification of the facts of Qwen3.5: vLLM 0.31 asks for a class of its own, which our configuration is not."""
+
+    def get_hf_config(self) -> Any:
+        """The model's configuration."""
+        return self.ctx.get_hf_config()  # type: ignore[attr-defined]
+
+
 class PruningQwenProcessorMixin(PruningProcessorMixin):
     """Modifications of vLLM's processor of Qwen-VL, whose images are grids of their own sizes."""
 

@@ -50,7 +50,7 @@ class PruningRequest:
 
         Raises:
             ValueError: an option out of range, or one that vLLM cannot honour: `coverage_target`, `image_scale`,
-                `budget_scope` "video", and for a family with tiles `select_before_unpadding`.
+                `budget_scope` "video", and for a family with tiles `padding` "include".
         """
         options = PruningOptions.from_config(config, **overrides)
         if not options.prunes:
@@ -71,10 +71,10 @@ class PruningRequest:
                 "budget_scope is 'video': vLLM plans with the number of tokens of each frame before it encodes a "
                 "video, and the frames would share theirs. Set it to 'image' or 'crop'."
             )
-        if options.select_before_unpadding and hasattr(config, "image_grid_pinpoints"):
+        if options.padding == "include" and hasattr(config, "image_grid_pinpoints"):
             raise ValueError(
-                "select_before_unpadding is True: vLLM hands out the tokens of an image without their padding. Set it "
-                "to False; for LLaVA-NeXT, the transformers classes have the selection of the paper."
+                "padding is 'include': vLLM hands out the tokens of an image without their padding. Set it to 'stock'; "
+                "for LLaVA-NeXT, the transformers classes have the selection of the paper."
             )
         # The text to cover is known by now.
         sent = {name: getattr(options, name) for name in OPTION_NAMES if name not in _OF_THE_TEXT}

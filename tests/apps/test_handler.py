@@ -46,9 +46,7 @@ FIT: dict[str, list[Any]] = {
     "image_scale": [None, 1e-300],  # which means nothing for LLaVA
     "covered_text": [None, "x", "4"],
     "question_format": [None, {}],
-    "exclude_padding": [True],
-    "keep_image_newline": [True],
-    "select_before_unpadding": [True],
+    "padding": ["exclude", "include"],
     "text_coverage_weight": [0],
     "vision_coverage_weight": [0],
     "top_k": [],

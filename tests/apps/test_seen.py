@@ -157,15 +157,15 @@ def test_bad_input_is_named() -> None:
         seen_images({"pixel_values": torch.zeros(1, 5, 3, 24, 24)}, CONFIG, NORMALISED)
 
 
-@pytest.mark.parametrize("newline", [False, True])
-def test_frames_of_onevision_have_the_pooled_tokens(newline: bool) -> None:
+@pytest.mark.parametrize("budget", [1, None])
+def test_frames_of_onevision_have_the_pooled_tokens(budget: int | None) -> None:
     """24 x 24 pixels with patches of 6 are 4 x 4 tokens, pooled to 2 x 2; the separator behind them is in no frame."""
     family = FAMILIES["llava_onevision"]
     model, _ = family.models()
     inputs = family.inputs([[3, (3, 24, 24), 5]], model)
     seen = seen_video(inputs, video(3), model.config, NORMALISED)
     assert [(crop.size, seen.patch_size) for crop in seen.crops] == [((24, 24), 12)] * 3
-    selected = model.select_vision_tokens(**inputs, vision_token_budget=1, keep_image_newline=newline).images[0]
+    selected = model.select_vision_tokens(**inputs, vision_token_budget=budget).images[0]
     assert selected.num_tokens == 13
     assert drawn_places(seen, selected) == kept_places(selected)
     assert selected.crop.tolist() == [0, 1, 2]

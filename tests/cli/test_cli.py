@@ -116,11 +116,11 @@ def test_stage_and_verify_as_json(tmp_path, capsys) -> None:
 
 def test_a_preset_fills_in_what_is_not_given(tmp_path, capsys) -> None:
     base, out = make_llava_next_checkpoint(tmp_path / "base"), tmp_path / "preset_here"
-    given = ["--text-temperature", "0.5", "--coverage-target", "0.9", "--keep-image-newline"]
+    given = ["--text-temperature", "0.5", "--coverage-target", "0.9", "--budget-scope", "image"]
     assert main(["stage", str(base), str(out), "--no-check", "--preset", "paper", *given, "--json"]) == 0
     config = json.loads((out / "config.json").read_text())
-    expected = {**PAPER_OPTIONS, "text_temperature": 0.5, "coverage_target": 0.9, "keep_image_newline": True}
-    assert expected["select_before_unpadding"]
+    expected = {**PAPER_OPTIONS, "text_temperature": 0.5, "coverage_target": 0.9, "budget_scope": "image"}
+    assert expected["padding"] == "include"
     assert {name: config[name] for name in expected} == expected
     assert config["vision_coverage_weight"] == 0.5
 

@@ -176,7 +176,7 @@ def test_a_family_that_prunes_no_videos_is_refused_first(
         (["clip.mp4", "?"], "clip.mp4 is a video: give --video to ask about its frames."),
         (["FOLDER", "?"], "is a folder: give --video to ask about its frames."),
         (["CLIP", "?", "--video", "--model", "no such"], "'no such' is neither a folder nor a Hub id"),
-        (["CLIP", "?", "--video", "--model", "MODEL", "--exclude-padding"], "--exclude-padding means nothing for a"),
+        (["CLIP", "?", "--video", "--model", "MODEL", "--padding", "exclude"], "--padding exclude means nothing for a"),
         (["https://a.b/c.mp4", "?", "--video", "--model", "MODEL"], "is an address, and only files are read: download"),
         (["none.mp4", "?", "--video", "--model", "MODEL"], "none.mp4 cannot be read as a video: No such file"),
     ],

@@ -86,15 +86,15 @@ def test_options_that_look_at_padding_find_the_same_in_it(checkpoint: Checkpoint
     inputs = batch(checkpoint, 2, 1)
     inputs["pixel_values"][..., :12, :] = 0.5  # two rows of patches
     # Of the two families, LLaVA-NeXT alone has tokens that are there before padding is removed.
-    option = "select_before_unpadding" if "image_sizes" in inputs else "exclude_padding"
+    padding = "include" if "image_sizes" in inputs else "exclude"
 
     def kept(given: dict[str, Any], **options: Any) -> list[list[int]]:
         selected = checkpoint.model.select_vision_tokens(**given, vision_token_budget=5, **options)
         return [image.indices.tolist() for image in selected.images]
 
-    expected = kept(inputs, **{option: True})
+    expected = kept(inputs, padding=padding)
     assert expected != kept(inputs)
-    assert kept(cache.inputs(inputs), **{option: True}) == expected
+    assert kept(cache.inputs(inputs), padding=padding) == expected
 
 
 def test_the_images_that_were_not_asked_for_the_longest_go_first(checkpoint: Checkpoint) -> None:

@@ -66,7 +66,7 @@ def test_the_language_model_reads_the_chosen_tokens_in_the_order_of_the_prompt(f
     kept = model.select_vision_tokens(**inputs, **SHARED)
     output = model(**inputs, **SHARED)
     assert torch.equal(output.kept_mask, kept.kept_mask)
-    every = model(**inputs, vision_token_budget=1.0, budget_scope="image", **family.options(keep_image_newline=True))
+    every = model(**inputs, vision_token_budget=1.0, budget_scope="image")
     assert torch.equal(every.logits, model(**inputs, vision_token_budget=None).logits)
 
 

@@ -130,7 +130,7 @@ def test_pixels_are_checked_before_their_padding_is_looked_for(family: Family, m
     inputs = {**family.inputs([[3, (24, 24), 4]], model), "pixel_values": pixels}
     for call in (model, model.generate, model.select_vision_tokens):
         with pytest.raises(ValueError, match=r"pixel_values (is a|has shape)|image_position_ids is"):
-            call(**inputs, **family.options(exclude_padding=True))
+            call(**inputs, **family.options(padding="exclude"))
 
 
 def test_images_that_were_encoded_before_give_the_same(family: Family, model: Any) -> None:
@@ -142,7 +142,7 @@ def test_images_that_were_encoded_before_give_the_same(family: Family, model: An
     settings = {"max_new_tokens": 3, "do_sample": False}
     for options in (
         {"vision_token_budget": 2},
-        {"vision_token_budget": 2, **family.options(exclude_padding=True)},
+        {"vision_token_budget": 2, **family.options(padding="exclude")},
         {"vision_token_budget": None},
     ):
         assert torch.equal(

@@ -36,9 +36,8 @@ def sizes(count: int) -> list[tuple[int, int]]:
         {"vision_token_budget": 4},
         {"vision_token_budget": 200},
         {"vision_token_budget": 0.3},
-        {"vision_token_budget": 4, "keep_image_newline": True},
-        {"vision_token_budget": 16, "exclude_padding": True},
-        {"vision_token_budget": 16, "exclude_padding": True, "budget_scope": "image"},
+        {"vision_token_budget": 16, "padding": "exclude"},
+        {"vision_token_budget": 16, "padding": "exclude", "budget_scope": "image"},
     ],
 )
 def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any]) -> None:
@@ -51,7 +50,7 @@ def test_placeholders_equal_kept_tokens(family: Family, options: dict[str, Any])
         kept = int((selection.kept_mask & (inputs["input_ids"] == model.config.image_token_id)).sum())
         request = PruningRequest.of(model.config, inputs["input_ids"][0].tolist(), options, SOURCE)
         pixels = inputs["pixel_values"].flatten(0, -4)
-        candidates = geometry.candidates(pixels, size) if request.pruning.exclude_padding else None
+        candidates = geometry.candidates(pixels, size) if request.pruning.padding == "exclude" else None
         assert kept_count(geometry.layout(size), candidates, request.pruning) == kept, (size, options)
 
 

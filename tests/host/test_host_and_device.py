@@ -34,7 +34,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"vision_token_budget": 0.25},
     {"vision_token_budget": 40},
     {"vision_token_budget": 3, "budget_scope": "image"},
-    {"vision_token_budget": 3, "exclude_padding": True, "keep_image_newline": True},
+    {"vision_token_budget": 3, "padding": "exclude"},
     {
         "vision_token_budget": 3,
         "text_temperature": 1.0,

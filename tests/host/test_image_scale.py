@@ -18,7 +18,7 @@ from mmtok.apps.seen import seen_images
 from mmtok.hub.grids import pixels_of
 from mmtok.image_cache import EncodedImageCache
 
-OTHERS = [name for name, each in FAMILIES.items() if "image_scale" in each.model_class.refused_options]
+OTHERS = [name for name, each in FAMILIES.items() if "image_scale" not in each.model_class.own_options]
 GRIDS = [name for name in FAMILIES if name not in OTHERS]
 GREEDY: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": [IMAGE, VIDEO]}
 SCALE = 0.5

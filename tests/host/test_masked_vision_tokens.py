@@ -67,5 +67,5 @@ def test_the_paper_s_selection_before_unpadding_cannot_tell_which_are_hidden() -
     family = FAMILIES["llava_next"]
     model, _ = family.models()
     inputs, _ = half_hidden(family)
-    with pytest.raises(ValueError, match="attention_mask hides vision tokens, and select_before_unpadding moves"):
-        model.generate(**inputs, vision_token_budget=2, select_before_unpadding=True)
+    with pytest.raises(ValueError, match="attention_mask hides vision tokens, and padding 'include' moves"):
+        model.generate(**inputs, vision_token_budget=2, padding="include")

@@ -197,16 +197,14 @@ def test_budgets_count_per_crop(family: Family, models: tuple[Any, Any]) -> None
     assert abs(len(share.indices) - tokens / 4) <= crops
 
 
-def test_row_separators_are_dropped_unless_wanted() -> None:
+def test_row_separators_stay_where_nothing_else_is_dropped() -> None:
     family = FAMILIES["llava_next"]
     model, _ = family.models()
     inputs = family.inputs([[3, (50, 50), 5]], model)
-    vision_tokens = {
-        keep: int((model.select_vision_tokens(**inputs, vision_token_budget=2, keep_image_newline=keep).kept_mask
-                   & (inputs["input_ids"] == IMAGE)).sum())
-        for keep in (False, True)
-    }  # fmt: skip
-    assert vision_tokens == {False: 10, True: 18}
+    image = inputs["input_ids"] == IMAGE
+    for budget, kept in ((2, 10), (15, 75), (16, int(image.sum()))):
+        selected = model.select_vision_tokens(**inputs, vision_token_budget=budget)
+        assert int((selected.kept_mask & image).sum()) == kept
 
 
 def test_selection_says_what_was_kept_and_why(family: Family, models: tuple[Any, Any]) -> None:
@@ -230,7 +228,7 @@ def test_selection_says_what_was_kept_and_why(family: Family, models: tuple[Any,
     assert torch.equal(everything.kept_mask, inputs["attention_mask"].bool())
 
 
-PADDED = [name for name, each in FAMILIES.items() if "exclude_padding" not in each.model_class.refused_options]
+PADDED = [name for name, each in FAMILIES.items() if "padding" in each.model_class.own_options]
 
 
 @pytest.mark.parametrize("name", PADDED)
@@ -241,7 +239,7 @@ def test_padding_is_no_candidate_when_excluded(name: str) -> None:
     # Two bands of one colour: rows of patches 0 and 3. Where this is most of the image, padding would be picked.
     inputs["pixel_values"][..., :6, :] = 0.25
     inputs["pixel_values"][..., 18:, :] = 0.25
-    kept = model.select_vision_tokens(**inputs, vision_token_budget=16, exclude_padding=True).images[0]
+    kept = model.select_vision_tokens(**inputs, vision_token_budget=16, padding="exclude").images[0]
     whole = kept.crop == 0
     assert sorted(set(kept.row[whole].tolist())) == [1, 2]
     assert len(kept.row[whole]) == 8

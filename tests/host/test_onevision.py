@@ -86,5 +86,5 @@ def test_an_option_that_means_nothing_is_refused(models: tuple[Any, Any]) -> Non
     model, _ = models
     inputs = FAMILY.inputs([[3, (24, 48), 5]], model)
     for call in (model, model.generate, model.select_vision_tokens):
-        with pytest.raises(ValueError, match="select_before_unpadding is True, which means nothing for MMTokLlavaOne"):
-            call(**inputs, select_before_unpadding=True)
+        with pytest.raises(ValueError, match="padding is 'include', which means nothing for MMTokLlavaOne"):
+            call(**inputs, padding="include")

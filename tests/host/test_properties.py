@@ -29,8 +29,7 @@ OPTIONS = st.fixed_dictionaries(
     {
         "vision_token_budget": BUDGETS,
         "budget_scope": st.sampled_from(["crop", "image", "video"]),
-        "exclude_padding": st.booleans(),
-        "keep_image_newline": st.booleans(),
+        "padding": st.sampled_from(["stock", "exclude"]),
         "text_coverage_weight": st.sampled_from([0.0, 1.0]),
         "vision_coverage_weight": st.sampled_from([0.5, 2.0]),
         "text_coverage_depth": st.sampled_from([1, 3, "spread"]),

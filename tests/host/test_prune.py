@@ -18,6 +18,7 @@ from transformers.utils import logging
 import mmtok
 from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.hub.handler import EndpointHandler
+from mmtok.hub.options import is_meaningful
 from mmtok.hub.tokenizer_source import TokenizerSource
 from mmtok.publish import stage
 from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
@@ -215,12 +216,12 @@ def test_options_are_checked_before_anything_is_made(models: Any, options: dict[
 
 def test_an_option_that_means_nothing_is_refused(models: Any) -> None:
     expected, stock = models
-    for name in type(expected).refused_options:
-        value = 0.5 if name == "image_scale" else True
-        with pytest.raises(ValueError, match=f"{name} is {value}, which means nothing for {type(expected).__name__}"):
+    for name, value in (("image_scale", 0.5), ("padding", "exclude"), ("padding", "include")):
+        if is_meaningful(name, value, type(expected).own_options):
+            assert getattr(mmtok.prune(stock, **{name: value}).config, name) == value
+            continue
+        with pytest.raises(ValueError, match=f"{name} is {value!r}, which means nothing for {type(expected).__name__}"):
             mmtok.prune(stock, **{name: value})
-    if not type(expected).refused_options:
-        assert mmtok.prune(stock, keep_image_newline=True).config.keep_image_newline
 
 
 def test_a_sharded_model_is_to_be_pruned_first(family: Family) -> None:

@@ -24,7 +24,7 @@ def select(
 ) -> ImageSelection:
     layout = Layout.of(torch.arange(len(vision)), crops=1, tokens_per_crop=len(vision), columns=0)
     encoded = EncodedVision([vision], [raw], [layout], None if allowed is None else [allowed])
-    given = PruningOptions(**{"vision_token_budget": 12, "exclude_padding": True, **options})
+    given = PruningOptions(**{"vision_token_budget": 12, "padding": "exclude", **options})
     mask = torch.ones(1, len(text), dtype=torch.bool)
     selected = selection.select(encoded, text[None], mask, given, explain=True)
     return selection.describe(selected, [layout], [0], [Question((), ())])[0]

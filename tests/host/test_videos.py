@@ -149,31 +149,27 @@ def test_a_budget_is_that_of_each_frame(family: Family, models: Any) -> None:
     assert torch.equal(video.indices, places)
 
 
-def test_a_separator_stays_where_nothing_is_lost_or_where_that_is_wanted(family: Family, models: Any) -> None:
-    model, _ = models
-    if "keep_image_newline" in family.model_class.refused_options:
-        with pytest.raises(ValueError, match="keep_image_newline is True, which means nothing for"):
-            model.select_vision_tokens(**family.inputs(ROWS[:1], model), keep_image_newline=True)
-        return
+def test_a_separator_stays_where_nothing_is_lost() -> None:
+    family = FAMILIES["llava_onevision"]
+    model, _ = family.models()
     inputs = family.inputs([[3, FRAMES, 5]], model)
     last = int((inputs["input_ids"][0] == VIDEO).nonzero()[-1])
-    for budget, wanted, stays in ((2, False, False), (2, True, True), (ALL, False, True)):
-        options = {"vision_token_budget": budget, "keep_image_newline": wanted}
-        assert bool(model.select_vision_tokens(**inputs, **options).kept_mask[0, last]) is stays
+    for budget, stays in ((2, False), (ALL, True)):
+        assert bool(model.select_vision_tokens(**inputs, vision_token_budget=budget).kept_mask[0, last]) is stays
 
 
 def test_excluded_padding_is_that_of_images(family: Family, models: Any) -> None:
     model, _ = models
-    if "exclude_padding" in family.model_class.refused_options:
-        with pytest.raises(ValueError, match="exclude_padding is True, which means nothing for"):
-            model.select_vision_tokens(**family.inputs(ROWS[:1], model), exclude_padding=True)
+    if "padding" not in family.model_class.own_options:
+        with pytest.raises(ValueError, match="padding is 'exclude', which means nothing for"):
+            model.select_vision_tokens(**family.inputs(ROWS[:1], model), padding="exclude")
         return
     inputs = family.inputs([[3, (24, 24), 2, FRAMES, 5]], model)
     inputs["pixel_values"][0, 0, :, : IMAGE_SIZE // 2] = 0
     inputs["pixel_values_videos"][0, :, :, : IMAGE_SIZE // 2] = 0
     plain, excluded = (
-        model.select_vision_tokens(**inputs, vision_token_budget=0.75, exclude_padding=exclude).images
-        for exclude in (False, True)
+        model.select_vision_tokens(**inputs, vision_token_budget=0.75, padding=padding).images
+        for padding in ("stock", "exclude")
     )
     assert int(plain[0].row[plain[0].crop == 0].min()) == 0
     assert int(excluded[0].row[excluded[0].crop == 0].min()) == 2

@@ -18,7 +18,7 @@ from mmtok.hub.options import call_options
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = fields(PruningOptions)
-NEW = '    new_option: bool = _option(False, FLAG, "what the new option does")\n'
+NEW = '    new_option: float = _option(1.0, WEIGHT, "what the new option does")\n'
 USES_IT = """
 import argparse
 from configuration_mmtok import MMTokLlavaConfig, MMTokLlavaNextConfig, PruningOptions
@@ -26,17 +26,17 @@ from mmtok.cli.arguments import add_pruning_arguments, pruning_options_of
 from mmtok.hub.options import call_options
 from mmtok.hub.options import PAPER_OPTIONS
 
-assert MMTokLlavaConfig(new_option=True).new_option
-assert MMTokLlavaNextConfig().to_dict()["new_option"] is False
-assert call_options({"new_option": True}, MMTokLlavaConfig()).new_option
-assert PAPER_OPTIONS["new_option"] is False
+assert MMTokLlavaConfig(new_option=2).new_option == 2
+assert MMTokLlavaNextConfig().to_dict()["new_option"] == 1.0
+assert call_options({"new_option": 2}, MMTokLlavaConfig()).new_option == 2
+assert PAPER_OPTIONS["new_option"] == 1.0
 try:
-    MMTokLlavaConfig(new_option=3)
+    MMTokLlavaConfig(new_option=-3)
 except ValueError as error:
-    assert "new_option is 3: give True or False" in str(error)
+    assert "new_option is -3: give 0, or a number" in str(error)
 parser = argparse.ArgumentParser()
 add_pruning_arguments(parser)
-assert pruning_options_of(parser.parse_args(["--new-option"]), "no model") == {"new_option": True}
+assert pruning_options_of(parser.parse_args(["--new-option", "3"]), "no model") == {"new_option": 3}
 assert "what the new option does" in parser.format_help()
 print("done")
 """

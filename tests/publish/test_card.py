@@ -31,7 +31,6 @@ def facts(**changes: Any) -> CardFacts:
     config = {
         "model_type": "mmtok_llava",
         "vision_token_budget": 64,
-        "keep_image_newline": False,
         "vision_config": {"image_size": 336, "patch_size": 14},
         **changes.pop("config", {}),
     }

@@ -108,8 +108,8 @@ def test_a_tower_whose_images_have_any_size_is_refused(tmp_path: Path) -> None:
 def test_defaults_and_options_of_a_family_count_when_staged(tmp_path: Path) -> None:
     base = make_chat_checkpoint(tmp_path / "base", "llava_onevision")
     assert stage(base, tmp_path / "share", check=False).vision_token_budget == 0.2
-    with pytest.raises(ValueError, match="select_before_unpadding is True, which means nothing for LLaVA-OneVision"):
-        stage(base, tmp_path / "out", Recipe({"select_before_unpadding": True}), check=False)
+    with pytest.raises(ValueError, match="padding is 'include', which means nothing for LLaVA-OneVision"):
+        stage(base, tmp_path / "out", Recipe({"padding": "include"}), check=False)
 
 
 VIDEO = """

@@ -12,7 +12,7 @@ from model_cases import Family
 from mmtok.cli.arguments import add_call_options, call_pruning_options
 from mmtok.evaluation import methods_named
 from mmtok.evaluation.selectors import ModelPruning
-from mmtok.hub.options import PAPER_OPTIONS, SPREAD_OPTIONS, PruningOptions
+from mmtok.hub.options import PAPER_OPTIONS, SPREAD_OPTIONS, PruningOptions, is_meaningful
 from mmtok.publish.recipe import PRESETS, preset_options
 
 
@@ -37,12 +37,14 @@ def test_a_stock_and_a_staged_model_get_the_same(family: Family, tmp_path: Path)
 
 def test_the_paper_is_the_same_on_every_model_but_for_what_means_nothing_there(family: Family, tmp_path: Path) -> None:
     options = preset_options("paper", config_of(family.name, tmp_path))
-    refused = set(family.model_class.refused_options)
     own = set(family.config_class.default_options)
-    assert {name for name in options if options[name] != PAPER_OPTIONS[name]} <= refused | own
-    assert not any(options[name] for name in refused)
+    nothing = [
+        name for name, value in PAPER_OPTIONS.items() if not is_meaningful(name, value, family.model_class.own_options)
+    ]
+    assert {name for name in options if options[name] != PAPER_OPTIONS[name]} <= {*nothing, *own}
+    assert all(options[name] == getattr(PruningOptions(), name) for name in nothing)
     differing = {name for name, value in PAPER_OPTIONS.items() if value != getattr(PruningOptions(), name)}
-    assert differing == {"select_before_unpadding"}
+    assert differing == {"padding"}
 
 
 def test_what_is_ahead_in_our_measurements_is_recommended(family: Family, tmp_path: Path) -> None:

@@ -466,12 +466,12 @@ def test_json_is_readable_and_the_same() -> None:
 def test_the_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = {"stop_words": ["the", "dog"]}
     out = tmp_path / "out"
-    options = ["--budget", "0.25", "--exclude-padding", "--vision-coverage-weight", "0.3", "--no-check"]
+    options = ["--budget", "0.25", "--padding", "exclude", "--vision-coverage-weight", "0.3", "--no-check"]
     assert hub_upload.main(["stage", str(base), str(out), *options, "--question-format", json.dumps(words)]) == 0
     config = json.loads((out / "config.json").read_text())
-    assert [config[name] for name in ("vision_token_budget", "exclude_padding", "vision_coverage_weight")] == [
+    assert [config[name] for name in ("vision_token_budget", "padding", "vision_coverage_weight")] == [
         0.25,
-        True,
+        "exclude",
         0.3,
     ]
     assert config["question_format"] == words

@@ -285,11 +285,9 @@ WRITTEN: dict[str, list[Any]] = {
     "text_coverage_depth": [8],
     "text_temperature": [1e-6, 10],
     "vision_temperature": [0.3],
-    "exclude_padding": [True],
+    "padding": ["exclude", "include"],
     "coverage_target": [0.5],
     "image_scale": [0.5],
-    "keep_image_newline": [True],
-    "select_before_unpadding": [True],
     "covered_text": ["yes/no", "~/x", "../x", "https://a/b", "a--b", "a \u202eb\n", "org/kernel@main"],
     "question_format": [
         {"user_turns": ["USER:"], "assistant_turns": ["ASSISTANT:"], "other_turns": ["owner/name@main", "/INST"]},
@@ -313,7 +311,7 @@ def test_every_option_is_written() -> None:
 def test_what_a_stage_writes_is_as_released(name: str, value: Any, tmp_path: Path) -> None:
     if name == "image_scale":
         base = make_chat_checkpoint(tmp_path / "base", "qwen2_5_vl")
-    elif name in ("keep_image_newline", "select_before_unpadding"):
+    elif name == "padding":
         base = make_llava_next_checkpoint(tmp_path / "base")
     else:
         base = make_llava_checkpoint(tmp_path / "base")

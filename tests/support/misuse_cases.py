@@ -156,8 +156,7 @@ OPTIONS = [
     option("text_coverage_depth", 0, "text_coverage_depth is 0: give a number of tokens of at least 1, or 'spread'"),
     option("text_coverage_weight", 1e300, "text_coverage_weight is 1e+300"),
     option("vision_coverage_weight", 1e-45, "vision_coverage_weight is 1e-45: give 0, or a number from 1e-6 to 1e6"),
-    option("exclude_padding", "yes", "exclude_padding is 'yes': give True or False"),
-    option("keep_image_newline", 1, "keep_image_newline is 1"),
+    option("padding", "yes", "padding is 'yes': give 'stock', 'exclude' or 'include'"),
     option("covered_text", 3, "covered_text is 3: give a text with words in it"),
     option("question_format", ["USER:"], "question_format is ['USER:']: give a dictionary"),
     option("question_format", {"turns": ["USER:"]}, "with the key 'turns': give some of user_turns, "),
@@ -531,9 +530,9 @@ QWEN3 = [
         "image_grid_thw has 1 rows, which makes 64 patches, but pixel_values holds 128",
     ),
     Misuse(
-        "`generate(keep_image_newline=True)`, where images have no separators",
-        lambda shop: shop.generate(keep_image_newline=True),
-        "keep_image_newline is True, which means nothing for MMTokQwen3VLForConditionalGeneration: leave it out",
+        "`generate(padding='exclude')`, where images have no padding",
+        lambda shop: shop.generate(padding="exclude"),
+        "padding is 'exclude', which means nothing for MMTokQwen3VLForConditionalGeneration: leave it out",
     ),
     Misuse(
         "positions in time, height and width of another length",

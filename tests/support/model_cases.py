@@ -35,6 +35,7 @@ from mmtok.apps.small_models import (
     small_config,
 )
 from mmtok.hub.families import FAMILIES as PUBLISHED
+from mmtok.hub.options import is_meaningful
 from mmtok.hub.prune import stock_class_of
 
 # What the release calls the key-value cache, as an argument and in outputs.
@@ -217,7 +218,7 @@ class Family:
 
     def options(self, **options: Any) -> dict[str, Any]:
         """The options that mean something for the family."""
-        return {name: value for name, value in options.items() if name not in self.model_class.refused_options}
+        return {name: each for name, each in options.items() if is_meaningful(name, each, self.model_class.own_options)}
 
     def images(self, inputs: dict[str, torch.Tensor], images: slice = slice(None)) -> dict[str, torch.Tensor]:
         """The image arguments of some images of a batch."""

@@ -6,7 +6,7 @@ vLLM reads its settings from the environment, which an engine sets before it imp
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 from mmtok.hub.families import family_of
+from mmtok.hub.options import is_meaningful
 
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -311,8 +312,8 @@ def random_images(seed: int, count: int) -> list[Image.Image]:
     return images
 
 
-def random_cases(seed: int, count: int, without: Sequence[str] = ()) -> list[Case]:
-    """Questions of random words about a few images, so that many share an image, with random options but `without`."""
+def random_cases(seed: int, count: int, own_options: Mapping[str, Any]) -> list[Case]:
+    """Questions of random words about a few images, so that many share an image, with random options of the family."""
     random, images = Random(seed), random_images(seed, 8)
     choices: dict[str, Sequence[Any]] = {
         "vision_token_budget": (None, 1, 2, 4, 8, 16, 200, 0.1, 0.5, 1.0),
@@ -322,10 +323,9 @@ def random_cases(seed: int, count: int, without: Sequence[str] = ()) -> list[Cas
         "text_temperature": (0.1, 1.0),
         "vision_temperature": (0.05, 1.6),
         "budget_scope": ("image",),
-        "exclude_padding": (True,),
-        "keep_image_newline": (True,),
+        "padding": ("exclude",),
     }
-    choices = {name: values for name, values in choices.items() if name not in without}
+    choices = {name: values for name, values in choices.items() if is_meaningful(name, values[0], own_options)}
 
     def words() -> str:
         return " ".join(random.choices(WORDS, k=random.randint(1, 12)))

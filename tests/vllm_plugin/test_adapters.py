@@ -33,7 +33,7 @@ def test_every_request_gets_the_answer_of_its_adapter(name: str, folders: dict[s
         get_peft_model(deepcopy(plain), settings).save_pretrained(folder)
         models.append(PeftModel.from_pretrained(deepcopy(plain), folder).merge_and_unload())
         adapters.append(LoRARequest(adapter, number, folder))
-    cases = random_cases(11, 8 if is_wanted() else 40, engine.reference.refused_options)
+    cases = random_cases(11, 8 if is_wanted() else 40, engine.reference.own_options)
     # Requests without an adapter in a run of their own: beside one that has one, vLLM's CPU build gives them the last
     # adapter (vllm-project/vllm#48421).
     assert engine.differences(cases) == []

@@ -173,7 +173,7 @@ def test_refusals_are_sentences_and_leave_the_engine_alone(name: str, folders: d
         r"'vision_token_budgett', which is not an option: did you mean 'vision_token_budget'": {
             "vision_token_budgett": 4
         },
-        r"select_before_unpadding is True: vLLM hands out": {"select_before_unpadding": True},
+        r"padding is 'include': vLLM hands out": {"padding": "include"},
         r"covered_text is 3: give a text with words in it": {"covered_text": 3},
         r"'covered_txt', which is not an option: did you mean 'covered_text'": {"covered_txt": "dog"},
         r"pixel_values contains (nan|inf|-inf): check": {"image_std": [0.0, 0.0, 0.0]},
@@ -214,7 +214,7 @@ def test_options_of_the_engine_count_where_a_request_has_none(folders: dict[str,
 @pytest.mark.parametrize("name", ["llava", "next", "onevision", "qwen2_5_vl"])
 def test_bfloat16_keeps_as_many_tokens_and_nearly_the_same(name: str, folders: dict[str, Path]) -> None:
     engine = Engine(folders[name], dtype="bfloat16")
-    cases = [case for case in random_cases(5, 60, engine.reference.refused_options) if case.images]
+    cases = [case for case in random_cases(5, 60, engine.reference.own_options) if case.images]
     got, wanted = engine.run(cases), [engine.expected(case) for case in cases]
     assert [outcome.prompt_length for outcome in got] == [outcome.prompt_length for outcome in wanted]
     pairs = [

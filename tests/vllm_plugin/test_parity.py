@@ -58,7 +58,7 @@ VIDEO_ENGINES: dict[str, tuple[str, int, dict[str, Any]]] = {
 def test_every_request_gets_what_transformers_gives(name: str, folders: dict[str, Path]) -> None:
     folder, requests, options = ENGINES[name]
     engine = Engine(folders[folder], **options)
-    cases = random_cases(len(name), scaled(requests), engine.reference.refused_options)
+    cases = random_cases(len(name), scaled(requests), engine.reference.own_options)
     assert engine.differences(cases) == []
 
 

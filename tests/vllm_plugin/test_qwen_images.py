@@ -31,7 +31,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def cases_of(engine: Engine, seed: int, count: int) -> list[Case]:
-    return random_cases(seed, count, engine.reference.refused_options)
+    return random_cases(seed, count, engine.reference.own_options)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,8 @@ def test_refusals_are_sentences_and_leave_the_engine_alone(name: str, folders: d
     refused = {
         r"vision_token_budget is 0: give": {"vision_token_budget": 0},
         r"coverage_target is 0\.5: vLLM plans": {"coverage_target": 0.5},
-        r"exclude_padding is True, which means nothing for mmtok_qwen": {"exclude_padding": True},
-        r"keep_image_newline is True, which means nothing": {"keep_image_newline": True},
-        r"select_before_unpadding is True, which means nothing": {"select_before_unpadding": True},
+        r"padding is 'exclude', which means nothing for mmtok_qwen": {"padding": "exclude"},
+        r"padding is 'include', which means nothing": {"padding": "include"},
         r"An image has 17424 vision tokens, and at most 16384 can be chosen from": {
             "min_pixels": 792**2,
             "max_pixels": 792**2,

@@ -43,7 +43,7 @@ def test_a_request_survives_its_way_to_the_model(family: Family) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [{"vision_token_budget": 1}, {"exclude_padding": True}, {"text_temperature": 0.5}, {"keep_image_newline": True}],
+    [{"vision_token_budget": 1}, {"padding": "exclude"}, {"text_temperature": 0.5}, {"budget_scope": "image"}],
 )
 def test_different_options_or_texts_have_different_json(family: Family, overrides: dict[str, Any]) -> None:
     config = family.config(vision_token_budget=1.0)

@@ -35,14 +35,14 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"vision_token_budget": 2},
     {"vision_token_budget": None},
-    {"vision_token_budget": 0.5, "exclude_padding": True},
+    {"vision_token_budget": 0.5, "padding": "exclude"},
 )
 BAD: tuple[dict[str, Any], ...] = (
     {"vision_token_budget": 0},
     {"vision_token_budget": "many"},
     {"coverage_target": 0.9},
     {"text_temperature": -1},
-    {"exclude_paddings": True},
+    {"paddings": "exclude"},
 )
 # Model and arguments by what they make: front ends that share nothing, and workers with a part of the model and a cache
 # each.

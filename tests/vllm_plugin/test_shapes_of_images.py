@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from vllm_engine import Case, Engine, noise
 
+from mmtok.hub.options import is_meaningful
+
 pytestmark = pytest.mark.vllm
 
 NAMES = ("llava", "next", "onevision", "qwen2_5_vl")
@@ -22,8 +24,7 @@ SIZES = st.tuples(st.integers(8, 400), st.floats(1, RATIO), st.booleans()).map(
 OPTIONS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"vision_token_budget": st.none() | st.integers(1, 90) | st.floats(0.01, 1.0)},
     optional={
-        "exclude_padding": st.booleans(),
-        "keep_image_newline": st.booleans(),
+        "padding": st.sampled_from(["stock", "exclude"]),
         "budget_scope": st.sampled_from(["crop", "image"]),
     },
 )
@@ -42,14 +43,14 @@ def engines(folders: dict[str, Path]) -> dict[str, Engine]:
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(size=(20, 400), options={"vision_token_budget": 4})
-@example(size=(400, 20), options={"vision_token_budget": 4, "exclude_padding": True})
+@example(size=(400, 20), options={"vision_token_budget": 4, "padding": "exclude"})
 @example(size=(20, 400), options={"vision_token_budget": None})
 @given(size=SIZES, options=OPTIONS)
 def test_placeholders_equal_kept_tokens(
     name: str, engines: dict[str, Engine], size: tuple[int, int], options: dict[str, Any]
 ) -> None:
-    refused = engines[name].reference.refused_options
-    meant = {option: value for option, value in options.items() if option not in refused}
+    own_options = engines[name].reference.own_options
+    meant = {option: value for option, value in options.items() if is_meaningful(option, value, own_options)}
     case = Case("is there a dog ?", [noise(size, 1)], meant)
     [kept] = engines[name].expected(case, new_tokens=1).kept
     assert engines[name].processed(case) == (len(kept), len(kept))
