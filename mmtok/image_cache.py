@@ -95,8 +95,11 @@ class EncodedImageCache:
                     found[key] = self._kept[key]
         missing = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in found}
         if missing or not keys:
-            together = _together(list(missing.values()), image_inputs)
-            new = self.model.encode_images(**together, **options)
+            # Those of no sample, which the model refuses, as they are.
+            parts = {
+                name: [sample[name] for sample in missing.values()] or [image_inputs[name]] for name in image_inputs
+            }
+            new = self.model.encode_images(**{name: torch.cat(each) for name, each in parts.items()}, **options)
             counts = [len(sample.get("image_grid_thw", sample["pixel_values"])) for sample in missing.values()]
             own = {
                 key: _own(new[end - count : end])
@@ -125,13 +128,6 @@ def _samples(inputs: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]
         rows_of["pixel_values"] = grids.prod(1).tolist()
     parts = {name: values.split(rows_of[name]) for name, values in inputs.items()}
     return [{name: rows[number] for name, rows in parts.items()} for number in range(len(split))]
-
-
-def _together(
-    samples: Sequence[Mapping[str, torch.Tensor]], inputs: Mapping[str, torch.Tensor]
-) -> Mapping[str, torch.Tensor]:
-    """The inputs of several samples; those of no sample, which the model refuses, as they are."""
-    return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]} if samples else inputs
 
 
 def _state(model: Any) -> bytes:

@@ -18,7 +18,7 @@ from transformers.utils import is_torchvision_available
 
 from mmtok import install_line
 from mmtok.hub.families import FAMILIES
-from mmtok.hub.handler import LIST_FPS, Video, frames_to_read, open_image, open_video
+from mmtok.hub.handler import LIST_FPS, MAX_PIXELS, Video, frames_to_read, open_image, open_video
 from mmtok.publish.hub import config_of
 
 # Frames that are read unless it is said.
@@ -30,15 +30,24 @@ def is_address(path: str | Path) -> bool:
     return bool(re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE))
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in a file, upright, as RGB.
 
     Raises:
-        ValueError: it is an address, cannot be decoded, or has more than `MAX_PIXELS` pixels or a side that is over
+        ValueError: it is an address, cannot be decoded, or has more than `max_pixels` pixels or a side that is over
             `MAX_ASPECT_RATIO` times the other. The message names the file.
     """
     with _refused_by_name(path, "an image") as file, file.open("rb") as content:
-        return open_image(content)
+        return open_image(content, max_pixels)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The files of a folder that are images by their endings, in the order of their names: 2.png before 10.png."""
+    Image.init()
+    known = Image.registered_extensions()
+    files = [file for file in folder.iterdir() if file.suffix.lower() in known and not file.name.startswith(".")]
+    parts = {file: re.findall(r"(\D*)(\d*)", file.name) for file in files}
+    return sorted(files, key=lambda file: [(text, int(digits or 0)) for text, digits in parts[file]])
 
 
 def read_video(path: str | Path, frames: int) -> Video:
@@ -113,13 +122,10 @@ def require_videos(model: str | Path, revision: str | None = None, called: str =
 
 
 def _folder(path: Path, most: int) -> Video:
-    Image.init()
-    known = Image.registered_extensions()
-    files = [file for file in path.iterdir() if file.suffix.lower() in known and not file.name.startswith(".")]
+    files = image_files(path)
     if len(files) < 2:
         held = f"the folder holds {len(files) or 'no'} image{'s' * (not files)}"
         raise ValueError(f"{held}: put in the frames, at least 2, as files such as 001.png.")
-    files.sort(key=_in_order)
     images = [read_image(files[0])]
     chosen = frames_to_read(len(files), most, images[0].size)
     for number in chosen[1:]:
@@ -128,8 +134,3 @@ def _folder(path: Path, most: int) -> Video:
             own, first = (f"{image.width} x {image.height}" for image in (images[-1], images[0]))
             raise ValueError(f"{files[number].name} has {own} pixels, and {files[0].name} {first}: give one size.")
     return Video(images, tuple(chosen), len(files), LIST_FPS)
-
-
-def _in_order(file: Path) -> list[tuple[str, int]]:
-    """A key that sorts 2.png in front of 10.png."""
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", file.name)]

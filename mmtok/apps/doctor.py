@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,13 @@ import torch
 from transformers import LlavaForConditionalGeneration
 from transformers.utils import is_torchvision_available
 
-from configuration_mmtok import MMTokLlavaConfig
+from mmtok.evaluation.checkpoint import Checkpoint
 from mmtok.hub.coverage import greedy_way
 from mmtok.hub.families import FAMILIES
 from mmtok.hub.prune import stock_class_of
 from mmtok.hub.releases import NEWEST_TESTED, OLDEST_TESTED
 from mmtok.measuring import machine
 from mmtok.tiny import checkpoint_path
-from modeling_mmtok_llava import MMTokLlavaForConditionalGeneration
 
 from .small_models import SMALL, VISION_END, VISION_START, small_config
 
@@ -73,16 +72,9 @@ class Diagnosis:
     unchecked: list[str] = field(default_factory=list)
 
     @property
-    def right(self) -> bool:
-        return not self.problems
-
-    @property
     def problems(self) -> list[Check]:
+        """The comparisons that do not hold."""
         return [check for check in self.checks if check.problem is not None]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), "right": self.right}
 
     def describe(self) -> str:
         """Versions, every check, and one line that says whether all is right."""
@@ -97,11 +89,11 @@ class Diagnosis:
             "",
             *(f"not checked          {each}" for each in self.unchecked),
         ]
-        if self.right:
-            told.append(f"Right: all {len(self.checks)} checks hold; what was not checked stands above.")
-        else:
-            wrong = "; ".join(f"{check.model}, {check.what}" for check in self.problems)
+        wrong = "; ".join(f"{check.model}, {check.what}" for check in self.problems)
+        if wrong:
             told.append(f"Wrong: {len(self.problems)} of {len(self.checks)} checks: {wrong}.")
+        else:
+            told.append(f"Right: all {len(self.checks)} checks hold; what was not checked stands above.")
         return "\n".join(told)
 
 
@@ -209,8 +201,9 @@ def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator
             return _same(_generated(model, given, **settings), _generated(model, given))
         except (RuntimeError, ValueError):
             # Stock's Qwen-VL reads no prompt in chunks on 5.17, and its Qwen3.5 looks no draft up, not even in text.
-            text = {"input_ids": torch.full((1, 9), 5, device=model.device)}
-            if _raises(partial(_generated, stock, text, **settings)):
+            try:
+                _generated(stock, {"input_ids": torch.full((1, 9), 5, device=model.device)}, **settings)
+            except (RuntimeError, ValueError):
                 return True
             raise
 
@@ -243,14 +236,6 @@ def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator
     yield "generate: beams", partial(as_by_hand if from_embeddings else partial(full_tokens, _ALL), **beams)
 
 
-def _raises(call: Callable[[], Any]) -> bool:
-    try:
-        call()
-    except (RuntimeError, ValueError):
-        return True
-    return False
-
-
 def makers() -> dict[str, Maker]:
     """What makes the models, by their names: the embedded one, and a small one of each further family of the release.
 
@@ -265,12 +250,8 @@ def makers() -> dict[str, Maker]:
 
 
 def _embedded(device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-    path = checkpoint_path()
-    stock = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).eval()
-    # Of its own type: transformers warns where the checkpoint's differs from that of the class.
-    config = MMTokLlavaConfig.from_dict({**stock.config.to_dict(), "model_type": MMTokLlavaConfig.model_type})
-    model = MMTokLlavaForConditionalGeneration.from_pretrained(path, config=config, dtype=torch.float32)
-    model = model.to(device).eval()
+    model = Checkpoint.load(checkpoint_path(), device=device, dtype=torch.float32).model
+    stock = LlavaForConditionalGeneration.from_pretrained(checkpoint_path(), dtype=torch.float32).to(device).eval()
     side = model.config.vision_config.image_size
     pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     return model, stock, _prompts(model, {"pixel_values": pixels.to(device)})

@@ -96,59 +96,35 @@ def _drawn(crop: Image.Image, kept: ImageSelection, number: int, side: int, expl
     read[kept.row[own].numpy(), kept.column[own].numpy()] = True
     pixels = np.asarray(crop).astype(np.float32)
     dark = _DARKENED[0] * pixels + _DARKENED[1] * pixels.mean(-1, keepdims=True)
-    shown = read.repeat(side, 0).repeat(side, 1)[..., None]
-    image = Image.fromarray(np.where(shown, pixels, dark).round().astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    if explain:
-        gains = kept.text_gain + kept.vision_gain
-        strongest = max(float(gains.max()), 1e-12)
-        for token in own.nonzero()[:, 0].tolist():
-            gain = float(gains[token])
-            corner = (int(kept.column[token]) * side, int(kept.row[token]) * side)
-            share = float(kept.text_gain[token]) / gain if gain > 0 else 0.0
-            _frame(draw, corner, side, gain_color(gain / strongest), share, str(int(kept.pick_order[token]) + 1))
-        return image
-    # The outline runs along the border between what is read and what is not, inside of what is read.
-    width = max(2, side // 12)
-    around = np.pad(read, 1)
-    for row, column in np.argwhere(read).tolist():
-        x, y = column * side, row * side
+    shown = read.repeat(side, 0).repeat(side, 1)
+    drawn = np.where(shown[..., None], pixels, dark).round().astype(np.uint8)
+    if not explain:
+        # The outline runs along the border between what is read and what is not, inside of what is read.
+        width = max(2, side // 12)
+        near, middle = np.pad(shown, width), slice(width, -width)
+        inner = near[: -2 * width, middle] & near[2 * width :, middle]
+        inner &= near[middle, : -2 * width] & near[middle, 2 * width :]
+        drawn[shown & ~inner] = READ
+        return Image.fromarray(drawn)
+    image = Image.fromarray(drawn)
+    draw, width = ImageDraw.Draw(image), max(1, side // 14)
+    gains = kept.text_gain + kept.vision_gain
+    strongest = max(float(gains.max()), 1e-12)
+    for token in own.nonzero()[:, 0].tolist():
+        gain, x, y = float(gains[token]), int(kept.column[token]) * side, int(kept.row[token]) * side
         right, bottom = x + side - 1, y + side - 1
-        for down, across, strip in (
-            (0, 1, (x, y, right, y + width - 1)),
-            (2, 1, (x, bottom - width + 1, right, bottom)),
-            (1, 0, (x, y, x + width - 1, bottom)),
-            (1, 2, (right - width + 1, y, right, bottom)),
-        ):
-            if not around[row + down, column + across]:
-                draw.rectangle(strip, fill=READ)
+        if side >= 14:  # the bar that splits the gain
+            top, low = bottom - width - max(2, side // 6) + 1, bottom - width
+            middle_x = x + round(float(kept.text_gain[token]) / gain * side) if gain > 0 else x
+            draw.rectangle((x, top, right, low), fill=VISION_COLOR)
+            if middle_x > x:
+                draw.rectangle((x, top, middle_x - 1, low), fill=TEXT_COLOR)
+        draw.rectangle((x, y, right, bottom), outline=gain_color(gain / strongest), width=width)
+        if side >= 24:  # the number of the pick fits
+            size = max(9, side // 3)
+            style: dict[str, Any] = {"font_size": size, "stroke_width": max(1, size // 10), "stroke_fill": "black"}
+            draw.text((x + width + 2, y + width), str(int(kept.pick_order[token]) + 1), fill="white", **style)
     return image
-
-
-def _frame(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], side: int, color: Color, text_share: float, label: str
-) -> None:
-    """The frame of a patch, the bar that splits its gain, and the number of the pick where it fits."""
-    x, y = corner
-    right, bottom = x + side - 1, y + side - 1
-    width = max(1, side // 14)
-    if side >= 14:
-        height = max(2, side // 6)
-        middle = x + round(text_share * side)
-        draw.rectangle((x, bottom - width - height + 1, right, bottom - width), fill=VISION_COLOR)
-        if middle > x:
-            draw.rectangle((x, bottom - width - height + 1, middle - 1, bottom - width), fill=TEXT_COLOR)
-    draw.rectangle((x, y, right, bottom), outline=color, width=width)
-    if side >= 24:
-        size = max(9, side // 3)
-        draw.text(
-            (x + width + 2, y + width),
-            label,
-            fill="white",
-            font_size=size,
-            stroke_width=max(1, size // 10),
-            stroke_fill="black",
-        )
 
 
 def _hatched(image: Image.Image, crop: tuple[int, int, int, int]) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from mmtok.evaluation.checkpoint import model_inputs
-from mmtok.hub.handler import Limits, Video, is_utf8, open_image
+from mmtok.hub.handler import Limits, Video, is_utf8
 from mmtok.hub.options import PruningOptions, check_option, options_within
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.publish.card import budget_table
@@ -98,10 +97,8 @@ def build_page(
         embedded: the name of an embedded model, of which the page says what it is and for which it draws images.
         image_memory: bytes of encoded images that are kept for further questions about them, of all users.
     """
-    control, cache = (
-        BudgetControl.of(pipe.model.config, pipe.model.generation_config),
-        EncodedImageCache(pipe.model, image_memory),
-    )
+    control = BudgetControl.of(pipe.model.config, pipe.model.generation_config)
+    cache = EncodedImageCache(pipe.model, image_memory)
     image, questions = _drawn(embedded, _SEED) if embedded else (read_image(gr.get_image(_PHOTO)), list(_QUESTIONS))
     warm_up(pipe, image, questions[0])
     begun: list[Any] = list(CLEARED)
@@ -145,7 +142,11 @@ def build_page(
         for button in examples:
             button.click(lambda text: text, button, question, **within).then(**answer, **within)
         if embedded:
-            draw = partial(_another, embedded)
+
+            def draw() -> tuple[Image.Image, str]:
+                image, [first, *_] = _drawn(embedded)
+                return image, first
+
             another.click(draw, outputs=[sources[0], question], **within).then(**answer, **within)
         uploads = [event for source in sources if isinstance(source, gr.Image | gr.Video)
                    for event in (source.upload, source.clear)]  # fmt: skip
@@ -215,12 +216,9 @@ def _opened(path: Any, kind: str) -> Image.Image | Video:
     if Path(path).stat().st_size > LIMITS.image_bytes:
         raise ValueError(f"The {kind} has more than {LIMITS.image_bytes:,} bytes: upload a smaller one.")
     try:
-        if kind == "video":
-            return read_video(path, FRAMES)
-        with Path(path).open("rb") as file:
-            return open_image(file, LIMITS.pixels)
+        return read_video(path, FRAMES) if kind == "video" else read_image(path, LIMITS.pixels)
     except ValueError as error:
-        reason = str(error).removeprefix(f"{path} cannot be read as a video: ")
+        reason = str(error).removeprefix(f"{path} cannot be read as {'a video' if kind == 'video' else 'an image'}: ")
         raise ValueError(f"The {kind} cannot be used: {reason}") from error
 
 
@@ -309,11 +307,6 @@ def _drawn(embedded: str, seed: int | None = None) -> tuple[Image.Image, list[st
     """An image for an embedded model, and questions about it."""
     drawn = example(seed, embedded)
     return drawn.image, [question.text for question in drawn.questions]
-
-
-def _another(embedded: str) -> tuple[Image.Image, str]:
-    image, questions = _drawn(embedded)
-    return image, questions[0]
 
 
 def _model_link(pipe: ImageTextToTextPipeline, embedded: str | None) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -115,34 +115,27 @@ def seen_images(
     Raises:
         ValueError: inputs without images, or five-dimensional `pixel_values` without `image_sizes`.
     """
-    pixels = inputs.get("pixel_values")
-    if pixels is None or len(pixels) == 0:
+    if inputs.get("pixel_values") is None or len(inputs["pixel_values"]) == 0:
         raise ValueError("The inputs hold no pixel_values: there is no image to show.")
-    geometry = _geometry_of(config)
-    inputs = _shrunk(inputs, config, options)
-    pixels = inputs["pixel_values"]
-    has_own = not hasattr(config, "image_grid_pinpoints") and "image_grid_thw" not in inputs
-    if has_own and type(geometry) is not Geometry:
-        return [_drawn(crops, grid, geometry, image_processor) for crops, grid in geometry.pictures(inputs)]
-    patch_size = int(config.vision_config.patch_size)
+    geometry, inputs = _geometry_of(config), _shrunk(inputs, config, options)
+    pixels, patch_size = inputs["pixel_values"], int(config.vision_config.patch_size)
     if inputs.get("image_grid_thw") is not None:
         patch_size *= int(config.vision_config.spatial_merge_size)
         grids = torch.as_tensor(inputs["image_grid_thw"]).tolist()
         each = pixels.split([rows * columns for _, rows, columns in grids])
         pictures = [pixels_of(config.vision_config, own, grid)[:, 0] for own, grid in zip(each, grids, strict=True)]
         return [Seen(tuple(_rgb(picture, image_processor)), patch_size) for picture in pictures]
-    if pixels.dim() == 4:
-        crops = _rgb(pixels, image_processor)
-        wholes = [_whole(each, crops[0].size, image_processor) for each in originals] or [None] * len(crops)
-        return [Seen((crop,), patch_size, whole=whole) for crop, whole in zip(crops, wholes, strict=True)]
+    if pixels.dim() < 5:
+        drawn = [_drawn(crops, grid, geometry, image_processor) for crops, grid in geometry.pictures(inputs)]
+        wholes = [_whole(image, drawn[0].crops[0].size, image_processor) for image in originals] or [None] * len(drawn)
+        return [replace(seen, whole=whole) for seen, whole in zip(drawn, wholes, strict=True)]
     if inputs.get("image_sizes") is None:
         raise ValueError(f"pixel_values has shape {tuple(pixels.shape)}: give image_sizes, which say how it was cut.")
-    read = _mosaic if hasattr(config, "vision_aspect_ratio") else _tiles
     sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
     together = [int(count) for count in inputs.get("batch_num_images", [1] * len(sizes)) for _ in range(int(count))]
     side = _read_side(config)
     return [
-        read(image, size, config, image_processor)
+        _tiled(image, size, config, image_processor)
         if count == 1
         # Of several images in a sample LLaVA-OneVision reads no tiles.
         else Seen(tuple(_rgb(image[:1, :, :side, :side], image_processor)), patch_size)
@@ -223,21 +216,16 @@ def _frame_label(video: Video, number: int, together: int) -> str:
     return f"{which}, {video.seconds[first]:.1f} s"
 
 
-def _tiles(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> Seen:
-    rows, columns = _tile_grid(size, config)
-    crops = tuple(_rgb(image[: 1 + rows * columns], image_processor))
-    patch = int(config.vision_config.patch_size)
-    return _with_overview(crops, (rows, columns), f"crops 2 to {len(crops)}" if len(crops) > 2 else "crop 2", patch)
-
-
 def _drawn(crops: Sequence[torch.Tensor], grid: tuple[int, int], geometry: Geometry, image_processor: Any) -> Seen:
     """An image as its geometry draws it."""
     images = tuple(image for crop in crops for image in _rgb(crop[None], image_processor))
     # The crops of an image that is not one of any size have as many tokens in a row.
-    side = getattr(geometry, "side", None) or images[0].width // geometry.columns(geometry.tokens_per_crop)
-    if len(images) == 1:
-        return Seen(images, side)
-    return _with_overview(images, grid, f"crops 2 to {len(images)}", side)
+    side = getattr(geometry, "side", None)
+    if side is None:
+        vision = geometry.config.vision_config
+        plain = type(geometry) is Geometry
+        side = vision.patch_size if plain else images[0].width // geometry.columns(geometry.tokens_per_crop)
+    return _with_overview(images, grid, f"crops 2 to {len(images)}", int(side))
 
 
 def _geometry_of(config: Any) -> Geometry:
@@ -246,23 +234,28 @@ def _geometry_of(config: Any) -> Geometry:
     return Geometry(config) if found is None else found.load_class().geometry_class(config)
 
 
-def _mosaic(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> Seen:
-    """The whole image, and the mosaic of its tiles: unpadded, and shrunk where stock shrinks its tokens."""
-    from transformers.models.llava_onevision.modeling_llava_onevision import unpad_image
-
+def _tiled(image: torch.Tensor, size: Sequence[int], config: Any, image_processor: Any) -> Seen:
+    """The whole image, and its tiles; of LLaVA-OneVision their mosaic, shrunk where stock shrinks its tokens."""
     patch, side = int(config.vision_config.patch_size), _read_side(config)
     rows, columns = _tile_grid(size, config)
-    tiles = image[1 : 1 + rows * columns, :, :side, :side].unflatten(0, (rows, columns))
-    joined = tiles.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
+    whole, *tiles = _rgb(image[: 1 + rows * columns, :, :side, :side], image_processor)
+    if not hasattr(config, "vision_aspect_ratio"):
+        label = f"crops 2 to {1 + len(tiles)}" if len(tiles) > 1 else "crop 2"
+        return _with_overview((whole, *tiles), (rows, columns), label, patch)
+    from transformers.models.llava_onevision.modeling_llava_onevision import unpad_image
+
+    joined = image[1 : 1 + rows * columns, :, :side, :side].unflatten(0, (rows, columns))
+    joined = joined.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
     layout = _geometry_of(config).layout(size)
     height, width = (int(part[layout.crop == 1].max()) + 1 for part in (layout.row, layout.column))
-    [whole] = _rgb(image[:1, :, :side, :side], image_processor)
     [pixels] = _rgb(unpad_image(joined, list(size))[None], image_processor)
     mosaic = pixels.resize((width * patch, height * patch), Image.Resampling.BILINEAR)
     return _with_overview((whole, mosaic), (1, 1), "crop 2: mosaic of the tiles", patch)
 
 
 def _with_overview(crops: tuple[Image.Image, ...], grid: tuple[int, int], label: str, patch: int) -> Seen:
+    if len(crops) == 1:
+        return Seen(crops, patch)
     labels = ("crop 1: overview", label, *[""] * (len(crops) - 2))
     return Seen(crops, patch, grid, True, labels, tuple(range(len(crops))), len(crops))
 

@@ -157,6 +157,7 @@ _GLM_EXPERTS = {
     "first_k_dense_replace": 1,
 }
 _GLM_TOWER = {**_GRID, "image_size": IMAGE_SIZE}
+_GLM4V = Small(_grids, {**_GLM, "model_type": "glm4v_text"}, {**_GLM_TOWER, "model_type": "glm4v_vision"}, _MARKERS)
 _SLIDING = {"head_dim": 8, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
 
 SMALL: dict[str, Small] = {
@@ -233,11 +234,7 @@ SMALL: dict[str, Small] = {
             "projector_hidden_act": "gelu",
         },
     ),
-    "glm4v": Small(
-        _grids, {**_GLM, "model_type": "glm4v_text"}, {**_GLM_TOWER, "model_type": "glm4v_vision"}, _MARKERS
-    ),
+    "glm4v": _GLM4V,
     "glm4v_moe": Small(_grids, {**_GLM, **_GLM_EXPERTS}, {**_GLM_TOWER, "model_type": "glm4v_moe_vision"}, _MARKERS),
-    "glm46v": Small(
-        _grids, {**_GLM, "model_type": "glm4v_text"}, {**_GLM_TOWER, "model_type": "glm4v_vision"}, _MARKERS
-    ),
+    "glm46v": _GLM4V,
 }

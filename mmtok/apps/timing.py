@@ -66,30 +66,22 @@ def time_budgets(
         repeats: rounds that count; one before them warms up.
         begin: called with the name of each round.
         **pruning_options: further options of the pruning, for every call.
-
-    Raises:
-        ValueError: fewer than 2 new tokens or no round.
     """
-    if new_tokens < 2 or repeats < 1:
-        raise ValueError(f"new_tokens is {new_tokens} and repeats {repeats}: give at least 2 and 1.")
     inputs = model_inputs(pipe, image, question)
-    lengths = []
-    short: list[list[float]] = [[] for _ in budgets]
-    long: list[list[float]] = [[] for _ in budgets]
+    first: list[list[float]] = [[] for _ in budgets]
+    total: list[list[float]] = [[] for _ in budgets]
+    read: list[list[int]] = [[] for _ in budgets]
     for turn in range(1 + repeats):
         begin(f"Round {turn} of {repeats}" if turn else "Warming up")
         for index, budget in enumerate(budgets):
-            with prompt_lengths(pipe.model) as seen:
-                first = _seconds(pipe, {**inputs, **pruning_options}, budget, 1)
-            total = _seconds(pipe, {**inputs, **pruning_options}, budget, new_tokens)
-            if turn:
-                short[index].append(first)
-                long[index].append(total)
-            else:
-                lengths.append(seen[0])
+            given = {**inputs, **pruning_options, "vision_token_budget": budget}
+            with prompt_lengths(pipe.model) as read[index]:
+                first[index].append(_seconds(pipe, given, 1))
+            total[index].append(_seconds(pipe, given, new_tokens))
+    full = inputs["input_ids"].shape[1]
     return [
-        Timing(budget, length, inputs["input_ids"].shape[1], median(firsts), median(totals), new_tokens)
-        for budget, length, firsts, totals in zip(budgets, lengths, short, long, strict=True)
+        Timing(budget, read[index][0], full, median(first[index][1:]), median(total[index][1:]), new_tokens)
+        for index, budget in enumerate(budgets)
     ]
 
 
@@ -109,12 +101,10 @@ def setting(pipe: ImageTextToTextPipeline) -> dict[str, str]:
     }
 
 
-def _seconds(pipe: ImageTextToTextPipeline, inputs: dict[str, Any], budget: Budget, new_tokens: int) -> float:
+def _seconds(pipe: ImageTextToTextPipeline, given: dict[str, Any], new_tokens: int) -> float:
     _wait(pipe.model.device)
     began = time.perf_counter()
-    pipe.model.generate(
-        **inputs, vision_token_budget=budget, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False
-    )
+    pipe.model.generate(**given, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
     _wait(pipe.model.device)
     return time.perf_counter() - began
 

@@ -10,8 +10,10 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import Field, fields
 from itertools import chain, count
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,28 +58,23 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=budget, default=MODEL, metavar="N", help=f"{_BUDGET_HELP} (default: model)")
 
 
-def add_length(parser: argparse.ArgumentParser, default: int, least: int = 1) -> None:
-    """`--max-new-tokens`."""
-    help = "of an answer at most (default: %(default)s)"
-    parser.add_argument("--max-new-tokens", metavar="N", type=at_least(least), default=default, help=help)
+# Options of several commands; what differs is given where they are added.
+_SHARED: dict[str, dict[str, Any]] = {
+    "--batch-size": {"help": "questions at once (default: %(default)s)"},
+    "--frames": {"help": "frames of a video that are read at most, evenly chosen (default: 8)"},
+    "--image-memory": {
+        "metavar": "MIB",
+        "default": 1024,
+        "help": "memory for images that are kept encoded for further questions about them (default: %(default)s)",
+    },
+    "--max-new-tokens": {"help": "of an answer at most (default: %(default)s)"},
+}
 
 
-def add_image_memory(parser: argparse.ArgumentParser) -> None:
-    """`--image-memory`."""
-    help = "memory for images that are kept encoded for further questions about them (default: %(default)s)"
-    parser.add_argument("--image-memory", metavar="MIB", type=at_least(0), default=1024, help=help)
-
-
-def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
-    """`--batch-size`."""
-    help = "questions at once (default: %(default)s)"
-    parser.add_argument("--batch-size", metavar="N", type=at_least(1), default=default, help=help)
-
-
-def add_frames(parser: argparse.ArgumentParser) -> None:
-    """`--frames`."""
-    help = "frames of a video that are read at most, evenly chosen (default: 8)"
-    parser.add_argument("--frames", metavar="N", type=at_least(2), help=help)
+def add_number(parser: argparse.ArgumentParser, name: str, default: int | None = None, least: int = 1) -> None:
+    """One of the options that several commands have and that take a whole number of at least `least`."""
+    known = {} if default is None else {"default": default}
+    parser.add_argument(name, **{"metavar": "N", "type": whole(least), **_SHARED[name], **known})
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -94,12 +91,9 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> Non
     given: dict[str, Any] = {"required": True} if required else {"default": LLAVA}
     parser.add_argument("--model", **given, help=help + ("" if required else " (default: %(default)s)"))
     parser.add_argument("--revision", help="branch, tag or commit of a --model on the Hub")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: the model's own)"
-    )
-    parser.add_argument(
-        "--device", type=device, help="such as cuda:0 or cpu (default: the accelerator, if there is one)"
-    )
+    dtypes, where = ["float32", "bfloat16", "float16"], "such as cuda:0 or cpu"
+    parser.add_argument("--dtype", choices=dtypes, help="of the weights (default: the model's own)")
+    parser.add_argument("--device", type=device, help=f"{where} (default: the accelerator, if there is one)")
 
 
 def add_output(parser: argparse.ArgumentParser, default: str) -> None:
@@ -177,39 +171,23 @@ def new_model_options(options: argparse.Namespace, base: str | Path, revision: s
     return {**pruning_options_of(options, base, revision), **own}
 
 
-def _reader(name: str) -> Any:
+def _reader(name: str) -> Callable[[str], Any]:
     """A function from the text of an argument to the value of the option `name`."""
-    default = _FIELDS[name].default
 
     def read(text: str) -> Any:
         value: Any = text
-        if text.lower() == _NONE and _accepts_none(name):
-            return _NONE  # argparse takes None for an option that was not given
-        if name == "question_format":
-            try:
+        if text.lower() == _NONE:
+            value = None
+        elif name != "covered_text":
+            with suppress(ValueError):  # of what is a word
                 value = json.loads(text)
-            except ValueError as error:
-                raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
-        elif not isinstance(default, str) and name != "covered_text":
-            try:
-                value = int(text) if not isinstance(default, float) and text.lstrip("+-").isdigit() else float(text)
-            except ValueError:
-                value = text
         try:
-            check_option(name, value)
+            value = check_option(name, value)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
-        return value
+        return _NONE if value is None else value  # argparse takes None for an option that was not given
 
     return read
-
-
-def _accepts_none(name: str) -> bool:
-    try:
-        check_option(name, None)
-    except ValueError:
-        return False
-    return True
 
 
 def _preset(text: str) -> str:
@@ -236,12 +214,13 @@ def budget(text: str) -> Budget | str:
     return value
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """A parser of whole numbers of at least `least`."""
+def whole(least: int, most: float = inf) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` to `most`."""
+    wanted = f"of at least {least}" if most == inf else f"from {least} to {most}"
 
     def read(text: str) -> int:
-        if not text.lstrip("+-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least {least}.")
+        if not text.lstrip("+-").isdigit() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number {wanted}.")
         return int(text)
 
     return read
@@ -253,10 +232,9 @@ def share(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: another number, or not a number.
     """
-    try:
+    value = 0.0
+    with suppress(ValueError):
         value = float(text)
-    except ValueError:
-        value = 0.0
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r}: give a share above 0 and up to 1, such as 0.95.")
     return value
@@ -279,17 +257,6 @@ def question(text: str) -> str:
     return text
 
 
-def port(text: str) -> int:
-    """A port of this machine.
-
-    Raises:
-        argparse.ArgumentTypeError: not a number from 1 to 65535.
-    """
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 1 to 65535.")
-    return int(text)
-
-
 def device(text: str) -> str:
     """A device that is there.
 
@@ -302,14 +269,16 @@ def device(text: str) -> str:
         named = torch.device(text)
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a device: give one such as cpu, cuda or cuda:1.") from error
+    if named.type == "cpu":
+        return text
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if named.type != "cpu" and (accelerator is None or accelerator.type != named.type):
+    if accelerator is None or accelerator.type != named.type:
         raise argparse.ArgumentTypeError(
             f"torch finds no {named.type} on this machine: leave --device out, or give cpu."
         )
-    if named.type != "cpu" and named.index is not None and named.index >= torch.accelerator.device_count():
-        count = torch.accelerator.device_count()
-        raise argparse.ArgumentTypeError(f"there are {count} {named.type} devices, counted from 0: {text} is none.")
+    there = torch.accelerator.device_count()
+    if named.index is not None and named.index >= there:
+        raise argparse.ArgumentTypeError(f"there are {there} {named.type} devices, counted from 0: {text} is none.")
     return text
 
 

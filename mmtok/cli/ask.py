@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 from .arguments import (
     add_budgets,
     add_call_options,
-    add_frames,
-    add_length,
     add_model,
+    add_number,
     add_output,
     add_parser,
-    at_least,
     base_of,
     budgets_of,
     call_pruning_options,
     load_model,
     question,
+    whole,
     writable_image,
 )
 from .output import about_the_model, budget_name, explain, print_json, print_table, steps, unpruned
@@ -101,9 +100,8 @@ def add_bench(commands: Any, name: str, help: str) -> None:
     """Adds `mmtok bench`."""
     example = 'mmtok bench --model ./llava-mmtok photo.jpg "Is there a dog?" --budget all 192 64 16'
     parser = _with_questions(add_parser(commands, name, help, _BENCH, example), 1, 16, least=2)
-    parser.add_argument(
-        "--repeats", metavar="N", type=at_least(1), default=5, help="rounds that count (default: %(default)s)"
-    )
+    rounds = "rounds that count (default: %(default)s)"
+    parser.add_argument("--repeats", metavar="N", type=whole(1), default=5, help=rounds)
     parser.set_defaults(run=bench)
 
 
@@ -119,9 +117,9 @@ def _with_questions(
         help="IMAGE is a video: a video file, an animated GIF, PNG or WebP, or a folder with an image for each frame "
         "(one a second, in the order of their names); a budget then holds for each frame, of Qwen-VL for each pair",
     )
-    add_frames(parser)
+    add_number(parser, "--frames", least=2)
     add_budgets(parser)
-    add_length(parser, max_new_tokens, least)
+    add_number(parser, "--max-new-tokens", max_new_tokens, least)
     add_model(parser)
     add_call_options(parser)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import mmtok
 from mmtok.tiny import EMBEDDED
 
-from .arguments import add_image_memory, add_model, add_output, add_parser, load_model, port, writable_image
+from .arguments import add_model, add_number, add_output, add_parser, load_model, whole, writable_image
 from .output import explain, print_json, steps
 
 _DEMO = """\
@@ -31,8 +32,9 @@ def add_demo(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--seed", type=int, default=40, help="of the image and the questions (default: %(default)s)")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of the staged folder")
     parser.add_argument("--web", action="store_true", help="open a page instead: your images, questions and --model")
-    parser.add_argument("--port", type=port, metavar="N", help="of the page (default: the first free one from 7860)")
-    add_image_memory(parser)
+    free = "of the page (default: the first free one from 7860)"
+    parser.add_argument("--port", metavar="N", type=whole(1, 65535), help=free)
+    add_number(parser, "--image-memory", least=0)
     add_model(parser)
     parser.set_defaults(run=demo)
 
@@ -96,7 +98,7 @@ def doctor(options: argparse.Namespace) -> int:
     with steps(len(makers()), quiet=options.quiet) as begin:
         found = diagnose(options.device, begin)
     if options.json:
-        print_json(found.as_dict())
+        print_json({**asdict(found), "right": not found.problems})
     else:
         print(found.describe())
-    return 0 if found.right else 1
+    return 1 if found.problems else 0

@@ -9,11 +9,10 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import NamedTuple
 
 import mmtok
 
@@ -56,8 +55,7 @@ class ExtraMissing(RuntimeError):
     """A command needs packages that are not installed; the message says which, and what installs them."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A subcommand.
 
     Attributes:
@@ -91,37 +89,7 @@ COMMANDS: dict[str, Command] = {
     "push-generate": Command("publish the code for custom_generate on the Hub", "publish", "publish"),
     "verify": Command("compare a published repository with the installed release", "publish", "publish"),
 }
-PUBLISHING = ("stage", "push", "stage-generate", "push-generate", "verify")
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser whose usage line names the required arguments; the options are in the help."""
-
-    def format_usage(self) -> str:
-        """The usage alone, as it stands before the message about a mistake."""
-        self._shorten()
-        return super().format_usage()
-
-    def format_help(self) -> str:
-        """The whole help."""
-        self._shorten()
-        return super().format_help()
-
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Ends with the usage and what was not understood; of an option, which one is meant."""
-        known = [option for action in self._actions for option in action.option_strings]
-        sentences = []
-        for option in (word.partition("=")[0] for word in unknown if word.startswith("--")):
-            meant = [_OTHER_NAMES.get(option, ""), *get_close_matches(option, known, 1, 0.75)]
-            right = next((each for each in meant if each in known), "")
-            sentences.append(f"{option} is not an option" + (f": give {right}." if right else "."))
-        self.error(" ".join(sentences) or f"{' '.join(unknown)}: not understood.")
-
-    def _shorten(self) -> None:
-        formatter = argparse.HelpFormatter(self.prog, width=1000)
-        formatter.add_usage(None, [action for action in self._actions if action.required], [])
-        needed = formatter.format_help().partition(self.prog)[2].strip()
-        self.usage = f"%(prog)s [options] {needed}".rstrip()
+PUBLISHING = tuple(name for name, command in COMMANDS.items() if command.extra == "publish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,13 +109,13 @@ def _run(prog: str, description: str, commands: dict[str, Command], arguments: S
     command = commands.get(str(name))
     told, shows_traceback = f"{prog} {name}" if command else prog, "--traceback" in given
     try:
-        parser, added = _build_parser(prog, description, commands, name)
+        parser, own = _parsers(prog, description, commands, name)
         if not given:
             parser.print_help(sys.stderr)
             raise SystemExit(2)
         options, unknown = parser.parse_known_args(given)
         if unknown:
-            added.choices[str(name)].refuse(unknown)
+            own.error(_not_understood(own, unknown))
         shows_traceback = options.traceback
         if not options.quiet:
             return options.run(options) or 0
@@ -166,11 +134,11 @@ def _run(prog: str, description: str, commands: dict[str, Command], arguments: S
         return 130
 
 
-def _build_parser(
+def _parsers(
     prog: str, description: str, commands: dict[str, Command], given: str | None
-) -> tuple[CommandParser, Any]:
-    """The parser and its commands, of which only `given` has its arguments."""
-    parser = CommandParser(
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The parser of all commands, of which only `given` has its arguments, and that of the given one."""
+    parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -181,21 +149,34 @@ def _build_parser(
     parser.add_argument("--version", action="version", version=f"mmtok {mmtok.__version__}")
     added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for name, command in commands.items():
-        if name == given:
-            _add_command(added, name, command)
-        else:
+        if name != given:
             added.add_parser(name, help=command.help, add_help=False)
-    return parser, added
+            continue
+        missing = [module for module in EXTRAS[command.extra] if find_spec(module) is None]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            raise ExtraMissing(f"{', '.join(missing)} {verb} not installed: run {mmtok.install_line(command.extra)}.")
+        module = import_module(f"mmtok.cli.{command.module}")
+        getattr(module, f"add_{name.replace('-', '_')}")(added, name, command.help)
+        added.choices[name].add_argument("--traceback", action="store_true", help="show where an error comes from")
+    own = added.choices.get(str(given), parser)
+    for each in {parser, own}:
+        # The usage stands before the message about a mistake: it names what is required, and the help all options.
+        formatter = argparse.HelpFormatter(each.prog, width=1000)
+        formatter.add_usage(None, [action for action in each._actions if action.required], [])
+        each.usage = f"%(prog)s [options] {formatter.format_help().partition(each.prog)[2].strip()}".rstrip()
+    return parser, own
 
 
-def _add_command(added: Any, name: str, command: Command) -> None:
-    missing = [module for module in EXTRAS[command.extra] if find_spec(module) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise ExtraMissing(f"{', '.join(missing)} {verb} not installed: run {mmtok.install_line(command.extra)}.")
-    module = import_module(f"mmtok.cli.{command.module}")
-    getattr(module, f"add_{name.replace('-', '_')}")(added, name, command.help)
-    added.choices[name].add_argument("--traceback", action="store_true", help="show where an error comes from")
+def _not_understood(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    """Sentences on what a parser does not know; of an option, which one is meant."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    sentences = []
+    for option in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+        meant = [_OTHER_NAMES.get(option, ""), *get_close_matches(option, known, 1, 0.75)]
+        right = next((each for each in meant if each in known), "")
+        sentences.append(f"{option} is not an option" + (f": give {right}." if right else "."))
+    return " ".join(sentences) or f"{' '.join(unknown)}: not understood."
 
 
 def _sentence(error: Exception) -> str:

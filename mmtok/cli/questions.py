@@ -19,20 +19,17 @@ from mmtok.tiny import EMBEDDED
 from .arguments import (
     MODEL,
     Budget,
-    add_batch_size,
     add_budget,
     add_budgets,
     add_call_options,
-    add_frames,
-    add_image_memory,
-    add_length,
     add_model,
+    add_number,
     add_parser,
-    at_least,
     base_of,
     budgets_of,
     call_pruning_options,
     share,
+    whole,
 )
 from .output import about_the_model, budget_name, explain, nothing_pruned, print_json, print_table, steps, unpruned
 
@@ -85,10 +82,10 @@ def add_generate(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the answers, JSON lines")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="where the images are (default: with the file)")
     add_budget(parser)
-    add_batch_size(parser, 8)
-    add_length(parser, 64)
-    add_frames(parser)
-    add_image_memory(parser)
+    add_number(parser, "--batch-size", 8)
+    add_number(parser, "--max-new-tokens", 64)
+    add_number(parser, "--frames", least=2)
+    add_number(parser, "--image-memory", least=0)
     add_model(parser, required=True)
     add_call_options(parser)
     parser.set_defaults(run=generate)
@@ -103,20 +100,15 @@ def add_eval(commands: Any, name: str, help: str) -> None:
     parser.add_argument("--questions", required=True, nargs="+", type=Path, metavar="FILE", help="a task each")
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the images or videos")
     add_budgets(parser)
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="NAME",
-        default=["MMTok"],
-        help="such as MMTok, DivPrune or uniform, and resized, a smaller image of as many tokens; another name is "
-        "refused with the list (default: MMTok)",
+    methods = (
+        "such as MMTok, DivPrune or uniform, and resized, a smaller image of as many tokens; another name is refused "
+        "with the list (default: MMTok)"
     )
+    parser.add_argument("--methods", metavar="NAME", nargs="+", default=["MMTok"], help=methods)
     _add_run(parser, "runs/evaluation", 16)
-    parser.add_argument(
-        "--instruction",
-        help="written behind every question (default: to answer with a single word or phrase, or with a letter)",
-    )
-    add_frames(parser)
+    behind = "written behind every question (default: to answer with a single word or phrase, or with a letter)"
+    parser.add_argument("--instruction", help=behind)
+    add_number(parser, "--frames", least=2)
     add_model(parser, required=True)
     add_call_options(parser, f"for one more method, {_GIVEN}: the model's own settings with these in their place")
     parser.set_defaults(run=evaluate)
@@ -129,22 +121,12 @@ def add_compare(commands: Any, name: str, help: str) -> None:
     parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="folder of images")
     parser.add_argument("--questions", type=Path, metavar="FILE", help="JSON lines, JSON or CSV; answers are not read")
     add_budgets(parser, "the model's own, twice, half, a quarter and an eighth of it")
-    parser.add_argument(
-        "--agreement",
-        type=share,
-        default=0.95,
-        metavar="SHARE",
-        help="how much of the answers a budget has to keep (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--score",
-        choices=list(_SCORES),
-        default="exact",
-        help="what --agreement is of: answers that are the same, or the F1 of their words (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--drawings", type=at_least(0), default=8, metavar="N", help="images to draw at most (default: %(default)s)"
-    )
+    kept = "how much of the answers a budget has to keep (default: %(default)s)"
+    parser.add_argument("--agreement", metavar="SHARE", type=share, default=0.95, help=kept)
+    of = "what --agreement is of: answers that are the same, or the F1 of their words (default: %(default)s)"
+    parser.add_argument("--score", choices=list(_SCORES), default="exact", help=of)
+    drawn = "images to draw at most (default: %(default)s)"
+    parser.add_argument("--drawings", metavar="N", type=whole(0), default=8, help=drawn)
     _add_run(parser, "runs/compare", 32)
     parser.add_argument("--instruction", default="", help="written behind every question (default: nothing)")
     add_model(parser)
@@ -153,17 +135,12 @@ def add_compare(commands: Any, name: str, help: str) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser, output: str, max_new_tokens: int) -> None:
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(output),
-        metavar="FOLDER",
-        help="for answers and results (default: %(default)s)",
-    )
-    parser.add_argument("--limit", metavar="N", type=at_least(1), help="only the first questions of each file")
-    add_batch_size(parser, 16)
-    add_length(parser, max_new_tokens)
-    add_image_memory(parser)
+    kept = "for answers and results (default: %(default)s)"
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(output), help=kept)
+    parser.add_argument("--limit", metavar="N", type=whole(1), help="only the first questions of each file")
+    add_number(parser, "--batch-size", 16)
+    add_number(parser, "--max-new-tokens", max_new_tokens)
+    add_number(parser, "--image-memory", least=0)
 
 
 def _file_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -360,7 +337,7 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
     Raises:
         ValueError: no folder, or one without images.
     """
-    from PIL import Image
+    from mmtok.visuals import image_files
 
     folder, made = options.folder, options.output / "questions.jsonl"
     asked: list[tuple[str, str]] = []
@@ -371,10 +348,7 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
     if options.questions is not None:
         return folder, options.questions
     if not asked:
-        Image.init()
-        known = Image.registered_extensions()
-        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in known)
-        asked = [(name, question) for name in names for question in GENERIC]
+        asked = [(path.name, question) for path in image_files(folder) for question in GENERIC]
     if not asked:
         raise ValueError(f"{folder} holds no images: give the folder that holds them.")
     lines = "".join(json.dumps({"image": name, "question": text}, ensure_ascii=False) + "\n" for name, text in asked)

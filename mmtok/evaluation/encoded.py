@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from configuration_mmtok import PruningOptions
-from mmtok.hub.images import EncodedVision, Layout
+from mmtok.hub.images import EncodedVision
 from mmtok.hub.prompt import Prompt, PrunedPrompt
 from mmtok.hub.selection import Selection
 
-from .selectors import CropView, Kept, Need, Selector
+from .selectors import CropView, Need, Selector
 
 _PROJECTIONS = ("q_proj", "k_proj")
 
@@ -60,10 +60,15 @@ class EncodedBatch:
             seeds: one for each prompt.
             images: those of the batch, where they have been encoded already; encoded again where the attention of the
                 tower is needed.
+
+        Raises:
+            ValueError: there is a video among the inputs.
         """
-        image_inputs = _image_inputs(model, inputs)
+        if inputs.get("pixel_values_videos") is not None:
+            raise ValueError("pixel_values_videos holds a video, and selectors choose from images alone: leave it out.")
+        image_inputs = {name: inputs[name] for name in model.image_arguments if name in inputs}
         prompt = model.read_prompt(inputs["input_ids"], None, inputs["attention_mask"])
-        with cls_attention(model, wanted="cls_attention" in needs) as tower:
+        with cls_attention(model) if "cls_attention" in needs else nullcontext() as tower:
             encoded = images if images is not None and tower is None else model.encode_images(**image_inputs)
         prompt, encoded = model.arrange(prompt, encoded)
         layouts, projected, raw = list(encoded.layouts), encoded.projected, torch.cat(list(encoded.raw))
@@ -76,10 +81,8 @@ class EncodedBatch:
             attention = language_attention(model, {**full.language_inputs(), **full.per_token_inputs(types_of(inputs))})
         per_token = {"raw_vision": raw}
         if tower:
-            per_token |= {
-                name: values.flatten(0, 1) for name, values in tower.per_token(_tokens_per_crop(layouts)).items()
-            }
-
+            before = layouts[0].tokens_before_packing // (int(layouts[0].crop.max()) + 1)  # as many of every crop
+            per_token |= {name: values.flatten(0, 1) for name, values in tower.per_token(before).items()}
         crops, offset = [], 0
         for number, image in enumerate(layouts):
             row = rows[number]
@@ -119,7 +122,8 @@ class EncodedBatch:
                 tokens = crop.tokens[kept.indices.cpu()]
                 kept_vision[image][tokens] = True
                 if kept.raw_vision is not None:
-                    projected[image] = _replaced(model, projected[image], tokens, kept)
+                    own, merged = projected[image], model.model.multi_modal_projector(kept.raw_vision)
+                    projected[image] = own.index_copy(0, tokens.to(own.device), merged.to(own.dtype))
         for flags, image in zip(kept_vision, self.encoded.layouts, strict=True):
             separator = image.source < 0
             if bool((flags | separator).all()):
@@ -127,34 +131,13 @@ class EncodedBatch:
         return _prompt_of(model, self.prompt, replace(self.encoded, projected=projected), kept_vision)
 
 
-def _image_inputs(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs that belong to images.
-
-    Raises:
-        ValueError: there is a video among the inputs.
-    """
-    if inputs.get("pixel_values_videos") is not None:
-        raise ValueError("pixel_values_videos holds a video, and selectors choose from images alone: leave it out.")
-    return {name: inputs[name] for name in model.image_arguments if name in inputs}
-
-
 def types_of(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inputs that say of each token of the prompt what it is."""
     return {name: inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in inputs}
 
 
-def _replaced(model: Any, features: torch.Tensor, tokens: torch.Tensor, kept: Kept) -> torch.Tensor:
-    merged = model.model.multi_modal_projector(kept.raw_vision)
-    return features.index_copy(0, tokens.to(features.device), merged.to(features.dtype))
-
-
 def _prompt_of(model: Any, prompt: Prompt, encoded: EncodedVision, kept_vision: Sequence[torch.Tensor]) -> PrunedPrompt:
     return model.pack_prompt(prompt, encoded, Selection.of(kept_vision, encoded.layouts))
-
-
-def _tokens_per_crop(layouts: Sequence[Layout]) -> int:
-    """Tokens of a crop before packing, the same for all crops."""
-    return layouts[0].tokens_before_packing // (int(layouts[0].crop.max()) + 1)
 
 
 @dataclass
@@ -181,18 +164,15 @@ class TowerAttention:
 
 
 @contextmanager
-def cls_attention(model: Any, *, wanted: bool) -> Iterator[TowerAttention | None]:
+def cls_attention(model: Any) -> Iterator[TowerAttention]:
     """Records the attention of the tower's layer that LLaVA reads, with any attention kernel.
 
     Yields:
-        None where it is not wanted; else what is filled when the tower runs inside the block.
+        What is filled when the tower runs inside the block.
 
     Raises:
         ValueError: a tower whose layers are not CLIP's.
     """
-    if not wanted:
-        yield None
-        return
     tower = model.config.vision_config.model_type
     if tower != "clip_vision_model":
         raise ValueError(
@@ -202,10 +182,6 @@ def cls_attention(model: Any, *, wanted: bool) -> Iterator[TowerAttention | None
     layer = layer if isinstance(layer, int) else layer[-1]
     # hidden_states[i] with i > 0 is what layer i - 1 returns; counted from the end the two agree.
     attention = _attention_layers(model.model.vision_tower)[layer - 1 if layer > 0 else layer]
-    if not all(hasattr(attention, name) for name in _PROJECTIONS):
-        raise ValueError(
-            f"{type(attention).__name__} has no q_proj and k_proj: CLS attention is read from CLIP towers."
-        )
     record = TowerAttention(model.config.vision_config.num_attention_heads)
     handles = [
         getattr(attention, name).register_forward_hook(

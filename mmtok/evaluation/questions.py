@@ -86,8 +86,6 @@ def read_questions(
         if len(questions) + len(wrong) == limit:
             break
         try:
-            if isinstance(record, ValueError):
-                raise record
             question = _question(path.stem, number, record, labelled, image_token)
             if folder is not None:
                 _require_file(Path(folder), question)
@@ -113,22 +111,17 @@ def _records(path: Path, text: str) -> tuple[str, Iterable[tuple[int, Any]]]:
             return "question", enumerate(json.loads(text), 1)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} begins as a JSON array and is not one: {error}.") from error
-    return "line", _lines(text)
-
-
-def _lines(text: str) -> Iterator[tuple[int, Any]]:
-    """JSON lines; a ValueError in the place of one that is not JSON."""
     # Not `splitlines`: it also splits at characters such as U+2028, which stand in JSON as they are.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                yield number, ValueError(f"it is not JSON ({error.msg}, column {error.colno}).")
+    return "line", ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def _question(task: str, number: int, record: Any, labelled: bool, image_token: str) -> Question:
-    """One question; a ValueError says why it cannot be asked."""
+    """One question, of an object or of a line of JSON; a ValueError says why it cannot be asked."""
+    if isinstance(record, str):
+        try:
+            record = json.loads(record)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it is not JSON ({error.msg}, column {error.colno}).") from error
     if not isinstance(record, dict):
         raise ValueError(f"it is not an object such as {FORMAT}.")
     is_video = not record.get("image") and bool(record.get("video"))

@@ -137,7 +137,11 @@ def _cell(method: str, budget: Budget, tables: _Tables, resamples: int) -> dict[
     for task, questions in tables.by_task.items():
         given = tables.answers(method, budget, task)
         tokens += [answer.vision_tokens for answer in given]
-        metrics[task] = _metrics(tables.texts(method, budget, task), [question.label for question in questions])
+        labels = [question.label for question in questions]
+        # All metrics of yes/no questions, the accuracy of others.
+        names = ("accuracy",) if metric_of(labels) == "accuracy" else get_args(Metric)
+        counts = outcomes(tables.texts(method, budget, task), labels).sum(0)
+        metrics[task] = {name: round(float(score(counts, name)), _DIGITS) for name in names}
     cell = {
         "method": method,
         "budget": budget,
@@ -158,9 +162,11 @@ def table(results: dict[str, Any]) -> str:
     for cell in results["cells"]:
         scores = [f"{100 * cell['metrics'][task][tasks[task]['metric']]:.1f}" for task in tasks]
         budget = "" if cell["method"] == FULL else str(cell["budget"])
-        lines.append([cell["method"], budget, f"{cell['vision_tokens']:.1f}", *scores, _kept(cell)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(_aligned(line, widths) for line in lines)
+        mean = cell.get("retention", {}).get("mean")
+        kept = f"{100 * mean['estimate']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]" if mean else ""
+        lines.append([cell["method"], budget, f"{cell['vision_tokens']:.1f}", *scores, kept])
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join("  ".join([name.ljust(first), *map(str.rjust, cells, others)]).rstrip() for name, *cells in lines)
 
 
 def legend(results: dict[str, Any]) -> list[str]:
@@ -174,24 +180,6 @@ def legend(results: dict[str, Any]) -> list[str]:
         "kept: the score as a share of that with all tokens, a mean over the tasks in %, with the 95 % interval of a "
         "bootstrap over the images.",
     ]
-
-
-def _kept(cell: dict[str, Any]) -> str:
-    mean = cell.get("retention", {}).get("mean")
-    return "" if mean is None else f"{100 * mean['estimate']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """One line of a table: its first cell on the left, the others on the right."""
-    first, *others = [(cell, width) for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
-
-
-def _metrics(texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    """All metrics of yes/no questions, the accuracy of others."""
-    names = ("accuracy",) if metric_of(labels) == "accuracy" else get_args(Metric)
-    counts = outcomes(texts, labels).sum(0)
-    return {name: round(float(score(counts, name)), _DIGITS) for name in names}
 
 
 def _rounded(interval: Interval) -> dict[str, float]:
@@ -232,7 +220,7 @@ def agreements(result: RunResult, method: str, *, resamples: int = 2000) -> list
     Intervals are those of a bootstrap over the images. Where no answer changed, in which a bootstrap sees no doubt,
     the lower end is that of the rule of three: 1 - 3 / images.
     """
-    full = {_place(answer): answer.text for answer in result.answers if answer.method == FULL}
+    full = {answer.key[2:]: answer.text for answer in result.answers if answer.method == FULL}
     asked = {(question.task, question.question_id): question for question in result.questions}
     by_budget: dict[Budget, list[RecordedAnswer]] = {}
     for answer in result.answers:
@@ -240,8 +228,8 @@ def agreements(result: RunResult, method: str, *, resamples: int = 2000) -> list
             by_budget.setdefault(answer.budget, []).append(answer)
     found = []
     for budget, answers in by_budget.items():
-        questions = [asked[_place(answer)] for answer in answers]
-        pairs = [(answer.text, full[_place(answer)]) for answer in answers]
+        questions = [asked[answer.key[2:]] for answer in answers]
+        pairs = [(answer.text, full[answer.key[2:]]) for answer in answers]
         same = [matches(*pair) for pair in pairs]
         images = [question.image for question in questions]
         found.append(
@@ -270,10 +258,6 @@ def smallest_budget(found: Sequence[Agreement], wanted: float, score: Score = "e
             break
         kept = each
     return kept
-
-
-def _place(answer: RecordedAnswer) -> tuple[str, int | str]:
-    return answer.task, answer.question_id
 
 
 def _mean(values: Sequence[float], images: Sequence[str], resamples: int) -> Interval:

@@ -67,7 +67,7 @@ def sample_reading_scene(
     taken: list[tuple[float, float, float, float]] = []
     prints, objects = [], []
     if kind != "objects":
-        count = int(rng.integers(*_inclusive(settings.lines if kind == "page" else settings.prints)))
+        count = int(rng.integers(*(settings.lines if kind == "page" else settings.prints), endpoint=True))
         for color in rng.permutation(list(COLORS))[:count]:
             line = Print(_sample_text(rng), str(color), int(rng.integers(FONTS)), _log_uniform(settings.heights, rng))
             margin = (0.4 if kind == "page" else 0.35) * line.height
@@ -75,7 +75,7 @@ def sample_reading_scene(
             if free:
                 prints.append(replace(line, x=free[1] + margin, y=free[0] + margin))
     if kind in ("mixed", "objects"):
-        count = int(rng.integers(*_inclusive(settings.objects)))
+        count = int(rng.integers(*settings.objects, endpoint=True))
         for name in rng.permutation(NAMES)[:count]:
             item = _sample_object(str(name), settings, packaged_sheets() if sheets is None else sheets, rng)
             free = _free_place(0.9 * item.size, 0.9 * item.size, size, taken, rng)
@@ -85,10 +85,6 @@ def sample_reading_scene(
     number = settings.backgrounds[rng.integers(len(settings.backgrounds))]
     backdrop = ("", 0) if kind == "page" else (place, number)
     return Scene(place, tuple(objects), backdrop, int(rng.integers(2**31)), size, tuple(prints))
-
-
-def _inclusive(limits: tuple[int, int]) -> tuple[int, int]:
-    return limits[0], limits[1] + 1
 
 
 def _log_uniform(limits: tuple[float, float], rng: np.random.Generator) -> float:
