@@ -84,8 +84,11 @@ def _refused_by_name(path: str | Path, what: str) -> Iterator[Path]:
         raise ValueError(f"{path} cannot be read as {what}: {reason}") from None
 
 
-def cut_off(size: tuple[int, int], image_processor: Any) -> str:
-    """What the image processor's centre crop leaves out of an image of (width, height); "" if nothing."""
+def cut_off(image: Image.Image | Video, image_processor: Any) -> str:
+    """What the image processor's centre crop leaves out of an image; "" if nothing, as of a video."""
+    if isinstance(image, Video):
+        return ""
+    size = image.size
     edge = (getattr(image_processor, "size", None) or {}).get("shortest_edge")
     crops = getattr(image_processor, "do_center_crop", False) and not hasattr(image_processor, "image_grid_pinpoints")
     if not crops or not edge or size[0] == size[1]:

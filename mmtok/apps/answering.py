@@ -134,11 +134,7 @@ def load_pipeline(model: str | Path, **kwargs: Any) -> ImageTextToTextPipeline:
     """The "image-text-to-text" pipeline of a folder or Hub repository.
 
     A staged one is loaded as every user loads it, with `trust_remote_code=True`; the model of a stock checkpoint
-    becomes one that prunes, as `mmtok.prune` makes it.
-
-    Args:
-        model: folder or Hub id.
-        **kwargs: for `transformers.pipeline`, such as `revision`, `dtype` or `device`.
+    becomes one that prunes, as `mmtok.prune` makes it. `kwargs` are those of `transformers.pipeline`.
 
     Raises:
         ValueError: neither a folder with a model nor a Hub id, or a model of no family of MMTok.
@@ -169,20 +165,14 @@ def answer_inputs(
     begin: Callable[[str], None] = lambda _: None,
     **generate_kwargs: Any,
 ) -> list[Answer]:
-    """Answers one question with several budgets.
+    """Answers one question with each budget.
 
     Args:
-        pipe: from `load_pipeline`.
         inputs: from `model_inputs`; with `encoded_images` in place of pixels the vision tower is not in `seconds`.
         question: what they ask.
-        budgets: values of `vision_token_budget`.
-        max_new_tokens: most tokens of the answer.
         calls: how often `generate` is called with each budget, for a steadier `seconds`, their median.
         begin: called with the name of each step.
         **generate_kwargs: further arguments of `generate`, options of the pruning among them.
-
-    Returns:
-        One answer for each budget.
 
     Raises:
         ValueError: an option out of range.
@@ -210,14 +200,7 @@ def warm_up(pipe: ImageTextToTextPipeline, image: Image.Image | Video, question:
 def explain_inputs(
     pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], question: str, budget: Budget, **pruning_options: Any
 ) -> Explanation:
-    """What a call would read of the image, without generating.
-
-    Args:
-        pipe: from `load_pipeline`.
-        inputs: from `model_inputs`, with pixels or with `encoded_images`.
-        question: what they ask.
-        budget: `vision_token_budget`.
-        **pruning_options: further options of the pruning.
+    """What a call would read of the image, without generating; the arguments are those of `answer_inputs`.
 
     Raises:
         ValueError: an option out of range.
@@ -239,13 +222,7 @@ def explain_inputs(
 def stream_answer(
     pipe: ImageTextToTextPipeline, inputs: Mapping[str, Any], budget: Budget, *, max_new_tokens: int = 64
 ) -> Iterator[PartialAnswer]:
-    """Yields the answer as it grows; the last one is finished.
-
-    Args:
-        pipe: from `load_pipeline`.
-        inputs: from `model_inputs`, with pixels or with `encoded_images`.
-        budget: `vision_token_budget`; None for every token.
-        max_new_tokens: most tokens of the answer.
+    """Yields the answer as it grows; the last one is finished. The arguments are those of `answer_inputs`.
 
     Raises:
         ValueError: whatever `generate` refuses.
@@ -276,14 +253,9 @@ def answer_batch(
     """Answers several questions at once, each about its own images; greedy unless `generate_kwargs` say otherwise.
 
     Args:
-        pipe: from `load_pipeline`.
-        questions: the texts of the users' turns.
-        images: for each question its images, none for a question without.
+        questions, images: as for `batch_inputs`.
         cache: of the same model, for images that several questions are about; None to encode them here.
         **generate_kwargs: arguments of `generate`, options of the pruning among them.
-
-    Returns:
-        One answer for each question.
     """
     inputs = batch_inputs(pipe, questions, images)
     return answers_to(pipe, inputs if cache is None else cache.inputs(inputs, **generate_kwargs), **generate_kwargs)[0]

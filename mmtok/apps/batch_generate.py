@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from PIL.Image import Image
 
 from configuration_mmtok import check_option
 from mmtok.evaluation.checkpoint import Checkpoint, answers_to, batch_inputs, load_processor
@@ -31,6 +30,7 @@ from .answering import Budget
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+    from PIL.Image import Image
 
     from mmtok.hub.handler import Video
 
@@ -187,8 +187,7 @@ def _said(
         full, processor = inputs["attention_mask"].sum(1).tolist(), checkpoint.processor.image_processor
         said: dict[Question, dict[str, Any]] = {}
         for (question, image), text, read, whole in zip(images.items(), texts, lengths, full, strict=True):
-            lost = isinstance(image, Image) and cut_off(image.size, processor)
-            notes = {"cut_off": lost, "unpruned": read == whole}
+            notes = {"cut_off": cut_off(image, processor), "unpruned": read == whole}
             said[question] = {"answer": text, **{name: True for name, holds in notes.items() if holds}}
         return said
     if len(images) == 1:

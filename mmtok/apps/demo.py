@@ -24,7 +24,7 @@ from mmtok.tiny.scenes import SceneSettings, sample_scene
 
 from .answering import Answer, Budget, answer_inputs, counted, load_pipeline, warm_up
 from .drawing import kept_figure
-from .seen import seen_images
+from .seen import seen_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,11 +92,7 @@ def example(seed: int | None = None, model: str = LLAVA) -> Example:
     """Draws an image and asks about it.
 
     LLaVA is asked what animal (or the like) there is, for an object that is not there, and for a count; Qwen2.5-VL what
-    is printed, in two ways, and for an object that is not there.
-
-    Args:
-        seed: of the image and the questions; None for another one each time.
-        model: the embedded model that knows what is drawn.
+    is printed, in two ways, and for an object that is not there. Without a seed it is another one each time.
     """
     rng = np.random.default_rng(seed)
     if model == QWEN:
@@ -156,10 +152,8 @@ def run_demo(
         model: the name of the embedded model.
         folder: where to stage; a folder staged before is replaced.
         seed: of the image and the questions.
-        budgets: values of `vision_token_budget`.
         check: staging loads the folder in a clean process and compares it with its base.
-        calls: how often each question is asked with each budget, for the median of the times.
-        begin: called with the name of each of 4 steps, and before each answer.
+        calls, begin: as for `answer_inputs`; there are 4 more steps.
 
     Raises:
         ValueError: `folder` holds something else.
@@ -175,9 +169,8 @@ def run_demo(
     asked = [(each.text, model_inputs(pipe, shown.image, each.text)) for each in shown.questions]
     answers = [answer_inputs(pipe, inputs, text, budgets, **given) for text, inputs in asked]
     begin("Drawing")
-    [seen] = seen_images(asked[0][1], pipe.model.config, pipe.processor.image_processor, [shown.image])
     figure = kept_figure(
-        seen,
+        seen_of(pipe, asked[0][1], shown.image),
         answers,
         title="What the language model reads of the image: vision tokens kept by MMTok for each question",
         right=[question.answer for question in shown.questions],

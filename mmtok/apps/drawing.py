@@ -53,7 +53,6 @@ def overlay(
     """Draws the kept vision tokens of one image or video.
 
     Args:
-        seen: what the vision tower saw.
         selection: what was kept of it; None for all, without outlines.
         explain: frame every kept patch in the colour of its gain, with a bar that splits the gain into what covers the
             question (orange) and what covers the image (blue), and the number of the pick, from 1.
@@ -161,7 +160,6 @@ def kept_figure(
     A row that is too wide goes on below; texts that are too long are shortened.
 
     Args:
-        seen: what the vision tower saw.
         rows: for each question what is read with each budget; answers are written below the drawings.
         title: a line above everything.
         explain: as for `overlay`.

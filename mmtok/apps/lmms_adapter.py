@@ -41,11 +41,8 @@ class MMTokLlava(lmms):
 
     Args:
         pretrained: staged folder or Hub repository.
-        batch_size: questions at once.
         vision_token_budget: for every question; "model" for what the configuration says, "all" for every token.
-        revision: of a repository.
         dtype: of the weights, "auto" for the model's own.
-        attn_implementation: of the language model.
         image_memory: MiB of encoded images that are kept for further questions about them.
         **pruning_options: further options of the pruning, such as `vision_coverage_weight`.
     """

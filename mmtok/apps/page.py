@@ -23,7 +23,7 @@ from . import page_text
 from .answering import Answer, Budget, answer_inputs, explain_inputs, stream_answer, warm_up
 from .demo import COVERAGE, KNOWS, TIMES, TOO_SMALL, example
 from .drawing import overlay
-from .seen import frames_read, seen_images, seen_video
+from .seen import frames_read, seen_of
 
 if TYPE_CHECKING:
     from transformers import ImageTextToTextPipeline
@@ -181,14 +181,9 @@ def answers(
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the outputs of the page as the answers grow.
 
-    Where there is no image or no question, or the model refuses them, the headline says so, with no older answer.
-
-    Args:
-        pipe, cache, control: of the model.
-        kind: "image" or "video".
-        path: of the uploaded file; None for none.
-        question: as it was written.
-        value: of the slider.
+    Where there is no image or no question, or the model refuses them, the headline says so, with no older answer. What
+    comes from a browser can be anything: `kind` ("image" or "video"), the path of the upload (None for none), the
+    question, and the value of the slider.
     """
     yield CLEARED
     try:
@@ -226,18 +221,14 @@ def _growing(
     pipe: ImageTextToTextPipeline, cache: EncodedImageCache, image: Image.Image | Video, question: str, budget: Budget
 ) -> Iterator[tuple[Any, ...]]:
     """The image is encoded once for all budgets, and not again for a further question about it."""
-    inputs, config = model_inputs(pipe, image, question), pipe.model.config
+    inputs = model_inputs(pipe, image, question)
+    seen, frames = seen_of(pipe, inputs, image), ""
     if isinstance(image, Video):
-        seen = seen_video(inputs, image, config, pipe.processor.video_processor)
         columns = ceil(len(seen.crops) ** 0.5)  # as wide as high, for a phone too
-        seen = replace(seen, grid=(ceil(len(seen.crops) / columns), columns))
-        lost, frames = "", frames_read(seen, image)
-    else:
-        [seen] = seen_images(inputs, config, pipe.processor.image_processor, [image])
-        lost, frames = cut_off(image.size, pipe.processor.image_processor), ""
+        seen, frames = replace(seen, grid=(ceil(len(seen.crops) / columns), columns)), frames_read(seen, image)
     inputs = cache.inputs(inputs)
     all_read, read = (explain_inputs(pipe, inputs, question, chosen) for chosen in (None, budget))
-    below = page_text.below(read, lost, frames)
+    below = page_text.below(read, cut_off(image, pipe.processor.image_processor), frames)
     # Once: what is said meanwhile of a change of the question has to stay, and Gradio writes each drawing to a file
     # that browsers read meanwhile.
     yield page_text.headline(read), "", "", "", "", overlay(seen, read.selection), below, ""

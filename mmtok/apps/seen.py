@@ -95,6 +95,16 @@ class Seen:
         return [*([(0, text)] if self.overview else []), *others][: len(self.crops)]
 
 
+def seen_of(
+    pipe: Any, inputs: Mapping[str, Any], image: Image.Image | Video, options: Mapping[str, Any] | None = None
+) -> Seen:
+    """The one image or video of a prompt; the arguments are those of `seen_images` and `seen_video`."""
+    config, processor = pipe.model.config, pipe.processor
+    if isinstance(image, Video):
+        return seen_video(inputs, image, config, processor.video_processor, options)
+    return seen_images(inputs, config, processor.image_processor, [image], options)[0]
+
+
 def seen_images(
     inputs: Mapping[str, Any],
     config: Any,
@@ -107,7 +117,6 @@ def seen_images(
     Args:
         inputs: of a model; `pixel_values` is (N, 3, H, W), or (N, crops, 3, H, W) with `image_sizes` (N, 2), and
             `batch_num_images` of LLaVA-OneVision, or the patches of Qwen-VL with `image_grid_thw` (N, 3).
-        config: of the model.
         image_processor: gives `image_mean` and `image_std`.
         originals: the N images, for what was cut off of them; () to leave that out.
         options: of the call, which count before the configuration's; None for no others.
@@ -156,9 +165,7 @@ def seen_video(
         inputs: of a model; `pixel_values_videos` is (1, frames, 3, H, W), or the patches of Qwen-VL with
             `video_grid_thw` (1, 3).
         video: what they were made of.
-        config: of the model.
-        video_processor: gives `image_mean` and `image_std`.
-        options: of the call, which count before the configuration's; None for no others.
+        video_processor, options: as for `seen_images`.
     """
     inputs = _shrunk(inputs, config, options)
     pixels, grid = inputs["pixel_values_videos"], inputs.get("video_grid_thw")
@@ -262,7 +269,7 @@ def _with_overview(crops: tuple[Image.Image, ...], grid: tuple[int, int], label:
 
 def _whole(image: Image.Image, crop: tuple[int, int], image_processor: Any) -> tuple[Image.Image, int, int] | None:
     """All of an image that a centre crop of (width, height) was cut out of, at most half as much again on each side."""
-    if not cut_off(image.size, image_processor):
+    if not cut_off(image, image_processor):
         return None
     factor = image_processor.size["shortest_edge"] / min(image.size)
     sides = [(round(side * factor), kept) for side, kept in zip(image.size, crop, strict=True)]

@@ -39,12 +39,7 @@ class Small:
 
 
 def small_config(model_type: str, **options: Any) -> Any:
-    """A configuration of the class that prunes the models of a stock model type.
-
-    Args:
-        model_type: of the stock checkpoint.
-        options: of `PruningOptions`.
-    """
+    """A configuration of the class that prunes the models of a stock model type, with these `PruningOptions`."""
     small = SMALL[model_type]
     text = {
         "vocab_size": VOCABULARY,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import mmtok
 from mmtok.evaluation.checkpoint import model_inputs
-from mmtok.measuring import processor, prompt_lengths
+from mmtok.measuring import machine, prompt_lengths
 
 from .answering import Budget
 
@@ -59,9 +57,6 @@ def time_budgets(
     """Times every budget in turn in every round, so that a disturbance of the machine affects all of them.
 
     Args:
-        pipe: from `load_pipeline`.
-        image, question: what is asked.
-        budgets: values of `vision_token_budget`.
         new_tokens: of the long answer, at least 2.
         repeats: rounds that count; one before them warms up.
         begin: called with the name of each round.
@@ -87,17 +82,15 @@ def time_budgets(
 
 def setting(pipe: ImageTextToTextPipeline) -> dict[str, str]:
     """Device, dtype, attention and versions of the measurement."""
-    model = pipe.model
-    device = model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    model, here = pipe.model, machine("transformers", "mmtok")
+    name = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else here["processor"]
     return {
         "model": type(model).__name__,
-        "device": f"{device.type} ({name})",
-        "threads": str(torch.get_num_threads()),
+        "device": f"{model.device.type} ({name})",
+        "threads": str(here["threads"]),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": str(model.config.get_text_config()._attn_implementation),
-        **{package: version(package) for package in ("torch", "transformers")},
-        "mmtok": mmtok.__version__,
+        **here["versions"],
     }
 
 

@@ -78,12 +78,7 @@ def add_number(parser: argparse.ArgumentParser, name: str, default: int | None =
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """`--model`, `--revision`, `--dtype` and `--device`.
-
-    Args:
-        parser: of the command.
-        required: whether the model has to be named; it is the embedded one otherwise.
-    """
+    """`--model`, which is the embedded one unless it is required, `--revision`, `--dtype` and `--device`."""
     help = (
         "staged folder or Hub repository; tiny is the embedded LLaVA, which knows 58 everyday objects, tiny-qwen the "
         "embedded Qwen2.5-VL, which also reads"
@@ -137,12 +132,7 @@ def _add_options(group: Any, defaults: dict[str, str]) -> None:
 def pruning_options_of(
     arguments: argparse.Namespace, model: str | os.PathLike[str], revision: str | None = None
 ) -> dict[str, Any]:
-    """The options that were given, and those of the preset that were not.
-
-    Args:
-        arguments: of a command with these options.
-        model: the model that they are for, folder or Hub id.
-        revision: branch, tag or commit of the Hub repository.
+    """The options that were given for a model (folder or Hub id), and those of the preset that were not.
 
     Raises:
         ValueError: both weights are 0, or a preset for a model of another family.
@@ -325,13 +315,7 @@ def load_model(options: argparse.Namespace) -> ImageTextToTextPipeline:
 
 
 def budgets_of(given: Sequence[Budget | str], config: Any, generation_config: Any = None) -> list[Budget]:
-    """The budgets of `--budget`, each once, with the model's own in the place of `MODEL`.
-
-    Args:
-        given: as they were given.
-        config: of the model.
-        generation_config: of the model, which counts before `config`.
-    """
+    """The budgets of `--budget`, each once; `MODEL` is that of `generation_config`, or else of `config`."""
     found = PruningOptions.from_config(config, **options_within(generation_config))
     budgets = [found.vision_token_budget if each == MODEL else each for each in given]
     # 1 is one token and 1.0 all of them, and the two are equal.

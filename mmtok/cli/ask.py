@@ -154,6 +154,7 @@ def ask(options: argparse.Namespace) -> None:
     from mmtok.apps.answering import answer_inputs, warm_up
     from mmtok.apps.demo import COVERAGE
     from mmtok.evaluation.checkpoint import model_inputs
+    from mmtok.visuals import cut_off
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
     answers = []
@@ -162,7 +163,7 @@ def ask(options: argparse.Namespace) -> None:
         pipe = load_model(options)
         begin("Warming up")
         warm_up(pipe, image, options.questions[0])
-        lost = _lost(image, pipe)
+        lost = cut_off(image, pipe.processor.image_processor)
         budgets = budgets_of(options.budget, pipe.model.config, pipe.model.generation_config)
         for each in options.questions:
             given = {"max_new_tokens": options.max_new_tokens, "begin": begin, **pruning_options}
@@ -180,18 +181,18 @@ def show(options: argparse.Namespace) -> None:
     from mmtok.apps.answering import answer_inputs, explain_inputs
     from mmtok.apps.demo import COVERAGE
     from mmtok.apps.drawing import kept_figure
-    from mmtok.apps.seen import frames_read, seen_images, seen_video
+    from mmtok.apps.seen import frames_read, seen_of
     from mmtok.evaluation.checkpoint import model_inputs
     from mmtok.hub.handler import Video
+    from mmtok.visuals import cut_off
 
     image, pruning_options = _asked_about(options), call_pruning_options(options)
     output = writable_image(options.output, "kept.png", overwrite=options.overwrite, source=Path(options.image))
     rows: list[Sequence[Explanation]] = []
-    title = ""
     with steps(1 + len(options.questions) * len(options.budget), quiet=options.quiet) as begin:
         begin("Loading the model")
         pipe = load_model(options)
-        lost = _lost(image, pipe)
+        lost = cut_off(image, pipe.processor.image_processor)
         budgets = budgets_of(options.budget, pipe.model.config, pipe.model.generation_config)
         for each in options.questions:
             inputs = model_inputs(pipe, image, each)
@@ -201,11 +202,8 @@ def show(options: argparse.Namespace) -> None:
                 continue
             begin("Selecting")
             rows.append([explain_inputs(pipe, inputs, each, budget, **pruning_options) for budget in budgets])
-        if isinstance(image, Video):
-            seen = seen_video(inputs, image, pipe.model.config, pipe.processor.video_processor, pruning_options)
-            title = f"{Path(options.image).name}: {frames_read(seen, image)}"
-        else:
-            [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], pruning_options)
+    seen = seen_of(pipe, inputs, image, pruning_options)
+    title = f"{Path(options.image).name}: {frames_read(seen, image)}" if isinstance(image, Video) else ""
     kept_figure(seen, rows, title=title, explain=options.explain).savefig(output, dpi=150)
     flat = [read for row in rows for read in row]
     if options.json:
@@ -277,13 +275,6 @@ def bench(options: argparse.Namespace) -> None:
         unpruned(timings),
         TOO_SMALL if about_the_model(options.model) else "",
     )
-
-
-def _lost(image: Image.Image | Video, pipe: Any) -> str:
-    from mmtok.hub.handler import Video
-    from mmtok.visuals import cut_off
-
-    return "" if isinstance(image, Video) else cut_off(image.size, pipe.processor.image_processor)
 
 
 def _covered(read: Sequence[Explanation]) -> list[str]:

@@ -51,10 +51,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 _REFUSALS = (ValueError, OSError, RuntimeError, ImportError)
 
 
-class ExtraMissing(RuntimeError):
-    """A command needs packages that are not installed; the message says which, and what installs them."""
-
-
 class Command(NamedTuple):
     """A subcommand.
 
@@ -155,7 +151,7 @@ def _parsers(
         missing = [module for module in EXTRAS[command.extra] if find_spec(module) is None]
         if missing:
             verb = "is" if len(missing) == 1 else "are"
-            raise ExtraMissing(f"{', '.join(missing)} {verb} not installed: run {mmtok.install_line(command.extra)}.")
+            raise ValueError(f"{', '.join(missing)} {verb} not installed: run {mmtok.install_line(command.extra)}.")
         module = import_module(f"mmtok.cli.{command.module}")
         getattr(module, f"add_{name.replace('-', '_')}")(added, name, command.help)
         added.choices[name].add_argument("--traceback", action="store_true", help="show where an error comes from")

@@ -381,7 +381,7 @@ def _drawn(
     """Draws the images with the most answers that change: all tokens beside the largest budget that changes them."""
     from mmtok.apps.answering import Answer, explain_inputs
     from mmtok.apps.drawing import kept_figure
-    from mmtok.apps.seen import seen_images
+    from mmtok.apps.seen import seen_of
     from mmtok.evaluation.checkpoint import model_inputs
     from mmtok.visuals import read_image
 
@@ -403,9 +403,8 @@ def _drawn(
                 read = explain_inputs(pipe, inputs, question.text, own, **given)
                 answer = texts[own, question.task, question.question_id]
                 rows[-1].append(Answer(**vars(read), answer=answer, seconds=0.0))
-        [seen] = seen_images(inputs, pipe.model.config, pipe.processor.image_processor, [image], given)
         path = options.output / "drawings" / f"{Path(name.replace('/', '_')).stem}.png"
-        kept_figure(seen, rows).savefig(path, dpi=100)
+        kept_figure(seen_of(pipe, inputs, image, given), rows).savefig(path, dpi=100)
         drawn.append(str(path))
     return drawn
 

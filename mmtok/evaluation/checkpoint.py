@@ -38,9 +38,7 @@ class Checkpoint:
 
         Args:
             path: folder or Hub id.
-            device: where to.
             dtype: of the weights, or its name; None for the checkpoint's own.
-            revision: branch, tag or commit on the Hub.
             processor: a loaded one; None for the checkpoint's own.
 
         Raises:

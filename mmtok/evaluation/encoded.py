@@ -54,7 +54,6 @@ class EncodedBatch:
         """Encodes the images of a batch.
 
         Args:
-            model: a model with MMTok pruning.
             inputs: what the processor made, padded on the left.
             needs: what the selectors to come look at besides features.
             seeds: one for each prompt.

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from accelerate import PartialState
-from PIL import Image
 from tqdm import tqdm
 
 from mmtok.hub.generation import GenerationCall
-from mmtok.hub.handler import Video
 from mmtok.hub.options import check_option
 from mmtok.image_cache import MEMORY_LIMIT, EncodedImageCache
 from mmtok.publish.recipe import preset_options
@@ -37,6 +35,11 @@ from .selectors import (
     shrunk_inputs,
     why_not_resized,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mmtok.hub.handler import Video
 
 # Tokens kept of each crop, or a share of them as a float; None for the full prompt.
 Budget: TypeAlias = int | float | None
@@ -211,8 +214,7 @@ class RunSettings(FileSettings):
         return [(None, None), *((method, budget) for method in self.methods for budget in self.budgets)]
 
 
-@dataclass(frozen=True)
-class RecordedAnswer:
+class RecordedAnswer(NamedTuple):
     """What a model answered.
 
     Attributes:
@@ -233,7 +235,7 @@ class RecordedAnswer:
     @property
     def key(self) -> Key:
         """The key of the answer within its run."""
-        return self.method, self.budget, self.task, self.question_id
+        return self[:4]
 
 
 def recorded(store: RecordStore) -> dict[Key, RecordedAnswer]:
@@ -303,11 +305,11 @@ def run(settings: RunSettings, *, progress: bool = True, checkpoint: Checkpoint 
         ) -> list[dict[str, Any]]:
             images, processor = [settings.read(question) for question in batch], checkpoint.processor.image_processor
             for question, image in zip(batch, images, strict=True):
-                if isinstance(image, Image.Image):
-                    cut[question.image] = bool(cut_off(image.size, processor))
+                if not question.is_video:
+                    cut[question.image] = bool(cut_off(image, processor))
             wanted = [cell for cell in settings.cells if any(_key(cell, question) not in done for question in batch)]
             answers = _batch_answers(settings, checkpoint, cache, batch, images, wanted)
-            return [asdict(answer) for answer in answers if answer.key not in done]
+            return [answer._asdict() for answer in answers if answer.key not in done]
 
         todo = [question for question in questions if any(_key(cell, question) not in done for cell in settings.cells)]
         answer_in_batches(settings, store, todo, answer, progress=progress, checkpoint=checkpoint)
@@ -435,19 +437,18 @@ def methods_named(names: Iterable[str], model: str | Path, revision: str | None 
         ValueError: an unknown name; the message lists the known ones.
     """
     known = {name.lower(): name for name in NAMED_METHODS}
-    paper: dict[str, Any] | None = None
     found: list[Method] = []
     for given in names:
         name = known.get(given.lower())
         if name is None:
             raise ValueError(f"There is no method {given!r}: choose from {', '.join(NAMED_METHODS)}.")
         method = RESIZED if name == RESIZED.name else METHODS.get(name)
-        if method is not None and not isinstance(method, ModelPruning):
-            found.append(method)
-            continue
-        preset = {} if method else preset_options(name, model, revision=revision)
-        if paper is None:
+        if method is None or isinstance(method, ModelPruning):
+            if method is None:
+                own = preset_options(name, model, revision=revision)
+            else:
+                own = {each: value for each, value in method.options.items() if value != PAPER_SETTINGS[each]}
             paper = preset_options("paper", model, revision=revision) | {"padding": "stock"}
-        own = {each: value for each, value in method.options.items() if value != PAPER_SETTINGS[each]} if method else {}
-        found.append(ModelPruning(method.name if method else name, {**PAPER_SETTINGS, **paper, **own, **preset}))
+            method = ModelPruning(name, {**PAPER_SETTINGS, **paper, **own})
+        found.append(method)
     return found

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from configuration_mmtok import PruningOptions
 from mmtok.hub.families import family_of
+from mmtok.hub.options import PAPER_OPTIONS
 from mmtok.publish.recipe import PRESETS
 
 if TYPE_CHECKING:
@@ -119,11 +120,7 @@ class ModelPruning:
 # MMTok (Dong et al., ICLR 2026, arXiv 2508.18264) as the model itself runs it.
 # Written out, so that the name means the paper's settings also on a model that was staged with others.
 # The defaults are the paper's; what text is covered is read before, and is not a setting of the selection.
-PAPER_SETTINGS: dict[str, Any] = {
-    option.name: option.default
-    for option in fields(PruningOptions)
-    if option.name not in ("vision_token_budget", "covered_text", "question_format")
-}
+PAPER_SETTINGS: dict[str, Any] = {**PAPER_OPTIONS, "padding": "stock"}
 
 MMTOK = ModelPruning("MMTok", PAPER_SETTINGS)
 
