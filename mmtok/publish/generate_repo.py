@@ -22,15 +22,8 @@ from .card import AUTHORS, CODE_REPOSITORY, marked
 from .clean_process import check_generate
 from .push import PushReport, Release, publish, push_workspace
 from .recipe import Destination
-from .repository import (
-    CARD_FILE,
-    GENERATE_FOLDER,
-    REQUIREMENTS,
-    REQUIREMENTS_FILE,
-    files_inside,
-    generate_code,
-)
-from .stage import checked_target, put, target_workspace
+from .repository import CARD_FILE, generate_code, generate_files
+from .stage import placed
 
 _TEMPLATE = Path(__file__).with_name("generate_card_template.md")
 
@@ -64,18 +57,11 @@ def stage_generate(out: str | os.PathLike[str], *, overwrite: bool = False, chec
         ValueError: unusable `out`; nothing was written.
         CheckFailed: the code does not load, or the full budget is not stock; nothing is left behind.
     """
-    if not os.fspath(out):
-        raise ValueError("'' is not a folder: give the folder to make.")
-    target = checked_target(Path(out), overwrite, code_alone=True)
-    with target_workspace(target) as space:
-        # The folder's name is the module's that transformers makes of it.
-        folder = space / "new" / target.name
-        folder.mkdir(parents=True)
-        _write(folder, Destination("ORGANISATION/NAME"))
-        checked = check_generate(folder, space) if check else ()
-        files = tuple(sorted(files_inside(folder)))
-        put(folder, target, overwrite, code_alone=True)
-    return StagedGenerate(target, files, checked)
+    with placed(out, overwrite, code_alone=True) as folder:  # of its name transformers makes the module's
+        files = _write(folder)
+        (folder / CARD_FILE).write_text(_card(Destination("ORGANISATION/NAME")), encoding="utf-8")
+        checked = check_generate(folder, folder.parent) if check else ()
+    return StagedGenerate(Path(out).resolve(), tuple(sorted([*files, CARD_FILE])), checked)
 
 
 def push_generate(destination: Destination | str, *, verify_after: bool = True, dry_run: bool = False) -> PushReport:
@@ -94,23 +80,20 @@ def push_generate(destination: Destination | str, *, verify_after: bool = True, 
     if isinstance(destination, str):
         destination = Destination(destination)
     with push_workspace(destination.repo_id) as space:
-        folder = space / "new" / "mmtok"
-        folder.mkdir(parents=True)
-        _write(folder, destination)
-        files = files_inside(folder)
-        files.pop(CARD_FILE)
+        folder = space / "mmtok"
         check = partial(check_generate, folder, space)
-        release = Release(files, _card, f"MMTok {mmtok.__version__} for custom_generate", check=check)
+        release = Release(_write(folder), _card, f"MMTok {mmtok.__version__} for custom_generate", check=check)
         return publish(release, destination, verify_after=verify_after, dry_run=dry_run)
 
 
-def _write(folder: Path, destination: Destination) -> None:
-    """Writes code, requirements and card."""
-    (folder / GENERATE_FOLDER).mkdir()
-    for path, content in generate_code().items():
-        (folder / path).write_bytes(content)
-    (folder / REQUIREMENTS_FILE).write_text(REQUIREMENTS, encoding="utf-8")
-    (folder / CARD_FILE).write_text(_card(destination), encoding="utf-8")
+def _write(folder: Path) -> dict[str, Path]:
+    """Writes everything but the card; returns the files by their path in the repository."""
+    files = {}
+    for path, content in generate_files().items():
+        files[path] = folder / path
+        files[path].parent.mkdir(parents=True, exist_ok=True)
+        files[path].write_bytes(content)
+    return files
 
 
 def _card(destination: Destination) -> str:

@@ -11,51 +11,46 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+    get_token,
+    hf_hub_download,
+)
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    NotASafetensorsRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import sha
+from tqdm import tqdm
 
 import mmtok
 
 from .base import BaseCheckpoint, TensorHeader, open_base, sha256_of
 from .card import edited_by_hand, render_card
 from .clean_process import check_staged
-from .hub import CopyRefused, HubRepo, PublishError, check_repo_path, failing_as
+from .hub import UNTOUCHED, PublishError, failing_as, files_at, sha256_of_large
 from .recipe import Destination, Recipe
-from .repository import CARD_FILE, files_inside, is_known_file, shown
-from .stage import workspace, write_repository
+from .repository import CARD_FILE, files_inside, is_known_file, listed, shown
+from .stage import target_workspace, write_repository
 from .verify import Verification, verify
 
 log = logging.getLogger(__name__)
 
-_CARD_KEPT = "The card there was edited by hand and stays; --overwrite-card replaces it."
 Action = Literal["send", "copy", "delete", "same", "kept"]
-
-
-@dataclass(frozen=True)
-class HubWeight:
-    """A weight file of the base's repo: it can be copied on the server by its hashes.
-
-    Attributes:
-        path: in both repos.
-        size: in bytes.
-        sha256: of its content.
-        repo_id, commit: where it stands.
-        copyable: the Hub stores it such that it can be copied between repos.
-    """
-
-    path: str
-    size: int
-    sha256: str
-    repo_id: str
-    commit: str
-    copyable: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,13 +62,11 @@ class PlannedFile:
         size: in bytes.
         action: "send" uploads it, "copy" lets the server copy it, "delete" removes it, "same" leaves what is there
             already, "kept" leaves another version that is there.
-        source: where its content comes from, for "send" and "copy".
     """
 
     path: str
     size: int
     action: Action
-    source: Path | bytes | HubWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -101,41 +94,38 @@ class PushReport:
     uploaded: bool = False
     verification: Verification | None = None
 
-    def with_action(self, *actions: Action) -> tuple[PlannedFile, ...]:
-        """The files with which one of these is done."""
-        return tuple(file for file in self.files if file.action in actions)
-
     @property
     def changes(self) -> tuple[PlannedFile, ...]:
-        return self.with_action("send", "copy", "delete")
+        return tuple(file for file in self.files if file.action in ("send", "copy", "delete"))
 
     @property
     def card_kept(self) -> bool:
-        return bool(self.with_action("kept"))
+        return any(file.action == "kept" for file in self.files)
 
     def describe(self) -> str:
         """What was done as text, in at most ten lines; of a dry run what would be, a line for each kind of change."""
-        kept = [_CARD_KEPT] if self.card_kept else []
+        lines = []
+        if self.card_kept:
+            lines.append("The card there was edited by hand and stays; --overwrite-card replaces it.")
         if self.commit is None:
-            return "\n".join([*self._plan(), *(f"  {each}" for each in kept), "Nothing was sent."])
-        if not self.changes:
-            done = f"{self.repo_id} holds all of this already, as commit {self.commit}."
+            there = f"commit {self.parent[:12]}" if self.parent else "a repository that does not exist yet"
+            lines.append(f"{self.repo_id}, branch {self.branch}, on top of {there}:")
+            for action in ("send", "copy", "delete", "same"):
+                files = [file for file in self.files if file.action == action]
+                size = tqdm.format_sizeof(sum(file.size for file in files), "B")
+                lines += [f"  {action:7}{size:>8}  {listed(file.path for file in files)}"] if files else []
+            lines.append("Nothing was sent.")
+        elif not self.changes:
+            lines.append(f"{self.repo_id} holds all of this already, as commit {self.commit}.")
         elif self.pull_request:
-            done = f"Opened {self.pull_request} with {len(self.changes)} files."
+            lines.append(f"Opened {self.pull_request} with {len(self.changes)} files.")
         else:
-            done = f"Published {len(self.changes)} files as commit {self.commit} of {self.repo_id}."
-        tagged = [f"Tagged as {self.tag}."] if self.tag else []
-        verified = [self.verification.verdict()] if self.verification is not None else []
-        return "\n".join([*kept, done, *tagged, *verified])
-
-    def _plan(self) -> Iterator[str]:
-        there = f"commit {self.parent[:12]}" if self.parent else "a repository that does not exist yet"
-        yield f"{self.repo_id}, branch {self.branch}, on top of {there}:"
-        for action in ("send", "copy", "delete", "same"):
-            if files := self.with_action(action):
-                names = ", ".join(shown(file.path) for file in files[:4])
-                more = f" and {len(files) - 4} more" if len(files) > 4 else ""
-                yield f"  {action:7}{_size(sum(file.size for file in files)):>10}  {names}{more}"
+            lines.append(f"Published {len(self.changes)} files as commit {self.commit} of {self.repo_id}.")
+        if self.tag:
+            lines.append(f"Tagged as {self.tag}.")
+        if self.verification is not None:
+            lines.append(self.verification.verdict())
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -145,19 +135,22 @@ class Release:
     Attributes:
         files: every file to send by path, the card aside; for a base in a folder its weights too.
         card: writes the card for a destination.
-        message, description: of the commit.
-        weights: the base's weight files on the Hub; empty for a base in a folder.
-        download: gets local copies of these by path, called where the server does not copy them.
+        message: of the commit.
+        base: whose weights they are; None for code alone.
+        weights: the base's weight files on the Hub, by path; empty for a base in a folder.
         check: loads the release in a clean process; called once nothing on the Hub stands in the way.
     """
 
     files: Mapping[str, Path]
     card: Callable[[Destination], str]
     message: str
-    description: str = ""
-    weights: tuple[HubWeight, ...] = ()
-    download: Callable[[], Mapping[str, Path]] = field(default=dict)
+    base: BaseCheckpoint | None = None
+    weights: Mapping[str, RepoFile] = field(default_factory=dict)
     check: Callable[[], object] = field(default=tuple)
+
+
+class CopyRefused(Exception):
+    """The server does not copy the base's weights into this repo; nothing was committed."""
 
 
 def push(
@@ -193,11 +186,10 @@ def push(
         return publish(release, destination, verify_after=verify_after, dry_run=dry_run)
 
 
-def push_workspace(repo_id: str) -> Any:
-    """The `workspace` of pushes to one repo, among the temporary files of this user."""
+def push_workspace(repo_id: str) -> AbstractContextManager[Path]:
+    """The `target_workspace` of pushes to one repo, among the temporary files of this user."""
     user = os.getuid() if hasattr(os, "getuid") else ""
-    name = f"mmtok-push-{user}-{repo_id.replace('/', '--')}"
-    return workspace(Path(tempfile.gettempdir()) / name, Path(repo_id))
+    return target_workspace(Path(tempfile.gettempdir()) / f"push-{user}-{repo_id.replace('/', '--')}")
 
 
 def prepare(
@@ -222,8 +214,9 @@ def prepare(
     if any(folder.iterdir()):
         raise ValueError(f"{shown(folder)} is not empty, and everything in it would be published: give a new folder.")
     log.info("Reading the base %s", base)
-    found = _open(base, recipe.base_revision, weights=Path(base).is_dir())
-    headers, weights = (found.headers, ()) if found.repo_id is None else _weights_on_the_hub(found)
+    with failing_as(f"reading {base}"):
+        found = open_base(base, revision=recipe.base_revision, weights=Path(base).is_dir())
+        headers, weights = (found.headers, {}) if found.repo_id is None else _weights_on_the_hub(found)
     with tempfile.TemporaryDirectory(prefix="base-", dir=folder.parent) as temporary:
         facts = write_repository(found.copied_to(Path(temporary) / "base"), folder, recipe)
 
@@ -241,41 +234,30 @@ def prepare(
         files,
         lambda destination: render_card(replace(facts, repo_id=destination.repo_id, tag=destination.tag)),
         message=f"MMTok {mmtok.__version__} on {found.repo_id or found.name.rpartition('/')[2]}",
-        description=f"Weights of {found.repo_id} at {found.commit}." if found.repo_id else "",
+        base=found,
         weights=weights,
-        # Whole files, with a progress bar.
-        download=lambda: _open(base, found.commit, weights=True).weights,
         check=check_release if check else tuple,
     )
 
 
-def _open(base: str | os.PathLike[str], revision: str | None, *, weights: bool) -> BaseCheckpoint:
-    with failing_as(f"reading {base}"):
-        return open_base(base, revision=revision, weights=weights)
-
-
-def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], tuple[HubWeight, ...]]:
+def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], dict[str, RepoFile]]:
     """Name, type and shape of every tensor, of which a few hundred kilobytes are read, and the files."""
     assert base.repo_id is not None
     assert base.commit is not None
-    with failing_as(f"reading the weights' headers of {base.repo_id}"):
-        try:
-            metadata = HfApi().get_safetensors_metadata(base.repo_id, revision=base.commit)
-        except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-            raise ValueError(f"{base.repo_id} has no weights in safetensors files that can be read: {error}") from None
-    there = HubRepo(base.repo_id).files_at(base.commit)
+    try:
+        metadata = HfApi().get_safetensors_metadata(base.repo_id, revision=base.commit)
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise ValueError(f"{base.repo_id} has no weights in safetensors files that can be read: {error}") from None
     headers: dict[str, TensorHeader] = {}
-    weights = []
-    for name, header in sorted(metadata.files_metadata.items()):
+    for _, header in sorted(metadata.files_metadata.items()):
         headers |= {key: TensorHeader(found.dtype, tuple(found.shape)) for key, found in header.tensors.items()}
-        file = there[check_repo_path(name)]
-        if file.lfs is None:
+    there = files_at(base.repo_id, base.commit)
+    for name in base.weight_files:
+        if there[name].lfs is None:
             raise ValueError(
                 f"{name} of {base.repo_id} is not a large file of the Hub: stage and push it from a folder."
             )
-        copyable = getattr(file, "xet_hash", None) is not None  # huggingface_hub before 1.0 does not know it
-        weights.append(HubWeight(name, file.size, file.lfs.sha256, base.repo_id, base.commit, copyable))
-    return headers, tuple(weights)
+    return headers, {name: there[name] for name in base.weight_files}
 
 
 def publish(
@@ -286,127 +268,149 @@ def publish(
     Raises:
         PublishError: the Hub refused or failed; the message says what holds now.
     """
-    if any(weight.repo_id == destination.repo_id for weight in release.weights):
-        raise ValueError(f"{destination.repo_id} is the base itself: publish under another name.")
     if not dry_run and get_token() is None:
         raise PublishError("There is no token for the Hub: log in with `hf auth login`. Nothing was changed.")
-    repo = HubRepo(destination.repo_id, destination.branch)
-    plan = _plan(repo, _parent(repo, destination.private, create=False), release, destination)
-    _check_tag(repo, destination.tag, plan)
+    api, repo_id, card = HfApi(), destination.repo_id, release.card(destination).encode()
+    with failing_as(f"reading {repo_id}"):
+        plan = _plan(release, card, destination)
+        tags = api.list_repo_refs(repo_id).tags if destination.tag and plan.parent else []
+    for tag in tags:
+        if tag.name == destination.tag and (plan.changes or tag.target_commit != plan.parent):
+            raise PublishError(
+                f"The tag {tag.name} of {repo_id} names commit {tag.target_commit} already: choose another. Nothing "
+                "was changed."
+            )
     release.check()
     if dry_run:
         return plan
-    created = _parent(repo, destination.private, create=True)
-    plan = plan if plan.parent else replace(plan, parent=created)
-    report = _commit(repo, plan, release, destination.create_pr) if plan.changes else replace(plan, commit=plan.parent)
+    with failing_as(f"creating {repo_id} or its branch {destination.branch}"):
+        if plan.parent is None:
+            api.create_repo(repo_id, private=destination.private, exist_ok=True)
+        if destination.branch != "main":
+            api.create_branch(repo_id, branch=destination.branch, exist_ok=True)
+        plan = replace(plan, parent=plan.parent or _head(destination))
+    report = _commit(plan, release, card, destination) if plan.changes else replace(plan, commit=plan.parent)
     assert report.commit is not None
     if destination.tag is not None:
-        repo.tag(destination.tag, report.commit)
+        state = (
+            f"The files are published as commit {report.commit}, only the tag is missing; run the same command again."
+        )
+        with failing_as(f"tagging {repo_id} as {destination.tag}", state):
+            api.create_tag(repo_id, tag=destination.tag, revision=report.commit, exist_ok=True)
         report = replace(report, tag=destination.tag)
     if not verify_after:
         return report
     log.info("Verifying commit %s", report.commit)
-    return replace(report, verification=verify(destination.repo_id, revision=report.commit))
+    return replace(report, verification=verify(repo_id, revision=report.commit))
 
 
-def _parent(repo: HubRepo, private: bool, *, create: bool) -> str | None:
-    """The commit to build on; creates the repo and the branch where they are not there and `create` says so."""
-    head, exists = repo.head()
-    if exists and private and not repo.is_private():
+def _head(destination: Destination) -> str | None:
+    """The commit to build on: the top of the branch, or of main without such a branch; None without the repo."""
+    api = HfApi()
+    try:
+        main = api.repo_info(destination.repo_id)
+    except RepositoryNotFoundError:
+        return None
+    if destination.private and not main.private:
         raise PublishError(
-            f"{repo.repo_id} exists and is public, but a private one was asked for. Nothing was changed."
+            f"{destination.repo_id} exists and is public, but a private one was asked for. Nothing was changed."
         )
-    if head is None and exists and not create:
-        return HubRepo(repo.repo_id, "main").head()[0]
-    if head is not None or not create:
-        return head
-    if not exists:
-        repo.create(private)
-        head, exists = repo.head()
-    if head is None:
-        repo.create_branch()
-        head, _ = repo.head()
-    if head is None:
-        raise PublishError(f"{repo.repo_id} has no branch {repo.branch} although it was just created. Try again.")
-    return head
+    try:
+        return api.repo_info(destination.repo_id, revision=destination.branch).sha
+    except RevisionNotFoundError:
+        return main.sha
 
 
-def _plan(repo: HubRepo, parent: str | None, release: Release, destination: Destination) -> PushReport:
+def _plan(release: Release, card: bytes, destination: Destination) -> PushReport:
     """Compares what is to be published with what is there.
 
     Raises:
         PublishError: the branch holds other files, which may not be deleted.
     """
-    there = repo.files_at(parent) if parent else {}
-    card_there = repo.bytes_at(parent, CARD_FILE) if parent and CARD_FILE in there else None
-    planned = [_planned_file(check_repo_path(path), source, there.get(path)) for path, source in release.files.items()]
-    planned += [_planned_weight(weight, there.get(check_repo_path(weight.path))) for weight in release.weights]
-    planned.append(_planned_card(release.card(destination).encode(), card_there, destination.overwrite_card))
+    repo_id, parent = destination.repo_id, _head(destination)
+    there = files_at(repo_id, parent) if parent else {}
+    large, wanted, planned = sha256_of_large(there), sha256_of_large(release.weights), []
+    for path, source in release.files.items():
+        same = path in there and _is_same(source, there[path])
+        planned.append(PlannedFile(path, source.stat().st_size, "same" if same else "send"))
+    for path, weight in release.weights.items():
+        same = large.get(path) == wanted[path]
+        planned.append(PlannedFile(path, weight.size, "same" if same else "copy"))
+    card_there = None
+    if CARD_FILE in there:
+        card_there = Path(hf_hub_download(repo_id, CARD_FILE, revision=parent)).read_bytes()
+    action: Action = "same" if card_there == card else "send"
+    if action == "send" and card_there is not None and not destination.overwrite_card:
+        action = "kept" if edited_by_hand(card_there.decode("utf-8", "replace")) else "send"
+    planned.append(PlannedFile(CARD_FILE, len(card), action))
     kept = {file.path for file in planned}
     others = sorted(path for path in there if path not in kept and not is_known_file(path, (), ()))
     if others and not destination.delete_others:
-        names = ", ".join(map(shown, others[:4])) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
         raise PublishError(
-            f"{repo.repo_id} holds files that are not part of this release: {names}. --delete-others deletes them in "
-            "the same commit; or give another repository. Nothing was changed."
+            f"{repo_id} holds files that are not part of this release: {listed(others)}. --delete-others deletes them "
+            "in the same commit; or give another repository. Nothing was changed."
         )
     planned += [PlannedFile(path, there[path].size, "delete") for path in others]
-    return PushReport(repo.repo_id, repo.branch, parent, tuple(sorted(planned, key=lambda file: file.path)))
+    return PushReport(repo_id, destination.branch, parent, tuple(sorted(planned, key=lambda file: file.path)))
 
 
-def _planned_file(path: str, source: Path, there: RepoFile | None) -> PlannedFile:
-    size = source.stat().st_size
-    return PlannedFile(path, size, "same" if _is_same(source, size, there) else "send", source)
-
-
-def _is_same(source: Path, size: int, there: RepoFile | None) -> bool:
-    if there is None or there.size != size:
+def _is_same(source: Path, there: RepoFile) -> bool:
+    if there.size != source.stat().st_size:
         return False
     if there.lfs is None:
         return sha.git_hash(source.read_bytes()) == there.blob_id
-    return sha256_of(source, "Comparing") == there.lfs.sha256
+    return sha256_of(source) == there.lfs.sha256
 
 
-def _planned_weight(weight: HubWeight, there: RepoFile | None) -> PlannedFile:
-    same = there is not None and there.lfs is not None and there.lfs.sha256 == weight.sha256
-    return PlannedFile(weight.path, weight.size, "same" if same else "copy", weight)
-
-
-def _planned_card(card: bytes, there: bytes | None, overwrite: bool) -> PlannedFile:
-    if there == card:
-        return PlannedFile(CARD_FILE, len(card), "same")
-    if there is not None and not overwrite and edited_by_hand(there.decode("utf-8", "replace")):
-        return PlannedFile(CARD_FILE, len(there), "kept")
-    return PlannedFile(CARD_FILE, len(card), "send", card)
-
-
-def _check_tag(repo: HubRepo, tag: str | None, plan: PushReport) -> None:
-    """Refuses a tag that names another commit than the one that is about to be there."""
-    if tag is None or plan.parent is None:
-        return
-    named = repo.tags().get(tag)
-    if named is not None and (plan.changes or named != plan.parent):
-        raise PublishError(
-            f"The tag {tag} of {repo.repo_id} names commit {named} already: choose another. Nothing was changed."
-        )
-
-
-def _commit(repo: HubRepo, plan: PushReport, release: Release, create_pr: bool) -> PushReport:
-    assert plan.parent is not None
-    log.info("Committing %d files to %s", len(plan.changes), repo.repo_id)
-    told = (release.message, release.description, plan.parent, create_pr)
-    uploaded = False
+def _commit(plan: PushReport, release: Release, card: bytes, destination: Destination) -> PushReport:
+    """All changes as one commit; the base's weights are downloaded and sent where the server does not copy them."""
+    log.info("Committing %d files to %s", len(plan.changes), plan.repo_id)
+    sources: dict[str, Path | bytes] = {**release.files, CARD_FILE: card}
     try:
-        if not all(weight.copyable for weight in release.weights):
-            raise CopyRefused("the Hub stores the base's weights without the hashes that copying needs")
-        if release.weights and not can_copy_between_repos():
-            raise CopyRefused("the installed huggingface_hub is too old for it")
-        done = repo.commit(list(_operations(plan.changes)), *told)
+        done, uploaded = _send(plan, release, sources, destination), False
     except CopyRefused as refusal:
         log.warning("The server does not copy the weights (%s): they are downloaded and sent instead.", refusal)
-        done = repo.commit(list(_operations(plan.changes, release.download())), *told)
-        uploaded = True
+        assert release.base is not None
+        assert release.base.repo_id is not None
+        with failing_as(f"reading {release.base.repo_id}"):
+            sources |= open_base(release.base.repo_id, revision=release.base.commit).weights
+        done, uploaded = _send(plan, release, sources, destination), True
     return replace(plan, commit=done.oid, pull_request=done.pr_url, uploaded=uploaded)
+
+
+def _send(
+    plan: PushReport, release: Release, sources: Mapping[str, Path | bytes], destination: Destination
+) -> CommitInfo:
+    """Commits the changes of a plan; weights without a source are copied on the server.
+
+    Raises:
+        CopyRefused: the server copies no weights into this repo; nothing was committed.
+    """
+    open_end = (
+        f"The branch {plan.branch} holds what it held or, if only the answer got lost, all of the new version; run the "
+        "same command again: it completes what is missing."
+    )
+    base, weights = release.base, [weight for path, weight in release.weights.items() if path not in sources]
+    # huggingface_hub before 1.0 does not know this hash.
+    if any(getattr(weight, "xet_hash", None) is None for weight in weights):
+        raise CopyRefused("the Hub stores the base's weights without the hashes that copying needs")
+    if weights and not can_copy_between_repos():
+        raise CopyRefused("the installed huggingface_hub is too old for it")
+    with failing_as(f"committing to {plan.repo_id}", open_end, UNTOUCHED, (RuntimeError, ValueError)):
+        try:
+            return HfApi().create_commit(
+                plan.repo_id,
+                list(_operations(plan, base, sources)),
+                commit_message=release.message,
+                commit_description=f"Weights of {base.repo_id} at {base.commit}." if base and base.repo_id else "",
+                revision=plan.branch,
+                parent_commit=plan.parent,
+                create_pr=destination.create_pr,
+            )
+        except Exception as error:
+            if _refuses_copy(error):
+                raise CopyRefused(str(error)) from error
+            raise
 
 
 def can_copy_between_repos() -> bool:
@@ -414,24 +418,23 @@ def can_copy_between_repos() -> bool:
     return "src_repo_id" in {copied.name for copied in fields(CommitOperationCopy)}
 
 
+def _refuses_copy(error: Exception) -> bool:
+    """Whether an error means "upload instead", not "try again" or "you may not"."""
+    if isinstance(error, HfHubHTTPError):
+        duplicating = "/lfs-files/duplicate" in str(error.response.request.url)
+        return duplicating and error.response.status_code in (400, 403, 404, 405, 409, 422, 501)
+    # Older releases of huggingface_hub have no such class.
+    return type(error).__name__ == "FileDuplicationError" or "no xet hash" in str(error)
+
+
 def _operations(
-    changes: Iterable[PlannedFile], downloaded: Mapping[str, Path] | None = None
-) -> Iterable[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
-    """Changes as one commit's operations; weights that were downloaded are sent, others copied on the server."""
-    for file in changes:
+    plan: PushReport, base: BaseCheckpoint | None, sources: Mapping[str, Path | bytes]
+) -> Iterator[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
+    for file in plan.changes:
         if file.action == "delete":
             yield CommitOperationDelete(file.path, is_folder=False)
-        elif isinstance(file.source, HubWeight) and downloaded is None:
-            weight = file.source
-            yield CommitOperationCopy(weight.path, file.path, weight.commit, weight.repo_id, "model")
+        elif file.path in sources:
+            yield CommitOperationAdd(file.path, sources[file.path])
         else:
-            source = downloaded[file.path] if downloaded and file.path in downloaded else file.source
-            assert isinstance(source, (Path, bytes))
-            yield CommitOperationAdd(file.path, source)
-
-
-def _size(count: int) -> str:
-    value, units = float(count), ["B", "kB", "MB", "GB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+            assert base is not None
+            yield CommitOperationCopy(file.path, file.path, base.commit, base.repo_id, "model")

@@ -23,8 +23,6 @@ from mmtok import AUTOMATIC
 from mmtok.hub.families import FAMILIES, Family, family_of
 from mmtok.hub.releases import OLDEST_TESTED
 
-from .hub import check_repo_path
-
 CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -87,6 +85,12 @@ _RELATIVE = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 def shown(text: object) -> str:
     """A text from outside as one printable line: escape codes, line breaks and invisible characters are escaped."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first four of some names from outside, and how many more there are."""
+    first, *rest = [shown(name) for name in names]
+    return ", ".join([first, *rest[:3]]) + (f" and {len(rest) - 3} more" if len(rest) > 3 else "")
 
 
 def leads_away(name: str, content: Any, *, allowed: Iterable[str] = ()) -> list[str]:
@@ -239,7 +243,7 @@ def files_inside(folder: Path, problems: list[str] | None = None) -> dict[str, P
             file = plain_file(folder, name)
             if file is None or (path.is_symlink() and folder.resolve().parent.name != "snapshots"):
                 raise ValueError(f"{shown(name)} is a link: put the file itself there.")
-            files[check_repo_path(name)] = file
+            files[name] = file
         except ValueError as error:
             if problems is None:
                 raise
@@ -279,6 +283,11 @@ def generate_code() -> dict[str, bytes]:
     entry = GENERATE_FILE.removesuffix(".py")
     files = _flat((entry, _CONFIGURATION, *(family.module for family in FAMILIES.values())), (entry,))
     return {f"{GENERATE_FOLDER}/{name}": content for name, content in files.items()}
+
+
+def generate_files() -> dict[str, bytes]:
+    """Every file of a `custom_generate` repository but its card: `generate_code`, and what it requires."""
+    return {**generate_code(), REQUIREMENTS_FILE: REQUIREMENTS.encode()}
 
 
 def auto_map(family: Family) -> dict[str, str]:

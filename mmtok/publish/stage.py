@@ -31,11 +31,11 @@ from .repository import (
     GENERATE_FILE,
     GENERATE_FOLDER,
     INDEX_FILE,
-    REQUIREMENTS_FILE,
     as_json,
     files_inside,
-    generate_code,
+    generate_files,
     is_known_file,
+    listed,
     published_code,
     read_json,
     shown,
@@ -94,24 +94,19 @@ def stage(
         CheckFailed: the result does not load, or is not the base; nothing is left behind.
     """
     recipe = recipe or Recipe()
-    if not os.fspath(out):
-        raise ValueError("'' is not a folder: give the folder to make.")
-    _refuse_base(Path(out), Path(base))
-    target = checked_target(Path(out), overwrite)
+    target = _checked_target(out, overwrite, base=Path(base))
     recipe.check_base(base)
     log.info("Reading the base %s", base)
     found = open_base(base, revision=recipe.base_revision)
-    with target_workspace(target) as space:
-        folder, base_copy = space / "new", found.copied_to(space / "base")
-        folder.mkdir()
+    with placed(out, overwrite) as folder:
+        base_copy = found.copied_to(folder.parent / "base")
         write_repository(base_copy, folder, recipe)
         linked = place_weights(found.weights, folder, link=link_weights)
         report = {}
         if check:
-            report = check_staged(folder, base_copy, space, headers=found.headers, full=check == "full")
+            report = check_staged(folder, base_copy, folder.parent, headers=found.headers, full=check == "full")
         budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
         files = tuple(sorted(path.name for path in folder.iterdir()))
-        put(folder, target, overwrite)
     return StagedModel(target, files, found.family.model_class, budget, linked, report)
 
 
@@ -162,81 +157,97 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> Card
     return facts
 
 
-def _refuse_base(out: Path, base: Path) -> None:
-    """Raises a ValueError for a folder that is the base, holds it or lies within it."""
-    if not base.is_dir():
-        return
-    target, stock = out.resolve(), base.resolve()
-    if target == stock or target in stock.parents:
-        raise ValueError(f"{shown(out)} is the base or holds it: stage into another folder.")
-    if stock in target.parents:
-        raise ValueError(f"{shown(out)} lies within the base: stage into another folder.")
-
-
-def checked_target(out: Path, overwrite: bool, *, code_alone: bool = False) -> Path:
-    """The absolute path of the folder to make.
+@contextmanager
+def placed(out: str | os.PathLike[str], overwrite: bool, *, code_alone: bool = False) -> Iterator[Path]:
+    """A new folder of the name of `out`, which takes the place of `out` in one step at the end.
 
     Args:
-        out: as it was given.
+        out: the folder to make.
         overwrite: a staged folder may be replaced that holds no file of somebody else's.
         code_alone: whether a folder for `custom_generate` is made, and not that of a model.
 
+    Yields:
+        The folder; temporary files may stand beside it.
+
     Raises:
-        ValueError: it may not be made there.
+        ValueError: it may not be made there, or another run is making it; `out` is as it was.
     """
-    if out.is_symlink():
+    target = _checked_target(out, overwrite, code_alone)
+    with target_workspace(target) as space:
+        folder = space / "new" / target.name
+        folder.mkdir(parents=True)
+        yield folder
+        if not overwrite or not target.exists() or not any(target.iterdir()):
+            try:
+                os.rename(folder, target)  # fails where the target has files
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                message = f"{shown(target)} was filled meanwhile, and stays as it is: give a new folder."
+                raise ValueError(message) from None
+            return
+        _require_ours(target, code_alone, target)
+        if not _exchanged(folder, target):
+            # Killed between these two lines, the next run puts the old folder back, see `_tidy`.
+            os.rename(target, space / "replaced")
+            os.rename(folder, target)
+            return
+        try:
+            _require_ours(folder, code_alone, target)  # nothing can be added to it any more
+        except ValueError:
+            _exchanged(folder, target)
+            raise
+
+
+def _checked_target(
+    out: str | os.PathLike[str], overwrite: bool, code_alone: bool = False, base: Path | None = None
+) -> Path:
+    """The absolute path of the folder to make; a ValueError where it may not be made, as in the base or over it."""
+    if not os.fspath(out):
+        raise ValueError("'' is not a folder: give the folder to make.")
+    if Path(out).is_symlink():
         raise ValueError(f"{shown(out)} is a link: give the folder itself.")
-    target = out.resolve()
+    target = Path(out).resolve()
+    if base is not None and base.is_dir():
+        stock = base.resolve()
+        if target == stock or target in stock.parents:
+            raise ValueError(f"{shown(out)} is the base or holds it: stage into another folder.")
+        if stock in target.parents:
+            raise ValueError(f"{shown(out)} lies within the base: stage into another folder.")
     if target.exists() and not target.is_dir():
         raise ValueError(f"{shown(out)} is a file: give a new folder.")
     if target.exists() and any(target.iterdir()):
         if not overwrite:
             raise ValueError(f"{shown(out)} is not empty: give a new folder, or overwrite it if it is a staged one.")
-        _require_ours(target, code_alone)
+        _require_ours(target, code_alone, target)
     return target
 
 
-def _require_ours(folder: Path, code_alone: bool, called: Path | None = None) -> None:
+def _require_ours(folder: Path, code_alone: bool, called: Path) -> None:
     """Raises a ValueError for a folder that is not a staged one of this kind, or holds what no stage wrote."""
-    config, called = folder / CONFIG_FILE, called or folder
-    model_type = str(read_json(config).get("model_type")) if config.is_file() and not code_alone else ""
-    has_code_alone = (folder / GENERATE_FOLDER / GENERATE_FILE).is_file() and not config.exists()
+    names = files_inside(folder)
+    model_type = str(read_json(folder / CONFIG_FILE).get("model_type")) if CONFIG_FILE in names else ""
+    has_code_alone = f"{GENERATE_FOLDER}/{GENERATE_FILE}" in names and CONFIG_FILE not in names
     if not (has_code_alone if code_alone else model_type.startswith(PREFIX)):
         raise ValueError(f"{shown(called)} is not a staged folder, so that it is not overwritten: give a new folder.")
-    names, weights = files_inside(folder), []
-    code = {*generate_code(), REQUIREMENTS_FILE} if code_alone else set(published_code(model_type))
-    if not code_alone:
-        weights = [INDEX_FILE, *(name for name in names if "/" not in name and name.endswith(".safetensors"))]
+    weights = [INDEX_FILE, *(name for name in names if "/" not in name and name.endswith(".safetensors"))]
+    code, weights = (generate_files(), []) if code_alone else (published_code(model_type), weights)
     if found := [name for name in names if not is_known_file(name, code, weights)]:
         raise ValueError(
-            f"{shown(called)} holds {', '.join(map(shown, found[:3]))}, which no stage wrote, so that it is not "
-            "overwritten: move that away, or give a new folder."
+            f"{shown(called)} holds {listed(found)}, which no stage wrote, so that it is not overwritten: move that "
+            "away, or give a new folder."
         )
 
 
 @contextmanager
 def target_workspace(target: Path) -> Iterator[Path]:
-    """`workspace` beside a folder that is to be made, on its file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with workspace(_space_of(target), target) as space:
-        yield space
-
-
-def _space_of(target: Path) -> Path:
-    return target.parent / f".mmtok-stage-{target.name}"
-
-
-@contextmanager
-def workspace(space: Path, target: Path) -> Iterator[Path]:
-    """An empty folder for one run at a time, which is removed afterwards; what a killed run left there goes first.
-
-    Args:
-        space: the folder; its name is the lock.
-        target: what is being made, for messages; a folder that a killed run put aside is put back there.
+    """An empty folder beside `target` for one run at a time; what a killed run left there goes first.
 
     Raises:
         ValueError: another run has it, or it is somebody else's.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    space = target.parent / f".mmtok-stage-{target.name}"
     lock = FileLock(space / "lock")
     try:
         space.mkdir(mode=0o700, exist_ok=True)
@@ -262,48 +273,12 @@ def workspace(space: Path, target: Path) -> Iterator[Path]:
 
 
 def _tidy(space: Path, target: Path) -> None:
-    """Removes everything but the lock; what stood at the target goes back there, or beside what appeared there."""
-    aside = space / "replaced"
-    if aside.exists() and not target.exists():
-        os.rename(aside, target)
-    elif aside.exists() and any((space / "new").glob("*")):
-        os.rename(aside, target.with_name(f"{target.name}.replaced"))
+    """Removes everything but the lock; what stood at the target goes back there."""
+    if (space / "replaced").exists() and not target.exists():
+        os.rename(space / "replaced", target)
     for path in space.iterdir():
         if path.name != "lock":
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def put(folder: Path, target: Path, overwrite: bool, *, code_alone: bool = False) -> None:
-    """Puts the finished folder into place in one step; what appeared there meanwhile stays.
-
-    Args:
-        folder: the finished folder, in the workspace.
-        target: where to.
-        overwrite, code_alone: as in `checked_target`.
-
-    Raises:
-        ValueError: the target holds what may not be replaced; it is as it was.
-    """
-    if not overwrite or not target.exists() or not any(target.iterdir()):
-        try:
-            os.rename(folder, target)  # fails where the target has files
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise ValueError(f"{shown(target)} was filled meanwhile, and stays as it is: give a new folder.") from None
-        return
-    _require_ours(target, code_alone)
-    if _exchanged(folder, target):
-        try:
-            _require_ours(folder, code_alone, target)  # nothing can be added to it any more
-        except ValueError:
-            _exchanged(folder, target)
-            raise
-        return
-    # Killed between these two lines, the next run puts the old folder back, see `_tidy`.
-    aside = _space_of(target) / "replaced"
-    os.rename(target, aside)
-    os.rename(folder, target)
 
 
 def _exchanged(one: Path, other: Path) -> bool:

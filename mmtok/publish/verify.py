@@ -7,17 +7,18 @@ compared with those of the base, from which the settings are made again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import reprlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer
 
@@ -28,7 +29,15 @@ from mmtok.hub.handler import Limits
 
 from .base import BaseCheckpoint, open_base, sha256_of
 from .card import metadata_of
-from .hub import HubRepo, PublishError, check_reference, check_repo_id, check_repo_path, folder_of
+from .hub import (
+    PublishError,
+    check_reference,
+    check_repo_id,
+    failing_as,
+    files_at,
+    folder_of,
+    sha256_of_large,
+)
 from .repository import (
     CARD_FILE,
     CONFIG_FILE,
@@ -37,14 +46,12 @@ from .repository import (
     HANDLER_FILE,
     INDEX_FILE,
     MOST_JSON_BYTES,
-    REQUIREMENTS,
-    REQUIREMENTS_FILE,
     SETTING_FILES,
     SINGLE_FILE,
     as_json,
     auto_map,
     files_inside,
-    generate_code,
+    generate_files,
     is_known_file,
     leads_away,
     parse_json,
@@ -61,6 +68,7 @@ _MOST_PROBLEMS = 3
 _LIMITS = "handler_limits"
 # Fields of config.json that `_check_config` checks: they lead nowhere, whatever they hold.
 _CHECKED_FIELDS = frozenset({"auto_map", "covered_text", "question_format"})
+_SETTINGS = frozenset({CONFIG_FILE, INDEX_FILE, *SETTING_FILES})
 
 
 @dataclass(frozen=True)
@@ -71,13 +79,11 @@ class VerifiedFile:
         path: in the repository.
         kind: "code", "settings", "weights" or "card"; "other" for a file that has no place there.
         found: what was compared, such as "the released file".
-        sha256: of its content, None where it was not read.
     """
 
     path: str
     kind: str
     found: str
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,15 +117,21 @@ class Verification:
         at = f" at {self.commit}" if self.commit else ""
         lines = [f"{shown(self.name)}{at}, against mmtok {self.release}:"]
         if verbose:
-            lines += [f"  {each.kind:8} {shown(each.path)}: {each.found}, sha256 {each.sha256}" for each in self.files]
+            lines += [f"  {each.kind:8} {shown(each.path)}: {each.found}" for each in self.files]
         else:
-            lines += [f"  {kind:8} {text}" for kind, text in self._summary()]
-        defaults = {each: getattr(PruningOptions(), each) for each in OPTION_NAMES}
-        changed = {
-            name: _short(value) for name, value in self.pruning_options.items() if verbose or value != defaults[name]
-        }
-        told = ", ".join(f"{name} {value}" for name, value in changed.items() if verbose or len(value) <= 40)
-        lines += [f"  options  {told or 'the defaults'}"] if self.pruning_options else []
+            counted = Counter(
+                (each.kind, each.found) for each in self.files if each.kind in ("code", "settings", "weights")
+            )
+            lines += [
+                f"  {kind:8} {count} file{'s' * (count > 1)}: {found}" for (kind, found), count in counted.items()
+            ]
+        if self.pruning_options:
+            told = (
+                f"{name} {reprlib.repr(value)}"
+                for name, value in self.pruning_options.items()
+                if verbose or value != getattr(PruningOptions, name)
+            )
+            lines.append(f"  options  {', '.join(told) or 'the defaults'}")
         return "\n".join([*lines, f"  {self.origin}", self.verdict(verbose=verbose)])
 
     def verdict(self, *, verbose: bool = False) -> str:
@@ -133,60 +145,42 @@ class Verification:
         lines.append(f"It is NOT what mmtok {self.release} publishes: {len(self.problems)} problems{more}.")
         return "\n".join(lines)
 
-    def _summary(self) -> Iterable[tuple[str, str]]:
-        for kind in ("code", "settings", "weights"):
-            found: dict[str, int] = {}
-            for each in self.files:
-                if each.kind == kind:
-                    found[each.found] = found.get(each.found, 0) + 1
-            if found:
-                yield kind, "; ".join(f"{count} file{'s' * (count > 1)}: {text}" for text, count in found.items())
+
+class _File(NamedTuple):
+    """A file of a folder, where it has a path, or of a commit, which is downloaded when it is read."""
+
+    size: int
+    read: Callable[[], bytes]
+    sha256: Callable[[], str]
+    path: Path | None = None
 
 
-class _FolderFiles:
-    """The files of a folder; `links` are those that lead out of it, or are not files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.links: list[str] = []
-        self.paths = files_inside(folder, self.links)
-
-    def read(self, path: str) -> bytes:
-        """The content of one file."""
-        return self.paths[path].read_bytes()
-
-    def size(self, path: str) -> int:
-        """In bytes."""
-        return self.paths[path].stat().st_size
-
-    def sha256(self, path: str) -> str:
-        """Of one file."""
-        return sha256_of(self.paths[path])
+Files = Mapping[str, _File]
 
 
-class _RepoFiles:
-    """The files of one commit of a repository; large ones are not downloaded."""
-
-    links: tuple[str, ...] = ()
-
-    def __init__(self, repo: HubRepo, commit: str) -> None:
-        self._repo, self._commit = repo, commit
-        self.paths: dict[str, RepoFile] = {check_repo_path(path): file for path, file in repo.files_at(commit).items()}
-
-    def read(self, path: str) -> bytes:
-        """The content of one file, which is downloaded."""
-        return self._repo.bytes_at(self._commit, path)
-
-    def size(self, path: str) -> int:
-        """In bytes."""
-        return self.paths[path].size
-
-    def sha256(self, path: str) -> str:
-        """Of one file, as the Hub keeps it or of its download."""
-        lfs = self.paths[path].lfs
-        return lfs.sha256 if lfs else hashlib.sha256(self.read(path)).hexdigest()
+def _files_of_folder(folder: Path, problems: list[str]) -> Files:
+    """Every file of a folder; what leads out of it, or is not a file, is a problem."""
+    return {
+        name: _File(path.stat().st_size, path.read_bytes, partial(sha256_of, path), path)
+        for name, path in files_inside(folder, problems).items()
+    }
 
 
-Files = _FolderFiles | _RepoFiles
+def _files_of_repo(repo_id: str, commit: str | None) -> Files:
+    """Every file of one commit; the sha256 of a large one is what the Hub keeps."""
+    there = files_at(repo_id, commit)
+    large = sha256_of_large(there)
+
+    def downloaded(name: str) -> Path:
+        with failing_as(f"reading {name} of {repo_id}", NOTHING_VERIFIED):
+            return Path(hf_hub_download(repo_id, name, revision=commit))
+
+    def file_of(name: str, size: int) -> _File:
+        return _File(
+            size, lambda: downloaded(name).read_bytes(), lambda: large.get(name) or sha256_of(downloaded(name))
+        )
+
+    return {name: file_of(name, file.size) for name, file in there.items()}
 
 
 @dataclass
@@ -220,69 +214,65 @@ def verify(
         ValueError: no folder and no Hub id, a folder with a revision, or a base that cannot be used.
         PublishError: the Hub refuses or cannot be reached.
     """
+    problems: list[str] = []
     folder = folder_of(repo_or_folder, revision)
     if folder is not None:
-        return _verify(_FolderFiles(folder), str(folder), None, base)
+        return _verify(_files_of_folder(folder, problems), str(folder), None, base, problems)
     repo_id = check_repo_id(str(repo_or_folder))
     if revision is not None:
         check_reference(revision, "revision")
-    repo = HubRepo(repo_id, after_failure=NOTHING_VERIFIED)
-    commit = repo.commit_of(revision)
-    return _verify(_RepoFiles(repo, commit), repo_id, commit, base)
+    with failing_as(f"reading {repo_id}", NOTHING_VERIFIED):
+        commit = HfApi().repo_info(repo_id, revision=revision).sha
+        files = _files_of_repo(repo_id, commit)
+    return _verify(files, repo_id, commit, base, problems)
 
 
-def _verify(files: Files, name: str, commit: str | None, base: str | os.PathLike[str] | None) -> Verification:
-    problems = list(files.links)
-    is_model = CONFIG_FILE in files.paths or f"{GENERATE_FOLDER}/{GENERATE_FILE}" not in files.paths
+def _verify(
+    files: Files, name: str, commit: str | None, base: str | os.PathLike[str] | None, problems: list[str]
+) -> Verification:
     parsed = _parsed(files, problems)
     config = parsed.get(CONFIG_FILE, {})
-    if is_model and CONFIG_FILE not in files.paths:
-        problems.append("There is no config.json.")
-    if is_model:
-        _check_config(config, problems)
-    sources = published_code(_model_type(config)) if is_model else generate_code()
-    if HANDLER_FILE not in files.paths:  # `save_pretrained` copies what the model imports, and it does not import this
-        sources.pop(HANDLER_FILE, None)
-    weights = _weight_names(files, parsed, problems) if is_model else ()
-    code = set(sources) if is_model else {*sources, REQUIREMENTS_FILE}
-    against, origin = _base_of(files, config, base) if is_model else (None, "Code alone: a custom_generate repository.")
-    found = [_code_file(files, path, content, problems) for path, content in sorted(sources.items())]
-    if not is_model:
-        found.append(_code_file(files, REQUIREMENTS_FILE, REQUIREMENTS.encode(), problems))
-    for path in sorted(set(files.paths) - {each.path for each in found}):
+    against: _Base | None = None
+    weights: tuple[str, ...] = ()
+    if CONFIG_FILE not in files and f"{GENERATE_FOLDER}/{GENERATE_FILE}" in files:
+        code, origin = generate_files(), "Code alone: a custom_generate repository."
+    else:
+        if CONFIG_FILE in parsed:
+            _check_config(config, problems)
+        elif CONFIG_FILE not in files:
+            problems.append("There is no config.json.")
+        code, weights = published_code(_model_type(config)), _weight_names(files, parsed, problems)
+        against, origin = _base_of(files, config, base)
+    if HANDLER_FILE not in files:  # `save_pretrained` copies what the model imports, and it does not import this
+        code.pop(HANDLER_FILE, None)
+    found = [VerifiedFile(path, "code", _code_found(files, path, code[path], problems)) for path in sorted(code)]
+    for path in sorted(set(files) - set(code)):
         if not is_known_file(path, code, weights):
             problems.append(f"{path} has no place in a repository of mmtok: remove it.")
             found.append(VerifiedFile(path, "other", "not read"))
+        elif path in _SETTINGS:
+            found.append(VerifiedFile(path, "settings", _settings_found(files[path], path, against, problems)))
         elif path in weights:
-            found.append(_weight_file(files, path, against, problems))
-        elif path in (CONFIG_FILE, INDEX_FILE, *SETTING_FILES):
-            found.append(_settings_file(files, path, against, problems))
+            found.append(VerifiedFile(path, "weights", _weights_found(files[path], path, against, problems)))
         else:
             found.append(VerifiedFile(path, "card", "for readers"))
     if against is not None and against.binding:
-        missing = sorted(set(against.settings) - set(files.paths))
+        missing = sorted(set(against.settings) - set(files))
         problems += [f"{path} is missing; {against.name} has it." for path in missing]
-    return Verification(
-        name=name,
-        commit=commit,
-        release=__version__,
-        files=tuple(found),
-        pruning_options={option: config[option] for option in OPTION_NAMES if option in config},
-        origin=origin,
-        problems=tuple(problems),
-    )
+    options = {option: config[option] for option in OPTION_NAMES if option in config}
+    return Verification(name, commit, __version__, tuple(found), options, origin, tuple(problems))
 
 
 def _parsed(files: Files, problems: list[str]) -> dict[str, dict[str, Any]]:
     """Every JSON file, with a problem noted for each field that leads out of the repository."""
     parsed = {}
-    for path in sorted(files.paths):
-        if path not in (CONFIG_FILE, INDEX_FILE, *SETTING_FILES) or not path.endswith(".json"):
+    for path in sorted(_SETTINGS & set(files)):
+        if not path.endswith(".json"):
             continue
         try:
-            if files.size(path) > MOST_JSON_BYTES:
-                raise ValueError(f"{path} has {files.size(path)} bytes: a JSON file has at most {MOST_JSON_BYTES}.")
-            parsed[path] = parse_json(files.read(path), path)
+            if files[path].size > MOST_JSON_BYTES:
+                raise ValueError(f"{path} has {files[path].size} bytes: a JSON file has at most {MOST_JSON_BYTES}.")
+            parsed[path] = parse_json(files[path].read(), path)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -294,8 +284,6 @@ def _parsed(files: Files, problems: list[str]) -> dict[str, dict[str, Any]]:
 
 def _check_config(config: Mapping[str, Any], problems: list[str]) -> None:
     """Notes a problem where config.json does not lead to the released classes, or lacks an option."""
-    if not config:
-        return
     if config.get("model_type") not in {PREFIX + known for known in FAMILIES}:
         problems.append(f"config.json has the model_type {config.get('model_type')!r}, which is none of mmtok's.")
     elif config.get("auto_map") != auto_map(FAMILIES[_model_type(config)]):
@@ -319,71 +307,65 @@ def _model_type(config: Mapping[str, Any]) -> str:
 def _weight_names(files: Files, parsed: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
     """The files that transformers takes for the weights, the index among them."""
     names: tuple[str, ...] = (SINGLE_FILE,)
-    if SINGLE_FILE not in files.paths and INDEX_FILE in files.paths:
+    if SINGLE_FILE not in files and INDEX_FILE in files:
         try:
             names = (INDEX_FILE, *weight_names(parsed.get(INDEX_FILE, {}).get("weight_map"), INDEX_FILE))
         except ValueError as error:
             problems.append(str(error))
-    problems += [f"{name} is missing." for name in names if name not in files.paths]
+    problems += [f"{name} is missing." for name in names if name not in files]
     return names
 
 
-def _code_file(files: Files, path: str, released: bytes, problems: list[str]) -> VerifiedFile:
-    if path not in files.paths:
+def _code_found(files: Files, path: str, released: bytes, problems: list[str]) -> str:
+    if path not in files:
         problems.append(f"{path} is missing.")
-        return VerifiedFile(path, "code", "missing")
-    same = files.size(path) == len(released) and files.read(path) == released
-    if not same:
-        problems.append(f"{path} is not the released file.")
-    return VerifiedFile(path, "code", "the released file" if same else "NOT the released file", files.sha256(path))
+        return "missing"
+    if files[path].size == len(released) and files[path].read() == released:
+        return "the released file"
+    problems.append(f"{path} is not the released file.")
+    return "NOT the released file"
 
 
-def _settings_file(files: Files, path: str, against: _Base | None, problems: list[str]) -> VerifiedFile:
-    sha256 = files.sha256(path)
+def _settings_found(file: _File, path: str, against: _Base | None, problems: list[str]) -> str:
     if against is None:
-        return VerifiedFile(path, "settings", "leads nowhere else; not compared", sha256)
+        return "leads nowhere else; not compared"
     expected = against.settings.get(path)
-    if expected is not None and _is_same(files, path, expected, sha256):
-        return VerifiedFile(path, "settings", "what this release makes of the base", sha256)
+    if expected is not None and _says_the_same(file, path, expected):
+        return "what this release makes of the base"
     if against.binding:
         problems.append(f"{path} is not what this release makes of {against.name}.")
-    return VerifiedFile(path, "settings", f"not those of {against.name}", sha256)
+    return f"not those of {against.name}"
 
 
-def _is_same(files: Files, path: str, expected: bytes, sha256: str) -> bool:
-    """Whether a file is as expected: its bytes, or what it says where people edit it, for the limits of the handler."""
-    if hashlib.sha256(expected).hexdigest() == sha256:
+def _says_the_same(file: _File, path: str, expected: bytes) -> bool:
+    """Whether a file is what is expected; config.json, which people edit for the handler, in its words."""
+    if file.size == len(expected) and file.read() == expected:
         return True
-    try:
-        return path == CONFIG_FILE and parse_json(files.read(path), path) == parse_json(expected, path)
-    except ValueError:  # it is a problem already
-        return False
+    with suppress(ValueError):  # it is a problem already
+        return path == CONFIG_FILE and parse_json(file.read(), path) == parse_json(expected, path)
+    return False
 
 
-def _weight_file(files: Files, path: str, against: _Base | None, problems: list[str]) -> VerifiedFile:
-    if path == INDEX_FILE:
-        return _settings_file(files, path, against, problems)
+def _weights_found(file: _File, path: str, against: _Base | None, problems: list[str]) -> str:
     if against is None:
-        return VerifiedFile(path, "weights", "not compared", files.sha256(path))
+        return "not compared"
     there = against.weights.get(path)
     if isinstance(there, Path):
-        here = files.paths[path]
-        if isinstance(here, Path) and os.path.samefile(here, there):
-            return VerifiedFile(path, "weights", "the base's own file on the disk")
+        if file.path is not None and os.path.samefile(file.path, there):
+            return "the base's own file on the disk"
         there = sha256_of(there)
-    sha256 = files.sha256(path)
-    if sha256 == there:
-        return VerifiedFile(path, "weights", "sha256 of the base's", sha256)
+    if file.sha256() == there:
+        return "sha256 of the base's"
     if against.binding:
         problems.append(f"{path}: not the weights of {against.name}.")
-    return VerifiedFile(path, "weights", f"NOT those of {against.name}", sha256)
+    return f"NOT those of {against.name}"
 
 
 def _base_of(files: Files, config: Mapping[str, Any], given: str | os.PathLike[str] | None) -> tuple[_Base | None, str]:
     """What to compare with, and a line on it; None with the reason where there is nothing."""
     base, commit, asked = given, None, given is not None
     if base is None:
-        card = files.read(CARD_FILE).decode("utf-8", "replace") if CARD_FILE in files.paths else ""
+        card = files[CARD_FILE].read().decode("utf-8", "replace") if CARD_FILE in files else ""
         metadata = metadata_of(card)
         base, commit = metadata.get("base_model"), metadata.get("base_model_revision")
         if base is None:
@@ -399,10 +381,9 @@ def _base_of(files: Files, config: Mapping[str, Any], given: str | os.PathLike[s
             found = open_base(base)
             weights: dict[str, str | Path] = dict(found.weights)
         else:
-            repo = HubRepo(str(base), after_failure="They were not compared.")
-            commit = repo.commit_of(commit)
-            there = repo.files_at(commit)
-            weights = {path: file.lfs.sha256 for path, file in there.items() if file.lfs}
+            with failing_as(f"reading {base}", "They were not compared."):
+                commit = HfApi().repo_info(str(base), revision=commit).sha
+                weights = {**sha256_of_large(files_at(str(base), commit))}
             found = open_base(str(base), revision=commit, weights=False)
         settings = _settings_of(found, config)
     except (PublishError, ValueError) as error:
@@ -429,11 +410,4 @@ def _settings_of(base: BaseCheckpoint, config: Mapping[str, Any]) -> dict[str, b
         expected = {path.name: path.read_bytes() for path in made.iterdir()}
         if INDEX_FILE in base.sources:
             expected[INDEX_FILE] = base.sources[INDEX_FILE].read_bytes()
-        return {
-            name: content for name, content in expected.items() if name in (CONFIG_FILE, INDEX_FILE, *SETTING_FILES)
-        }
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+        return {name: content for name, content in expected.items() if name in _SETTINGS}

@@ -49,9 +49,9 @@ def stage_model(base: Path, out: Path, version: int) -> None:
 
 def make_generate(base: Path, out: Path, version: int) -> None:
     """The code of two releases, as it were."""
-    from mmtok.publish import generate_repo
+    from mmtok.publish import repository
 
-    generate_repo.REQUIREMENTS = f"transformers>={version}"
+    repository.REQUIREMENTS = f"transformers>={version}"
     stage_generate(out, overwrite=True, check=False)
 
 
@@ -114,7 +114,7 @@ def test_a_stage_that_ends_at_any_step_leaves_old_or_new(
     sent: signal.Signals,
     exchange: bool,
 ) -> None:
-    monkeypatch.setattr("mmtok.publish.generate_repo.REQUIREMENTS", "")  # what `make_generate` changes comes back
+    monkeypatch.setattr("mmtok.publish.repository.REQUIREMENTS", "")  # what `make_generate` changes comes back
     out = tmp_path / "out"
     contents = []
     for version in (1, 2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import traceback
@@ -19,7 +20,7 @@ from small_checkpoints import make_llava_checkpoint
 import hub_upload
 from mmtok.publish import PublishError, push, verify
 from mmtok.publish.card import edited_by_hand
-from mmtok.publish.hub import check_reference, check_repo_id, check_repo_path
+from mmtok.publish.hub import check_reference, check_repo_id
 from mmtok.publish.push import Release, prepare, publish
 from mmtok.publish.recipe import Destination, Recipe
 from mmtok.publish.repository import files_inside
@@ -58,7 +59,7 @@ def test_one_commit_with_weights_copied_on_the_server(hub: HubDouble, base: Path
     assert not report.uploaded
     assert report.verification is not None
     assert report.verification.ok, report.verification.describe()
-    assert report.verification.origin == f"Settings and weights compared with {BASE} at {release.weights[0].commit}."
+    assert report.verification.origin == f"Settings and weights compared with {BASE} at {release.base.commit}."
 
 
 def test_copied_and_uploaded_weights_give_the_same_tree(hub: HubDouble, base: Path, release: Release) -> None:
@@ -156,7 +157,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(hub: HubDouble, release: R
     assert {request.method for request in hub.log} <= {"GET", "HEAD"}
     assert TARGET not in hub.store.repositories
     shown = report.describe()
-    assert "copy     334.5 kB  model-00001-of-00003.safetensors, model-00002-of-00003.safetensors" in shown
+    assert "copy      335kB  model-00001-of-00003.safetensors, model-00002-of-00003.safetensors" in shown
     assert len(shown.splitlines()) <= 6
     assert report.commit is None
 
@@ -220,10 +221,10 @@ def test_private_repositories_stay_private(hub: HubDouble, release: Release) -> 
 
 
 def test_weights_that_the_hub_cannot_copy_are_uploaded(hub: HubDouble, release: Release, caplog: Any) -> None:
-    from dataclasses import replace
-
-    fixed = replace(release, weights=tuple(replace(weight, copyable=False) for weight in release.weights))
-    report = publish(fixed, Destination(TARGET))
+    plain = {path: copy.copy(weight) for path, weight in release.weights.items()}
+    for weight in plain.values():
+        weight.xet_hash = None
+    report = publish(replace(release, weights=plain), Destination(TARGET))
     assert report.uploaded
     assert "downloaded and sent instead" in caplog.text
     assert report.verification is not None
@@ -251,12 +252,6 @@ def test_repo_ids_are_checked(repo_id: str) -> None:
 def test_branches_and_tags_are_checked(name: str) -> None:
     with pytest.raises(ValueError, match="is not a name for a tag"):
         check_reference(name, "tag")
-
-
-@pytest.mark.parametrize("path", ["", "/etc/passwd", "../up", "a/../b", "a\\b", "C:x", ".git/config", "./a", "a//b"])
-def test_paths_are_checked(path: str) -> None:
-    with pytest.raises(ValueError, match="is not a path inside a repository"):
-        check_repo_path(path)
 
 
 def test_a_release_is_prepared_in_an_empty_folder_only(base: Path, tmp_path: Path) -> None:
@@ -356,7 +351,7 @@ def test_the_command_line_publishes_and_tells_failures_by_exit_code(
 
 
 def test_a_moved_base_is_pinned_to_the_commit_that_was_checked(hub: HubDouble, base: Path, release: Release) -> None:
-    pinned = release.weights[0].commit
+    pinned = release.base.commit
     hub.store.seed(BASE, {"model-00001-of-00003.safetensors": b"newer weights"})
     report = publish(release, Destination(TARGET))
     assert hub.files(TARGET)["model-00001-of-00003.safetensors"] != b"newer weights"

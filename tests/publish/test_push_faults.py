@@ -61,7 +61,7 @@ def complete(hub: HubDouble, release: Release) -> bool:
         return False
     files = hub.files(TARGET)
     expected = {path: file.read_bytes() for path, file in release.files.items()}
-    expected |= {weight.path: hub.files(BASE)[weight.path] for weight in release.weights}
+    expected |= {path: hub.files(BASE)[path] for path in release.weights}
     return all(files.get(path) == content for path, content in expected.items())
 
 
