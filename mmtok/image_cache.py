@@ -52,11 +52,8 @@ class EncodedImageCache:
     def inputs(self, inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """The inputs of a model with `encoded_images` in place of the arguments of images and videos.
 
-        A prompt without any stays as it is. Videos are encoded each time, and what is encoded is not kept.
-
-        Args:
-            inputs: of the model.
-            **options: of the call; those of `encode_images` count.
+        A prompt without any stays as it is. Videos are encoded each time, and what is encoded is not kept. Of the
+        options of the call those of `encode_images` count.
 
         Raises:
             ValueError: whatever `encode_images` refuses.

@@ -168,11 +168,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _object_in(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of the store.
-
-    Raises:
-        ValueError: it holds something else.
-    """
+    """The JSON object in a file of the store; a ValueError where it holds something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -104,13 +104,7 @@ def cut_off(image: Image.Image | Video, image_processor: Any) -> str:
 
 
 def require_videos(model: str | Path, revision: str | None = None, called: str = "") -> None:
-    """Raises a ValueError unless a model prunes videos and its processor can run.
-
-    Args:
-        model: folder or Hub id.
-        revision: branch, tag or commit on the Hub.
-        called: the model in the message; its folder or id unless given.
-    """
+    """Raises a ValueError, which calls the model as given, unless it prunes videos and its processor can run."""
     _, family = config_of(model, revision)
     if not family.load_class().frame:
         titles = [each.title for each in FAMILIES.values() if each.is_available() and each.load_class().frame]

@@ -75,13 +75,7 @@ TOO_SMALL = (
 
 @dataclass(frozen=True)
 class Example:
-    """An image and questions about it.
-
-    Attributes:
-        image: RGB.
-        shown: names of the objects that it shows, and what is printed on it.
-        questions: with their right answers.
-    """
+    """An image, the names of the objects that it shows and what is printed on it, and questions with right answers."""
 
     image: Image.Image
     shown: tuple[str, ...]
@@ -121,14 +115,7 @@ def _reading_example(rng: np.random.Generator) -> Example:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo did.
-
-    Attributes:
-        example: the image and the questions, with their right answers.
-        answers: for each question one `Answer` for each budget.
-        model_class: where the model's class comes from and its name.
-        figure: the image with the kept vision tokens.
-    """
+    """What the demo did: for each question an answer for each budget, by a class of this module and name."""
 
     example: Example
     answers: tuple[tuple[Answer, ...], ...]
@@ -182,10 +169,10 @@ def run_demo(
 
 def demo_table(demo: Demo) -> Table:
     """Question, budget, answer, tokens in the prompt, coverage relative to all tokens, time."""
-    table = Table(title=None, header_style="bold")
-    table.add_column("question")
-    for name in ("vision tokens", "answer", "", "tokens in the prompt", "coverage", "time"):
-        table.add_column(name, justify="left" if name in ("answer", "") else "right", no_wrap=name != "answer")
+    table = Table(header_style="bold")
+    for name in ("question", "vision tokens", "answer", "", "tokens in the prompt", "coverage", "time"):
+        wraps = name in ("question", "answer")
+        table.add_column(name, justify="left" if wraps or not name else "right", no_wrap=not wraps)
     for question, row in zip(demo.example.questions, demo.answers, strict=True):
         for index, answer in enumerate(row):
             right = answer.answer == question.answer

@@ -237,10 +237,7 @@ def _checks(model: Any, stock: Any, inputs: dict[str, torch.Tensor]) -> Iterator
 
 
 def makers() -> dict[str, Maker]:
-    """What makes the models, by their names: the embedded one, and a small one of each further family of the release.
-
-    The embedded one is a LLaVA-1.5.
-    """
+    """What makes the models, by name: the embedded LLaVA-1.5, and a small one of each further family of the release."""
     small = {
         f"small {FAMILIES[model_type].title}": partial(_small, model_type)
         for model_type in SMALL

@@ -44,11 +44,7 @@ _FONT = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
 class BudgetControl:
     """The slider for the budget of a model: in tokens of a crop, or in percent where it is a share.
 
-    Attributes:
-        label: of the slider.
-        most: its largest value.
-        own: its value for the budget of the model's configuration.
-        percent: whether values are percent.
+    It goes from 1 to `most`, and begins at the model's `own` budget.
     """
 
     label: str
@@ -75,14 +71,11 @@ class BudgetControl:
         Raises:
             ValueError: no number, or one that is not a budget.
         """
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"The budget is {value!r}: give a number.")
         # JSON has one kind of number.
         whole = int(value) if isinstance(value, float) and value.is_integer() else value
-        if not self.percent and not isinstance(whole, int):
-            raise ValueError(f"The budget is {value!r}: give a whole number of vision tokens.")
-        chosen = value / 100 if self.percent else whole
-        check_option("vision_token_budget", chosen)
+        if isinstance(value, bool) or not isinstance(whole, (int, float) if self.percent else int):
+            raise ValueError(f"The budget is {value!r}: give a number{'' if self.percent else ' of vision tokens'}.")
+        chosen: int | float = check_option("vision_token_budget", whole / 100 if self.percent else whole)
         return chosen
 
 

@@ -127,12 +127,12 @@ def seen_images(
     if inputs.get("pixel_values") is None or len(inputs["pixel_values"]) == 0:
         raise ValueError("The inputs hold no pixel_values: there is no image to show.")
     geometry, inputs = _geometry_of(config), _shrunk(inputs, config, options)
-    pixels, patch_size = inputs["pixel_values"], int(config.vision_config.patch_size)
+    pixels, vision = inputs["pixel_values"], config.vision_config
     if inputs.get("image_grid_thw") is not None:
-        patch_size *= int(config.vision_config.spatial_merge_size)
+        patch_size = int(vision.patch_size) * int(vision.spatial_merge_size)
         grids = torch.as_tensor(inputs["image_grid_thw"]).tolist()
         each = pixels.split([rows * columns for _, rows, columns in grids])
-        pictures = [pixels_of(config.vision_config, own, grid)[:, 0] for own, grid in zip(each, grids, strict=True)]
+        pictures = [pixels_of(vision, own, grid)[:, 0] for own, grid in zip(each, grids, strict=True)]
         return [Seen(tuple(_rgb(picture, image_processor)), patch_size) for picture in pictures]
     if pixels.dim() < 5:
         drawn = [_drawn(crops, grid, geometry, image_processor) for crops, grid in geometry.pictures(inputs)]
@@ -147,7 +147,7 @@ def seen_images(
         _tiled(image, size, config, image_processor)
         if count == 1
         # Of several images in a sample LLaVA-OneVision reads no tiles.
-        else Seen(tuple(_rgb(image[:1, :, :side, :side], image_processor)), patch_size)
+        else Seen(tuple(_rgb(image[:1, :, :side, :side], image_processor)), int(vision.patch_size))
         for image, size, count in zip(pixels, sizes, together, strict=True)
     ]
 

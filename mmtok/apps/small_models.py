@@ -24,12 +24,9 @@ Images = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Small:
-    """Fields of a configuration that are not those of every family, and what makes two images.
+    """Fields of a configuration that are not those of every family: of language model, tower and model.
 
-    Attributes:
-        images: a generator -> the image arguments of two images, the first of 4 x 4 tokens or more.
-        text, vision: of the language model and of the tower.
-        fields: of the model.
+    `images` makes the image arguments of two images of a generator; the first has 4 x 4 tokens or more.
     """
 
     images: Callable[[torch.Generator], Images]

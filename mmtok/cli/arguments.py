@@ -46,16 +46,11 @@ def add_parser(commands: Any, name: str, help: str, description: str, examples: 
     return parser
 
 
-def add_budgets(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
-    """`--budget` with one value or several; without one all tokens and the model's own, or None where `otherwise`."""
-    help = f"{_BUDGET_HELP}; one or several (default: {otherwise or 'all model'})"
-    default = None if otherwise else [None, MODEL]
-    parser.add_argument("--budget", nargs="+", type=budget, default=default, metavar="N", help=help)
-
-
-def add_budget(parser: argparse.ArgumentParser) -> None:
-    """`--budget` with one value."""
-    parser.add_argument("--budget", type=budget, default=MODEL, metavar="N", help=f"{_BUDGET_HELP} (default: model)")
+def add_budget(parser: argparse.ArgumentParser, default: Any = MODEL, told: str = MODEL) -> None:
+    """`--budget` with one value, or several where the default is not one; `told` says in the help what that is."""
+    several: dict[str, Any] = {} if default == MODEL else {"nargs": "+"}
+    help = f"{_BUDGET_HELP}{'; one or several' if several else ''} (default: {told})"
+    parser.add_argument("--budget", metavar="N", type=budget, default=default, help=help, **several)
 
 
 # Options of several commands; what differs is given where they are added.
@@ -169,8 +164,9 @@ def _reader(name: str) -> Callable[[str], Any]:
         if text.lower() == _NONE:
             value = None
         elif name != "covered_text":
-            with suppress(ValueError):  # of what is a word
-                value = json.loads(text)
+            for number in (float, json.loads):  # the second leaves whole numbers whole; a word is none of both
+                with suppress(ValueError):
+                    value = number(text)
         try:
             value = check_option(name, value)
         except ValueError as error:
@@ -277,7 +273,6 @@ def writable_image(path: Path | None, default: str, *, overwrite: bool = False, 
 
     Args:
         path: as it was given; None for the first of DEFAULT, DEFAULT-2, ... that is not there.
-        default: name of the file where none was given.
         overwrite: whether a file that is there may be replaced.
         source: what is read, which is never written.
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import (
-    add_budgets,
+    MODEL,
+    add_budget,
     add_call_options,
     add_model,
     add_number,
@@ -118,7 +119,7 @@ def _with_questions(
         "(one a second, in the order of their names); a budget then holds for each frame, of Qwen-VL for each pair",
     )
     add_number(parser, "--frames", least=2)
-    add_budgets(parser)
+    add_budget(parser, [None, MODEL], "all model")
     add_number(parser, "--max-new-tokens", max_new_tokens, least)
     add_model(parser)
     add_call_options(parser)

@@ -27,13 +27,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Mapping[str, Callable[[Any], str]], items: Iterable[Any], *, left: Sequence[str] = ()) -> None:
-    """A table on standard output.
-
-    Args:
-        columns: name of each -> its text for an item.
-        items: a row each.
-        left: names of the columns that hold text; the others are aligned on the right.
-    """
+    """A table on standard output, a row for each item; the columns `left` hold text and are aligned on the left."""
     from rich.console import Console
     from rich.table import Table
 

@@ -20,7 +20,6 @@ from .arguments import (
     MODEL,
     Budget,
     add_budget,
-    add_budgets,
     add_call_options,
     add_model,
     add_number,
@@ -99,7 +98,7 @@ def add_eval(commands: Any, name: str, help: str) -> None:
     parser = add_parser(commands, name, help, _EVAL, example)
     parser.add_argument("--questions", required=True, nargs="+", type=Path, metavar="FILE", help="a task each")
     parser.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="folder of the images or videos")
-    add_budgets(parser)
+    add_budget(parser, [None, MODEL], "all model")
     methods = (
         "such as MMTok, DivPrune or uniform, and resized, a smaller image of as many tokens; another name is refused "
         "with the list (default: MMTok)"
@@ -120,7 +119,7 @@ def add_compare(commands: Any, name: str, help: str) -> None:
     parser = add_parser(commands, name, help, _COMPARE, example)
     parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="folder of images")
     parser.add_argument("--questions", type=Path, metavar="FILE", help="JSON lines, JSON or CSV; answers are not read")
-    add_budgets(parser, "the model's own, twice, half, a quarter and an eighth of it")
+    add_budget(parser, None, "the model's own, twice, half, a quarter and an eighth of it")
     kept = "how much of the answers a budget has to keep (default: %(default)s)"
     parser.add_argument("--agreement", metavar="SHARE", type=share, default=0.95, help=kept)
     of = "what --agreement is of: answers that are the same, or the F1 of their words (default: %(default)s)"
@@ -332,7 +331,7 @@ def _ladder(own: Budget) -> list[Budget]:
 
 
 def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
-    """The folder of images and the file of questions, which is made where none is given.
+    """The folder of images and the file of questions, which are made where none is given, of drawings for our models.
 
     Raises:
         ValueError: no folder, or one without images.
@@ -342,7 +341,14 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
     folder, made = options.folder, options.output / "questions.jsonl"
     asked: list[tuple[str, str]] = []
     if folder is None and options.model in EMBEDDED and options.questions is None:
-        folder, asked = _drawn_examples(options.output / "images", options.model)
+        from mmtok.apps.demo import example
+
+        folder = options.output / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in range(_EXAMPLES):
+            drawn = example(seed, options.model)
+            drawn.image.save(folder / f"{seed:02}.png")
+            asked += [(f"{seed:02}.png", question.text) for question in drawn.questions]
     if folder is None or not folder.is_dir():
         raise ValueError(f"{folder or 'FOLDER'} is not a folder: give the one that holds your images.")
     if options.questions is not None:
@@ -355,19 +361,6 @@ def _asked(options: argparse.Namespace) -> tuple[Path, Path]:
     made.parent.mkdir(parents=True, exist_ok=True)
     made.write_text(lines, encoding="utf-8")
     return folder, made
-
-
-def _drawn_examples(folder: Path, model: str) -> tuple[Path, list[tuple[str, str]]]:
-    """Draws scenes that an embedded model knows into a folder; the questions about each."""
-    from mmtok.apps.demo import example
-
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = []
-    for seed in range(_EXAMPLES):
-        shown = example(seed, model)
-        shown.image.save(folder / f"{seed:02}.png")
-        asked += [(f"{seed:02}.png", question.text) for question in shown.questions]
-    return folder, asked
 
 
 def _drawn(

@@ -198,6 +198,5 @@ def _per_image(images: Sequence[str], outcomes: NDArray) -> NDArray:
     names, owner = np.unique(np.asarray(images), return_inverse=True)
     tables = outcomes.reshape(-1, len(images), 4)
     total: NDArray = np.zeros((len(tables), len(names), 4), dtype=outcomes.dtype)
-    for sums, table in zip(total, tables, strict=True):
-        np.add.at(sums, owner, table)
+    np.add.at(total, (slice(None), owner), tables)
     return total

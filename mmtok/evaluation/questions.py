@@ -202,8 +202,7 @@ def batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Quest
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
     """Writes questions of one task in POPE's format, one JSON object a line."""
-    lines = []
-    for question in questions:
-        fields = {name: getattr(question, name) for name in ("question_id", "image", "text", "label")}
-        lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+    names = ("question_id", "image", "text", "label")
+    fields = ({name: getattr(question, name) for name in names} for question in questions)
+    lines = (json.dumps(each, ensure_ascii=False) + "\n" for each in fields)
     Path(path).write_text("".join(lines), encoding="utf-8")

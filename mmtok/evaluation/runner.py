@@ -283,10 +283,7 @@ def questions_of(settings: RunSettings) -> list[Question]:
 def run(settings: RunSettings, *, progress: bool = True, checkpoint: Checkpoint | None = None) -> RunResult:
     """Answers every question that has no answer yet, and says how many images lose a part that no method can read.
 
-    Args:
-        settings: what is run.
-        progress: whether to show a bar.
-        checkpoint: the model, if it is loaded already.
+    `progress` shows a bar; `checkpoint` is the model, if it is loaded already.
 
     Raises:
         ValueError: settings, questions or images that do not fit together, before the model is loaded; an output
@@ -359,14 +356,10 @@ def _batch_answers(
 def generate_by_model(
     checkpoint: Checkpoint, inputs: Mapping[str, Any], method: ModelPruning | None, budget: Budget, max_new_tokens: int
 ) -> tuple[list[str], list[int]]:
-    """The model's own `generate`, end to end.
+    """The model's own `generate`, end to end, on a batch with pixels or with `encoded_images`.
 
     Args:
-        checkpoint: the model.
-        inputs: a batch, with pixels or with `encoded_images`.
         method: with which options; None, together with a budget of None, for the full prompt.
-        budget: `vision_token_budget`.
-        max_new_tokens: length of an answer.
 
     Returns:
         The answers, and how many vision tokens the language model read for each.
@@ -384,16 +377,9 @@ def generate_by_selector(
     budget: int | float,
     max_new_tokens: int,
 ) -> tuple[list[str], list[int]]:
-    """The model's own `generate`, from where it has selected, with the tokens that a selector keeps.
+    """As `generate_by_model`, from where the model has selected, with the tokens that a selector keeps of each crop.
 
-    Args:
-        checkpoint, inputs, max_new_tokens: as in `generate_by_model`.
-        encoded: of `inputs`.
-        selector: the method.
-        budget: tokens of each crop, or a share of them.
-
-    Returns:
-        As `generate_by_model`.
+    `encoded` is that of `inputs`; a budget is a number of tokens, or a share as a float.
     """
     model, pruned = checkpoint.model, encoded.pruned(checkpoint.model, selector, budget)
 
@@ -427,11 +413,7 @@ def _seed(question: Question) -> int:
 
 
 def methods_named(names: Iterable[str], model: str | Path, revision: str | None = None) -> list[Method]:
-    """The methods of `NAMED_METHODS` with these names, in any case.
-
-    Args:
-        names: what to compare.
-        model: on which; a preset sets other options for another family.
+    """The methods of `NAMED_METHODS` with these names, in any case; options depend on the family of the model.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.

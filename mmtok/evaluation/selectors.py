@@ -76,20 +76,10 @@ class Selector(ABC):
 
     @abstractmethod
     def select(self, crop: CropView, budget: int) -> Kept:
-        """Picks `budget` of the crop's tokens, or all of them where it has no more.
-
-        Args:
-            crop: what is known about the crop.
-            budget: at least 1.
-        """
+        """Picks `budget` (at least 1) of the crop's tokens, or all of them where it has no more."""
 
     def select_together(self, crops: Sequence[CropView], budget: int) -> list[Kept]:
-        """Picks tokens of all crops of an image; overridden by methods that give crops different numbers of tokens.
-
-        Args:
-            crops: those of one image.
-            budget: mean number of tokens per crop, at least 1.
-        """
+        """Picks a mean of `budget` tokens of the crops of one image; overridden where crops differ in their numbers."""
         return [self.select(crop, budget) for crop in crops]
 
 
@@ -336,12 +326,7 @@ RESIZED = Resizing()
 
 
 def why_not_resized(model_class: Any, config: Any) -> str:
-    """A sentence that says why a smaller image has no fewer tokens; "" where it has.
-
-    Args:
-        model_class: with pruning.
-        config: of the model.
-    """
+    """A sentence that says why a smaller image has no fewer tokens; "" where it has."""
     if hasattr(model_class.geometry_class, "side"):
         return ""
     return (
@@ -367,8 +352,6 @@ def shrunk_inputs(
     """A batch as `Checkpoint.inputs` makes it, of smaller images.
 
     Args:
-        checkpoint: the model.
-        texts, images: of the prompts.
         layouts: of the images, where they are not shrunk.
         budget: the most tokens of an image, or the largest share of its own as a float.
     """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,7 @@ _DIGITS = 4
 
 
 def summarize(result: RunResult, *, resamples: int = 2000) -> dict[str, Any]:
-    """Scores the answers of a run.
-
-    Args:
-        result: questions and answers.
-        resamples: of the bootstrap.
+    """Scores the answers of a run, with a bootstrap of so many resamples.
 
     Returns:
         {"tasks": {task: {"metric", "reason", "questions", "images"}}, "cells": [cell, ...]}; a cell holds `method`,
@@ -186,9 +182,6 @@ def _rounded(interval: Interval) -> dict[str, float]:
     return {name: round(value, _DIGITS) for name, value in asdict(interval).items()}
 
 
-Score = Literal["exact", "f1"]
-
-
 @dataclass(frozen=True)
 class Agreement:
     """The answers at one budget beside those of all tokens.
@@ -244,14 +237,8 @@ def agreements(result: RunResult, method: str, *, resamples: int = 2000) -> list
     return sorted(found, key=lambda each: -each.vision_tokens)
 
 
-def smallest_budget(found: Sequence[Agreement], wanted: float, score: Score = "exact") -> Agreement | None:
-    """The smallest budget that keeps an agreement of `wanted`, as all larger ones do; None if there is none.
-
-    Args:
-        found: from `agreements`, most tokens first.
-        wanted: a share, up to 1.
-        score: which agreement.
-    """
+def smallest_budget(found: Sequence[Agreement], wanted: float, score: str = "exact") -> Agreement | None:
+    """The smallest budget with a `score` ("exact" or "f1") of `wanted`, which all larger ones have too, or None."""
     kept = None
     for each in found:
         if getattr(each, score).estimate < wanted:

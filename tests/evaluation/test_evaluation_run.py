@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from small_checkpoints import make_llava_checkpoint, make_llava_next_checkpoint
+from tokenizers.processors import TemplateProcessing
 
 from mmtok.cli.main import main
 from mmtok.evaluation import FULL, RunSettings, run, summarize, table
@@ -51,6 +52,20 @@ def image(seed: int, size: tuple[int, int]) -> Image.Image:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
+
+
+def test_a_batch_begins_as_its_prompts_alone(folder: Path) -> None:
+    """The template writes the first token, as Gemma's and Mistral's do, and their tokenizers would write it again."""
+    own = Checkpoint.load(folder)
+    tokenizer, begin = own.processor.tokenizer, own.processor.tokenizer.eos_token
+    tokenizer.bos_token = begin
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.eos_token_id)]
+    )
+    own.processor.chat_template = begin + own.processor.chat_template
+    together, alone = (own.inputs(TEXTS[:1] * count, [image(0, SIZES[0])] * count) for count in (2, 1))
+    assert together["input_ids"].tolist() == alone["input_ids"].tolist() * 2
+    assert alone["input_ids"][0].tolist().count(tokenizer.eos_token_id) == 1
 
 
 @pytest.fixture
