@@ -151,7 +151,9 @@ def test_requests_without_a_budget_get_what_stock_vllm_gives(name: str, folders:
         for text in ("Is there a dog?", "Read it.", "")
     ][:-1]
     states = [llm.llm_engine.vllm_config.cache_config.mamba_ssm_cache_dtype for llm in (engine.llm, stock)]
-    assert states == ["float32" if name in RECURRENT else "auto"] * 2
+    # Since 0.33 vLLM names a type also where there is no state.
+    assert states[0] == states[1]
+    assert states[0] == "float32" or name not in RECURRENT
     expected = _answers(stock, engine.no_text, requests)
     for asks in (False, True):
         if asks:
