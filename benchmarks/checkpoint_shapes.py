@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,38 +64,70 @@ class Member:
 
     def tensors(self) -> dict[str, TensorHeader]:
         """Name, type and shape of every tensor, as published."""
-        layout = json.loads((_FACTS / "key_layout.json").read_text(encoding="utf-8"))[self.layout]
+        layouts = json.loads((_FACTS / "key_layout.json").read_text(encoding="utf-8"))
+        layout = layouts[self.layout]
+        layout = layouts.get(layout.get("like"), {}) | layout
         text, vision = self.config["text_config"], self.config["vision_config"]
         patterns = layout["every_model"] | layout.get(self.config["model_type"], {})
         patterns |= layout.get("vision", {}).get(vision["model_type"], {})
         if not self.config.get("tie_word_embeddings"):
             patterns |= layout.get("untied", {})
         in_text = layout["text_layer"] | layout.get("text", {}).get(text["model_type"], {})
-        for in_layer, layers in (
+        layers = [(layer, in_text) for layer in range(text["num_hidden_layers"])]
+        layers += [(layer, layout.get("kinds", {}).get(kind, {})) for layer, kind in self._kinds()]
+        for in_layer, count in (
             (layout["vision_layer"], vision.get("num_hidden_layers", vision.get("depth"))),
-            (in_text, text["num_hidden_layers"]),
             (layout.get("deepstack", {}), len(vision.get("deepstack_visual_indexes", ()))),
         ):
-            for layer in range(layers):
-                patterns |= {name.format(layer=layer): axes for name, axes in in_layer.items()}
+            layers += [(layer, in_layer) for layer in range(count)]
+        for layer, in_layer in layers:
+            for name, axes in in_layer.items():
+                experts = text["n_routed_experts"] if "{expert}" in name else 1
+                patterns |= {name.format(layer=layer, expert=expert): axes for expert in range(experts)}
         sizes = self._sizes()
         return {
             name: TensorHeader(self.dtype, tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes))
             for name, axes in patterns.items()
         }
 
+    def _kinds(self) -> Iterator[tuple[int, str]]:
+        """Every layer of the language model with its attention, and with whether it has experts."""
+        text = self.config["text_config"]
+        experts = text.get("num_experts") or text.get("n_routed_experts")
+        for layer in range(text["num_hidden_layers"]):
+            yield layer, text["layer_types"][layer] if "layer_types" in text else "full_attention"
+            yield layer, "sparse" if experts and layer >= text.get("first_k_dense_replace", 0) else "dense"
+
     def _sizes(self) -> dict[str, int]:
         text, vision = self.config["text_config"], self.config["vision_config"]
         sizes = {f"text.{name}": value for name, value in text.items()}
         sizes |= {f"vision.{name}": value for name, value in vision.items()}
-        head = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
-        sizes["text.query_size"] = text["num_attention_heads"] * head
-        sizes["text.key_value_size"] = text["num_key_value_heads"] * head
-        sizes["vision.qkv"] = 3 * vision["hidden_size"]
-        sizes["vision.merged"] = vision["hidden_size"] * vision.get("spatial_merge_size", 1) ** 2
-        if "image_size" in vision:
-            has_class_token = vision["model_type"] == "clip_vision_model"
-            sizes["vision.positions"] = (vision["image_size"] // vision["patch_size"]) ** 2 + int(has_class_token)
+        heads, key_values = text["num_attention_heads"], text["num_key_value_heads"]
+        head = text.get("head_dim", text["hidden_size"] // heads)
+        sizes["text.query_size"] = heads * head
+        sizes["text.query_and_gate"] = heads * head * (2 if text.get("attn_output_gate") else 1)
+        sizes["text.key_value_size"] = key_values * head
+        sizes["text.global_query_size"] = heads * text.get("global_head_dim", head)
+        sizes["text.global_key_value_size"] = text.get("num_global_key_value_heads", key_values) * text.get(
+            "global_head_dim", head
+        )
+        sizes["text.gate_up"] = 2 * text.get("intermediate_size", 0)
+        sizes["text.moe_gate_up"] = 2 * text.get("moe_intermediate_size", 0)
+        if "linear_num_key_heads" in text:
+            sizes["text.linear_value"] = text["linear_num_value_heads"] * text["linear_value_head_dim"]
+            keys = text["linear_num_key_heads"] * text["linear_key_head_dim"]
+            sizes["text.linear_qkv"] = 2 * keys + sizes["text.linear_value"]
+        width = vision.get("embed_dim", vision["hidden_size"])
+        merge = vision.get("spatial_merge_size", self.config.get("spatial_merge_size", 1))
+        if "downsample_ratio" in self.config:
+            merge = round(1 / self.config["downsample_ratio"])
+        sizes["vision.qkv"] = 3 * width
+        sizes["vision.mlp"] = width * vision.get("mlp_ratio", 0)
+        sizes["vision.merged"] = width * merge**2
+        patch, image = (_side(vision.get(name, 0)) for name in ("patch_size", "image_size"))
+        sizes["vision.patch"], sizes["vision.patch_values"] = patch, 3 * patch**2
+        has_class_token = vision["model_type"] in ("clip_vision_model", "internvl_vision")
+        sizes["vision.positions"] = (image // patch) ** 2 + int(has_class_token)
         return sizes
 
 
@@ -166,6 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results["fits"] = [asdict(fit) for fit in fits]
         parsed.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return int(failed)
+
+
+def _side(size: int | list[int]) -> int:
+    """The side of a square, of which some configurations give both."""
+    return size[0] if isinstance(size, list) else size
 
 
 def _write_code(member: Member, folder: Path) -> dict[str, Any]:
