@@ -9,19 +9,20 @@ a loader.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
 import shutil
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.utils import sha
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
@@ -39,16 +40,14 @@ from .repository import (
     leads_away,
     parse_json,
     plain_file,
-    read_json,
     shown,
     weight_names,
 )
 
 _BITS = {"BOOL": 8, "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16}
 _BITS |= {"I16": 16, "U16": 16, "I8": 8, "U8": 8, "F8_E4M3": 8, "F8_E5M2": 8}
-# A system may refuse to map a file that is larger than its memory.
-_LARGEST_FILE = 4 * 2**30
-_BLOCK = 8 * 2**20
+# Of a file without data, about: a system may refuse to map one that is larger than its memory.
+_FILE_SIZE = 2 * 2**30
 
 
 class TensorHeader(NamedTuple):
@@ -59,22 +58,14 @@ class TensorHeader(NamedTuple):
 
     @property
     def size(self) -> int:
-        """In bytes.
-
-        Raises:
-            ValueError: a type of another size than whole bytes.
-        """
+        """In bytes; a ValueError for a type that has no whole bytes."""
         if self.dtype not in _BITS:
             raise ValueError(f"A tensor has the type {self.dtype}: only {', '.join(_BITS)} can be checked.")
         return math.prod(self.shape) * _BITS[self.dtype] // 8
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:
-    """Every tensor of a safetensors file; the data are not read.
-
-    Raises:
-        ValueError: it is damaged, cut off, or no safetensors file.
-    """
+    """Every tensor of a safetensors file; the data are not read. A ValueError for one that is damaged or cut off."""
     try:
         with safe_open(path, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (it is not a mapping)
@@ -84,22 +75,18 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
 
 
 def write_hollow(folder: Path, tensors: Mapping[str, TensorHeader]) -> None:
-    """Writes weight files that have headers and no data, and their index.
+    """Writes weight files that have headers and a hole in the place of the data, and their index.
 
-    A safetensors file begins with a header that names every tensor with its type and shape. A file with the same header
-    and a hole in the place of the data takes no space on the disk, and on torch's meta device no memory; the real
-    loader says of it whether names and shapes fit, whatever the size of the model.
+    They take no space on the disk, and on torch's meta device no memory; the real loader says of them whether names
+    and shapes fit, whatever the size of the model.
     """
-    groups: list[dict[str, TensorHeader]] = [{}]
-    size = 0
+    groups: dict[int, dict[str, TensorHeader]] = defaultdict(dict)
+    begin = 0
     for name, tensor in tensors.items():
-        if groups[-1] and size + tensor.size > _LARGEST_FILE:
-            groups.append({})
-            size = 0
-        groups[-1][name] = tensor
-        size += tensor.size
+        groups[begin // _FILE_SIZE][name] = tensor
+        begin += tensor.size
     weight_map: dict[str, str] = {}
-    for number, group in enumerate(groups):
+    for number, group in groups.items():
         file = f"model-{number}.safetensors"
         with (folder / file).open("wb") as opened:
             header = encode_header(group)
@@ -122,44 +109,29 @@ def encode_header(tensors: Mapping[str, TensorHeader]) -> bytes:
 
 
 def place_weights(sources: Mapping[str, Path], folder: Path, *, link: bool = True) -> bool:
-    """Puts weight files into `folder`: hard links, or copies whose sha256 is compared with the source's.
+    """Puts weight files into `folder`, and says whether all of them are hard links; the others are copies.
 
     A hard link shares its bytes with the base: who writes into one file changes both. Nothing here or in transformers
     does, `save_pretrained` writes new files; `link=False` copies all the same.
-
-    Returns:
-        Whether every file is linked. Where the file system cannot link, a file is copied.
-
-    Raises:
-        OSError: the disk is full, or a copy is not its source.
     """
-    copies = [name for name, source in sources.items() if not (link and _linked(source, folder / name))]
-    for name in copies:
-        shutil.copyfile(sources[name], folder / name)
-        if sha256_of(folder / name, "Comparing") != sha256_of(sources[name], "Comparing"):
-            raise OSError(f"The copy of {shown(sources[name])} is not its source: check the disk, and run it again.")
-    return not copies
+    linked = link
+    for name, source in sources.items():
+        if link:
+            with suppress(OSError):  # another file system, or one without hard links
+                os.link(source, folder / name)
+                continue
+        linked = False
+        shutil.copyfile(source, folder / name)
+        if sha256_of(folder / name, "Comparing") != sha256_of(source, "Comparing"):
+            raise OSError(f"The copy of {shown(source)} is not its source: check the disk, and run it again.")
+    return linked
 
 
 def sha256_of(path: Path, doing: str = "Hashing") -> str:
     """sha256 of a file, with a progress bar where it takes seconds."""
-    digest, size = hashlib.sha256(), path.stat().st_size
-    with (
-        path.open("rb") as content,
-        tqdm(total=size, desc=f"{doing} {shown(path.name)}", unit="B", unit_scale=True, delay=2, disable=None) as bar,
-    ):
-        while block := content.read(_BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
-def _linked(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        return False
-    return True
+    bar = {"total": path.stat().st_size, "desc": f"{doing} {shown(path.name)}", "delay": 2, "disable": None}
+    with path.open("rb") as opened, tqdm.wrapattr(opened, "read", **bar) as content:
+        return sha.sha_fileobj(content).hex()
 
 
 _FILES = (CONFIG_FILE, CARD_FILE, *SETTING_FILES, *LICENSE_FILES)
@@ -183,28 +155,20 @@ class BaseCheckpoint:
         folder: holds its files, without the weights when they were not asked for.
         config: its `config.json`.
         weight_files: names of its safetensors files, in order.
-        weight_map: tensor name -> file name as the index says; empty without an index.
-        repo_id: its Hub id, None for a folder.
-        commit: commit of that repository, None for a folder.
+        repo_id, commit: on the Hub; None for a folder.
         sources: name of every file -> the file itself, behind all links.
         headers: of every tensor of the weights that are here.
-        called: the base as it was given, for messages.
+        name: its Hub id, or the folder as it was given, for messages.
     """
 
     folder: Path
     config: dict[str, Any]
     weight_files: tuple[str, ...]
-    weight_map: dict[str, str] = field(default_factory=dict)
     repo_id: str | None = None
     commit: str | None = None
     sources: Mapping[str, Path] = field(default_factory=dict)
     headers: Mapping[str, TensorHeader] = field(default_factory=dict)
-    called: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return self.repo_id or shown(self.called or self.folder)
+    name: str = ""
 
     @property
     def family(self) -> Family:
@@ -224,7 +188,7 @@ class BaseCheckpoint:
                 (folder / name).symlink_to(source)
             else:
                 shutil.copyfile(source, folder / name)
-        return replace(self, folder=folder, called=self.name)
+        return replace(self, folder=folder)
 
     @contextmanager
     def reading(self, what: str) -> Iterator[None]:
@@ -253,16 +217,14 @@ def open_base(base: str | os.PathLike[str], *, revision: str | None = None, weig
     """
     folder, repo_id = folder_of(base, revision), str(base)
     if folder is not None:
-        return _read(folder.resolve(), weights=weights, called=repo_id)
+        return _read(folder.resolve(), shown(base), weights=weights)
     # The snapshot's name is its commit, which pins the download of the weights to the same state.
     snapshot = _download(repo_id, revision, [*_FILES, INDEX_FILE])
-    found = _read(snapshot, weights=False, repo_id=repo_id)
+    found = _read(snapshot, repo_id, repo_id, weights=False)
     if not weights:
         return found
     _download(repo_id, found.commit, found.weight_files)
-    if not any((snapshot / name).exists() for name in found.weight_files):
-        _refuse_without_safetensors(repo_id, HfApi().list_repo_files(repo_id, revision=found.commit))
-    return _read(snapshot, weights=True, repo_id=repo_id)
+    return _read(snapshot, repo_id, repo_id, weights=True)
 
 
 def _download(repo_id: str, revision: str | None, names: Iterable[str]) -> Path:
@@ -275,47 +237,49 @@ def _download(repo_id: str, revision: str | None, names: Iterable[str]) -> Path:
         raise ValueError(f"{repo_id} is not a folder, and cannot be read from the Hub{at}: {reason}") from None
 
 
-def _read(folder: Path, *, weights: bool, repo_id: str | None = None, called: str = "") -> BaseCheckpoint:
-    sources = {name: path for name in _FILES if (path := plain_file(folder, name))}
-    config = read_json(sources.get(CONFIG_FILE, folder / CONFIG_FILE))
-    name = repo_id or shown(called or folder)
-    _require_stock(config, name)
-    for file, path in sources.items():
-        if file.endswith(".json"):
-            _require_data(file, path, name)
+def _read(folder: Path, name: str, repo_id: str | None = None, *, weights: bool) -> BaseCheckpoint:
+    """Checks a folder; that of a Hub repository is a snapshot of the cache."""
+    sources = {file: path for file in _FILES if (path := plain_file(folder, file))}
+    if CONFIG_FILE not in sources:
+        raise ValueError(f"{name} has no {CONFIG_FILE}: give the folder of a complete checkpoint.")
+    contents = {file: _parsed(name, file, path) for file, path in sources.items() if file.endswith(".json")}
+    _require_stock(contents[CONFIG_FILE], name)
+    for file, content in contents.items():
+        if away := leads_away(file, content, allowed=ORIGINS):
+            raise ValueError(
+                f"{name} brings code or parts of its own, which are neither run nor published: in {file}, {away[0]}. "
+                "Give a stock checkpoint, or a copy of this one without that field."
+            )
+    commit = folder.name if repo_id else None
     weight_map: dict[str, str] = {}
     files: tuple[str, ...] = (SINGLE_FILE,)
-    index = plain_file(folder, INDEX_FILE)
-    # transformers takes the single file where there are both.
-    if index is not None and plain_file(folder, SINGLE_FILE) is None:
-        weight_map = read_json(index).get("weight_map")  # type: ignore[assignment]
-        files = weight_names(weight_map, str(index))
+    single, index = plain_file(folder, SINGLE_FILE), plain_file(folder, INDEX_FILE)
+    if index is not None and single is None:  # transformers takes the single file where there are both
+        weight_map = _parsed(name, INDEX_FILE, index).get("weight_map")  # type: ignore[assignment]
+        files = weight_names(weight_map, f"{name}: {INDEX_FILE}")
         sources[INDEX_FILE] = index
+    elif weights and single is None:
+        there = HfApi().list_repo_files(repo_id, revision=commit) if repo_id else os.listdir(folder)
+        if pickles := sorted(shown(file) for file in there if file.endswith((".bin", ".pt", ".pth", ".ckpt"))):
+            raise ValueError(
+                f"{name} has its weights only as {', '.join(pickles)}, and pickle files can run code: load it once "
+                "with AutoModelForImageTextToText.from_pretrained and stage what its save_pretrained writes."
+            )
+        raise ValueError(f"{name} has no {SINGLE_FILE} and no {INDEX_FILE}: give a checkpoint with its weights.")
     headers: dict[str, TensorHeader] = {}
-    if weights:
-        if not weight_map and plain_file(folder, SINGLE_FILE) is None:
-            _refuse_without_safetensors(name, [path.name for path in folder.iterdir()])
-        for file in files:
-            path = plain_file(folder, file)
-            if path is None:
-                raise ValueError(f"{shown(folder / file)} is missing, although the index names it.")
-            sources[file] = path
-            there = read_headers(path)
-            if missing := {tensor for tensor, at in weight_map.items() if at == file} - set(there):
-                raise ValueError(f"{shown(folder / file)} lacks {min(missing)!r}, which the index promises.")
-            headers |= there
-    commit = folder.name if repo_id else None
-    return BaseCheckpoint(folder, config, files, weight_map, repo_id, commit, sources, headers, called)
+    for file in files if weights else ():
+        path = plain_file(folder, file)
+        if path is None:
+            raise ValueError(f"{shown(folder / file)} is missing, although the index names it.")
+        sources[file], found = path, read_headers(path)
+        if missing := {tensor for tensor, at in weight_map.items() if at == file} - set(found):
+            raise ValueError(f"{shown(folder / file)} lacks {min(missing)!r}, which the index promises.")
+        headers |= found
+    return BaseCheckpoint(folder, contents[CONFIG_FILE], files, repo_id, commit, sources, headers, name)
 
 
-def _require_data(file: str, path: Path, name: str) -> None:
-    """Raises for a JSON file that is none, and for one that leads out of the base."""
-    content = parse_json(path.read_bytes(), f"{name}: {file}")
-    if found := leads_away(file, content, allowed=ORIGINS):
-        raise ValueError(
-            f"{name} brings code or parts of its own, which are neither run nor published: in {file}, {found[0]}. Give "
-            "a stock checkpoint, or a copy of this one without that field."
-        )
+def _parsed(name: str, file: str, path: Path) -> dict[str, Any]:
+    return parse_json(path.read_bytes(), f"{name}: {file}")
 
 
 def _require_stock(config: dict[str, Any], name: str) -> None:
@@ -329,21 +293,18 @@ def _require_stock(config: dict[str, Any], name: str) -> None:
             f"{name} has the model_type {model_type!r}: only {', '.join(map(repr, FAMILIES))} checkpoints in "
             "the format of transformers can be staged."
         )
-    family = FAMILIES[model_type]
     for part in ("vision_config", "text_config"):
-        value = config.get(part, None if part == "vision_config" else {})
+        value = config.get(part, {})
         if not isinstance(value, dict) or (part == "vision_config" and not value):
             raise ValueError(
                 f"{name} has the {part} {shown(repr(value)[:60])} in config.json: a JSON object is needed."
             )
     _require_numbers(config, name)
-    tower = config["vision_config"].get("model_type")
-    model_class = family.load_class()
-    towers = model_class.towers
-    if tower is not None and towers and tower not in towers:
+    model_class, tower = FAMILIES[model_type].load_class(), config["vision_config"].get("model_type")
+    if tower is not None and model_class.towers and tower not in model_class.towers:
         raise ValueError(
-            f"{name} has a vision tower of the type {tower!r}: {family.title} checkpoints can be staged with "
-            f"{' or '.join(map(repr, towers))}, whose images have a fixed number of tokens."
+            f"{name} has a vision tower of the type {tower!r}: {FAMILIES[model_type].title} checkpoints can be staged "
+            f"with {' or '.join(map(repr, model_class.towers))}, whose images have a fixed number of tokens."
         )
     try:
         model_class.geometry_class.require_supported(config)
@@ -361,15 +322,16 @@ def _require_numbers(config: dict[str, Any], name: str) -> None:
     def refuse(path: str, wanted: str) -> None:
         raise ValueError(f"{name} has {path} {shown(repr(at(path))[:60])} in config.json: {wanted}.")
 
+    def positive(value: Any) -> bool:
+        return type(value) is int and value >= 1
+
+    def pair(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2 and all(map(positive, value))
+
     for path in _POSITIVE:
         value = at(path)
-        # Some towers have height and width.
-        sides = (
-            value
-            if isinstance(value, list) and len(value) == 2 and path.endswith(("image_size", "patch_size"))
-            else [value]
-        )
-        if value is not None and not all(type(side) is int and side >= 1 for side in sides):
+        sides = path.endswith(("image_size", "patch_size")) and pair(value)  # some towers have height and width
+        if not (value is None or positive(value) or sides):
             refuse(path, "a positive whole number is needed")
     size, patch = at("vision_config.image_size"), at("vision_config.patch_size")
     if isinstance(size, int) and isinstance(patch, int) and size < patch:
@@ -380,19 +342,5 @@ def _require_numbers(config: dict[str, Any], name: str) -> None:
         if value is not None and (type(value) is not int or value < 0 or (rows is not None and value >= rows)):
             refuse(path, f"the id of a token{f' below {rows}, the rows of the embedding,' if rows else ''} is needed")
     pinpoints = at("image_grid_pinpoints")
-    pairs = isinstance(pinpoints, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
-        for pair in pinpoints
-    )
-    if pinpoints is not None and (not pairs or not pinpoints):
+    if pinpoints is not None and not (isinstance(pinpoints, list) and pinpoints and all(map(pair, pinpoints))):
         refuse("image_grid_pinpoints", "a list of pairs of height and width is needed")
-
-
-def _refuse_without_safetensors(name: str, files: Iterable[str]) -> None:
-    pickles = sorted(shown(file) for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt")))
-    if pickles:
-        raise ValueError(
-            f"{name} has its weights only as {', '.join(pickles)}, and pickle files can run code: load it once with "
-            "AutoModelForImageTextToText.from_pretrained and stage what its save_pretrained writes."
-        )
-    raise ValueError(f"{name} has no {SINGLE_FILE} and no {INDEX_FILE}: give a checkpoint with its weights.")

@@ -29,8 +29,9 @@ from typing import Any
 LAYERS = 3
 # Numbers of a module that is computed in float32, 1 GB.
 LARGEST = 2**28
+# Options with which nothing is dropped, whatever the configuration says.
+EVERY_TOKEN = {"vision_token_budget": 1.0, "padding": "stock", "coverage_target": None, "image_scale": None}
 IMAGE, VOCABULARY, TOKENS = 63, 64, 16
-QUESTION = "Is there a snowboard in the image? Answer with one word."
 TOKENIZER_PROMPTS: tuple[str, ...] = (
     "",
     " ",
@@ -49,25 +50,15 @@ TOKENIZER_PROMPTS: tuple[str, ...] = (
 
 @dataclass
 class Request:
-    """What to check.
-
-    Attributes:
-        folder: the staged folder.
-        report: where to write the report.
-        base: a folder with the files of its base and nothing else; "" for a `custom_generate` folder.
-        model_class: name of the class that has to be loaded.
-        fit: folders of the base and of what was staged, whose weight files are headers alone.
-        weights: whether both folders hold their weights.
-        full: all layers instead of `LAYERS` of them.
-    """
+    """What to check, of a staged folder: without `base` and `fit` that of a `custom_generate` repository."""
 
     folder: str
-    report: str
-    base: str = ""
+    report: str  # where to write it
+    base: str = ""  # a folder with the files of the base and nothing else
     model_class: str = ""
-    fit: tuple[str, str] = ("", "")
-    weights: bool = True
-    full: bool = False
+    fit: tuple[str, ...] = ()  # folders of the base and of what was staged, with weights of headers alone
+    weights: bool = True  # are in both folders
+    full: bool = False  # all layers instead of `LAYERS` of them
 
 
 class BaseFault(Exception):
@@ -76,7 +67,7 @@ class BaseFault(Exception):
 
 def main(arguments: list[str]) -> int:
     request = Request(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    checks = [check_fit] if request.fit[0] else [check_generate]
+    checks = [check_fit if request.fit else check_generate]
     if request.base:
         checks = [check_processor, check_classes, check_fit, *([check_logits] if request.weights else [])]
     report: dict[str, Any] = {"problems": [], "base": []}
@@ -116,7 +107,7 @@ def check_processor(request: Request, report: dict[str, Any]) -> None:
         base = AutoProcessor.from_pretrained(request.base, trust_remote_code=False)
     staged = AutoProcessor.from_pretrained(request.folder, trust_remote_code=True)
     report["problems"] += tokenizer_differences(staged.tokenizer, base.tokenizer)
-    chats = [_chat(QUESTION), [*_chat(QUESTION), *_turn("assistant", "No."), *_turn("user", "Où est-il?\nA")]]
+    chats = [CHAT, [*CHAT, _turn("assistant", "No."), _turn("user", "Où est-il?\nA")]]
     for chat in chats:
         with _of_the_base("its chat template does not work"):
             theirs = prompt_of(base, chat)
@@ -141,8 +132,7 @@ def prompt_of(processor: Any, chat: list[dict[str, Any]]) -> str:
     """A chat as a prompt; written by hand for a processor without a chat template."""
     if getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None):
         return str(processor.apply_chat_template(chat, add_generation_prompt=True))
-    image = image_text(processor)
-    return "\n".join(part.get("text", image) for turn in chat for part in turn["content"])
+    return "\n".join(part.get("text", image_text(processor)) for turn in chat for part in turn["content"])
 
 
 def image_text(processor: Any) -> str:
@@ -218,7 +208,7 @@ def check_logits(request: Request, report: dict[str, Any]) -> None:
     processor = AutoProcessor.from_pretrained(request.folder, trust_remote_code=True)
     with _of_the_base("its weights do not work"):
         base = _load(request.base, layers, trust=False)
-        inputs = processor(images=_image(), text=prompt_of(processor, _chat(QUESTION)), return_tensors="pt")
+        inputs = processor(images=_image(), text=prompt_of(processor, CHAT), return_tensors="pt")
         inputs = inputs.to(dtype=base.dtype)
         with torch.no_grad():
             theirs = base(**inputs).logits
@@ -230,7 +220,7 @@ def check_logits(request: Request, report: dict[str, Any]) -> None:
         raise BaseFault("its logits are NaN with transformers' own class: a weight is NaN or infinite")
     model = _load(request.folder, layers, trust=True)
     with torch.no_grad():
-        output = model(**inputs, **every_token(model))
+        output = model(**inputs, **EVERY_TOKEN)
         kept = model.select_vision_tokens(**inputs).kept_mask
     report["prompt_tokens"], report["kept_tokens"] = int(inputs["attention_mask"].sum()), int(kept.sum())
     if not bool(output.kept_mask[inputs["attention_mask"].bool()].all()):
@@ -256,47 +246,40 @@ def _load(folder: str, layers: int | None, *, trust: bool) -> Any:
     )
     if loaded["missing_keys"]:
         raise ValueError(f"missing keys while loading: {sorted(map(str, loaded['missing_keys']))[:3]}")
-    _compute_in_float32(model)
+    for module in model.modules():
+        _compute_in_float32(module)
     return model.eval()
 
 
-def _compute_in_float32(model: Any) -> None:
-    """Lets each module have its weights in float32 while it runs: processors are several times faster in it.
+def _compute_in_float32(module: Any) -> None:
+    """Lets a module have its weights in float32 while it runs: processors are several times faster in it.
 
     The weights stay in the pages of their files otherwise, so that the memory is that of the largest module. Embeddings
     and modules of more than `LARGEST` numbers keep their type.
     """
     import torch
 
-    for module in model.modules():
-        own = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}
-        if not own or all(tensor.dtype == torch.float32 for tensor in own.values()):
-            continue
-        dtype = next(iter(own.values())).dtype
-        if not isinstance(module, torch.nn.Embedding) and sum(map(torch.numel, own.values())) <= LARGEST:
-            dtype = torch.float32
+    own = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}
+    if all(tensor.dtype == torch.float32 for tensor in own.values()):
+        return
+    keeps = isinstance(module, torch.nn.Embedding) or sum(map(torch.numel, own.values())) > LARGEST
+    dtype = next(iter(own.values())).dtype if keeps else torch.float32
 
-        def cast(value: Any, dtype: Any = dtype) -> Any:
-            return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    def cast(value: Any, dtype: Any) -> Any:
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
-        def begin(module: Any, given: Any, named: Any, cast: Any = cast, own: Any = own) -> Any:
-            for name, tensor in own.items():
-                getattr(module, name).data = cast(tensor)
-            return tuple(map(cast, given)), {name: cast(value) for name, value in named.items()}
+    def begin(module: Any, given: Any, named: Any) -> Any:
+        for name, tensor in own.items():
+            getattr(module, name).data = cast(tensor, dtype)
+        return tuple(cast(value, dtype) for value in given), {name: cast(value, dtype) for name, value in named.items()}
 
-        def end(module: Any, given: Any, output: Any, own: Any = own) -> Any:
-            for name, tensor in own.items():
-                getattr(module, name).data = tensor
-            is_float = isinstance(output, torch.Tensor) and output.is_floating_point()
-            return output.float() if is_float else output
+    def end(module: Any, given: Any, output: Any) -> Any:
+        for name, tensor in own.items():
+            getattr(module, name).data = tensor
+        return cast(output, torch.float32)
 
-        module.register_forward_pre_hook(begin, with_kwargs=True)
-        module.register_forward_hook(end)
-
-
-def every_token(model: Any) -> dict[str, Any]:
-    """Options with which nothing is dropped, whatever the configuration says."""
-    return {"vision_token_budget": 1.0, "padding": "stock", "coverage_target": None, "image_scale": None}
+    module.register_forward_pre_hook(begin, with_kwargs=True)
+    module.register_forward_hook(end)
 
 
 def check_generate(request: Request, report: dict[str, Any]) -> None:
@@ -334,12 +317,11 @@ def _small_model() -> tuple[Any, dict[str, Any]]:
     return model, {**inputs, "pixel_values": torch.randn(1, 3, 24, 24)}
 
 
-def _turn(role: str, text: str) -> list[dict[str, Any]]:
-    return [{"role": role, "content": [{"type": "text", "text": text}]}]
+def _turn(role: str, text: str, *before: dict[str, str]) -> dict[str, Any]:
+    return {"role": role, "content": [*before, {"type": "text", "text": text}]}
 
 
-def _chat(question: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+CHAT = [_turn("user", "Is there a snowboard in the image? Answer with one word.", {"type": "image"})]
 
 
 def _image() -> Any:

@@ -39,14 +39,9 @@ class CheckFailed(RuntimeError):
 def check_staged(
     folder: Path, base: BaseCheckpoint, scratch: Path, *, headers: Mapping[str, TensorHeader], full: bool = False
 ) -> dict[str, Any]:
-    """Loads a staged folder in a clean process and compares it with its base; see `clean_load`.
+    """Loads a staged folder in a clean process and compares it with its base, in a folder of its own; see `clean_load`.
 
-    Args:
-        folder: the staged folder; with weights where the base has them.
-        base: what it was staged from, in a folder of its own.
-        scratch: an existing folder for temporary files.
-        headers: of every tensor of the base.
-        full: compares all layers.
+    Both have their weights or neither; `scratch` is a folder for temporary files, `headers` are those of the base.
 
     Returns:
         The report: `tensors_compared`, `prompts_compared`, and with weights `prompt_tokens`, `kept_tokens`, `layers`,
@@ -67,15 +62,7 @@ def check_staged(
 
 
 def check_fit(folder: Path, base_config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -> int:
-    """Loads a staged folder in a clean process with weights that are headers only.
-
-    Args:
-        folder: holds code and configuration.
-        base_config: configuration of the stock checkpoint.
-        tensors: of the stock checkpoint, by name.
-
-    Returns:
-        The number of tensors.
+    """Loads code and configuration in a clean process with weights that are headers only, and counts these.
 
     Raises:
         CheckFailed: a tensor is missing, unexpected or of another shape, or the class does not load.
@@ -90,10 +77,7 @@ def check_fit(folder: Path, base_config: Mapping[str, Any], tensors: Mapping[str
 
 
 def check_generate(folder: Path, scratch: Path) -> tuple[str, ...]:
-    """Loads a `custom_generate` folder in a clean process and prunes a small model with it; see `clean_load`.
-
-    Returns:
-        Names of the stock classes that it prunes.
+    """Names of the stock classes that a `custom_generate` folder prunes in a clean process; see `clean_load`.
 
     Raises:
         CheckFailed: it does not load, or the full budget is not stock.
@@ -108,20 +92,13 @@ def _hollow_copies(scratch: Path, *sources: Path, tensors: Mapping[str, TensorHe
     """Folders with the code and the settings of others, and weights that are headers only."""
     copies = [scratch / f"fit-{number}" for number in range(len(sources))]
     for copy, source in zip(copies, sources, strict=True):
-        copy.mkdir()
-        for path in source.iterdir():
-            if path.suffix in (".py", ".json") and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, copy / path.name)
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("*.safetensors*"))
         write_hollow(copy, tensors)
     return list(map(str, copies))
 
 
 def _checked(folder: Path, scratch: Path, **request: Any) -> dict[str, Any]:
-    """The report that the program writes of a folder.
-
-    Raises:
-        CheckFailed: it wrote none.
-    """
+    """The report that the program writes of a folder; a CheckFailed where it wrote none."""
     report, asked = scratch / "report.json", scratch / "request.json"
     request |= {"folder": str(folder.resolve()), "report": str(report)}
     asked.write_text(json.dumps(request), encoding="utf-8")
@@ -147,14 +124,9 @@ def run_clean(
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python on `arguments` in an empty folder; whatever this Python imports can be imported there.
 
-    Remote code is cached in a folder that ends with the process, and the Hub is out of reach unless `environment` says
-    otherwise. The process is ended when this function is interrupted.
-
-    Args:
-        arguments: of Python.
-        environment: variables in place of this process's.
-        timeout: in seconds.
-        scratch: an existing folder for temporary files, the system's by default.
+    Remote code is cached in a folder that ends with the process, and the Hub is out of reach unless `environment`, with
+    variables in place of this process's, says otherwise. The process is ended when this function is interrupted, or
+    after `timeout` seconds.
     """
     with tempfile.TemporaryDirectory(prefix="mmtok-clean-", dir=scratch) as temporary:
         (working := Path(temporary) / "working").mkdir()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmtok.hub.families import Family
-from mmtok.hub.options import PAPER_OPTIONS, PruningOptions, is_meaningful
+from mmtok.hub.options import OPTION_NAMES, PAPER_OPTIONS, PruningOptions, is_meaningful
 
 from .card import Measurements
 from .hub import check_reference, check_repo_id, config_of
-from .settings import check_options
+
+PRESETS = ("paper", "recommended")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Recipe:
     measurements: Measurements | None = None
 
     def __post_init__(self) -> None:
-        check_options(self.options)
+        if unknown := sorted(set(self.options) - set(OPTION_NAMES)):
+            raise ValueError(f"There is no option {unknown[0]!r}: the options are {', '.join(OPTION_NAMES)}.")
+        PruningOptions(**self.options)
         if self.base_revision is not None:
             check_reference(self.base_revision, "revision")
         if self.base_model is not None:
@@ -87,13 +89,13 @@ class Destination:
 
 
 def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
-    """The options that a preset sets for a model.
+    """The options that a preset sets for a model; a stock checkpoint gets what the models get that are made of it.
 
     Args:
         preset: of `PRESETS`. "paper" gives picks identical to those of the paper's reference code, on every model;
             "recommended" is what is ahead of the defaults in our measurements, and nowhere behind beyond noise.
         model: folder or Hub id, of a stock or a staged model; only its `config.json` is read.
-        revision: branch, tag or commit of the Hub repository.
+        revision: of the Hub repository.
 
     Raises:
         ValueError: an unknown preset, or a model of another family.
@@ -101,25 +103,15 @@ def preset_options(preset: str, model: str | os.PathLike[str], *, revision: str 
     """
     if preset not in PRESETS:
         raise ValueError(f"There is no preset {preset!r}: choose from {', '.join(PRESETS)}.")
-    # Stock checkpoints get what the models get that are made of them.
-    return PRESETS[preset](config_of(model, revision)[1])
-
-
-def paper_options(family: Family) -> dict[str, Any]:
-    """`PAPER_OPTIONS` as they are for a family: with its own defaults, and without what means nothing there."""
-    own_options, defaults = family.load_class().own_options, PruningOptions(**family.defaults)
-    meant = {name: value for name, value in PAPER_OPTIONS.items() if is_meaningful(name, value, own_options)}
-    own = {name: getattr(defaults, name) for name in PAPER_OPTIONS if name in family.defaults or name not in meant}
-    return {**meant, **own}
-
-
-def recommended_options(family: Family) -> dict[str, Any]:
-    """A family's defaults, and what is ahead of them in our measurements."""
-    defaults = PruningOptions(**family.defaults)
-    return {**{name: getattr(defaults, name) for name in PAPER_OPTIONS}, **family.load_class().recommended_options}
-
-
-PRESETS: dict[str, Callable[[Family], dict[str, Any]]] = {
-    "paper": paper_options,
-    "recommended": recommended_options,
-}
+    _, family = config_of(model, revision)
+    model_class, defaults = family.load_class(), PruningOptions(**family.defaults)
+    own = {name: getattr(defaults, name) for name in PAPER_OPTIONS}
+    if preset == "recommended":
+        return {**own, **model_class.recommended_options}
+    # The family's own defaults stay, and those for what means nothing there.
+    meant = {
+        name: value
+        for name, value in PAPER_OPTIONS.items()
+        if name not in family.defaults and is_meaningful(name, value, model_class.own_options)
+    }
+    return {**own, **meant}

@@ -12,8 +12,8 @@ makes the same text again.
 from __future__ import annotations
 
 import json
+import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,13 +94,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def leads_away(name: str, content: Any, *, allowed: Iterable[str] = ()) -> list[str]:
-    """The fields of a JSON file that lead out of the repository, each as `field is value`.
-
-    Args:
-        name: of the file; tables of tokens are not searched.
-        content: what it holds.
-        allowed: names of fields that are not reported.
-    """
+    """The fields of a JSON file that lead out of the repository, each as `field is value`, but for `allowed` names."""
     if name in _TABLES:
         return []
     return [f"{field} is {value}" for field, value in _search("", content, {*allowed, *_HARMLESS})]
@@ -134,15 +128,7 @@ def without_origins(content: Any) -> Any:
 
 
 def parse_json(content: bytes, name: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Args:
-        content: of the file.
-        name: of the file, for the message.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The JSON object that a file holds; a ValueError with the file's name where it holds none."""
     if len(content) > MOST_JSON_BYTES:
         raise ValueError(f"{shown(name)} has {len(content)} bytes: a JSON file has at most {MOST_JSON_BYTES}.")
     try:
@@ -155,18 +141,8 @@ def parse_json(content: bytes, name: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ValueError: no such file, or no JSON object in it.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{shown(path.parent)} has no {path.name}: give the folder of a complete checkpoint."
-        ) from error
-    return parse_json(content, str(path))
+    """Reads a JSON object; a ValueError where the file holds none."""
+    return parse_json(path.read_bytes(), str(path))
 
 
 def as_json(content: Mapping[str, Any]) -> str:
@@ -177,11 +153,7 @@ def as_json(content: Mapping[str, Any]) -> str:
 
 
 def weight_names(weight_map: Any, name: str) -> tuple[str, ...]:
-    """The files that the `weight_map` of an index names, sorted.
-
-    Raises:
-        ValueError: it is not a mapping of texts, or one of them is not a safetensors file beside it.
-    """
+    """The files that the `weight_map` of an index (`name`) names, sorted; a ValueError where one may not be read."""
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(
             f"{shown(name)} has the weight_map {shown(repr(weight_map)[:60])}: give tensor and file names."
@@ -197,20 +169,17 @@ def weight_names(weight_map: Any, name: str) -> tuple[str, ...]:
 
 def is_known_file(path: str, code: Iterable[str], weights: Iterable[str]) -> bool:
     """Whether a repository of this project may hold a file: its code, its weights, settings, card and licence."""
-    settings = {CONFIG_FILE, *SETTING_FILES} if weights else set()
-    return path in _FOR_READERS or path in settings or path in set(code) or path in set(weights)
+    settings = (CONFIG_FILE, *SETTING_FILES) if weights else ()
+    return path in {*_FOR_READERS, *settings, *code, *weights}
 
 
 def plain_file(folder: Path, name: str) -> Path | None:
-    """The file behind a name in a folder, None without one.
+    """The file behind a name in a folder, None without one; a ValueError for what is no regular file.
 
     A link may lead to a file of the folder, and from a snapshot of the Hub's cache to a blob of the same repository.
-
-    Raises:
-        ValueError: it is a link that leads elsewhere, or no regular file.
     """
     path = folder / name
-    if not path.is_symlink() and not path.exists():
+    if not os.path.lexists(path):
         return None
     root, real = folder.resolve(), path.resolve()
     blobs = root.parent.parent / "blobs"
@@ -219,7 +188,7 @@ def plain_file(folder: Path, name: str) -> Path | None:
         raise ValueError(
             f"{shown(path)} is a link to {shown(real)}, outside of {shown(folder)}: put the file itself there."
         )
-    if not real.exists() or not stat.S_ISREG(real.stat().st_mode):
+    if not real.is_file():
         raise ValueError(f"{shown(path)} is not a regular file: put a file there, or remove it.")
     return real
 
@@ -227,12 +196,8 @@ def plain_file(folder: Path, name: str) -> Path | None:
 def files_inside(folder: Path, problems: list[str] | None = None) -> dict[str, Path]:
     """Every file of a folder by its path in a repository; what git and the Hub's client keep there is left out.
 
-    Args:
-        folder: a link in it is refused, but for those of a snapshot in the Hub's cache.
-        problems: takes what is refused, which is raised without it.
-
-    Raises:
-        ValueError: a link, or no regular file.
+    Links are refused, but for those of a snapshot in the Hub's cache, and so is what is no regular file: `problems`
+    takes the sentences, without it the first is a ValueError.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
@@ -252,15 +217,9 @@ def files_inside(folder: Path, problems: list[str] | None = None) -> dict[str, P
 
 
 def published_code(model_type: str) -> dict[str, bytes]:
-    """The code files of a repository of one model type.
+    """The code files of a repository of one model type, stock ("llava") or pruning ("mmtok_llava"), by name.
 
     These are the configuration, the modeling file of the family, pipeline and handler, and what they import.
-
-    Args:
-        model_type: of the stock checkpoint, such as "llava", or of the class that prunes it, such as "mmtok_llava".
-
-    Returns:
-        Name in the repository -> content.
 
     Raises:
         ValueError: no family has this model type.
@@ -272,14 +231,7 @@ def published_code(model_type: str) -> dict[str, bytes]:
 
 
 def generate_code() -> dict[str, bytes]:
-    """The code files of a `custom_generate` repository: those of every family.
-
-    Returns:
-        Path in the repository -> content.
-
-    Raises:
-        FileNotFoundError: a module is not installed as a source file.
-    """
+    """The code files of a `custom_generate` repository by path: those of every family."""
     entry = GENERATE_FILE.removesuffix(".py")
     files = _flat((entry, _CONFIGURATION, *(family.module for family in FAMILIES.values())), (entry,))
     return {f"{GENERATE_FOLDER}/{name}": content for name, content in files.items()}

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
-from configuration_mmtok import OPTION_NAMES, PruningOptions
 from mmtok import install_line
 from mmtok.hub.families import PREFIX
-from mmtok.hub.options import require_meaningful
+from mmtok.hub.options import OPTION_NAMES, PruningOptions, require_meaningful
 from mmtok.hub.tokenizer_source import TokenizerSource, checked_tokenizer
 
 from .base import BaseCheckpoint
@@ -38,30 +37,15 @@ log = logging.getLogger(__name__)
 
 # The texts of a conversation whose questions have to be found.
 _FIRST, _ANSWER, _SECOND = "Where is the red car", "on the right", "Is there a dog on the left"
-_TOKENIZER_FILE, _TOKENIZER_MODEL = "tokenizer.json", "tokenizer.model"
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_TOKENIZER_FILE = "tokenizer.json"
 _IMAGE_CONFIG, _PROCESSOR_CONFIG = "preprocessor_config.json", "processor_config.json"
-
-
-def check_options(pruning_options: Mapping[str, Any]) -> None:
-    """Raises a ValueError that names an unknown option, or a value out of range."""
-    unknown = sorted(set(pruning_options) - set(OPTION_NAMES))
-    if unknown:
-        raise ValueError(f"There is no option {unknown[0]!r}: the options are {', '.join(OPTION_NAMES)}.")
-    PruningOptions(**pruning_options)
 
 
 def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -> dict[str, Any]:
     """The base's configuration, every field of it, for the class that prunes.
 
-    Args:
-        base: the checkpoint.
-        pruning_options: any of `PruningOptions`; the others get the default of the model's family.
-
-    Raises:
-        ValueError: an unknown option, or a value out of range.
+    Options that are not given get the default of the model's family; a ValueError for a value that means nothing there.
     """
-    check_options(pruning_options)
     options = PruningOptions(**{**base.family.defaults, **pruning_options})
     require_meaningful(options, base.family.load_class().own_options, base.family.title)
     return {
@@ -74,15 +58,13 @@ def published_config(base: BaseCheckpoint, pruning_options: Mapping[str, Any]) -
 
 
 def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
-    """The base's processor, as the stock classes load it; no code of the base runs.
+    """The processor of a base in a folder of its own as the stock classes load it; no code of it runs.
 
-    Args:
-        base: the checkpoint in a folder that holds nothing else, see `BaseCheckpoint.copied_to`.
-
-    Raises:
-        ValueError: it does not load, has no fast tokenizer, or lacks a field; the message names the file.
+    A ValueError names the file where it does not load, has no fast tokenizer, or lacks a field.
     """
-    if not _describes_images(base.folder):  # transformers 4.57 would go on with settings of its own
+    own = base.folder / _PROCESSOR_CONFIG
+    if not (_IMAGE_CONFIG in base.sources or (own.exists() and "image_processor" in read_json(own))):
+        # transformers 4.57 would go on with settings of its own
         raise ValueError(f"The processor of {base.name} cannot be used: it has no {_IMAGE_CONFIG}.")
     with base.reading("The processor"):
         try:
@@ -93,10 +75,10 @@ def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
                     f"{base.family.title} processors of transformers need torchvision, which is not installed: run "
                     f"`pip install torchvision`, or `{install_line('video')}`."
                 ) from error
-            if (base.folder / _TOKENIZER_MODEL).exists() and not (base.folder / _TOKENIZER_FILE).exists():
-                advice = f"Reading its {_TOKENIZER_MODEL} takes `pip install sentencepiece protobuf`."
-                raise ValueError(f"{error} {advice}") from error
-            raise
+            if "tokenizer.model" not in base.sources or _TOKENIZER_FILE in base.sources:
+                raise
+            advice = "Reading its tokenizer.model takes `pip install sentencepiece protobuf`."
+            raise ValueError(f"{error} {advice}") from error
     if getattr(getattr(processor, "tokenizer", None), "backend_tokenizer", None) is None:
         raise ValueError(f"{base.name} has no tokenizer that transformers can turn into a tokenizer.json.")
     for name, wanted in (("patch_size", int), ("vision_feature_select_strategy", str)):
@@ -109,27 +91,13 @@ def load_processor(base: BaseCheckpoint) -> ProcessorMixin:
     return processor
 
 
-def _describes_images(folder: Path) -> bool:
-    """Whether a file says how images are prepared: one of its own, or a part of the processor's."""
-    processor = folder / _PROCESSOR_CONFIG
-    return (folder / _IMAGE_CONFIG).is_file() or (processor.is_file() and "image_processor" in read_json(processor))
-
-
 def write_settings(base: BaseCheckpoint, tokenizer: Any, folder: Path) -> None:
     """Copies the base's files, and makes the tokenizer independent of the model type.
 
     transformers chooses a tokenizer class by model type. The publication's type is new to it, and the class that
     tokenizer_config.json names can then give other ids behind `<image>`; PreTrainedTokenizerFast takes tokenizer.json
-    as it is. Where the base has no such file, or its own class reads it in another way, it is written from the
-    tokenizer as loaded.
-
-    Args:
-        base: the checkpoint.
-        tokenizer: the base's, as its own class loads it.
-        folder: where to.
-
-    Raises:
-        ValueError: the ids still differ from the base's.
+    as it is. Where the base has no such file, or its own class reads it in another way, it is written from `tokenizer`,
+    which that class has loaded; a ValueError where the ids still differ.
     """
     for name in (*SETTING_FILES, *LICENSE_FILES):
         if name in base.sources:
@@ -143,58 +111,67 @@ def write_settings(base: BaseCheckpoint, tokenizer: Any, folder: Path) -> None:
     # transformers 4.57 lets that class return token_type_ids, also for the base; generate refuses them.
     settings["model_input_names"] = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     # The base's own class may have defaults for what the file leaves out.
-    for name in _SPECIAL_TOKENS:
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         token = getattr(tokenizer, name)
         if settings.get(name) is None and token is not None:
             settings[name] = str(token)
     config.write_text(as_json(settings), encoding="utf-8")
 
-    differences = ["there is no tokenizer.json"]
-    if (folder / _TOKENIZER_FILE).exists():
-        differences = _differences(folder, tokenizer)
-    else:
+    def differences() -> list[str]:
+        return tokenizer_differences(PreTrainedTokenizerFast.from_pretrained(folder), tokenizer)
+
+    as_it_is = (folder / _TOKENIZER_FILE).exists()
+    if not as_it_is:
         log.warning(
             "%s has no tokenizer.json: it is written from what transformers %s reads. Versions differ in "
             "how they read tokenizer.model; compare a few ids with SentencePiece's own.",
             base.name,
             transformers.__version__,
         )
-    if differences:
-        tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER_FILE))
-        differences = _differences(folder, tokenizer)
-    if differences:
-        raise ValueError(f"The tokenizer of {base.name} cannot be published: {shown(differences[0])}.")
-
-
-def _differences(folder: Path, tokenizer: Any) -> list[str]:
-    return tokenizer_differences(PreTrainedTokenizerFast.from_pretrained(folder), tokenizer)
+    if as_it_is and not differences():
+        return
+    tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER_FILE))
+    if found := differences():
+        raise ValueError(f"The tokenizer of {base.name} cannot be published: {shown(found[0])}.")
 
 
 def question_format_of(processor: Any, given: dict[str, Any] | None) -> dict[str, Any] | None:
     """The `question_format` with which the questions of a chat template are found.
 
-    Args:
-        processor: a processor with a tokenizer, and a chat template or none.
-        given: what the caller chose, or None.
-
-    Returns:
-        `given` where the known formats or its own are enough, or where there is no template; else with the markers that
-        the template writes.
-
-    Raises:
-        ValueError: a tokenizer without a fast form, a template that cannot write a conversation, or one whose questions
-            are not found.
+    It is `given` where the known formats or its own are enough, or where there is no template; else with the markers
+    that the template writes. A ValueError for a tokenizer without a fast form, a template that cannot write a
+    conversation, or one whose questions are not found.
     """
-    source = TokenizerSource(checked_tokenizer(processor.tokenizer))
-    if not chat_template_of(processor):
+    tokenizer, template = processor.tokenizer, chat_template_of(processor)
+    source = TokenizerSource(checked_tokenizer(tokenizer))
+    if not template:
         return given
-    conversation = _written(processor)
-    if _is_found(source, conversation, processor, given):
+    turns = (("user", _FIRST), ("assistant", _ANSWER), ("user", _SECOND))
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    messages[0]["content"] = [{"type": "image"}, *messages[0]["content"]]
+    try:
+        conversation = str(
+            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+        )
+    except Exception as error:  # whatever a template raises
+        raise ValueError(f"The chat template cannot write a conversation with an image: {error}") from error
+    before_answer, _, behind_answer = conversation.partition(_ANSWER)
+
+    def is_found(question_format: dict[str, Any] | None) -> bool:
+        reader = source.reader(question_format, ())
+        assert reader is not None, "the source was made of a tokenizer"
+        prompts = ((before_answer, _FIRST), (conversation, _SECOND))
+        ids = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in pair] for pair in prompts]
+        # Of a question the text that its ids have: a small vocabulary knows few words.
+        return all(reader.read(prompt) == reader.read_text(reader.text(question)) for prompt, question in ids)
+
+    if is_found(given):
         return given
-    derived = {**(given or {}), **_markers(conversation)}
-    if (given or {}).get("user_turns") or not all(derived[name][0] for name in ("user_turns", "assistant_turns")):
-        derived = {}
-    if not derived or not _is_found(source, conversation, processor, derived):
+    # What stands between the texts, as it is written.
+    opens_answer = before_answer.partition(_FIRST)[2].strip()
+    opens_question = behind_answer.partition(_SECOND)[0].strip()
+    derived = {**(given or {}), "user_turns": [opens_question], "assistant_turns": [opens_answer], "other_turns": []}
+    if (given or {}).get("user_turns") or not (opens_question and opens_answer and is_found(derived)):
         raise ValueError(
             f"The questions are not found in what the chat template writes, {conversation!r}: name what opens the "
             "turns in question_format, with user_turns, assistant_turns and other_turns."
@@ -206,47 +183,3 @@ def chat_template_of(processor: Any) -> str | None:
     """The chat template of a processor, or of its tokenizer; of several, the default one."""
     template = processor.chat_template or getattr(processor.tokenizer, "chat_template", None)
     return template.get("default") if isinstance(template, dict) else template
-
-
-def _written(processor: Any) -> str:
-    """A conversation of an image with a question, its answer and a second question, up to the second answer."""
-
-    def turn(role: str, *content: dict[str, str]) -> dict[str, Any]:
-        return {"role": role, "content": list(content)}
-
-    texts = [{"type": "text", "text": each} for each in (_FIRST, _ANSWER, _SECOND)]
-    messages = [
-        turn("user", {"type": "image"}, texts[0]),
-        turn("assistant", texts[1]),
-        turn("user", texts[2]),
-    ]
-    try:
-        return str(
-            processor.tokenizer.apply_chat_template(
-                messages, chat_template=chat_template_of(processor), tokenize=False, add_generation_prompt=True
-            )
-        )
-    except Exception as error:  # whatever a template raises
-        raise ValueError(f"The chat template cannot write a conversation with an image: {error}") from error
-
-
-def _is_found(source: TokenizerSource, conversation: str, processor: Any, given: dict[str, Any] | None) -> bool:
-    reader = source.reader(given, ())
-    assert reader is not None, "the source was made of a tokenizer"
-    first = conversation[: max(conversation.find(_ANSWER), 0)]
-
-    def ids(text: str) -> list[int]:
-        return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    # Of a question the text that its ids have: a small vocabulary knows few words.
-    return all(
-        reader.read(ids(text)) == reader.read_text(reader.text(ids(question)))
-        for text, question in ((first, _FIRST), (conversation, _SECOND))
-    )
-
-
-def _markers(conversation: str) -> dict[str, list[str]]:
-    """What stands between the texts of a conversation, as it is written."""
-    before_answer = conversation.partition(_FIRST)[2].partition(_ANSWER)[0]
-    before_question = conversation.partition(_ANSWER)[2].partition(_SECOND)[0]
-    return {"user_turns": [before_question.strip()], "assistant_turns": [before_answer.strip()], "other_turns": []}

@@ -43,6 +43,7 @@ from .repository import (
 from .settings import chat_template_of, load_processor, published_config, question_format_of, write_settings
 
 log = logging.getLogger(__name__)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -100,32 +101,21 @@ def stage(
     found = open_base(base, revision=recipe.base_revision)
     with placed(out, overwrite) as folder:
         base_copy = found.copied_to(folder.parent / "base")
-        write_repository(base_copy, folder, recipe)
+        facts = write_repository(base_copy, folder, recipe)
         linked = place_weights(found.weights, folder, link=link_weights)
         report = {}
         if check:
             report = check_staged(folder, base_copy, folder.parent, headers=found.headers, full=check == "full")
-        budget = read_json(folder / CONFIG_FILE)["vision_token_budget"]
         files = tuple(sorted(path.name for path in folder.iterdir()))
+    budget = facts.config["vision_token_budget"]
     return StagedModel(target, files, found.family.model_class, budget, linked, report)
 
 
 def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> CardFacts:
-    """Writes everything but the weights: code, configuration, tokenizer, processor, generation files and card.
-
-    Args:
-        base: the checkpoint in a folder that holds nothing else; its weights are not read.
-        folder: an empty folder.
-        recipe: options, words and card.
-
-    Returns:
-        What the card says.
-
-    Raises:
-        ValueError: a base without a usable processor or tokenizer, or with a chat template that does not work.
-    """
+    """Writes everything but the weights into an empty folder, and returns what the card says; see `load_processor`."""
     processor = load_processor(base)
-    if not chat_template_of(processor):
+    template = chat_template_of(processor)
+    if not template:
         log.warning(
             "%s has no chat template: write its prompts yourself, with %s where an image stands.",
             base.name,
@@ -136,7 +126,7 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> Card
     config = published_config(base, {**recipe.options, "question_format": question_format})
     with base.reading("The tokenizer"):
         write_settings(base, processor.tokenizer, folder)
-    if base.weight_map:
+    if INDEX_FILE in base.sources:
         shutil.copyfile(base.folder / INDEX_FILE, folder / INDEX_FILE)
     for name, content in published_code(base.config["model_type"]).items():
         (folder / name).write_bytes(content)
@@ -149,7 +139,7 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> Card
             base_model=recipe.base_model or base.repo_id,
             base_revision=base.commit,
             measurements=recipe.measurements,
-            chat_template=bool(chat_template_of(processor)),
+            chat_template=bool(template),
             # It stands in a program on the card: printable, and without quotes.
             image_text=re.sub(r"[^\w<>|\[\]().:/ -]", "", image_text(processor)),
         )
@@ -161,16 +151,8 @@ def write_repository(base: BaseCheckpoint, folder: Path, recipe: Recipe) -> Card
 def placed(out: str | os.PathLike[str], overwrite: bool, *, code_alone: bool = False) -> Iterator[Path]:
     """A new folder of the name of `out`, which takes the place of `out` in one step at the end.
 
-    Args:
-        out: the folder to make.
-        overwrite: a staged folder may be replaced that holds no file of somebody else's.
-        code_alone: whether a folder for `custom_generate` is made, and not that of a model.
-
-    Yields:
-        The folder; temporary files may stand beside it.
-
-    Raises:
-        ValueError: it may not be made there, or another run is making it; `out` is as it was.
+    With `overwrite` also that of a staged folder of the same kind, a model's or `code_alone`. Temporary files may stand
+    beside it. A ValueError where it may not be made, or another run is making it; `out` is as it was.
     """
     target = _checked_target(out, overwrite, code_alone)
     with target_workspace(target) as space:
@@ -241,11 +223,7 @@ def _require_ours(folder: Path, code_alone: bool, called: Path) -> None:
 
 @contextmanager
 def target_workspace(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` for one run at a time; what a killed run left there goes first.
-
-    Raises:
-        ValueError: another run has it, or it is somebody else's.
-    """
+    """An empty folder beside `target` for one run at a time, else a ValueError; what a killed run left goes first."""
     target.parent.mkdir(parents=True, exist_ok=True)
     space = target.parent / f".mmtok-stage-{target.name}"
     lock = FileLock(space / "lock")
@@ -285,5 +263,4 @@ def _exchanged(one: Path, other: Path) -> bool:
     """Exchanges two folders in one step; False where the system or the file system cannot."""
     if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "renameat2"):
         return False
-    here, exchange = -100, 2
-    return library.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    return library.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
