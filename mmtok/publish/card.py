@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,27 +50,25 @@ class Measurements:
     machine: str
     versions: str
     source: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
     @classmethod
     def from_file(cls, path: str | Path) -> Measurements:
-        """Reads {"machine", "versions", "source", "columns", "rows": [[budget, value, ...], ...]}.
+        """Reads a JSON object of these attributes.
 
         Raises:
             ValueError: the file lacks a field, or a row has another number of values than there are columns.
         """
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
-        missing = {"machine", "versions", "source", "columns", "rows"} - set(read)
-        if missing:
+        read, names = json.loads(Path(path).read_text(encoding="utf-8")), [each.name for each in fields(cls)]
+        if missing := set(names) - set(read):
             raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: a card shows no figure without its origin.")
         for row in read["rows"]:
             if len(row) != len(read["columns"]) + 1:
                 raise ValueError(
                     f"{path} has the row {row}: give a budget and one value for each of {read['columns']}."
                 )
-        rows = tuple(tuple(row) for row in read["rows"])
-        return cls(read["machine"], read["versions"], read["source"], tuple(read["columns"]), rows)
+        return cls(**{name: read[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,9 @@ class CardFacts:
         config: the staged `config.json`.
         code_files: how many code files there are.
         release: version of mmtok that staged the folder.
-        base_model: Hub id of the base; None where the base is a folder that no Hub id is known of.
-        base_revision: commit of the base that the weights come from.
+        base_model, base_revision: Hub id and commit of the base; None for a folder that no Hub id is known of.
         base_metadata: metadata of the base's own card; license and languages are taken over.
-        repo_id: where the folder is published; None before that is known.
-        tag: the tag of this version in that repo.
+        repo_id, tag: where the folder is published; None before that is known.
         measurements: results of this repository's code on this checkpoint, if there are any.
         chat_template: whether there is one.
         image_text: what stands for an image in a prompt that is written without a template.
@@ -107,20 +103,13 @@ class CardFacts:
     def of_folder(
         cls, folder: str | Path, *, release: str, base_folder: str | Path | None = None, **known: Any
     ) -> CardFacts:
-        """The facts of a staged folder.
-
-        Args:
-            folder: holds `config.json` and the published code files.
-            release: version of mmtok.
-            base_folder: holds the base's README.md, if it has one.
-            known: further attributes.
-        """
+        """The facts of a staged folder, of the README.md in that of its base, and further ones that are `known`."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        code = len(list(folder.glob("*.py")))
-        if base_folder is not None:
-            known.setdefault("base_metadata", card_metadata(Path(base_folder) / "README.md"))
-        return cls(config=config, code_files=code, release=release, **known)
+        card = None if base_folder is None else Path(base_folder) / "README.md"
+        if card is not None and card.is_file():
+            known["base_metadata"] = metadata_of(card.read_text(encoding="utf-8", errors="replace"))
+        return cls(config=config, code_files=len(list(folder.glob("*.py"))), release=release, **known)
 
 
 def render_card(facts: CardFacts) -> str:
@@ -162,12 +151,6 @@ def edited_by_hand(card: str) -> bool:
     return mark is None or mark["sha256"] != _hash(card[: mark.start()])
 
 
-def card_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata of a card file; empty without the file or without metadata."""
-    path = Path(path)
-    return metadata_of(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
-
-
 def metadata_of(card: str) -> dict[str, Any]:
     """The metadata of a card's text; empty where there is none, or none that the Hub accepts."""
     try:
@@ -192,15 +175,14 @@ def _default_budget(config: Mapping[str, Any], budgets: BudgetTable) -> str:
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    known: dict[str, Any] = {key: facts.base_metadata.get(key) for key in ("license_name", "license_link")}
+    taken_over = ("language", "license", "license_name", "license_link")
+    known: dict[str, Any] = {key: facts.base_metadata.get(key) for key in taken_over}
     if facts.base_model:
         # The Hub knows adapter, finetune, merge and quantized. The weights are the base's own, so nothing fits exactly;
         # "finetune" is what the Hub assumes of any repo in the base's own format.
         known |= {"base_model": facts.base_model, "base_model_relation": "finetune"}
         known["base_model_revision"] = facts.base_revision
     return ModelCardData(
-        language=facts.base_metadata.get("language"),
-        license=facts.base_metadata.get("license"),
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["custom_code", "token-pruning", "vision", "multimodal", "arxiv:2508.18264"],
@@ -210,24 +192,12 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 @dataclass(frozen=True)
 class BudgetTable:
-    """Budgets of one model, in its own numbers.
+    """Budgets of one model, in its own numbers; as shares where crops differ."""
 
-    Attributes:
-        about: what a crop is, as sentences.
-        images: name of an image -> vision tokens of each of its crops.
-        same_crops: whether all crops have equally many tokens; budgets are numbers then and shares otherwise.
-        note: on what the figures leave out; "" for nothing.
-    """
-
-    about: str
-    images: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    same_crops: bool = True
-    note: str = ""
-
-    @property
-    def tokens_per_crop(self) -> int | None:
-        """None where crops differ."""
-        return next(iter(self.images.values()))[0] if self.same_crops else None
+    about: str  # what a crop is, as sentences
+    images: dict[str, tuple[int, ...]]  # by name, the vision tokens of each crop
+    tokens_per_crop: int | None  # None where crops differ
+    note: str  # on what the figures leave out
 
     @property
     def totals(self) -> list[int]:
@@ -235,35 +205,26 @@ class BudgetTable:
         return [sum(crops) for crops in self.images.values()]
 
     def rows(self, configured: int | float | None) -> list[dict[str, Any]]:
-        """For each budget: vision tokens that stay of each image, and their share.
-
-        Args:
-            configured: the budget of the configuration, which has a row too.
-        """
-        budgets: set[int | float] = set(_COUNTS if self.same_crops else _SHARES)
+        """For each budget, that of the configuration among them: vision tokens that stay of each image, and a share."""
         full = self.tokens_per_crop
         if full is not None and isinstance(configured, float):
             configured = round(configured * full)
+        budgets: set[int | float] = set(_SHARES if full is None else _COUNTS)
         if configured is not None:
             budgets.add(configured)
-        if full is not None:
-            budgets = {budget for budget in budgets if budget < full}
-        ordered = sorted(budgets, key=lambda budget: (isinstance(budget, int), budget), reverse=True)
-        return [self._row(budget, budget == configured) for budget in ordered]
-
-    def _row(self, budget: int | float, configured: bool) -> dict[str, Any]:
-        options = PruningOptions(vision_token_budget=budget)
-        kept = [sum(map(options.budget_of, crops)) for crops in self.images.values()]
-        share = 100 * (budget if isinstance(budget, float) else kept[0] / self.totals[0])
-        return {"budget": budget, "configured": configured, "kept": kept, "share": f"{share:.1f} %"}
+        rows = []
+        for budget in sorted(budgets, key=lambda budget: (isinstance(budget, int), budget), reverse=True):
+            if full is not None and budget >= full:
+                continue
+            options = PruningOptions(vision_token_budget=budget)
+            kept = [sum(map(options.budget_of, crops)) for crops in self.images.values()]
+            share = 100 * (budget if isinstance(budget, float) else kept[0] / self.totals[0])
+            rows.append({"budget": budget, "configured": budget == configured, "kept": kept, "share": f"{share:.1f} %"})
+        return rows
 
 
 def budget_table(config: Mapping[str, Any]) -> BudgetTable:
-    """The table of a model.
-
-    Args:
-        config: the content of its `config.json`, that of a stock checkpoint or of a staged folder.
-    """
+    """The table of a model with this `config.json`, that of a stock checkpoint or of a staged folder."""
     model_class = family_of(config["model_type"]).load_class()
     given = {name: value for name, value in config.items() if name not in ("model_type", "auto_map")}
     geometry = model_class.geometry_class(model_class.config_class.from_dict(given))
@@ -274,5 +235,6 @@ def budget_table(config: Mapping[str, Any]) -> BudgetTable:
         f"Without pruning there are row separators besides, up to {max(separators)} in these images; a pruned image "
         "has none."
     )
-    same_crops = len({tokens for crops in images.values() for tokens in crops}) == 1
-    return BudgetTable(geometry.about, images, same_crops, note if any(separators) else "")
+    counts = {tokens for crops in images.values() for tokens in crops}
+    tokens_per_crop = counts.pop() if len(counts) == 1 else None
+    return BudgetTable(geometry.about, images, tokens_per_crop, note if any(separators) else "")

@@ -16,7 +16,6 @@ from mmtok import CODE_REPOSITORY
 from mmtok.publish.card import (
     CardFacts,
     Measurements,
-    card_metadata,
     edited_by_hand,
     render_card,
 )
@@ -167,7 +166,8 @@ def test_facts_of_a_folder_count_its_code_and_read_the_bases_license(tmp_path: P
     read = CardFacts.of_folder(tmp_path, release="0.1.0", base_folder=tmp_path)
     assert read.code_files == 1
     assert read.base_metadata["license"] == "mit"
-    assert card_metadata(tmp_path / "absent.md") == {}
+    (tmp_path / "README.md").unlink()
+    assert CardFacts.of_folder(tmp_path, release="0.1.0", base_folder=tmp_path).base_metadata == {}
 
 
 def test_the_budget_table_counts_the_mosaic_of_onevision() -> None:
