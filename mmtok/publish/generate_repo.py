@@ -46,10 +46,8 @@ class StagedGenerate:
 def stage_generate(out: str | os.PathLike[str], *, overwrite: bool = False, check: bool = True) -> StagedGenerate:
     """Makes the folder of a `custom_generate` repository.
 
-    Everything is written beside `out` and moved there at the end.
-
     Args:
-        out: the folder to make; has to be new or empty.
+        out: the folder to make; has to be new or empty. Everything is written beside it and moved there at the end.
         overwrite: replaces `out` if it is itself such a folder.
         check: loads the code as a user without mmtok would, and prunes a small model with it.
 
@@ -97,13 +95,9 @@ def _write(folder: Path) -> dict[str, Path]:
 
 
 def _card(destination: Destination) -> str:
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        tags=["custom_generate", "token-pruning", "vision", "multimodal", "arxiv:2508.18264"],
-    )
+    tags = ["custom_generate", "token-pruning", "vision", "multimodal", "arxiv:2508.18264"]
     card = ModelCard.from_template(
-        card_data=data,
+        card_data=ModelCardData(license="apache-2.0", library_name="transformers", tags=tags),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         repo=destination.repo_id,
         revision=destination.tag or "COMMIT",

@@ -47,11 +47,7 @@ def check_repo_id(repo_id: str) -> str:
 
 
 def folder_of(name: str | os.PathLike[str], revision: str | None = None) -> Path | None:
-    """The folder with this name; None for a Hub id.
-
-    Raises:
-        ValueError: neither of them, or a folder with a revision.
-    """
+    """The folder with this name, None for a Hub id; a ValueError for neither, or for a folder with a revision."""
     text, folder = os.fspath(name), Path(name)
     if text and folder.is_dir():
         if revision is not None:
@@ -75,11 +71,7 @@ def check_model_name(model: str | os.PathLike[str]) -> str:
 
 
 def config_of(model: str | os.PathLike[str], revision: str | None = None) -> tuple[dict[str, Any], Family]:
-    """The `config.json` of a model, stock or staged, and its family.
-
-    Args:
-        model: folder or Hub id.
-        revision: branch, tag or commit of the Hub repository.
+    """The `config.json` of a model in a folder or on the Hub, stock or staged, and its family.
 
     Raises:
         ValueError: neither a folder with a configuration nor a Hub id, or a model of no family.
@@ -118,13 +110,10 @@ class PublishError(RuntimeError):
 def failing_as(
     doing: str, state: str = UNTOUCHED, refused: str | None = None, others: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Turns what huggingface_hub raises into a PublishError without the request, which holds the token.
+    """Turns what huggingface_hub raises, and `others`, into a PublishError without the request, which holds the token.
 
-    Args:
-        doing: what is being tried, as in "reading org/model".
-        state: what holds when it fails, and what to do about it, in a sentence.
-        refused: what holds when the server answered that it will not do it (4xx); None for `state`.
-        others: exceptions to turn beside those of the Hub, the connection and the disk.
+    The message says that it failed while `doing`, as in "reading org/model", and what holds then: `refused` where the
+    server answered that it will not do it (4xx), else `state`.
     """
     try:
         yield

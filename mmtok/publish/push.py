@@ -58,8 +58,7 @@ class PlannedFile:
     """One file of the repo and what happens to it.
 
     Attributes:
-        path: in the repo.
-        size: in bytes.
+        path, size: in the repo, in bytes.
         action: "send" uploads it, "copy" lets the server copy it, "delete" removes it, "same" leaves what is there
             already, "kept" leaves another version that is there.
     """
@@ -77,9 +76,8 @@ class PushReport:
         repo_id, branch: where to.
         parent: the commit that it builds on; None for a repo that does not exist yet.
         files: what happens to each file, by path.
-        commit: the commit that holds the new version; None before that, and for a dry run.
+        commit, tag: of the new version; None before that, and for a dry run.
         pull_request: the address of the pull request, where one was asked for.
-        tag: the tag that names the commit.
         uploaded: whether weights of a Hub base were sent because the server does not copy them.
         verification: of what was published; None where it was not asked for.
     """
@@ -130,23 +128,14 @@ class PushReport:
 
 @dataclass(frozen=True)
 class Release:
-    """What a branch is to hold.
+    """What a branch is to hold; without a base it is code alone."""
 
-    Attributes:
-        files: every file to send by path, the card aside; for a base in a folder its weights too.
-        card: writes the card for a destination.
-        message: of the commit.
-        base: whose weights they are; None for code alone.
-        weights: the base's weight files on the Hub, by path; empty for a base in a folder.
-        check: loads the release in a clean process; called once nothing on the Hub stands in the way.
-    """
-
-    files: Mapping[str, Path]
+    files: Mapping[str, Path]  # to send, by path, the card aside; for a base in a folder its weights too
     card: Callable[[Destination], str]
-    message: str
+    message: str  # of the commit
     base: BaseCheckpoint | None = None
-    weights: Mapping[str, RepoFile] = field(default_factory=dict)
-    check: Callable[[], object] = field(default=tuple)
+    weights: Mapping[str, RepoFile] = field(default_factory=dict)  # by path, of a base on the Hub
+    check: Callable[[], object] = tuple  # in a clean process; called once nothing on the Hub stands in the way
 
 
 class CopyRefused(Exception):
@@ -170,7 +159,7 @@ def push(
         recipe: options, words and card; the defaults without one.
         verify_after: downloads what was published, the weights aside, and compares it with the release.
         dry_run: sends nothing; the report holds the plan.
-        check: as in `prepare`.
+        check: loads the files in a clean process before anything is sent; see `stage` and `prepare`.
 
     Raises:
         ValueError: a name, option or base that cannot be used; nothing was sent.
@@ -195,19 +184,10 @@ def push_workspace(repo_id: str) -> AbstractContextManager[Path]:
 def prepare(
     base: str | os.PathLike[str], recipe: Recipe, folder: Path, *, check: bool | Literal["full"] = True
 ) -> Release:
-    """Makes what `publish` sends, and the check of it, which `publish` runs before anything is sent.
+    """Makes what `publish` sends in a new or empty folder, and the check of it, which `publish` runs before it sends.
 
     The check is that of `stage`. The weights of a base on the Hub are not here: names, types and shapes are compared
-    by the headers of their files, and the logits are not.
-
-    Args:
-        base: folder or Hub id of the stock checkpoint.
-        recipe: options, words and card.
-        folder: a new or empty folder.
-        check: False leaves the check out, "full" is that of `stage`.
-
-    Raises:
-        ValueError, CheckFailed, PublishError: as in `push`.
+    by the headers of their files, and the logits are not. The errors are those of `push`.
     """
     recipe.check_base(base)
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,31 +223,26 @@ def prepare(
 def _weights_on_the_hub(base: BaseCheckpoint) -> tuple[dict[str, TensorHeader], dict[str, RepoFile]]:
     """Name, type and shape of every tensor, of which a few hundred kilobytes are read, and the files."""
     assert base.repo_id is not None
-    assert base.commit is not None
     try:
         metadata = HfApi().get_safetensors_metadata(base.repo_id, revision=base.commit)
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise ValueError(f"{base.repo_id} has no weights in safetensors files that can be read: {error}") from None
-    headers: dict[str, TensorHeader] = {}
-    for _, header in sorted(metadata.files_metadata.items()):
-        headers |= {key: TensorHeader(found.dtype, tuple(found.shape)) for key, found in header.tensors.items()}
+    headers = {
+        name: TensorHeader(tensor.dtype, tuple(tensor.shape))
+        for _, file in sorted(metadata.files_metadata.items())
+        for name, tensor in file.tensors.items()
+    }
     there = files_at(base.repo_id, base.commit)
-    for name in base.weight_files:
-        if there[name].lfs is None:
-            raise ValueError(
-                f"{name} of {base.repo_id} is not a large file of the Hub: stage and push it from a folder."
-            )
-    return headers, {name: there[name] for name in base.weight_files}
+    weights = {name: there[name] for name in base.weight_files}
+    for name in sorted(weights.keys() - sha256_of_large(weights)):
+        raise ValueError(f"{name} of {base.repo_id} is not a large file of the Hub: stage and push it from a folder.")
+    return headers, weights
 
 
 def publish(
     release: Release, destination: Destination, *, verify_after: bool = True, dry_run: bool = False
 ) -> PushReport:
-    """Sends what changes; `verify_after` and `dry_run` are those of `push`.
-
-    Raises:
-        PublishError: the Hub refused or failed; the message says what holds now.
-    """
+    """Sends what changes; `verify_after`, `dry_run` and the errors of the Hub are those of `push`."""
     if not dry_run and get_token() is None:
         raise PublishError("There is no token for the Hub: log in with `hf auth login`. Nothing was changed.")
     api, repo_id, card = HfApi(), destination.repo_id, release.card(destination).encode()
@@ -322,11 +297,7 @@ def _head(destination: Destination) -> str | None:
 
 
 def _plan(release: Release, card: bytes, destination: Destination) -> PushReport:
-    """Compares what is to be published with what is there.
-
-    Raises:
-        PublishError: the branch holds other files, which may not be deleted.
-    """
+    """Compares what is to be published with what is there; a PublishError for other files that may not be deleted."""
     repo_id, parent = destination.repo_id, _head(destination)
     there = files_at(repo_id, parent) if parent else {}
     large, wanted, planned = sha256_of_large(there), sha256_of_large(release.weights), []
@@ -336,12 +307,13 @@ def _plan(release: Release, card: bytes, destination: Destination) -> PushReport
     for path, weight in release.weights.items():
         same = large.get(path) == wanted[path]
         planned.append(PlannedFile(path, weight.size, "same" if same else "copy"))
-    card_there = None
+    action: Action = "send"
     if CARD_FILE in there:
-        card_there = Path(hf_hub_download(repo_id, CARD_FILE, revision=parent)).read_bytes()
-    action: Action = "same" if card_there == card else "send"
-    if action == "send" and card_there is not None and not destination.overwrite_card:
-        action = "kept" if edited_by_hand(card_there.decode("utf-8", "replace")) else "send"
+        found = Path(hf_hub_download(repo_id, CARD_FILE, revision=parent)).read_bytes()
+        if found == card:
+            action = "same"
+        elif not destination.overwrite_card and edited_by_hand(found.decode("utf-8", "replace")):
+            action = "kept"
     planned.append(PlannedFile(CARD_FILE, len(card), action))
     kept = {file.path for file in planned}
     others = sorted(path for path in there if path not in kept and not is_known_file(path, (), ()))
@@ -381,11 +353,7 @@ def _commit(plan: PushReport, release: Release, card: bytes, destination: Destin
 def _send(
     plan: PushReport, release: Release, sources: Mapping[str, Path | bytes], destination: Destination
 ) -> CommitInfo:
-    """Commits the changes of a plan; weights without a source are copied on the server.
-
-    Raises:
-        CopyRefused: the server copies no weights into this repo; nothing was committed.
-    """
+    """Commits the changes of a plan; weights without a source are copied on the server, or a CopyRefused is raised."""
     open_end = (
         f"The branch {plan.branch} holds what it held or, if only the answer got lost, all of the new version; run the "
         "same command again: it completes what is missing."

@@ -91,8 +91,7 @@ class Verification:
     """What was found.
 
     Attributes:
-        name: the repo or folder.
-        commit: the commit of the repo; None for a folder.
+        name, commit: of the repo; of a folder the name alone.
         release: the installed version.
         files: every file, and what was compared of it.
         pruning_options: the pruning options of `config.json`.
@@ -154,16 +153,11 @@ class _File(NamedTuple):
     sha256: Callable[[], str]
     path: Path | None = None
 
+    def holds(self, content: bytes) -> bool:
+        return self.size == len(content) and self.read() == content
+
 
 Files = Mapping[str, _File]
-
-
-def _files_of_folder(folder: Path, problems: list[str]) -> Files:
-    """Every file of a folder; what leads out of it, or is not a file, is a problem."""
-    return {
-        name: _File(path.stat().st_size, path.read_bytes, partial(sha256_of, path), path)
-        for name, path in files_inside(folder, problems).items()
-    }
 
 
 def _files_of_repo(repo_id: str, commit: str | None) -> Files:
@@ -171,33 +165,24 @@ def _files_of_repo(repo_id: str, commit: str | None) -> Files:
     there = files_at(repo_id, commit)
     large = sha256_of_large(there)
 
-    def downloaded(name: str) -> Path:
-        with failing_as(f"reading {name} of {repo_id}", NOTHING_VERIFIED):
-            return Path(hf_hub_download(repo_id, name, revision=commit))
-
     def file_of(name: str, size: int) -> _File:
-        return _File(
-            size, lambda: downloaded(name).read_bytes(), lambda: large.get(name) or sha256_of(downloaded(name))
-        )
+        def downloaded() -> Path:
+            with failing_as(f"reading {name} of {repo_id}", NOTHING_VERIFIED):
+                return Path(hf_hub_download(repo_id, name, revision=commit))
+
+        return _File(size, lambda: downloaded().read_bytes(), lambda: large.get(name) or sha256_of(downloaded()))
 
     return {name: file_of(name, file.size) for name, file in there.items()}
 
 
 @dataclass
 class _Base:
-    """What settings and weights are compared with.
-
-    Attributes:
-        name: in messages.
-        settings: expected content of each settings file.
-        weights: sha256 of each weight file; a path for one of a folder.
-        binding: whether a difference is a problem: the card pins this base, or it was asked for.
-    """
+    """What settings and weights are compared with."""
 
     name: str
-    settings: dict[str, bytes]
-    weights: dict[str, str | Path]
-    binding: bool
+    settings: dict[str, bytes]  # expected content of each file
+    weights: dict[str, str | Path]  # sha256 of each file; a path for one of a folder
+    binding: bool  # whether a difference is a problem: the card pins this base, or it was asked for
 
 
 def verify(
@@ -217,7 +202,11 @@ def verify(
     problems: list[str] = []
     folder = folder_of(repo_or_folder, revision)
     if folder is not None:
-        return _verify(_files_of_folder(folder, problems), str(folder), None, base, problems)
+        files: Files = {
+            name: _File(path.stat().st_size, path.read_bytes, partial(sha256_of, path), path)
+            for name, path in files_inside(folder, problems).items()
+        }
+        return _verify(files, str(folder), None, base, problems)
     repo_id = check_repo_id(str(repo_or_folder))
     if revision is not None:
         check_reference(revision, "revision")
@@ -237,11 +226,10 @@ def _verify(
     if CONFIG_FILE not in files and f"{GENERATE_FOLDER}/{GENERATE_FILE}" in files:
         code, origin = generate_files(), "Code alone: a custom_generate repository."
     else:
-        if CONFIG_FILE in parsed:
-            _check_config(config, problems)
-        elif CONFIG_FILE not in files:
+        if CONFIG_FILE not in files:
             problems.append("There is no config.json.")
-        code, weights = published_code(_model_type(config)), _weight_names(files, parsed, problems)
+        model_type = _check_config(config, problems) if CONFIG_FILE in parsed else "llava"
+        code, weights = published_code(model_type), _weight_names(files, parsed, problems)
         against, origin = _base_of(files, config, base)
     if HANDLER_FILE not in files:  # `save_pretrained` copies what the model imports, and it does not import this
         code.pop(HANDLER_FILE, None)
@@ -282,13 +270,16 @@ def _parsed(files: Files, problems: list[str]) -> dict[str, dict[str, Any]]:
     return parsed
 
 
-def _check_config(config: Mapping[str, Any], problems: list[str]) -> None:
-    """Notes a problem where config.json does not lead to the released classes, or lacks an option."""
-    if config.get("model_type") not in {PREFIX + known for known in FAMILIES}:
-        problems.append(f"config.json has the model_type {config.get('model_type')!r}, which is none of mmtok's.")
-    elif config.get("auto_map") != auto_map(FAMILIES[_model_type(config)]):
+def _check_config(config: Mapping[str, Any], problems: list[str]) -> str:
+    """The stock model type, LLaVA's for one that is not ours; notes what does not lead to the released classes."""
+    given = config.get("model_type")
+    model_type = str(given).removeprefix(PREFIX)
+    family = FAMILIES.get(model_type)
+    if family is None or given != PREFIX + model_type:
+        problems.append(f"config.json has the model_type {given!r}, which is none of mmtok's.")
+    elif config.get("auto_map") != auto_map(family):
         problems.append("auto_map in config.json names other code than the released classes.")
-    elif config.get("architectures") != [FAMILIES[_model_type(config)].model_class]:
+    elif config.get("architectures") != [family.model_class]:
         problems.append(f"architectures in config.json is {config.get('architectures')!r}.")
     problems += [f"config.json lacks the option {option}." for option in OPTION_NAMES if option not in config]
     try:
@@ -296,12 +287,7 @@ def _check_config(config: Mapping[str, Any], problems: list[str]) -> None:
         Limits.of(config.get(_LIMITS, {}))
     except (ValueError, TypeError) as error:
         problems.append(f"config.json: {error}")
-
-
-def _model_type(config: Mapping[str, Any]) -> str:
-    """The stock model type behind a configuration; LLaVA's for one that is none of ours, whose problem is noted."""
-    found = str(config.get("model_type")).removeprefix(PREFIX)
-    return found if found in FAMILIES else "llava"
+    return "llava" if family is None else model_type
 
 
 def _weight_names(files: Files, parsed: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
@@ -320,7 +306,7 @@ def _code_found(files: Files, path: str, released: bytes, problems: list[str]) -
     if path not in files:
         problems.append(f"{path} is missing.")
         return "missing"
-    if files[path].size == len(released) and files[path].read() == released:
+    if files[path].holds(released):
         return "the released file"
     problems.append(f"{path} is not the released file.")
     return "NOT the released file"
@@ -330,20 +316,15 @@ def _settings_found(file: _File, path: str, against: _Base | None, problems: lis
     if against is None:
         return "leads nowhere else; not compared"
     expected = against.settings.get(path)
-    if expected is not None and _says_the_same(file, path, expected):
+    same = expected is not None and file.holds(expected)
+    if expected is not None and path == CONFIG_FILE:  # people edit it for the handler
+        with suppress(ValueError):  # it is a problem already
+            same = parse_json(file.read(), path) == parse_json(expected, path)
+    if same:
         return "what this release makes of the base"
     if against.binding:
         problems.append(f"{path} is not what this release makes of {against.name}.")
     return f"not those of {against.name}"
-
-
-def _says_the_same(file: _File, path: str, expected: bytes) -> bool:
-    """Whether a file is what is expected; config.json, which people edit for the handler, in its words."""
-    if file.size == len(expected) and file.read() == expected:
-        return True
-    with suppress(ValueError):  # it is a problem already
-        return path == CONFIG_FILE and parse_json(file.read(), path) == parse_json(expected, path)
-    return False
 
 
 def _weights_found(file: _File, path: str, against: _Base | None, problems: list[str]) -> str:
