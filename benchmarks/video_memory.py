@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=12, help="tokens kept of a frame, on average")
     parser.add_argument("--hidden", type=int, default=HIDDEN)
     parser.add_argument("--raw", type=int, default=RAW)
-    parser.add_argument("--output", default="video-memory-cpu", help="name of the file in benchmarks/results")
+    parser.add_argument("--output", default="video-memory-wide", help="name of the file in benchmarks/results")
     options = parser.parse_args()
     given = {name: value for name, value in vars(options).items() if name != "output"}
     print(save(options.output, {**given, **measured(**given)}, "mmtok"))
