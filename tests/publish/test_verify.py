@@ -201,6 +201,10 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is not what this",
     ),
     "option": (lambda f: edit(f, "config.json", vision_token_budget=-3), "config.json: vision_token_budget is -3"),
+    "type": (
+        lambda f: edit(f, "config.json", model_type=["mmtok_llava"]),
+        "config.json has the model_type ['mmtok_llava']",
+    ),
     "flipped bit": (flipped, "model.safetensors: not the weights of"),
     "an index beside the weights": (
         lambda f: edit(f, "model.safetensors.index.json", weight_map={"a": "other.safetensors"}),
