@@ -31,11 +31,13 @@ TORCHES = ("2.6.0", "2.7.1", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.
 PAIRS = [nox.param(release, TORCH, id=release) for release in RELEASES]
 PAIRS += [nox.param(RELEASES[-1], torch, id=f"{RELEASES[-1]}-torch-{torch}") for torch in TORCHES]
 PAIRS += [nox.param("4.57.6", "2.6.0", id="4.57.6-torch-2.6.0")]
+# The first that has the later families.
+PAIRS += [nox.param("5.9.0", TORCH, id="5.9.0")]
 ALONE = [nox.param(release, id=release) for release in RELEASES]
 # What the tests need beside torch and transformers.
 PACKAGES = (
     *("accelerate", "hypothesis", "jinja2", "parameterized", "peft", "protobuf", "pytest", "pyyaml", "safetensors"),
-    *("sentencepiece", "starlette", "tqdm", "uvicorn"),
+    *("pillow", "sentencepiece", "starlette", "tqdm", "uvicorn"),
 )
 PUBLISHED = "tests/host/test_published.py::test_a_"
 GROUPS = {
@@ -54,6 +56,14 @@ def environment(session: nox.Session) -> dict[str, str | None]:
     return {**own, "HF_HOME": session.create_tmp(), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 
 
+def later_families(transformers: str) -> list[str]:
+    """The model types behind LLaVA-NeXT that a release has and that are compared there."""
+    from mmtok.hub.families import FAMILIES
+
+    there = [name for name, family in FAMILIES.items() if results.numbers(transformers) >= family.since]
+    return [name for name in there[2:] if (name, transformers) != ("llava_onevision", "4.57.1")]
+
+
 def stage_small(folder: Path, families: Iterable[str]) -> None:
     """Stages small checkpoints in both key layouts, whose folders request.json names for compat/check.py."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -64,10 +74,11 @@ def stage_small(folder: Path, families: Iterable[str]) -> None:
     staged = {}
     for family in families:
         for layout in ("llava-hf", "new"):
-            place = folder / f"{family}-{layout}"
+            name = family.replace("_", "-")
+            place = folder / f"{name}-{layout}"
             shutil.rmtree(place, ignore_errors=True)
-            base = make_checkpoint(place / "base", family.replace("-", "_"), layout=layout)
-            staged[f"{family}, {layout} layout"] = str(stage(base, place / f"{place.name}-mmtok").path)
+            base = make_checkpoint(place / "base", family, layout=layout)
+            staged[f"{name}, {layout} layout"] = str(stage(base, place / f"{place.name}-mmtok", check=False).path)
     (folder / "request.json").write_text(json.dumps(staged), encoding="utf-8")
 
 
@@ -97,10 +108,8 @@ def staged(session: nox.Session, transformers: str, torch: str) -> None:
     folder = Path(session.create_tmp())
     row: dict[str, Any] = {"machine": platform.machine(), "folders": {}}
     env = {**environment(session), "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
-    for families in (("llava", "llava-next"), ("llava-onevision",)):
-        if families == ("llava-onevision",):
-            if transformers == "4.57.1":
-                continue
+    for families in (("llava", "llava_next"), later_families(transformers)):
+        if "llava" not in families:
             session.install("torchvision", f"torch=={torch}")
             session.run("python", "tests/support/declare_torchvision_ops.py")
         stage_small(folder, families)

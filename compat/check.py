@@ -58,13 +58,14 @@ def use(folder: str) -> dict[str, Any]:
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     inputs = processor(images=image(), text=text, return_tensors="pt")
     settings = {"max_new_tokens": 6, "do_sample": False, "vision_token_budget": 4}
-    tokens = model.generate(**inputs, **settings)
+    tokens, stock = (model.generate(**inputs, **(settings | {"vision_token_budget": each})) for each in (4, None))
     selection = model.select_vision_tokens(**inputs, vision_token_budget=4)
     found: dict[str, Any] = {
         "class": type(model).__name__,
         "loading": loaded,
         "kept": [image.indices.tolist() for image in selection.images],
         "tokens": tokens[:, inputs["input_ids"].shape[1] :].tolist(),
+        "tokens of stock": stock[:, inputs["input_ids"].shape[1] :].tolist(),
         "beams": model.generate(**inputs, **settings, num_beams=2)[:, inputs["input_ids"].shape[1] :].tolist(),
     }
     with tempfile.TemporaryDirectory() as elsewhere:

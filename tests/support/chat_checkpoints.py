@@ -7,7 +7,6 @@ Processors, tokenizers and chat templates are the real classes and published for
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -573,9 +572,13 @@ def make_chat_checkpoint(
     elif kind == "qwen3_vl_moe":  # published the other way round
         tensors = {name: value.mT.contiguous() if ".experts." in name else value for name, value in tensors.items()}
     write_weights(folder, tensors, 1)
-    written = {**fields, "model_type": kind} if parts.chat is QWEN else json.loads(config.to_json_string())
-    saved = {**written, "architectures": [model_class.__name__], "torch_dtype": "float32"}
-    saved.pop("dtype", None)
+    # As they are published: what a later transformers would write of them, an earlier one does not read.
+    saved = {
+        **fields,
+        "model_type": config.model_type,
+        "architectures": [model_class.__name__],
+        "torch_dtype": "float32",
+    }
     write_json(folder / "config.json", saved)
     generation = {"_from_model_config": True, "eos_token_id": ids["eos"], "pad_token_id": ids["pad"]}
     write_json(folder / "generation_config.json", generation)
