@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,13 @@ def release(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 @pytest.fixture
 def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubDouble]:
-    """The base is on it; the same files make the same commit, so that `release` fits."""
+    """The base is on it; the same files make the same commit, so that `release` fits.
+
+    Temporary files are the test's own: pushes to one repository take turns.
+    """
+    multiprocessing.util.get_temp_dir()  # a socket's path may not be as long
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     with hub_for_this_process(monkeypatch, tmp_path / "cache") as serving:
         upload_folder(serving, BASE, base)
         yield serving
