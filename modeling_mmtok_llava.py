@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import GenerationMixin, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
@@ -38,7 +38,7 @@ from mmtok.hub.selection import Selection
 class MMTokLlavaForConditionalGeneration(PrunedModel, LlavaForConditionalGeneration, GenerationMixin):
     """`LlavaForConditionalGeneration` that prunes vision tokens as its configuration says."""
 
-    own_options = {"padding": ("exclude", "include")}  # noqa: RUF012
+    own_options: ClassVar = {"padding": ("exclude", "include")}
     towers = FIXED_GRID_TOWERS
 
     def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
@@ -121,10 +121,10 @@ class MMTokLlavaNextForConditionalGeneration(PrunedModel, LlavaNextForConditiona
 
     geometry_class = LlavaNextGeometry
     geometry: LlavaNextGeometry
-    own_options = {"padding": ("exclude", "include")}  # noqa: RUF012
+    own_options: ClassVar = {"padding": ("exclude", "include")}
     towers = FIXED_GRID_TOWERS
     # From 2 tokens a crop on, see docs/reports/quality.md.
-    recommended_options = {"budget_scope": "image"}  # noqa: RUF012
+    recommended_options: ClassVar = {"budget_scope": "image"}
 
     def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The whole image and up to four tiles, unpadded, with row separators.

@@ -74,7 +74,9 @@ class BudgetControl:
         # JSON has one kind of number.
         whole = int(value) if isinstance(value, float) and value.is_integer() else value
         if isinstance(value, bool) or not isinstance(whole, (int, float) if self.percent else int):
-            raise ValueError(f"The budget is {value!r}: give a number{'' if self.percent else ' of vision tokens'}.")
+            raise ValueError(
+                f"The budget is {value!r}: give a {'number' if self.percent else 'whole number of vision tokens'}."
+            )
         chosen: int | float = check_option("vision_token_budget", whole / 100 if self.percent else whole)
         return chosen
 

@@ -124,7 +124,7 @@ class GridModel(PrunedModel):
     geometry: GridGeometry
     image_arguments = ("pixel_values", "image_grid_thw")
     video_arguments: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
-    own_options = {"image_scale": None}  # noqa: RUF012
+    own_options: ClassVar = {"image_scale": None}
     frame = "pair of frames that the tower reads together"
     position_axes = 3
     returns_images = False

@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import GenerationMixin, LlavaOnevisionForConditionalGeneration
@@ -168,7 +168,7 @@ class MMTokLlavaOnevisionForConditionalGeneration(PrunedModel, LlavaOnevisionFor
         "vision_feature_select_strategy",
     )
     # The mosaic of tiles is put together and shrunk before anything can be selected: not before its padding is removed.
-    own_options = {"padding": ("exclude",)}  # noqa: RUF012
+    own_options: ClassVar = {"padding": ("exclude",)}
 
     def encode(self, inputs: Mapping[str, Any], options: PruningOptions) -> EncodedVision:
         """The whole image and the mosaic of its tiles.
