@@ -49,12 +49,13 @@ test-families: $(INSTALLED) ## the tests of models for every family, also for th
 test-heavy: $(INSTALLED) ## the tests that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
 
-test-torchvision: $(VISION)/.installed ## the tests that need torchvision, for stock processors, or PyAV, in .venv-torchvision
+test-torchvision: $(VISION)/.installed ## the tests that need torchvision, for stock processors, PyAV or Gradio, in .venv-torchvision
 	OMP_NUM_THREADS=1 $(VISION)/bin/python -m pytest -m torchvision $(PARALLEL)
+	OMP_NUM_THREADS=1 $(VISION)/bin/python -m pytest tests/apps/test_page.py
 
 $(VISION)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VISION)
-	$(VISION)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' torchvision av
+	$(VISION)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,web]' torchvision av
 	$(VISION)/bin/python tests/support/declare_torchvision_ops.py
 	touch $@
 
